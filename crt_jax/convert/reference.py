@@ -1,0 +1,238 @@
+"""Parameters from and to dicts of arrays under the names of the published implementations.
+
+Linear weights are [out, in] on both sides; here q|k|v and gate|up are fused and layers are
+stacked, so each reference array is one slice of one parameter and needs no transpose.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crt_jax.models.base import Model, build
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """Where a reference array lives.
+
+  Attributes:
+    name: its name in the reference.
+    path: keys to the parameter.
+    index: the slice of that parameter, leading axes only.
+    merged: number of leading axes of the slice that the reference has merged into one ([H, A, C] is
+      [C, C] there); 0 if the shapes agree. Negative: trailing axes ([C, H, A] is [C, C]).
+    again: it repeats another slot, may be left out, and must be equal if given.
+  """
+
+  name: str
+  path: tuple[str, ...]
+  index: tuple[int, ...] = ()
+  merged: int = 0
+  again: bool = False
+
+  def reference_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the reference gives to a slice of `shape`."""
+    if self.merged > 0:
+      return (int(np.prod(shape[: self.merged])), *shape[self.merged :])
+    if self.merged < 0:
+      return (*shape[: self.merged], int(np.prod(shape[self.merged :])))
+    return shape
+
+
+def import_params(config, arrays: Mapping[str, np.ndarray]) -> dict:
+  """The parameters of `build(config)` from reference arrays.
+
+  Args:
+    config: `config.model`.
+    arrays: by reference name, without prefix. float16 becomes float32, float64 stays (under x64).
+  Raises:
+    ValueError: names missing, unexpected, misshapen or unequal repeated arrays.
+  """
+  model = build(config)
+  slots = list(reference_slots(model))
+  _check_names(slots, arrays)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  floor = jnp.dtype(model.config.param_dtype)
+  widest = max((np.asarray(a).dtype for a in arrays.values()), key=lambda d: d.itemsize)
+  dtype = np.promote_types(widest, floor)
+  leaves = jax.tree.map(lambda a: np.full(a.shape, np.nan, dtype), shapes)
+  for slot in sorted(slots, key=lambda slot: slot.again):
+    if slot.name not in arrays:
+      continue
+    target = _leaf(leaves, slot.path)[slot.index]
+    array = np.asarray(arrays[slot.name])
+    wanted = slot.reference_shape(target.shape)
+    if array.shape != wanted:
+      raise ValueError(f'array {slot.name!r} has shape {array.shape}; the model needs {wanted}')
+    array = array.reshape(target.shape)
+    if slot.again and not np.array_equal(array, target):
+      raise ValueError(f'array {slot.name!r} differs from the one that it is tied to')
+    _leaf(leaves, slot.path)[slot.index] = array
+  return jax.tree.map(jnp.asarray, leaves)
+
+
+def export_arrays(config, params: dict) -> dict[str, np.ndarray]:
+  """Reference arrays of `params`, the inverse of `import_params`; tied arrays are listed once."""
+  arrays = {}
+  for slot in reference_slots(build(config)):
+    if not slot.again:
+      part = np.asarray(_leaf(params, slot.path))[slot.index]
+      arrays[slot.name] = part.reshape(slot.reference_shape(part.shape))
+  return arrays
+
+
+def reference_slots(model: Model) -> Iterator[Slot]:
+  """Every reference array of a model."""
+  config = model.config
+  if config.name == 'cart':
+    yield from _cart(config)
+  elif getattr(config, 'style', '') == 'cart_dense':
+    yield from _cart_dense(config)
+  else:
+    yield from _roformer_family(config)
+
+
+def _roformer_family(config) -> Iterator[Slot]:
+  is_crt = config.name == 'crt'
+  pointer_chasing = config.rotary == 'integer'
+  table = 'token_embedding' if pointer_chasing else 'token_embedding_table'
+  yield Slot(f'{table}.weight', ('embedding', 'weight'))
+  for i in range(config.layers):
+    prefix = 'block' if is_crt and config.layers == 1 else f'blocks.{i}'
+    yield from _attention(f'{prefix}.sa_head', ('layers', 'attention'), (i,), config)
+    yield from _feed_forward(f'{prefix}.ffn', ('layers', 'feed_forward'), (i,))
+    yield from _layer_norm(f'{prefix}.ln1', ('layers', 'norm1'), (i,))
+    yield from _layer_norm(f'{prefix}.ln2', ('layers', 'norm2'), (i,))
+  if is_crt:
+    yield from _correction(config)
+  elif config.style == 'roformer_head_ffn':
+    yield from _feed_forward('head_ffn', ('head_feed_forward',))
+    yield from _layer_norm('ln_h', ('head_norm',))
+  yield from _layer_norm('ln_f', ('final_norm',))
+  output = 'head' if is_crt or pointer_chasing else 'lm_head'
+  yield from _weight_and_bias(output, ('output',))
+
+
+def _correction(config) -> Iterator[Slot]:
+  """The correction's arrays; tied variants may list the last layer's again (crt.md 9)."""
+  last = (config.layers - 1,)
+  if config.correction in ('block_head', 'nosub'):
+    return
+  if config.correction in ('tied', 'tied_pure'):
+    yield from _again(_feed_forward('corr_ffn', ('layers', 'feed_forward'), last))
+  else:
+    yield from _feed_forward('corr_ffn', ('correction', 'feed_forward'))
+  if config.correction == 'tied_pure':
+    yield from _again(_layer_norm('ln_corr', ('layers', 'norm2'), last))
+  elif config.correction == 'sa':
+    yield from _attention('corr_attn', ('correction', 'attention'), (), config)
+    yield from _layer_norm('ln_corr_attn', ('correction', 'attention_norm'))
+    yield from _layer_norm('ln_corr_ffn', ('correction', 'norm'))
+  else:
+    yield from _layer_norm('ln_corr', ('correction', 'norm'))
+
+
+def _attention(name: str, path: tuple, index: tuple, config) -> Iterator[Slot]:
+  """In the language-model code the projection named keys acts as the query (crt.md 2.3)."""
+  roles = ['queries', 'keys', 'values']
+  if config.rotary == 'integer_reversed':
+    roles[:2] = 'keys', 'queries'
+  for role, part in enumerate(roles):
+    yield Slot(f'{name}.{part}.weight', (*path, 'qkv', 'weight'), (*index, role), 2)
+    yield Slot(f'{name}.{part}.bias', (*path, 'qkv', 'bias'), (*index, role), 2)
+  yield Slot(f'{name}.proj.weight', (*path, 'out', 'weight'), index, -2)
+  yield Slot(f'{name}.proj.bias', (*path, 'out', 'bias'), index)
+
+
+def _feed_forward(name: str, path: tuple, index: tuple = ()) -> Iterator[Slot]:
+  yield from _weight_and_bias(f'{name}.ffn.0', (*path, 'up'), index)
+  yield from _weight_and_bias(f'{name}.ffn.2', (*path, 'down'), index)
+
+
+def _layer_norm(name: str, path: tuple, index: tuple = ()) -> Iterator[Slot]:
+  yield Slot(f'{name}.weight', (*path, 'scale'), index)
+  yield Slot(f'{name}.bias', (*path, 'bias'), index)
+
+
+def _weight_and_bias(name: str, path: tuple, index: tuple = ()) -> Iterator[Slot]:
+  yield Slot(f'{name}.weight', (*path, 'weight'), index)
+  yield Slot(f'{name}.bias', (*path, 'bias'), index)
+
+
+def _again(slots: Iterator[Slot]) -> Iterator[Slot]:
+  return (dataclasses.replace(slot, again=True) for slot in slots)
+
+
+def _cart_dense(config) -> Iterator[Slot]:
+  yield Slot('embedding.weight', ('embedding', 'weight'))
+  for i in range(config.layers):
+    path = ('layers', 'attention')
+    for role, part in enumerate('qkv'):
+      yield Slot(f'layers.{i}.attn.{part}_proj.weight', (*path, 'qkv', 'weight'), (i, role), 2)
+    yield Slot(f'layers.{i}.attn.o_proj.weight', (*path, 'out', 'weight'), (i,), -2)
+    yield from _cart_rest(f'layers.{i}', ('layers',), (i,))
+  yield Slot('final_norm.weight', ('final_norm', 'scale'))
+
+
+def _cart(config) -> Iterator[Slot]:
+  yield Slot('embedding.weight', ('embedding', 'weight'))
+  for i in range(config.prelude_layers):
+    yield from _cart_layer(f'prelude.{i}', ('prelude',), (i,), config, own_keys=True)
+  own_keys = config.core == 'self'
+  if not own_keys:
+    yield from _cart_keys('kv_proj', ('anchor',), (), config)
+  if config.share_core:
+    yield from _cart_layer('core', ('core',), (), config, own_keys)
+  else:
+    for r in range(config.loops):
+      yield from _cart_layer(f'core.{r}', ('core',), (r,), config, own_keys)
+  yield Slot('hyper.weights', ('blend', 'weight'))
+  yield Slot('lti.a_param', ('gate', 'logit'))
+  yield Slot('lie.proj.weight', ('loop_code', 'weight'))
+  yield from _cart_layer('coda', ('coda',), (), config, own_keys=True)
+  yield Slot('final_norm.weight', ('final_norm', 'scale'))
+
+
+def _cart_layer(name: str, path: tuple, index: tuple, config, own_keys: bool) -> Iterator[Slot]:
+  attention = (*path, 'attention')
+  yield Slot(f'{name}.attn.q_proj.weight', (*attention, 'q', 'weight'), index, 2)
+  if own_keys:
+    yield from _cart_keys(f'{name}.attn', (*attention, 'kv'), index, config)
+  yield Slot(f'{name}.attn.o_proj.weight', (*attention, 'out', 'weight'), index, -2)
+  yield from _cart_rest(name, path, index)
+
+
+def _cart_keys(name: str, path: tuple, index: tuple, config) -> Iterator[Slot]:
+  """Keys and values through a latent, or full-rank where latent_ratio is 0."""
+  up = '{}_up' if config.latent_ratio else '{}_proj'
+  if config.latent_ratio:
+    yield Slot(f'{name}.kv_down.weight', (*path, 'down', 'weight'), index)
+  for role, part in enumerate('kv'):
+    yield Slot(f'{name}.{up.format(part)}.weight', (*path, 'up', 'weight'), (*index, role), 2)
+
+
+def _cart_rest(name: str, path: tuple, index: tuple) -> Iterator[Slot]:
+  feed_forward = (*path, 'feed_forward')
+  for role, part in enumerate(('gate', 'up')):
+    yield Slot(f'{name}.ffn.{part}.weight', (*feed_forward, 'gate_up', 'weight'), (*index, role))
+  yield Slot(f'{name}.ffn.down.weight', (*feed_forward, 'down', 'weight'), index)
+  for norm in ('norm1', 'norm2'):
+    yield Slot(f'{name}.{norm}.weight', (*path, norm, 'scale'), index)
+
+
+def _leaf(tree: dict, path: tuple[str, ...]):
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def _check_names(slots: list[Slot], arrays: Mapping):
+  missing = [slot.name for slot in slots if not slot.again and slot.name not in arrays]
+  unexpected = sorted(set(arrays) - {slot.name for slot in slots})
+  for names, what in ((missing, 'missing'), (unexpected, 'unexpected')):
+    if names:
+      more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+      raise ValueError(f'{what} reference arrays: {", ".join(names[:3])}{more}')

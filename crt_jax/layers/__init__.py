@@ -1,0 +1,1 @@
+"""Linen modules for one layer each; they know nothing of any model."""

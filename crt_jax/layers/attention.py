@@ -1,0 +1,121 @@
+"""Causal multi-head attention over the new positions and a read-only cache of earlier ones."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.linear import Dropout, Linear
+from crt_jax.layers.rotary import rotate
+
+Array = jax.Array
+
+KERNELS = ('xla', 'cudnn')
+
+
+class Attention(nn.Module):
+  """Self-attention with rotary keys and queries (crt.md 2.2, cart.md 2.3).
+
+  Attributes:
+    window: number of positions each position sees, itself included; 0 = all before it.
+    rotary: a kind of layers/rotary.py.
+  """
+
+  width: int
+  heads: int
+  head_width: int
+  rotary: str
+  rotary_theta: float = 1e4
+  window: int = 0
+  bias: bool = True
+  initializer: str = 'uniform'
+  dropout: float = 0.0
+  kernel: str = 'xla'
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BxTxC: Array, past=None) -> tuple[Array, dict | None]:
+    """Returns y_BxTxC and, where `past` = (cache, position_B) was given, the entries to append.
+
+    The cache holds rotated keys and values [B, S, H, A] in slots 0..S-1; slots from position_B on
+    are not read. Entries are the same of the T new positions.
+    """
+    heads, head_width = self.heads, self.head_width
+    options = dict(bias=self.bias, initializer=self.initializer, dtype=self.dtype)
+    axes = ('qkv', 'heads', 'head_width', 'width')
+    qkv = Linear((3, heads, head_width), (self.width,), axes, **options, name='qkv')
+    q, k, v = jnp.unstack(qkv(x_BxTxC), axis=2)
+    position_BxT = new_positions(x_BxTxC.shape[1], past)
+    q = rotate(q, position_BxT, self.rotary, self.rotary_theta)
+    k = rotate(k, position_BxT, self.rotary, self.rotary_theta)
+    mixed_BxTxHxA = attend(
+      q, k, v, past, self.window, Dropout(self.dropout) if self.dropout else None, self.kernel
+    )
+    out = Linear(
+      (self.width,), (heads, head_width), ('width', 'heads', 'head_width'), **options, name='out'
+    )
+    return Dropout(self.dropout)(out(mixed_BxTxHxA)), None if past is None else dict(k=k, v=v)
+
+
+def new_positions(length: int, past) -> Array:
+  """Absolute positions [B or 1, T] of the new tokens behind `past`."""
+  start_B = jnp.zeros(1, jnp.int32) if past is None else past[1]
+  return start_B[:, None] + jnp.arange(length)[None, :]
+
+
+def attend(
+  q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, past, window: int, dropout, kernel: str
+) -> Array:
+  """Softmax attention of the new positions over the cache's valid slots and each other.
+
+  H must be a multiple of G (grouped queries). Scores and softmax are at least float32.
+
+  Returns: mixed values [B, T, H, A] in the dtype of q.
+  """
+  if kernel == 'cudnn' and past is None:
+    return _cudnn(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
+  batch, length, heads, head_width = q_BxTxHxA.shape
+  groups = k_BxTxGxA.shape[2]
+  scale = head_width**-0.5
+  q = (q_BxTxHxA * scale).reshape(batch, length, groups, heads // groups, head_width)
+  score_dtype = jnp.promote_types(q.dtype, jnp.float32)
+
+  def masked_scores(k_BxSxGxA, seen_BxTxS):
+    scores = jnp.einsum('btgra,bsga->bgrts', q, k_BxSxGxA, preferred_element_type=score_dtype)
+    return jnp.where(seen_BxTxS[:, None, None], scores, jnp.finfo(score_dtype).min)
+
+  steps = jnp.arange(length)
+  seen_1xTxT = within(steps[None, :, None], steps[None, None, :], window)
+  weights = masked_scores(k_BxTxGxA, seen_1xTxT)
+  if past is not None:
+    cache, position_B = past
+    slot_S = jnp.arange(cache['k'].shape[1])[None, None, :]
+    position_BxTx1 = new_positions(length, past)[:, :, None]
+    seen_BxTxS = within(position_BxTx1, slot_S, window) & (slot_S < position_B[:, None, None])
+    weights = jnp.concatenate([masked_scores(cache['k'], seen_BxTxS), weights], axis=-1)
+  weights = jax.nn.softmax(weights, axis=-1).astype(q.dtype)
+  if dropout is not None:
+    weights = dropout(weights)
+  mixed = jnp.einsum('bgrts,bsga->btgra', weights[..., -length:], v_BxTxGxA)
+  if past is not None:
+    mixed = mixed + jnp.einsum('bgrts,bsga->btgra', weights[..., :-length], cache['v'])
+  return mixed.reshape(q_BxTxHxA.shape)
+
+
+def within(query: Array, key: Array, window: int) -> Array:
+  """Whether position `query` sees position `key`: causal, and at most `window` back if above 0."""
+  causal = key <= query
+  return causal & (query - key < window) if window else causal
+
+
+def _cudnn(q, k, v, window: int) -> Array:
+  """Fused attention; pads the head width to a multiple of 8 and keeps the true width's scale."""
+  width = q.shape[-1]
+  pad = [(0, 0)] * 3 + [(0, -width % 8)]
+  mixed = jax.nn.dot_product_attention(
+    *(jnp.pad(a, pad) for a in (q, k, v)),
+    scale=width**-0.5,
+    is_causal=True,
+    local_window_size=(window - 1, 0) if window else None,
+    implementation='cudnn',
+  )
+  return mixed[..., :width]

@@ -1,0 +1,45 @@
+"""Position-wise feed-forward networks: exact GELU and SwiGLU."""
+
+import flax.linen as nn
+import jax
+
+from crt_jax.layers.linear import Dropout, Linear
+
+Array = jax.Array
+
+
+class FeedForward(nn.Module):
+  """in_width -> hidden -> width.
+
+  Attributes:
+    activation: 'gelu' (exact, crt.md 2.2) or 'swiglu' (gate and up fused, cart.md 2.3).
+    dropout_inside: dropout after the activation instead of at the end (CRT's concat correction).
+  """
+
+  width: int
+  hidden: int
+  in_width: int = 0
+  activation: str = 'gelu'
+  bias: bool = True
+  initializer: str = 'uniform'
+  dropout: float = 0.0
+  dropout_inside: bool = False
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    options = dict(bias=self.bias, initializer=self.initializer, dtype=self.dtype)
+    in_shape = (self.in_width or self.width,)
+    if self.activation == 'swiglu':
+      axes = ('gate_up', 'feed_forward', 'width')
+      y = Linear((2, self.hidden), in_shape, axes, **options, name='gate_up')(x)
+      y = jax.nn.silu(y[..., 0, :]) * y[..., 1, :]
+    else:
+      axes = ('feed_forward', 'width')
+      y = Linear((self.hidden,), in_shape, axes, **options, name='up')(x)
+      y = jax.nn.gelu(y, approximate=False)
+    if self.dropout_inside:
+      y = Dropout(self.dropout)(y)
+    down = Linear((self.width,), (self.hidden,), ('width', 'feed_forward'), **options, name='down')
+    y = down(y)
+    return y if self.dropout_inside else Dropout(self.dropout)(y)

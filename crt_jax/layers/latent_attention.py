@@ -1,0 +1,81 @@
+"""Attention with keys and values from a narrow latent, and CART's cross-attention to them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.attention import attend, new_positions
+from crt_jax.layers.linear import Dropout, Linear
+from crt_jax.layers.rotary import rotate
+
+Array = jax.Array
+
+
+class KeysValues(nn.Module):
+  """Keys and values of x_BxTxC through a latent of width C // ratio; ratio 0 = full rank.
+
+  No norm, no query compression and no separate rotary part (cart.md 2.3).
+  """
+
+  width: int
+  heads: int
+  head_width: int
+  ratio: int = 4
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BxTxC: Array) -> tuple[Array, Array]:
+    options = dict(bias=False, initializer='normal', dtype=self.dtype)
+    in_width, in_axis = self.width, 'width'
+    if self.ratio:
+      in_width, in_axis = self.width // self.ratio, 'latent'
+      down = Linear((in_width,), (self.width,), ('latent', 'width'), **options, name='down')
+      x_BxTxC = down(x_BxTxC)
+    axes = ('keys_values', 'heads', 'head_width', in_axis)
+    up = Linear((2, self.heads, self.head_width), (in_width,), axes, **options, name='up')
+    return tuple(jnp.unstack(up(x_BxTxC), axis=2))
+
+
+class LatentAttention(nn.Module):
+  """Causal attention with its own keys and values (`kv`), or over those that it is given.
+
+  With own keys both queries and keys are rotated; over given ones (CART's core) there is no
+  positional signal, and query t sees positions 0..t.
+  """
+
+  width: int
+  heads: int
+  head_width: int
+  kv: KeysValues | None
+  rotary_theta: float = 1e4
+  window: int = 0
+  dropout: float = 0.0
+  kernel: str = 'xla'
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x_BxTxC: Array, past=None, given=None) -> tuple[Array, dict | None]:
+    """Returns y_BxTxC and, with `past` and own keys, the entries for the cache.
+
+    Args:
+      past: None or (cache, position_B); the cache belongs to whichever keys are used.
+      given: (k, v), each [B, T, H, A], where the module has no keys of its own.
+    """
+    heads = (self.heads, self.head_width)
+    options = dict(bias=False, initializer='normal', dtype=self.dtype)
+    axes = ('heads', 'head_width', 'width')
+    q = Linear(heads, (self.width,), axes, **options, name='q')(x_BxTxC)
+    entries = None
+    if self.kv is None:
+      k, v = given
+    else:
+      k, v = self.kv(x_BxTxC)
+      position_BxT = new_positions(x_BxTxC.shape[1], past)
+      q = rotate(q, position_BxT, 'standard', self.rotary_theta)
+      k = rotate(k, position_BxT, 'standard', self.rotary_theta)
+      entries = None if past is None else dict(k=k, v=v)
+    dropout = Dropout(self.dropout) if self.dropout else None
+    mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, self.kernel)
+    axes = ('width', 'heads', 'head_width')
+    out = Linear((self.width,), heads, axes, **options, name='out')
+    return Dropout(self.dropout)(out(mixed_BxTxHxA)), entries

@@ -1,0 +1,32 @@
+"""LayerNorm and RMSNorm with statistics in the residual stream's precision."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.parameters import parameter
+
+Array = jax.Array
+
+
+class Norm(nn.Module):
+  """Normalises the last axis; kind 'layer' (centred, gain and bias) or 'rms' (gain only).
+
+  The input must be the residual stream (float32, or float64), in which everything is computed.
+  """
+
+  width: int
+  kind: str = 'layer'
+  eps: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = parameter(self, 'scale', nn.initializers.ones, (self.width,), ('width',))
+    if self.kind == 'layer':
+      x = x - jnp.mean(x, axis=-1, keepdims=True)
+    y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+    y = y * jnp.expand_dims(scale, range(x.ndim - 1))
+    if self.kind == 'layer':
+      bias = parameter(self, 'bias', nn.initializers.zeros, (self.width,), ('width',))
+      y = y + jnp.expand_dims(bias, range(x.ndim - 1))
+    return y

@@ -1,0 +1,36 @@
+"""Rotary position angles: the integer frequencies of the CRT reference and the standard ones."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+KINDS = ('integer_reversed', 'integer', 'standard')
+
+
+def rotate(x_BxTxHxA: Array, position_BxT: Array, kind: str, theta: float = 1e4) -> Array:
+  """Rotates each head by its position; absolute positions, so cached keys stay valid.
+
+  Args:
+    position_BxT: integer positions; the leading dimension may be 1.
+    kind: 'integer' turns the adjacent pair (2m, 2m+1) by p*m radians, 'integer_reversed' by -p*m
+      (crt.md 2.3); 'standard' turns the pair (m, m + A/2) by p * theta^(-2m/A).
+  Returns: the rotated array in the input's dtype.
+  """
+  pairs = x_BxTxHxA.shape[-1] // 2
+  angle_dtype = jnp.promote_types(x_BxTxHxA.dtype, jnp.float32)
+  if kind == 'standard':
+    frequency = theta ** (-jnp.arange(pairs, dtype=angle_dtype) / pairs)
+    angle = position_BxT.astype(angle_dtype)[..., None] * frequency[None, None]
+  else:
+    # The product of integers is exact; only then it becomes a float.
+    angle = (position_BxT[..., None] * jnp.arange(pairs)[None, None]).astype(angle_dtype)
+    angle = -angle if kind == 'integer_reversed' else angle
+  cos = jnp.cos(angle)[:, :, None, :].astype(x_BxTxHxA.dtype)
+  sin = jnp.sin(angle)[:, :, None, :].astype(x_BxTxHxA.dtype)
+  if kind == 'standard':
+    a, b = jnp.split(x_BxTxHxA, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  a, b = x_BxTxHxA[..., 0::2], x_BxTxHxA[..., 1::2]
+  turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
+  return turned.reshape(x_BxTxHxA.shape)

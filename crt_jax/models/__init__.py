@@ -1,0 +1,1 @@
+"""The models: one contract (base.py), three families (transformer, crt, cart)."""

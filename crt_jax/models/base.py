@@ -1,0 +1,229 @@
+"""The contract that every model keeps, and `build`.
+
+Shape letters, used in names (`x_BxTxC`) and, in lower case, in einsums:
+  B batch, T positions, S attended positions (cache slots), C width, H query heads, G key/value
+  heads, A head width, F feed-forward width, Z latent width, V vocabulary, N layers, K passes,
+  R loops.
+
+A model is a frozen configuration plus pure functions of its parameters; it is hashable, so it can
+be a static argument of jit. `depth` is a static int, the number of recurrent passes (K or R); None
+takes the configured one.
+"""
+
+import abc
+import dataclasses
+import functools
+import importlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from crt_jax.models.config import ModelConfig, near, one_of, require, resolve
+from crt_jax.models.loss import cross_entropy
+from crt_jax.recurrence.state import DecodeState, take_position
+
+Array = jax.Array
+
+MODELS = {
+  'transformer': 'crt_jax.models.transformer:Transformer',
+  'crt': 'crt_jax.models.crt:CRT',
+  'cart': 'crt_jax.models.cart:CART',
+}
+PREFILL_METHODS = ('sequential', 'parallel', 'chunked')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+  """What `hidden` returns: the stream before the final norm, weighted losses, statistics."""
+
+  hidden_BxTxC: Array
+  losses: dict[str, Array]
+  telemetry: dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """What `apply` returns."""
+
+  logits_BxTxV: Array
+  hidden: Hidden
+
+
+def build(config) -> 'Model':
+  """The model that `config` describes.
+
+  Args:
+    config: a ConfigDict or mapping with `name` and that model's fields; the rest takes its default.
+  Raises:
+    ValueError: an unknown key, a missing or unfit value; names the field and the fix.
+  """
+  fields = dict(config.items()) if isinstance(config, Mapping) else dict(config)
+  name = fields.get('name')
+  if name not in MODELS:
+    choices = ', '.join(map(repr, MODELS))
+    raise ValueError(f'model.name={name!r} must be one of {choices}{near(name, MODELS)}')
+  module, cls = MODELS[name].split(':')
+  model = getattr(importlib.import_module(module), cls)
+  return model(resolve(model.Config, fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(abc.ABC):
+  """Base of all models; a subclass gives the parameters, the passes and how state advances."""
+
+  config: ModelConfig
+
+  # ---- what a model defines ------------------------------------------------------------------
+
+  @abc.abstractmethod
+  def init(self, key: Array) -> dict:
+    """Fresh parameters: a nested dict of arrays in `config.param_dtype`."""
+
+  @abc.abstractmethod
+  def axes(self) -> dict:
+    """The tree of `init` with a PartitionSpec of logical axis names at each leaf."""
+
+  @abc.abstractmethod
+  def parts(self, params: dict):
+    """The model's pure pieces, closed over `params`."""
+
+  @abc.abstractmethod
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False) -> Hidden:
+    """The residual stream before the final norm, by parallel passes; key=None: no dropout."""
+
+  @abc.abstractmethod
+  def head(self, params: dict, hidden: Array) -> Array:
+    """Final norm and output layer: hidden [..., C] -> logits [..., V], at least float32."""
+
+  @abc.abstractmethod
+  def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
+    """An empty state for `batch` rows of up to `max_len` positions."""
+
+  @abc.abstractmethod
+  def advance(
+    self, params: dict, state: DecodeState, tokens_BxT: Array, lengths_B: Array, method: str
+  ) -> tuple[DecodeState, Array]:
+    """The state behind each row's first lengths_B tokens, and hidden_BxTxC at every position."""
+
+  # ---- depth ---------------------------------------------------------------------------------
+
+  def resolve_depth(self, depth: int | None) -> int | None:
+    """The number of recurrent passes that `depth` asks for; a transformer has none."""
+    require(depth is None, f'depth={depth}: a transformer has no recurrent passes; use depth=None')
+    return None
+
+  def depths(self) -> tuple[int, ...] | None:
+    """The distinct depths that training can draw; None without recurrence."""
+    return None
+
+  def depth_at(self, seed: int, step: int) -> int | None:
+    """The training depth of a step: a pure function of (seed, step), the same on every process."""
+    del seed, step
+    return None
+
+  # ---- what follows from it ------------------------------------------------------------------
+
+  def training_hidden(self, params, tokens_BxT, depth=None, key=None) -> Hidden:
+    """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
+    return self.hidden(params, tokens_BxT, depth, key)
+
+  def loss(self, params, batch: dict, depth=None, key=None) -> tuple[Array, dict[str, Array]]:
+    """Mean cross-entropy plus auxiliary terms.
+
+    Args:
+      batch: 'tokens' and 'targets', both [B, T] and aligned; a target below 0 does not count.
+      key: dropout key, or None for none.
+
+    Returns: the total, and metrics: 'cross_entropy' (nats per counted target), 'targets' (how many
+      counted) and each auxiliary term by name.
+    """
+    hidden = self.training_hidden(params, batch['tokens'], depth, key)
+    head = functools.partial(self.head, params)
+    mean, count = cross_entropy(head, hidden.hidden_BxTxC, batch['targets'], self.config.vocab_size)
+    metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses}
+    return mean + sum(hidden.losses.values()), metrics
+
+  def apply(self, params, tokens_BxT, depth=None, key=None) -> Output:
+    """Logits of every position by parallel passes, for tests and small uses."""
+    hidden = self.hidden(params, tokens_BxT, depth, key)
+    return Output(self.head(params, hidden.hidden_BxTxC), hidden)
+
+  @functools.partial(jax.jit, static_argnames=('self', 'depth'))
+  def sequential(self, params, tokens_BxT, depth=None) -> Array:
+    """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
+    return self.head(params, self.sequential_hidden(params, tokens_BxT, depth))
+
+  def sequential_hidden(self, params, tokens_BxT, depth=None) -> Array:
+    """hidden_BxTxC of the exact recurrence."""
+    batch, length = tokens_BxT.shape
+    state = _match_precision(self.decode_state(batch, length, depth), params)
+    lengths_B = jnp.full(batch, length, jnp.int32)
+    return self.advance(params, state, tokens_BxT, lengths_B, 'sequential')[1]
+
+  def step(self, params, state: DecodeState, token_B: Array) -> tuple[DecodeState, Array]:
+    """Consumes one token per row; returns the new state and logits_BxV of what follows it."""
+    state = _match_precision(state, params)
+    one_B = jnp.ones_like(state.position_B)
+    state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], one_B, 'sequential')
+    return state, self.head(params, hidden_Bx1xC[:, 0])
+
+  def prefill(
+    self,
+    params,
+    state: DecodeState,
+    tokens_BxT: Array,
+    lengths_B: Array | None = None,
+    method: str = 'sequential',
+    chunk: int = 64,
+  ) -> tuple[DecodeState, Array]:
+    """Consumes a prompt per row, padded on the right.
+
+    Args:
+      lengths_B: how many tokens of each row count, at least 1; None = all.
+      method: 'sequential' (exact), 'chunked' (K passes per chunk) or 'parallel' (K passes over the
+        whole prompt). Without recurrence along the sequence all three are the same forward pass.
+      chunk: positions per compiled call; the prompt is padded to a multiple, or for 'parallel' to a
+        power of two times it, so that its length causes no compilation of its own.
+
+    Returns: the state behind the prompts, and logits_BxV after each row's last token.
+    """
+    one_of('method', method, PREFILL_METHODS)
+    batch, length = tokens_BxT.shape
+    require(length >= 1, 'the prompt is empty; give at least one token')
+    require(
+      length <= state.capacity,
+      f'a prompt of {length} tokens does not fit a state of max_len={state.capacity}',
+    )
+    if lengths_B is None:
+      lengths_B = jnp.full(batch, length, jnp.int32)
+    state = _match_precision(state, params)
+    if method == 'parallel':
+      chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
+    count = -(-length // chunk)
+    tokens_BxT = jnp.pad(jnp.asarray(tokens_BxT), ((0, 0), (0, count * chunk - length)))
+    last_BxC = None
+    for j in range(count):
+      tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
+      rest_B = jnp.asarray(lengths_B) - j * chunk
+      state, last_BxC = self._prefill_chunk(params, state, tokens_Bxc, rest_B, last_BxC, method)
+    return state, self.head(params, last_BxC)
+
+  @functools.partial(jax.jit, static_argnames=('self', 'method'))
+  def _prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method):
+    chunk = tokens_Bxc.shape[1]
+    new_B = jnp.clip(rest_B, 0, chunk)
+    state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)
+    ends_BxC = take_position(hidden_BxcxC, jnp.maximum(new_B - 1, 0))
+    if last_BxC is None:
+      return state, ends_BxC
+    return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
+
+
+def _match_precision(state: DecodeState, params: dict) -> DecodeState:
+  """Float64 parameters need a float64 state, also where the configuration says float32."""
+  if all(a.dtype != jnp.float64 for a in jax.tree.leaves(params)):
+    return state
+  return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state)

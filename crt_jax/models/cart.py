@@ -1,0 +1,341 @@
+"""The context-anchored recurrent transformer (cart.md).
+
+A prelude encodes the text once, a shared core loops R times over its frozen keys and values, a coda
+finishes.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from crt_jax.layers.latent_attention import KeysValues, LatentAttention
+from crt_jax.layers.linear import Linear
+from crt_jax.layers.norm import Norm
+from crt_jax.layers.parameters import axes_of, init_params
+from crt_jax.layers.transformer_layer import TransformerLayer
+from crt_jax.models.base import Hidden, Model
+from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.stack import (
+  LayerStack,
+  apply_module,
+  cart_feed_forward,
+  empty_cache,
+  first_layer,
+  with_layer_axis,
+)
+from crt_jax.models.transformer import (
+  axes_of_modules,
+  embed,
+  init_modules,
+  output_modules,
+  project,
+)
+from crt_jax.recurrence.depth_loop import depth_loop
+from crt_jax.recurrence.state import DecodeState, advance
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CARTConfig(ModelConfig):
+  """Fields of a CART; the booleans and choices are the switches of cart.md 4.
+
+  Attributes:
+    head_width: 64 as published; width must be a multiple of it.
+    prelude_layers, loops: P and R.
+    latent_ratio: keys and values pass through width // latent_ratio; 0 = full rank.
+    history: states that the blend mixes.
+    gate_init: initial sigmoid(a) of every channel, in (0, 1).
+    loop_code_width: sinusoidal code of the loop index, even.
+    anchor: source of the core's keys and values: 'frozen' (the prelude's output) or 'per_loop'
+      (each loop's input).
+    anchor_norm: RMSNorm before the anchor's projection.
+    share_core: one core for all loops; otherwise `loops` of them.
+    core: 'cross' (attends to the anchor) or 'self' (a prelude-type layer; no anchor).
+    core_residual: whether A * u is added around the core; off: h = core(u), needs `gate` off.
+    blend, gate, loop_code: the three small parts, each can be switched off.
+  """
+
+  head_width: int = 0
+  prelude_layers: int = 4
+  loops: int = 6
+  latent_ratio: int = 4
+  history: int = 3
+  gate_init: float = 0.9
+  loop_code_width: int = 32
+  norm_eps: float = 1e-6
+  rotary_theta: float = 1e4
+  anchor: str = 'frozen'
+  anchor_norm: bool = False
+  share_core: bool = True
+  core: str = 'cross'
+  core_residual: bool = True
+  blend: bool = True
+  gate: bool = True
+  loop_code: bool = True
+
+  def __post_init__(self):
+    if not self.heads and not self.head_width:
+      object.__setattr__(self, 'head_width', 64)
+    super().__post_init__()
+    for field in ('prelude_layers', 'loops', 'history'):
+      require(getattr(self, field) >= 1, f'model.{field}={getattr(self, field)} must be at least 1')
+    require(
+      self.latent_ratio == 0 or (self.latent_ratio > 0 and self.width % self.latent_ratio == 0),
+      f'model.latent_ratio={self.latent_ratio} must be 0 (full rank) or divide '
+      f'model.width={self.width}',
+    )
+    require(0 < self.gate_init < 1, f'model.gate_init={self.gate_init} must lie in (0, 1)')
+    code = self.loop_code_width
+    require(code >= 2 and code % 2 == 0, f'model.loop_code_width={code} must be even and above 0')
+    one_of('model.anchor', self.anchor, ('frozen', 'per_loop'))
+    one_of('model.core', self.core, ('cross', 'self'))
+    require(
+      self.core == 'cross' or self.anchor == 'frozen',
+      "model.core='self' has no anchor to renew; set model.anchor='frozen'",
+    )
+    require(
+      self.core_residual or not self.gate,
+      'model.core_residual=False leaves the gate nothing to scale; set model.gate=False too',
+    )
+
+
+class CARTParts(NamedTuple):
+  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+
+  embed: object
+  prelude: object
+  anchor: object
+  core: object
+  coda: object
+  head: object
+
+
+@dataclasses.dataclass(frozen=True)
+class CART(Model):
+  """The CART under the contract; depth is R."""
+
+  Config = CARTConfig
+  config: CARTConfig
+
+  # ---- modules -------------------------------------------------------------------------------
+
+  def _keys(self) -> KeysValues:
+    config = self.config
+    return KeysValues(
+      config.width, config.heads, config.head_width, config.latent_ratio, config.dtype
+    )
+
+  def _layer(self, own_keys: bool) -> TransformerLayer:
+    config = self.config
+    attention = LatentAttention(
+      width=config.width,
+      heads=config.heads,
+      head_width=config.head_width,
+      kv=self._keys() if own_keys else None,
+      rotary_theta=config.rotary_theta,
+      window=config.window,
+      dropout=config.dropout,
+      kernel=config.attention_kernel,
+      dtype=config.dtype,
+    )
+    return TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
+
+  def _prelude(self) -> LayerStack:
+    return LayerStack(self._layer(own_keys=True), self.config.prelude_layers, self.config)
+
+  @property
+  def _is_cross(self) -> bool:
+    return self.config.core == 'cross'
+
+  def _core(self) -> TransformerLayer:
+    return self._layer(own_keys=not self._is_cross)
+
+  def _core_example(self) -> tuple:
+    config = self.config
+    x_BxTxC = jnp.zeros((1, 1, config.width), config.param_dtype)
+    if not self._is_cross:
+      return (x_BxTxC,)
+    k = jnp.zeros((1, 1, config.heads, config.head_width), config.param_dtype)
+    return x_BxTxC, None, (k, k)
+
+  def _modules(self) -> dict:
+    """The single modules: embedding, final norm, coda, loop code and what the anchor needs."""
+    config = self.config
+    code = Linear(
+      (config.width,),
+      (config.loop_code_width,),
+      ('width', 'loop_code'),
+      bias=False,
+      initializer='normal',
+    )
+    modules = output_modules(config, tied=True) | dict(coda=self._layer(own_keys=True))
+    if self._is_cross:
+      modules['anchor'] = self._keys()
+      if config.anchor_norm:
+        modules['anchor_norm'] = Norm(config.width, 'rms', config.norm_eps)
+    return modules | dict(loop_code=code)
+
+  # ---- parameters ----------------------------------------------------------------------------
+
+  def init(self, key):
+    config = self.config
+    prelude_key, core_key, key = jax.random.split(key, 3)
+    modules = self._modules()
+    code = modules.pop('loop_code')
+    params = init_modules(modules, config, key)
+    code_key = jax.random.fold_in(key, 1)
+    params['loop_code'] = init_params(code, code_key, self._codes(1), dtype=config.param_dtype)
+    params['prelude'] = self._prelude().init(prelude_key)
+    example = self._core_example()
+
+    def init_core(key):
+      return init_params(self._core(), key, *example, dtype=config.param_dtype)
+
+    if config.share_core:
+      params['core'] = init_core(core_key)
+    else:
+      params['core'] = jax.vmap(init_core)(jax.random.split(core_key, config.loops))
+    params['blend'] = dict(weight=jnp.zeros(config.history, config.param_dtype).at[0].set(1))
+    logit = math.log(config.gate_init / (1 - config.gate_init))
+    params['gate'] = dict(logit=jnp.full(config.width, logit, config.param_dtype))
+    return params
+
+  def axes(self):
+    modules = self._modules()
+    code = modules.pop('loop_code')
+    axes = axes_of_modules(modules, self.config)
+    axes['loop_code'] = axes_of(code, self._codes(1))
+    axes['prelude'] = self._prelude().axes()
+    axes['core'] = axes_of(self._core(), *self._core_example())
+    if not self.config.share_core:
+      axes['core'] = jax.tree.map(lambda spec: PartitionSpec('loops', *spec), axes['core'])
+    axes['blend'] = dict(weight=PartitionSpec('history'))
+    axes['gate'] = dict(logit=PartitionSpec('width'))
+    return axes
+
+  # ---- passes --------------------------------------------------------------------------------
+
+  def parts(self, params):
+    modules = self._modules()
+
+    def anchor(e_BxTxC, key=None):
+      if self.config.anchor_norm:
+        e_BxTxC = apply_module(modules['anchor_norm'], params['anchor_norm'], e_BxTxC)
+      return apply_module(modules['anchor'], params['anchor'], e_BxTxC)
+
+    def core(u_BxTxC, core_params=None, past=None, given=None, key=None):
+      core_params = params['core'] if core_params is None else core_params
+      extra = () if given is None else (given,)
+      return apply_module(self._core(), core_params, u_BxTxC, past, *extra, key=key)
+
+    return CARTParts(
+      embed=lambda tokens, key=None: embed(modules, params, tokens),
+      prelude=lambda x, past=None, key=None: self._prelude()(params['prelude'], x, past, key),
+      anchor=anchor,
+      core=core,
+      coda=lambda x, past=None, key=None: apply_module(
+        modules['coda'], params['coda'], x, past, key=key
+      ),
+      head=lambda hidden: self.head(params, hidden),
+    )
+
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+    hidden_BxTxC, _ = self._forward(params, tokens_BxT, None, self.resolve_depth(depth), key)
+    return Hidden(hidden_BxTxC, {}, {})
+
+  def _forward(self, params, tokens_BxT, state: DecodeState | None, depth: int, key):
+    """hidden_BxTxC and the entries of every cache of `state`."""
+    config = self.config
+    parts = self.parts(params)
+    past = state.past if state is not None else lambda name: None
+    prelude_key, core_key, coda_key = (None,) * 3 if key is None else jax.random.split(key, 3)
+    e_BxTxC, prelude_entries = parts.prelude(parts.embed(tokens_BxT), past('prelude'), prelude_key)
+    is_frozen = self._is_cross and config.anchor == 'frozen'
+    frozen = parts.anchor(e_BxTxC) if is_frozen else None
+    blend_weights = jax.nn.softmax(params['blend']['weight'])
+    gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
+    code_params = params['loop_code']
+    codes_RxC = self._modules()['loop_code'].apply({'params': code_params}, self._codes(depth))
+
+    def step(ring, r, per_loop):
+      code_C, core_params, cache = per_loop
+      loop_key = None if core_key is None else jax.random.fold_in(core_key, r)
+      u_BxTxC = ring[0]
+      if config.blend:
+        u_BxTxC = sum(blend_weights[i] * h_BxTxC for i, h_BxTxC in enumerate(ring))
+      if config.loop_code:
+        u_BxTxC = u_BxTxC + code_C[None, None].astype(u_BxTxC.dtype)
+      given = parts.anchor(u_BxTxC) if config.anchor == 'per_loop' else frozen
+      if is_frozen:
+        loop_past = first_layer(past('anchor'))
+      else:
+        loop_past = None if state is None else (cache, state.position_B)
+      o_BxTxC, entries = parts.core(u_BxTxC, core_params, loop_past, given, loop_key)
+      if self._is_cross and not is_frozen and state is not None:
+        entries = dict(k=given[0], v=given[1])
+      if config.core_residual:
+        o_BxTxC = (gain_C * u_BxTxC if config.gate else u_BxTxC) + o_BxTxC
+      return o_BxTxC, entries
+
+    core_params = None
+    if not config.share_core:
+      core_params = jax.tree.map(lambda a: a[:depth], params['core'])
+    core_past = past('core')
+    per_loop = (codes_RxC, core_params, None if core_past is None else core_past[0])
+    remat = config.remat != 'none'
+    h_BxTxC, core_entries = depth_loop(step, e_BxTxC, depth, config.history, per_loop, remat)
+    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
+    if state is None:
+      return h_BxTxC, {}
+    entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
+    if is_frozen:
+      entries['anchor'] = with_layer_axis(dict(k=frozen[0], v=frozen[1]))
+    else:
+      entries['core'] = core_entries
+    return h_BxTxC, entries
+
+  def _codes(self, depth: int) -> Array:
+    """The sinusoidal code of loops 0..depth-1, [R, loop_code_width]; any R (cart.md 2.6)."""
+    width = self.config.loop_code_width
+    r_Rx1 = jnp.arange(depth, dtype=self.config.param_dtype)[:, None]
+    angle = r_Rx1 * (1e4 ** (-2 * jnp.arange(width // 2) / width))[None]
+    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(depth, width)
+
+  def head(self, params, hidden):
+    return project(self._modules(), params, hidden, self.config)
+
+  # ---- depth and decoding --------------------------------------------------------------------
+
+  def resolve_depth(self, depth):
+    depth = self.config.loops if depth is None else depth
+    require(depth >= 1, f'depth={depth} must be at least 1 (R loops)')
+    require(
+      self.config.share_core or depth <= self.config.loops,
+      f'depth={depth}: an unshared core has only model.loops={self.config.loops} blocks',
+    )
+    return depth
+
+  def depths(self):
+    return (self.config.loops,)
+
+  def depth_at(self, seed, step):
+    return self.config.loops
+
+  def decode_state(self, batch, max_len, depth=None):
+    config, depth = self.config, self.resolve_depth(depth)
+    shape = (batch, max_len, config.heads, config.head_width, config.dtype)
+    caches = dict(prelude=self._prelude().cache(batch, max_len), coda=empty_cache(1, *shape))
+    if self._is_cross and config.anchor == 'frozen':
+      caches['anchor'] = empty_cache(1, *shape)
+    else:
+      caches['core'] = empty_cache(depth, *shape)
+    return DecodeState(caches, None, jnp.zeros(batch, jnp.int32), depth)
+
+  def advance(self, params, state, tokens_BxT, lengths_B, method):
+    h_BxTxC, entries = self._forward(params, tokens_BxT, state, state.depth, None)
+    return advance(state, entries, None, lengths_B), h_BxTxC

@@ -1,0 +1,129 @@
+"""`config.model`: the fields of all models, and how a partial config becomes a checked one."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+REMAT = ('none', 'layer', 'pass')
+KERNELS = ('xla', 'cudnn')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """Fields of every model.
+
+  Attributes:
+    vocab_size: number of token ids, V.
+    width: C, the residual stream.
+    heads, head_width: give one (the other follows) or both with heads * head_width == width.
+    dropout: share in [0, 1); where it acts is the model's recipe.
+    dtype: compute dtype; parameters and residual stream are float32, or float64 when that is asked.
+    remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it).
+    window: positions that attention sees, the current one included; 0 = all before it.
+    attention_kernel: 'xla' (materialised scores) or 'cudnn' (fused; GPU, 16-bit, no dropout).
+  """
+
+  name: str
+  vocab_size: int
+  width: int
+  heads: int = 0
+  head_width: int = 0
+  dropout: float = 0.0
+  dtype: str = 'float32'
+  remat: str = 'none'
+  window: int = 0
+  attention_kernel: str = 'xla'
+
+  def __post_init__(self):
+    for field in ('vocab_size', 'width'):
+      require(getattr(self, field) >= 1, f'model.{field}={getattr(self, field)} must be at least 1')
+    self._resolve_heads()
+    one_of('model.dtype', self.dtype, DTYPES)
+    one_of('model.remat', self.remat, REMAT)
+    one_of('model.attention_kernel', self.attention_kernel, KERNELS)
+    require(0 <= self.dropout < 1, f'model.dropout={self.dropout} must lie in [0, 1)')
+    require(self.window >= 0, f'model.window={self.window} must be 0 (full attention) or more')
+    if self.attention_kernel == 'cudnn':
+      require(
+        self.dropout == 0,
+        f"model.attention_kernel='cudnn' has no dropout on the attention weights; set "
+        f"model.dropout=0 (is {self.dropout}) or model.attention_kernel='xla'",
+      )
+      require(
+        self.dtype in ('bfloat16', 'float16'),
+        f"model.attention_kernel='cudnn' needs model.dtype='bfloat16' (is {self.dtype!r})",
+      )
+
+  def _resolve_heads(self):
+    heads, head_width, width = self.heads, self.head_width, self.width
+    require(heads >= 0, f'model.heads={heads} must be at least 1')
+    require(head_width >= 0, f'model.head_width={head_width} must be at least 2')
+    require(heads or head_width, 'model.heads is missing; give model.heads or model.head_width')
+    name, parts = ('heads', heads) if heads else ('head_width', head_width)
+    if width % parts or width < parts:
+      below, above = width // parts * parts, (width // parts + 1) * parts
+      fits = f'{below} or {above}' if below else f'{above}'
+      raise ValueError(f'model.width={width} must be divisible by model.{name}={parts}; use {fits}')
+    require(
+      not (heads and head_width) or heads * head_width == width,
+      f'model.heads={heads} times model.head_width={head_width} is not model.width={width}; '
+      f'leave one of them 0',
+    )
+    heads, head_width = heads or width // head_width, head_width or width // heads
+    require(
+      head_width % 2 == 0,
+      f'model.width={width} over model.heads={heads} gives head width {head_width}, which rotary '
+      f'angles need even; use a width that is a multiple of {2 * heads}',
+    )
+    object.__setattr__(self, 'heads', heads)
+    object.__setattr__(self, 'head_width', head_width)
+
+  @property
+  def param_dtype(self) -> str:
+    """The dtype of parameters and residual stream."""
+    return 'float64' if self.dtype == 'float64' else 'float32'
+
+
+Config = TypeVar('Config', bound=ModelConfig)
+
+
+def resolve(cls: type[Config], fields: Mapping) -> Config:
+  """The checked configuration; ValueError names an unknown, missing or mistyped field."""
+  known = {field.name: field for field in dataclasses.fields(cls)}
+  for name in fields:
+    if name not in known:
+      raise ValueError(f'model.{name} is no field of {cls.__name__}{near(name, known)}')
+  for name, field in known.items():
+    if name not in fields and field.default is dataclasses.MISSING:
+      raise ValueError(f'model.{name} is missing; {fields.get("name", "the model")!r} requires it')
+  return cls(**{name: _typed(name, value, known[name].type) for name, value in fields.items()})
+
+
+def _typed(name: str, value, kind: type):
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+  require(is_right, f'model.{name}={value!r} must be of type {kind.__name__}')
+  return value
+
+
+def require(condition, message: str):
+  """Raises ValueError(message) unless `condition` holds."""
+  if not condition:
+    raise ValueError(message)
+
+
+def one_of(field: str, value: str, choices):
+  """Raises ValueError, naming the nearest, unless `value` is one of `choices`."""
+  require(
+    value in choices,
+    f'{field}={value!r} must be one of {", ".join(map(repr, choices))}{near(value, choices)}',
+  )
+
+
+def near(name: str, choices) -> str:
+  """'; did you mean ...?' with the closest of `choices`, or ''."""
+  match = difflib.get_close_matches(str(name), list(choices), 1)
+  return f'; did you mean {match[0]!r}?' if match else ''

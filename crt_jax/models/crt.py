@@ -1,0 +1,247 @@
+"""The context-ready transformer (crt.md): a block whose output at t-1 prepares its input at t.
+
+Training runs K parallel passes; generation runs the exact recurrence, one pass per token.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.linear import Dropout
+from crt_jax.models import corrections
+from crt_jax.models.base import Hidden, Model
+from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.depth_schedule import DepthSchedule
+from crt_jax.models.stack import LayerStack, apply_module, empty_cache, roformer_stack
+from crt_jax.models.transformer import (
+  axes_of_modules,
+  embed,
+  init_modules,
+  output_modules,
+  project,
+  require_rotary,
+)
+from crt_jax.recurrence.context import Passes, Recurrence, chunked, sequential, unroll
+from crt_jax.recurrence.state import DecodeState
+
+Array = jax.Array
+
+DRIVERS = ('unroll', 'chunked', 'sequential')
+STARTS = ('embedding', 'corrected')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CRTConfig(ModelConfig):
+  """Fields of a CRT.
+
+  Attributes:
+    layers: D, layers of the block.
+    rotary: kind of angles, required; 'integer_reversed' is the published language model's.
+    rotary_theta: base of the 'standard' kind.
+    depth: K, parallel passes in training and evaluation.
+    depth_min: above 0, training draws K uniformly from [depth_min, depth] at each step.
+    depth_schedule: 'step:K' or 'step:low-high', comma-separated; replaces both from those steps on.
+    correction: a variant of models/corrections.py; 'add' is the paper's CRT.
+    cumulative: each pass adds to its own input instead of to the embedding; no sequential form.
+    self_inclusive: position t reads its own summary instead of t-1's; no sequential form.
+    start: first input of the parallel passes, 'embedding' (x = e) or 'corrected' (s = 0 injected).
+    convergence_weight: weight of mean((x^(K+1) - stop_gradient(x^(K)))^2) in the loss.
+    driver: what `loss` differentiates: 'unroll', 'chunked' (with `chunk`) or 'sequential' (BPTT).
+    chunk: positions per chunk of the 'chunked' driver.
+  """
+
+  layers: int
+  rotary: str = ''
+  rotary_theta: float = 1e4
+  depth: int = 5
+  depth_min: int = 0
+  depth_schedule: str = ''
+  correction: str = 'add'
+  cumulative: bool = False
+  self_inclusive: bool = False
+  start: str = 'embedding'
+  convergence_weight: float = 0.0
+  driver: str = 'unroll'
+  chunk: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
+    require_rotary(self.rotary)
+    one_of('model.correction', self.correction, corrections.VARIANTS)
+    one_of('model.start', self.start, STARTS)
+    one_of('model.driver', self.driver, DRIVERS)
+    require(self.depth >= 1, f'model.depth={self.depth} must be at least 1 (K block passes)')
+    require(
+      0 <= self.depth_min <= self.depth,
+      f'model.depth_min={self.depth_min} must lie between 0 (fixed) and model.depth={self.depth}',
+    )
+    require(
+      self.convergence_weight >= 0,
+      f'model.convergence_weight={self.convergence_weight} must be 0 or more',
+    )
+    self.schedule  # noqa: B018 - parses, so that a mistake is reported here
+    if self.driver == 'chunked':
+      require(self.chunk >= 1, f"model.chunk={self.chunk} must be at least 1 for driver='chunked'")
+    if self.driver != 'unroll':
+      self.require_sequential_form(f'model.driver={self.driver!r}')
+      require(
+        self.convergence_weight == 0,
+        f"model.convergence_weight={self.convergence_weight} belongs to model.driver='unroll'; "
+        f'set it to 0 for model.driver={self.driver!r}',
+      )
+
+  @property
+  def schedule(self) -> DepthSchedule:
+    """When training uses which K."""
+    return DepthSchedule.parse(self.depth, self.depth_min, self.depth_schedule)
+
+  def require_sequential_form(self, what: str):
+    for field in ('cumulative', 'self_inclusive'):
+      require(
+        not getattr(self, field),
+        f'{what} needs the sequential form, which model.{field}=True does not have; '
+        f'set model.{field}=False or use parallel passes (apply)',
+      )
+
+
+class CRTParts(NamedTuple):
+  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+
+  embed: object
+  block: object
+  summary: object
+  inject: object
+  head: object
+
+
+@dataclasses.dataclass(frozen=True)
+class CRT(Model):
+  """The CRT under the contract; built over the RoFormer stack."""
+
+  Config = CRTConfig
+  config: CRTConfig
+
+  @property
+  def variant(self) -> corrections.Variant:
+    return corrections.VARIANTS[self.config.correction]
+
+  def _modules(self) -> dict:
+    return output_modules(self.config, tied=False)
+
+  def _stack(self) -> LayerStack:
+    return roformer_stack(self.config, self.config.layers)
+
+  def init(self, key):
+    stack_key, output_key, correction_key = jax.random.split(key, 3)
+    params = init_modules(self._modules(), self.config, output_key)
+    params['layers'] = self._stack().init(stack_key)
+    network = corrections.modules(self.variant, self.config)
+    if network:
+      params['correction'] = init_modules(network, self.config, correction_key)
+    return params
+
+  def axes(self):
+    axes = axes_of_modules(self._modules(), self.config)
+    axes['layers'] = self._stack().axes()
+    network = corrections.modules(self.variant, self.config)
+    if network:
+      axes['correction'] = axes_of_modules(network, self.config)
+    return axes
+
+  def parts(self, params):
+    summary, inject = corrections.functions(
+      self.variant, self.config, params, self.config.cumulative
+    )
+    return CRTParts(
+      embed=lambda tokens, key=None: self._embed(params, tokens, key),
+      block=lambda x, past=None, key=None: self._stack()(params['layers'], x, past, key),
+      summary=summary,
+      inject=inject,
+      head=lambda hidden: self.head(params, hidden),
+    )
+
+  def recurrence(self, params) -> Recurrence:
+    """The maps that the drivers of recurrence/context.py alternate."""
+    parts = self.parts(params)
+    remat = self.config.remat != 'none'
+    shift = not self.config.self_inclusive
+    return Recurrence(parts.block, parts.summary, parts.inject, shift, remat)
+
+  def read(self, done: Passes) -> Array:
+    """What the head reads of finished passes."""
+    return done.x_next_BxTxC if self.variant.head_reads_input else done.z_BxTxC
+
+  def _embed(self, params, tokens_BxT, key):
+    e_BxTxC = embed(self._modules(), params, tokens_BxT)
+    return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
+
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+    depth = self.resolve_depth(depth)
+    embed_key, key = (None, None) if key is None else jax.random.split(key)
+    e_BxTxC = self._embed(params, tokens_BxT, embed_key)
+    done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, telemetry)
+    losses = {}
+    if self.config.convergence_weight > 0:
+      gap_BxTxC = done.x_next_BxTxC - jax.lax.stop_gradient(done.x_BxTxC)
+      losses['convergence'] = self.config.convergence_weight * jnp.mean(gap_BxTxC**2)
+    return Hidden(self.read(done), losses, dict(residual=done.residual_K) if telemetry else {})
+
+  def training_hidden(self, params, tokens_BxT, depth=None, key=None):
+    if self.config.driver == 'unroll':
+      return self.hidden(params, tokens_BxT, depth, key)
+    embed_key, key = (None, None) if key is None else jax.random.split(key)
+    e_BxTxC = self._embed(params, tokens_BxT, embed_key)
+    batch, length = tokens_BxT.shape
+    state = self._empty_state(batch, length, e_BxTxC.dtype)
+    lengths_B = jnp.full(batch, length, jnp.int32)
+    arguments = (self.recurrence(params), self.read, state, e_BxTxC, lengths_B)
+    if self.config.driver == 'sequential':
+      require(depth is None, f"depth={depth}: model.driver='sequential' has one exact form")
+      return Hidden(sequential(*arguments, key)[1], {}, {})
+    depth = self.resolve_depth(depth)
+    hidden = chunked(*arguments, self.config.chunk, depth, self.config.start, key)[1]
+    return Hidden(hidden, {}, {})
+
+  def head(self, params, hidden):
+    return project(self._modules(), params, hidden, self.config)
+
+  def resolve_depth(self, depth):
+    depth = self.config.depth if depth is None else depth
+    require(depth >= 1, f'depth={depth} must be at least 1 (K block passes)')
+    return depth
+
+  def depths(self):
+    return None if self.config.driver == 'sequential' else self.config.schedule.depths()
+
+  def depth_at(self, seed, step):
+    return None if self.config.driver == 'sequential' else self.config.schedule.draw(seed, step)
+
+  def decode_state(self, batch, max_len, depth=None):
+    self.config.require_sequential_form('decoding')
+    require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
+    return self._empty_state(batch, max_len, self.config.param_dtype)
+
+  def _empty_state(self, batch: int, max_len: int, stream_dtype) -> DecodeState:
+    caches = dict(block=self._stack().cache(batch, max_len))
+    if self.variant.reads == 'attention':
+      config = self.config
+      caches['correction'] = empty_cache(
+        1, batch, max_len, config.heads, config.head_width, config.dtype
+      )
+    # Float64 parameters compute in float64 whatever the configuration says.
+    caches = jax.tree.map(
+      lambda a: a.astype(jnp.float64) if stream_dtype == jnp.float64 else a, caches
+    )
+    recurrent_BxC = jnp.zeros((batch, self.config.width), stream_dtype)
+    return DecodeState(caches, recurrent_BxC, jnp.zeros(batch, jnp.int32))
+
+  def advance(self, params, state, tokens_BxT, lengths_B, method):
+    e_BxTxC = self._embed(params, tokens_BxT, None)
+    arguments = (self.recurrence(params), self.read, state, e_BxTxC, lengths_B)
+    if method == 'sequential':
+      return sequential(*arguments)
+    chunk = tokens_BxT.shape[1]
+    return chunked(*arguments, chunk, self.config.depth, self.config.start)

@@ -1,0 +1,55 @@
+"""Cross-entropy over a large vocabulary without holding all logits at once."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+CHUNK_BYTES = 2**26  # float32 logits held at a time; larger chunks gain nothing on CPU or GPU
+
+
+def cross_entropy(
+  head: Callable[[Array], Array], hidden_BxTxC: Array, targets_BxT: Array, vocab_size: int
+) -> tuple[Array, Array]:
+  """Mean cross-entropy of the targets that count, in nats.
+
+  The head runs over chunks of positions, each recomputed in the backward pass, so that memory does
+  not hold B*T*V logits (platform.md E4).
+
+  Args:
+    head: hidden [..., C] -> logits [..., V].
+    targets_BxT: token ids; below 0 does not count.
+
+  Returns: the mean over counted targets (0 if none counts) and their number.
+  """
+  batch, length = targets_BxT.shape
+  wanted = -(-batch * length * vocab_size * 4 // CHUNK_BYTES)
+  chunk = -(-length // min(wanted, length))
+  count = -(-length // chunk)
+  pad = count * chunk - length
+  hidden_BxTxC = jnp.pad(hidden_BxTxC, ((0, 0), (0, pad), (0, 0)))
+  targets_BxT = jnp.pad(targets_BxT, ((0, 0), (0, pad)), constant_values=-1)
+
+  def split(x):
+    return jnp.moveaxis(x.reshape(batch, count, chunk, *x.shape[2:]), 1, 0)
+
+  def add_chunk(total, chunk_input):
+    hidden_BxcxC, targets_Bxc = chunk_input
+    return total + _summed(head(hidden_BxcxC), targets_Bxc), None
+
+  counted = jnp.sum(targets_BxT >= 0)
+  if count == 1:
+    total = _summed(head(hidden_BxTxC), targets_BxT)
+  else:
+    zero = jnp.zeros((), jnp.promote_types(hidden_BxTxC.dtype, jnp.float32))
+    body = jax.checkpoint(add_chunk, prevent_cse=False)
+    total, _ = jax.lax.scan(body, zero, (split(hidden_BxTxC), split(targets_BxT)))
+  return total / jnp.maximum(counted, 1), counted
+
+
+def _summed(logits: Array, targets: Array) -> Array:
+  log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+  picked = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+  return jnp.sum(jnp.where(targets >= 0, log_normaliser - picked, 0))

@@ -1,0 +1,140 @@
+"""The layer stack that a style name stands for, with its parameters, axes and caches."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.attention import Attention
+from crt_jax.layers.feed_forward import FeedForward
+from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
+from crt_jax.layers.transformer_layer import TransformerLayer
+from crt_jax.models.config import ModelConfig
+from crt_jax.recurrence.layers import stack
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerStack:
+  """`count` layers of one kind with separate weights, stacked along a leading axis.
+
+  Attributes:
+    layer: the linen module of a single layer.
+    heads, head_width: of the keys and values that a cache holds.
+  """
+
+  layer: TransformerLayer
+  count: int
+  config: ModelConfig
+
+  def init(self, key: Array) -> dict:
+    init_one = functools.partial(init_params, self.layer, dtype=self.config.param_dtype)
+    return jax.vmap(lambda k: init_one(k, self._example()))(jax.random.split(key, self.count))
+
+  def axes(self) -> dict:
+    return stacked_axes(axes_of(self.layer, self._example()))
+
+  def apply_one(self, params: dict, x_BxTxC: Array, past, key: Array | None):
+    return apply_module(self.layer, params, x_BxTxC, past, key=key)
+
+  def __call__(self, params_N: dict, x_BxTxC: Array, past, key: Array | None):
+    """The layers in sequence; see recurrence/layers.py."""
+    return stack(self.apply_one, params_N, x_BxTxC, past, key, self.config.remat == 'layer')
+
+  def cache(self, batch: int, max_len: int) -> dict[str, Array]:
+    """Empty keys and values, [N, B, S, H, A] in the compute dtype."""
+    attention = self.layer.attention
+    return empty_cache(
+      self.count, batch, max_len, attention.heads, attention.head_width, self.config.dtype
+    )
+
+  def _example(self) -> Array:
+    return jnp.zeros((1, 1, self.config.width), self.config.param_dtype)
+
+
+def empty_cache(
+  layers: int, batch: int, max_len: int, heads: int, head_width: int, dtype: str
+) -> dict[str, Array]:
+  """Keys and values of no position yet."""
+  shape = (layers, batch, max_len, heads, head_width)
+  return dict(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+
+
+def first_layer(past):
+  """The past of a single layer, from a cache whose leading layer axis has length 1."""
+  return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), past[1])
+
+
+def with_layer_axis(entries):
+  """A single layer's entries as a cache takes them; None stays None."""
+  return jax.tree.map(lambda a: a[None], entries)
+
+
+def apply_module(module, params: dict, *args, key: Array | None = None):
+  """One linen module as a pure function; key None means no dropout."""
+  rngs = None if key is None else {'dropout': key}
+  return module.apply({'params': params}, *args, rngs=rngs)
+
+
+def roformer_attention(config: ModelConfig) -> Attention:
+  """Biased rotary attention of the CRT paper (crt.md 2.2, 2.3)."""
+  return Attention(
+    width=config.width,
+    heads=config.heads,
+    head_width=config.head_width,
+    rotary=config.rotary,
+    rotary_theta=config.rotary_theta,
+    window=config.window,
+    dropout=config.dropout,
+    kernel=config.attention_kernel,
+    dtype=config.dtype,
+  )
+
+
+def roformer_feed_forward(config: ModelConfig, **changes) -> FeedForward:
+  """C -> 4C -> C with exact GELU and biases (crt.md 2.2)."""
+  fields = dict(
+    width=config.width, hidden=4 * config.width, dropout=config.dropout, dtype=config.dtype
+  )
+  return FeedForward(**{**fields, **changes})
+
+
+def roformer_stack(config: ModelConfig, count: int) -> LayerStack:
+  """The layers of the CRT paper's models: LayerNorm, biased attention, GELU."""
+  layer = TransformerLayer(roformer_attention(config), roformer_feed_forward(config))
+  return LayerStack(layer, count, config)
+
+
+def cart_dense_stack(config: ModelConfig, count: int) -> LayerStack:
+  """The layers of CART's dense baseline: RMSNorm, full-rank rotary attention, SwiGLU, no biases."""
+  attention = Attention(
+    width=config.width,
+    heads=config.heads,
+    head_width=config.head_width,
+    rotary='standard',
+    rotary_theta=config.rotary_theta,
+    window=config.window,
+    bias=False,
+    initializer='normal',
+    dropout=config.dropout,
+    kernel=config.attention_kernel,
+    dtype=config.dtype,
+  )
+  return LayerStack(
+    TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps), count, config
+  )
+
+
+def cart_feed_forward(config: ModelConfig) -> FeedForward:
+  """SwiGLU without biases; its width is the multiple of 256 at or above 8C/3 (cart.md 2.1)."""
+  return FeedForward(
+    width=config.width,
+    hidden=256 * -(-int(8 / 3 * config.width) // 256),
+    activation='swiglu',
+    bias=False,
+    initializer='normal',
+    dropout=config.dropout,
+    dtype=config.dtype,
+  )

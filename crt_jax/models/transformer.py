@@ -1,0 +1,197 @@
+"""The transformers that CRT and CART are compared with.
+
+Styles: 'roformer' is the CRT paper's baseline (crt.md 2), 'roformer_head_ffn' the same with a
+feed-forward before the final norm (its equal-capacity control, crt.md 9), 'cart_dense' CART's dense
+baseline (cart.md 2.7).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.linear import Embedding, Linear, contract
+from crt_jax.layers.norm import Norm
+from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
+from crt_jax.layers.rotary import KINDS
+from crt_jax.models.base import Hidden, Model
+from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.stack import (
+  LayerStack,
+  apply_module,
+  cart_dense_stack,
+  roformer_feed_forward,
+  roformer_stack,
+)
+from crt_jax.recurrence.state import DecodeState, advance
+
+Array = jax.Array
+
+STYLES = ('roformer', 'roformer_head_ffn', 'cart_dense')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+  """Fields of a transformer.
+
+  Attributes:
+    layers: N.
+    style: 'roformer', 'roformer_head_ffn' or 'cart_dense'.
+    rotary: kind of angles; required for the roformer styles, 'standard' in 'cart_dense'.
+    rotary_theta: base of the 'standard' kind.
+    norm_eps: of 'cart_dense'; the roformer styles use 1e-5.
+  """
+
+  layers: int
+  style: str = 'roformer'
+  rotary: str = ''
+  rotary_theta: float = 1e4
+  norm_eps: float = 1e-6
+
+  def __post_init__(self):
+    one_of('model.style', self.style, STYLES)
+    if self.style == 'cart_dense':
+      if not self.heads and not self.head_width:
+        object.__setattr__(self, 'head_width', 64)
+      if not self.rotary:
+        object.__setattr__(self, 'rotary', 'standard')
+      require(
+        self.rotary == 'standard',
+        f"model.rotary={self.rotary!r} must be 'standard' for model.style='cart_dense'",
+      )
+    super().__post_init__()
+    require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
+    require_rotary(self.rotary)
+
+
+def require_rotary(rotary: str):
+  """Weights mean nothing without the angles they were trained with, so there is no default."""
+  choices = ', '.join(map(repr, KINDS))
+  require(rotary, f'model.rotary is missing; choose one of {choices} (crt: integer_reversed)')
+  one_of('model.rotary', rotary, KINDS)
+
+
+class TransformerParts(NamedTuple):
+  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+
+  embed: object
+  block: object
+  head: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer(Model):
+  """A stack of layers under the contract; it has no recurrence, so depth is always None."""
+
+  Config = TransformerConfig
+  config: TransformerConfig
+
+  def _modules(self) -> dict:
+    return output_modules(self.config, tied=self.config.style == 'cart_dense')
+
+  def _stack(self) -> LayerStack:
+    make = cart_dense_stack if self.config.style == 'cart_dense' else roformer_stack
+    return make(self.config, self.config.layers)
+
+  def _head_layer(self) -> dict:
+    if self.config.style != 'roformer_head_ffn':
+      return {}
+    return dict(
+      head_norm=Norm(self.config.width), head_feed_forward=roformer_feed_forward(self.config)
+    )
+
+  def init(self, key):
+    stack_key, key = jax.random.split(key)
+    modules = self._modules() | self._head_layer()
+    return dict(layers=self._stack().init(stack_key), **init_modules(modules, self.config, key))
+
+  def axes(self):
+    modules = self._modules() | self._head_layer()
+    return dict(layers=self._stack().axes(), **axes_of_modules(modules, self.config))
+
+  def parts(self, params):
+    return TransformerParts(
+      embed=lambda tokens, key=None: embed(self._modules(), params, tokens),
+      block=lambda x, past=None, key=None: self._block(params, x, past, key),
+      head=lambda hidden: self.head(params, hidden),
+    )
+
+  def _block(self, params, x_BxTxC, past, key):
+    stack_key, head_key = (None, None) if key is None else jax.random.split(key)
+    x_BxTxC, entries = self._stack()(params['layers'], x_BxTxC, past, stack_key)
+    extra = self._head_layer()
+    if extra:
+      normed = apply_module(extra['head_norm'], params['head_norm'], x_BxTxC)
+      y = apply_module(
+        extra['head_feed_forward'], params['head_feed_forward'], normed, key=head_key
+      )
+      x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
+    return x_BxTxC, entries
+
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+    self.resolve_depth(depth)
+    x_BxTxC = embed(self._modules(), params, tokens_BxT)
+    return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
+
+  def head(self, params, hidden):
+    return project(self._modules(), params, hidden, self.config)
+
+  def decode_state(self, batch, max_len, depth=None):
+    self.resolve_depth(depth)
+    caches = dict(block=self._stack().cache(batch, max_len))
+    return DecodeState(caches, None, jnp.zeros(batch, jnp.int32))
+
+  def advance(self, params, state, tokens_BxT, lengths_B, method):
+    x_BxTxC = embed(self._modules(), params, tokens_BxT)
+    x_BxTxC, entries = self._block(params, x_BxTxC, state.past('block'), None)
+    return advance(state, dict(block=entries), None, lengths_B), x_BxTxC
+
+
+def output_modules(config: ModelConfig, tied: bool) -> dict:
+  """Embedding, final norm and, unless tied to the embedding, the output layer."""
+  if tied:
+    norm = Norm(config.width, 'rms', config.norm_eps)
+    return dict(embedding=Embedding(config.vocab_size, config.width, 0.02), final_norm=norm)
+  output = Linear((config.vocab_size,), (config.width,), ('vocab', 'width'), dtype=config.dtype)
+  return dict(
+    embedding=Embedding(config.vocab_size, config.width),
+    final_norm=Norm(config.width),
+    output=output,
+  )
+
+
+def init_modules(modules: dict, config: ModelConfig, key: Array) -> dict:
+  """Parameters of single (not stacked) modules, by name."""
+  keys = jax.random.split(key, len(modules))
+  return {
+    name: init_params(module, k, example_input(module, config), dtype=config.param_dtype)
+    for k, (name, module) in zip(keys, modules.items(), strict=True)
+  }
+
+
+def axes_of_modules(modules: dict, config: ModelConfig) -> dict:
+  return {name: axes_of(module, example_input(module, config)) for name, module in modules.items()}
+
+
+def example_input(module, config: ModelConfig) -> Array:
+  """An input of the shape and dtype that a module of this model takes."""
+  if isinstance(module, Embedding):
+    return jnp.zeros((1, 1), jnp.int32)
+  width = getattr(module, 'in_width', 0) or getattr(module, 'width', config.width)
+  return jnp.zeros((1, 1, width), config.param_dtype)
+
+
+def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
+  return apply_module(modules['embedding'], params['embedding'], tokens_BxT)
+
+
+def project(modules: dict, params: dict, hidden: Array, config: ModelConfig) -> Array:
+  """Final norm and output layer, the product in the compute dtype summed in float32 or float64."""
+  normed = apply_module(modules['final_norm'], params['final_norm'], hidden)
+  out_dtype = jnp.promote_types(normed.dtype, jnp.float32)
+  if 'output' in modules:
+    return modules['output'].apply({'params': params['output']}, normed, out_dtype)
+  table_VxC = params['embedding']['weight']
+  dtype = compute_dtype(config.dtype, table_VxC.dtype)
+  return contract(normed.astype(dtype), table_VxC.astype(dtype), 1, out_dtype)

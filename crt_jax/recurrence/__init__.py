@@ -1,0 +1,1 @@
+"""Pure drivers over functions they are given: plain scans that know nothing of any model."""

@@ -1,0 +1,186 @@
+"""The recurrence along the sequence: each position's input is prepared by its predecessor's output.
+
+One implementation of the mathematics, `passes`, and three drivers: `unroll` (all positions in
+parallel, K passes), `chunked` (stretches of c positions in sequence, K passes each) and
+`sequential` (exact). spec: crt.md sections 3 to 5.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from crt_jax.recurrence.state import DecodeState, advance
+
+Array = jax.Array
+
+
+class Recurrence(NamedTuple):
+  """The two maps whose alternation is the model, both pure.
+
+  Attributes:
+    block: x_BxTxC, past, key -> z_BxTxC, entries.
+    summary: z_BxTxC, x_BxTxC, key -> s_BxTxC, what a position hands to its successor.
+    inject: s_prev_BxTxC, e_BxTxC, x_BxTxC, key, past -> x_next_BxTxC, entries.
+    shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
+    remat: recompute each pass in the backward pass instead of storing what it computed.
+  """
+
+  block: Callable
+  summary: Callable
+  inject: Callable
+  shift: bool = True
+  remat: bool = False
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Passes:
+  """The outcome of K passes over T positions.
+
+  Attributes:
+    z_BxTxC: the last pass's block output.
+    x_BxTxC: the last pass's input, x^(K).
+    x_next_BxTxC: the input that a further pass would read, x^(K+1).
+    summary_BxTxC: the last pass's summaries.
+    entries: what the positions add to each cache; {} where there is none.
+    residual_K: telemetry, ||x^(k+1) - x^(k)|| / ||x^(k+1)|| for k = 1..K-1; None if not asked for.
+  """
+
+  z_BxTxC: Array
+  x_BxTxC: Array
+  x_next_BxTxC: Array
+  summary_BxTxC: Array
+  entries: dict
+  residual_K: Array | None
+
+
+def passes(
+  recurrence: Recurrence,
+  e_BxTxC: Array,
+  state: DecodeState | None,
+  depth: int,
+  start: str,
+  key: Array | None,
+  telemetry: bool = False,
+) -> Passes:
+  """Refines the inputs of T positions by `depth` parallel passes, from what came before them.
+
+  Args:
+    e_BxTxC: embeddings, dropped out once for all passes.
+    state: what the earlier positions left behind; None at the start of a sequence.
+    depth: number of block passes K >= 1.
+    start: first input 'embedding' (x = e) or 'corrected' (x from the carried summary; zero inside).
+    key: dropout key, or None for none; pass k draws from fold_in(key, k), k = 1..K.
+  """
+  past = state.past if state is not None else lambda name: None
+  last_BxC = state.recurrent_BxC if state is not None else jnp.zeros_like(e_BxTxC[:, 0])
+
+  def previous(s_BxTxC):
+    if not recurrence.shift:
+      return s_BxTxC
+    return jnp.concatenate([last_BxC[:, None], s_BxTxC[:, :-1]], axis=1)
+
+  def one_pass(x_BxTxC, k):
+    block_key, summary_key, inject_key = _split(key, k)
+    z_BxTxC, block_entries = recurrence.block(x_BxTxC, past('block'), block_key)
+    s_BxTxC = recurrence.summary(z_BxTxC, x_BxTxC, summary_key)
+    inject_past = past('correction')
+    x_next_BxTxC, entries = recurrence.inject(
+      previous(s_BxTxC), e_BxTxC, x_BxTxC, inject_key, inject_past
+    )
+    return z_BxTxC, s_BxTxC, x_next_BxTxC, {'block': block_entries, 'correction': entries}
+
+  def refine(carry, k):
+    x_BxTxC, _ = carry
+    _, _, x_next_BxTxC, entries = one_pass(x_BxTxC, k)
+    ys = _relative_change(x_next_BxTxC, x_BxTxC) if telemetry else None
+    return (x_next_BxTxC, entries['correction']), ys
+
+  # The last pass is the first that the backward pass needs, so recomputing it would save nothing.
+  body = jax.checkpoint(refine, prevent_cse=False) if recurrence.remat else refine
+  zero_BxTxC = jnp.zeros_like(e_BxTxC)
+  x_BxTxC, entries = recurrence.inject(
+    previous(zero_BxTxC), e_BxTxC, e_BxTxC, _split(key, 0)[2], past('correction')
+  )
+  if start == 'embedding':
+    x_BxTxC = e_BxTxC
+  (x_BxTxC, entries), residual_K = jax.lax.scan(body, (x_BxTxC, entries), jnp.arange(1, depth))
+  z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(x_BxTxC, depth)
+  entries = {'block': last_entries['block'], 'correction': entries}
+  entries = {name: value for name, value in entries.items() if value is not None}
+  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, entries, residual_K)
+
+
+def unroll(
+  recurrence: Recurrence,
+  e_BxTxC: Array,
+  depth: int,
+  start: str = 'embedding',
+  key: Array | None = None,
+  telemetry: bool = False,
+) -> Passes:
+  """K parallel passes over a whole sequence (crt.md 3); K = 1 of the embedding corrects nothing."""
+  return passes(recurrence, e_BxTxC, None, depth, start, key, telemetry)
+
+
+def chunked(
+  recurrence: Recurrence,
+  read: Callable[[Passes], Array],
+  state: DecodeState,
+  e_BxTxC: Array,
+  lengths_B: Array,
+  chunk: int,
+  depth: int,
+  start: str,
+  key: Array | None = None,
+) -> tuple[DecodeState, Array]:
+  """Chunks of `chunk` positions in sequence, each refined by `depth` passes from what came before.
+
+  Exact when depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
+
+  Args:
+    read: what the head reads of a chunk's passes, [B, c, C].
+    lengths_B: number of positions that count in each row; the rest is padding and leaves no trace.
+    chunk: a T that it does not divide is padded, which changes nothing that counts.
+
+  Returns: the state behind the last counted position, and the heads' inputs [B, T, C].
+  """
+  length = e_BxTxC.shape[1]
+  count = -(-length // chunk)
+  e_BxTxC = jnp.pad(e_BxTxC, ((0, 0), (0, count * chunk - length), (0, 0)))
+  batch, _, width = e_BxTxC.shape
+  e_JxBxcxC = jnp.moveaxis(e_BxTxC.reshape(batch, count, chunk, width), 1, 0)
+
+  def one_chunk(state, chunk_input):
+    j, e_BxcxC = chunk_input
+    chunk_key = None if key is None else jax.random.fold_in(key, j)
+    done = passes(recurrence, e_BxcxC, state, depth, start, chunk_key)
+    new_B = jnp.clip(lengths_B - j * chunk, 0, chunk)
+    return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
+
+  state, h_JxBxcxC = jax.lax.scan(one_chunk, state, (jnp.arange(count), e_JxBxcxC))
+  h_BxTxC = jnp.moveaxis(h_JxBxcxC, 0, 1).reshape(e_BxTxC.shape)
+  return state, h_BxTxC[:, :length]
+
+
+def sequential(
+  recurrence: Recurrence,
+  read: Callable[[Passes], Array],
+  state: DecodeState,
+  e_BxTxC: Array,
+  lengths_B: Array,
+  key: Array | None = None,
+) -> tuple[DecodeState, Array]:
+  """The exact recurrence, position by position: one pass from the corrected input (crt.md 4)."""
+  return chunked(recurrence, read, state, e_BxTxC, lengths_B, 1, 1, 'corrected', key)
+
+
+def _split(key: Array | None, k) -> tuple:
+  return (None,) * 3 if key is None else tuple(jax.random.split(jax.random.fold_in(key, k), 3))
+
+
+def _relative_change(new: Array, old: Array) -> Array:
+  return jnp.linalg.norm(new - old) / jnp.linalg.norm(new)

@@ -1,0 +1,81 @@
+"""What a model carries from one stretch of a sequence to the next: caches and recurrent state."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeState:
+  """Everything that the positions before have left behind.
+
+  Attributes:
+    caches: named dicts of arrays [N, B, S, ...] with one slot per position, append-only; slots from
+      position_B on hold nothing.
+    recurrent_BxC: the summary of the last position, zero before the first; None where a model has
+      no recurrence along the sequence.
+    position_B: number of positions seen, per row.
+    depth: recurrent passes per position (static), or None.
+  """
+
+  caches: dict[str, dict[str, Array]]
+  recurrent_BxC: Array | None
+  position_B: Array
+  depth: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+
+  def past(self, name: str):
+    """The pair (cache, position_B) that attention reads; None if this cache does not exist."""
+    return (self.caches[name], self.position_B) if name in self.caches else None
+
+  @property
+  def capacity(self) -> int:
+    """The number of positions that the caches can hold."""
+    return jax.tree.leaves(self.caches)[0].shape[2]
+
+
+def advance(
+  state: DecodeState,
+  entries: dict[str, dict[str, Array]],
+  summaries_BxTxC: Array | None,
+  lengths_B: Array,
+) -> DecodeState:
+  """The state after the first lengths_B of T new positions; rows of length 0 stay as they are.
+
+  Args:
+    entries: for each cache the new positions' arrays [N, B, T, ...].
+    summaries_BxTxC: the new positions' summaries, or None without recurrence.
+  """
+  caches = {name: _append(state.caches[name], entries[name], state.position_B) for name in entries}
+  recurrent_BxC = state.recurrent_BxC
+  if recurrent_BxC is not None:
+    candidates = jnp.concatenate([recurrent_BxC[:, None], summaries_BxTxC], axis=1)
+    recurrent_BxC = take_position(candidates, lengths_B)
+  return dataclasses.replace(
+    state, caches=caches, recurrent_BxC=recurrent_BxC, position_B=state.position_B + lengths_B
+  )
+
+
+def take_position(x_BxTxC: Array, index_B: Array) -> Array:
+  """Row b's vector at position index_B[b]: [B, C]."""
+  return jnp.take_along_axis(x_BxTxC, index_B[:, None, None], axis=1)[:, 0]
+
+
+def _append(cache: dict[str, Array], entries: dict[str, Array], position_B: Array):
+  """Writes entries [N, B, T, ...] behind each row's position; what does not fit is dropped.
+
+  A row shorter than T writes its padding too: those slots lie at or behind its new position, where
+  nothing reads, and the next entries replace them.
+  """
+
+  def write(cache_NxBxS, entries_NxBxT):
+    batch, length = entries_NxBxT.shape[1:3]
+    slot_BxT = position_B[:, None] + jnp.arange(length)[None, :]
+    row_Bx1 = jnp.arange(batch)[:, None]
+    entries_NxBxT = entries_NxBxT.astype(cache_NxBxS.dtype)
+    return cache_NxBxS.at[:, row_Bx1, slot_BxT].set(entries_NxBxT, mode='drop')
+
+  return jax.tree.map(write, cache, entries)
