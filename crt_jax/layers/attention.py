@@ -74,18 +74,19 @@ def attend(
   if kernel == 'cudnn' and past is None:
     return _cudnn(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
   batch, length, heads, head_width = q_BxTxHxA.shape
-  groups = k_BxTxGxA.shape[2]
-  scale = head_width**-0.5
-  q = (q_BxTxHxA * scale).reshape(batch, length, groups, heads // groups, head_width)
+  groups, shared = k_BxTxGxA.shape[2], heads // k_BxTxGxA.shape[2]
+  # Query heads that share keys stand beside each other as further rows: [B, T * shared, G, A].
+  q = (q_BxTxHxA * head_width**-0.5).reshape(batch, length, groups, shared, head_width)
+  q = q.swapaxes(2, 3).reshape(batch, length * shared, groups, head_width)
   score_dtype = jnp.promote_types(q.dtype, jnp.float32)
 
   def masked_scores(k_BxSxGxA, seen_BxTxS):
-    scores = jnp.einsum('btgra,bsga->bgrts', q, k_BxSxGxA, preferred_element_type=score_dtype)
-    return jnp.where(seen_BxTxS[:, None, None], scores, jnp.finfo(score_dtype).min)
+    scores = jnp.einsum('btga,bsga->bgts', q, k_BxSxGxA, preferred_element_type=score_dtype)
+    hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
+    return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
   steps = jnp.arange(length)
-  seen_1xTxT = within(steps[None, :, None], steps[None, None, :], window)
-  weights = masked_scores(k_BxTxGxA, seen_1xTxT)
+  weights = masked_scores(k_BxTxGxA, within(steps[None, :, None], steps[None, None, :], window))
   if past is not None:
     cache, position_B = past
     slot_S = jnp.arange(cache['k'].shape[1])[None, None, :]
@@ -95,9 +96,10 @@ def attend(
   weights = jax.nn.softmax(weights, axis=-1).astype(q.dtype)
   if dropout is not None:
     weights = dropout(weights)
-  mixed = jnp.einsum('bgrts,bsga->btgra', weights[..., -length:], v_BxTxGxA)
+  mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
   if past is not None:
-    mixed = mixed + jnp.einsum('bgrts,bsga->btgra', weights[..., :-length], cache['v'])
+    mixed = mixed + jnp.einsum('bgts,bsga->btga', weights[..., :-length], cache['v'])
+  mixed = mixed.reshape(batch, length, shared, groups, head_width).swapaxes(2, 3)
   return mixed.reshape(q_BxTxHxA.shape)
 
 

@@ -37,9 +37,14 @@ class FeedForward(nn.Module):
     else:
       axes = ('feed_forward', 'width')
       y = Linear((self.hidden,), in_shape, axes, **options, name='up')(x)
-      y = jax.nn.gelu(y, approximate=False)
+      y = gelu(y)
     if self.dropout_inside:
       y = Dropout(self.dropout)(y)
     down = Linear((self.width,), (self.hidden,), ('width', 'feed_forward'), **options, name='down')
     y = down(y)
     return y if self.dropout_inside else Dropout(self.dropout)(y)
+
+
+def gelu(x: Array) -> Array:
+  """Exact GELU; through erf, since the erfc of jax.nn.gelu makes a CPU step half as fast."""
+  return x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))

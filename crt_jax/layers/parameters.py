@@ -14,34 +14,39 @@ Array = jax.Array
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class _Axes:
-  names: tuple[str, ...]
+class _Declaration:
+  axes: tuple[str, ...]
+  shape: tuple[int, ...]
+  init: Callable
 
 
 def parameter(
   module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> Array:
-  """Declares a parameter of `module` and records its logical axes for `axes_of`."""
+  """Declares a parameter of `module`; `init(key, shape)` draws it, `axes` names its dimensions."""
   if len(shape) != len(axes):
     raise ValueError(f'{name}: shape {shape} and axes {axes} differ in length')
-  if module.is_mutable_collection('axes'):
-    module.put_variable('axes', name, _Axes(axes))
+  if module.is_mutable_collection('declarations'):
+    module.put_variable('declarations', name, _Declaration(axes, shape, init))
   return module.param(name, init, shape)
 
 
 def init_params(module: nn.Module, key: Array, *args, dtype=jnp.float32) -> dict:
-  """The parameters of one layer as a plain dict, without the axes collection."""
-  params = module.init(key, *args, mutable=['params']).get('params', {})
-  return jax.tree.map(lambda a: a.astype(dtype), params)
+  """The parameters of one layer as a plain dict of arrays in `dtype`.
+
+  All keys come from one split: linen would fold each name into the key, and compiling those hashes
+  takes longer than everything else that a small model compiles.
+  """
+  declarations, tree = jax.tree.flatten(_declarations(module, *args), is_leaf=_is_declaration)
+  keys = jax.random.split(key, len(declarations))
+  arrays = [d.init(k, d.shape).astype(dtype) for d, k in zip(declarations, keys, strict=True)]
+  return jax.tree.unflatten(tree, arrays)
 
 
 def axes_of(module: nn.Module, *args) -> dict:
   """The tree of `init_params` with a PartitionSpec of logical names at each leaf."""
-  declare = functools.partial(module.init, mutable=['params', 'axes'])
-  tree = jax.eval_shape(declare, jax.random.key(0), *args).get('axes', {})
-  return jax.tree.map(
-    lambda a: PartitionSpec(*a.names), tree, is_leaf=lambda leaf: isinstance(leaf, _Axes)
-  )
+  declarations = _declarations(module, *args)
+  return jax.tree.map(lambda d: PartitionSpec(*d.axes), declarations, is_leaf=_is_declaration)
 
 
 def stacked_axes(axes: dict) -> dict:
@@ -64,3 +69,12 @@ def uniform_fan_in(fan_in: int) -> Callable:
 
 def normal(stddev: float) -> Callable:
   return lambda key, shape: stddev * jax.random.normal(key, shape)
+
+
+def _declarations(module: nn.Module, *args) -> dict:
+  declare = functools.partial(module.init, mutable=['params', 'declarations'])
+  return jax.eval_shape(declare, jax.random.key(0), *args)['declarations']
+
+
+def _is_declaration(leaf) -> bool:
+  return isinstance(leaf, _Declaration)

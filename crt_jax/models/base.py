@@ -209,7 +209,11 @@ class Model(abc.ABC):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = jnp.asarray(lengths_B) - j * chunk
       state, last_BxC = self._prefill_chunk(params, state, tokens_Bxc, rest_B, last_BxC, method)
-    return state, self.head(params, last_BxC)
+    return state, self._jitted_head(params, last_BxC)
+
+  @functools.partial(jax.jit, static_argnames='self')
+  def _jitted_head(self, params, hidden_BxC):
+    return self.head(params, hidden_BxC)
 
   @functools.partial(jax.jit, static_argnames=('self', 'method'))
   def _prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method):

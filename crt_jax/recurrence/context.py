@@ -161,7 +161,7 @@ def chunked(
     new_B = jnp.clip(lengths_B - j * chunk, 0, chunk)
     return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
 
-  state, h_JxBxcxC = jax.lax.scan(one_chunk, state, (jnp.arange(count), e_JxBxcxC))
+  state, h_JxBxcxC = jax.lax.scan(one_chunk, state, (jnp.arange(count, dtype=jnp.int32), e_JxBxcxC))
   h_BxTxC = jnp.moveaxis(h_JxBxcxC, 0, 1).reshape(e_BxTxC.shape)
   return state, h_BxTxC[:, :length]
 

@@ -49,6 +49,7 @@ def advance(
     entries: for each cache the new positions' arrays [N, B, T, ...].
     summaries_BxTxC: the new positions' summaries, or None without recurrence.
   """
+  lengths_B = lengths_B.astype(state.position_B.dtype)
   caches = {name: _append(state.caches[name], entries[name], state.position_B) for name in entries}
   recurrent_BxC = state.recurrent_BxC
   if recurrent_BxC is not None:

@@ -1,0 +1,65 @@
+# Shortcuts; each only wraps the plain pip and python commands that README.md and BUILD.md show.
+#   make quickstart                                   train, evaluate and sample on the embedded text
+#   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
+#   make test | test-slow | lint                      PYTEST_ARGS='-k cli' narrows the tests
+#   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+ARGS ?=
+PYTEST_ARGS ?=
+UV ?= uv
+
+run := $(VENV)/bin/python
+
+.PHONY: help quickstart test test-slow lint format lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# A stamp is newer than the lock and pyproject.toml for as long as the environment fits them.
+# The test environment contains the default one, with the same versions.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(call install,requirements.lock)
+
+$(VENV)/installed-test: requirements-test.lock requirements.lock pyproject.toml
+	$(call install,requirements-test.lock)
+	touch $(VENV)/installed
+
+define install
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and f"PYTHON=$(PYTHON) is Python {v[0]}.{v[1]}; this project needs 3.11 to 3.13, as in make PYTHON=python3.12")'
+	test -x $(run) || $(PYTHON) -m venv $(VENV)
+	$(run) -m pip install --quiet --require-hashes -r $(1)
+	$(run) -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+endef
+
+quickstart: $(VENV)/installed
+	$(run) -m experiments.main --config=configs/quickstart.py --workdir=$(WORKDIR) $(ARGS)
+	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=200 --temperature=0.8 --top_k=50
+
+test: $(VENV)/installed-test
+	$(run) -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/installed-test
+	$(run) -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+format: $(VENV)/installed-test
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+# Resolves pyproject.toml anew for Python 3.11 to 3.13 at once; needs uv, which nothing else does.
+compile := $(UV) pip compile pyproject.toml --group build --universal --python-version 3.11 \
+  --generate-hashes --no-annotate --no-header --no-emit-index-url --upgrade --quiet
+
+lock:
+	$(compile) --output-file requirements.lock
+	$(compile) --extra test --extra data --constraints requirements.lock --output-file requirements-test.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,20 @@
+"""Where a benchmark's result goes: printed as JSON and, if asked, committed with its origin."""
+
+import json
+import pathlib
+
+from absl import flags
+
+from benchmarks.hardware import describe
+
+OUTPUT = flags.DEFINE_string('output', '', 'Where to write the result as JSON; empty: print only.')
+
+
+def publish(result: dict) -> None:
+  """Prints `result` with hardware, versions and commit, and writes it to --output."""
+  text = json.dumps({**result, **describe()}, indent=2)
+  print(text)
+  if OUTPUT.value:
+    path = pathlib.Path(OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + '\n')

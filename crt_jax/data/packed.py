@@ -1,0 +1,146 @@
+"""Packed data: opening what a cache folder holds, and `prepare`, which fills the folder if need be.
+
+A cache folder is named by everything that decides its contents, and holds
+
+  manifest.json        what it was made from, counts and checksums; written last
+  tokenizer/           the tokenizer, as `tokenizers.load` reads it
+  train-00000.bin ...  flat tokens (token_files.py)
+  validation-00000.bin ...
+
+Before use all of it is compared with its checksums: every byte of up to 256 MiB of tokens, sizes
+and sampled blocks of more.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crt_jax.data import tokenizers, vocabularies
+from crt_jax.data.cache import open_or_build
+from crt_jax.data.config import DataConfig, resolve
+from crt_jax.data.corpora import open_corpus
+from crt_jax.data.documents import Corpus
+from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
+from crt_jax.data.packing import Report, pack
+from crt_jax.data.token_files import READ_WHOLE_BYTES, DamagedCache, Shard, TokenFile, verify
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedDataset:
+  """Tokenised text, opened.
+
+  Attributes:
+    manifest: the manifest as a dict. `manifest['splits'][split]` has `tokens` (separators
+      included), `bytes` (UTF-8 bytes of the text they stand for), `documents` (None under a
+      contiguous cut) and `shards`.
+    tokenizer: encodes and decodes these tokens.
+    train, validation: the token files.
+    folder: where it lies.
+  """
+
+  manifest: dict[str, Any]
+  tokenizer: tokenizers.Tokenizer
+  train: TokenFile
+  validation: TokenFile
+  folder: Path
+
+  def bytes_per_token(self, split: str) -> float:
+    """Bits per byte = nats per token / (ln 2 * bytes per token)."""
+    counts = self.manifest['splits'][split]
+    return counts['bytes'] / counts['tokens']
+
+  def check_length(self, sequence_length: int, field: str = 'data.sequence_length') -> None:
+    """Raises ValueError when a split is too short for one window of T tokens and their targets."""
+    for split in SPLITS:
+      tokens = len(getattr(self, split))
+      if tokens < sequence_length + 1:
+        raise ValueError(
+          f'{field}={sequence_length} needs {sequence_length + 1} tokens but the {split} split has '
+          f'{tokens}; use at most {max(tokens - 1, 0)}, more text or another validation_fraction'
+        )
+
+  def check_vocabulary(self, model_vocab_size: int) -> None:
+    """Raises ValueError when some token id has no row in the model's embedding."""
+    if model_vocab_size < self.tokenizer.vocab_size:
+      raise ValueError(
+        f'model.vocab_size={model_vocab_size} leaves token ids outside the vocabulary: the '
+        f'tokenizer has {self.tokenizer.vocab_size}; set model.vocab_size to at least that'
+      )
+
+
+def prepare(config: Any, whole: bool = False, report: Report | None = None) -> PackedDataset:
+  """Opens the packed data that `config` describes, tokenising the corpus first if nobody has.
+
+  Args:
+    config: `config.data`.
+    whole: compare every byte with its checksum, even of large files.
+    report: called now and then, while tokenising, with (bytes done, bytes in all).
+
+  Raises:
+    ValueError: a wrong field, a missing, empty or undecodable corpus, a split shorter than
+      `sequence_length` + 1, or a cache folder that cannot be written; always one line.
+  """
+  config = resolve(config)
+  corpus = open_corpus(config)
+  folder = config.cache_root / _folder_name(config, corpus)
+  opened = functools.partial(open_packed, whole=whole)
+  build = functools.partial(pack, config, corpus, report=report)
+  try:
+    dataset = open_or_build(folder, opened, build)
+  except OSError as error:
+    raise ValueError(
+      f'data.cache_dir: cannot write {error.filename or folder} ({error.strerror}); '
+      'set data.cache_dir or $CRT_JAX_CACHE to a writable folder with free space'
+    ) from None
+  dataset.check_length(config.sequence_length)
+  return dataset
+
+
+def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
+  """Opens packed data where it lies.
+
+  Args:
+    folder: a folder that `prepare` made.
+    whole: verify every byte even of large files.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    DamagedCache: it was changed, cut short, or written by another version of the format.
+  """
+  if not folder.is_dir():
+    raise FileNotFoundError(folder)
+  manifest = read_manifest(folder)
+  dtype = np.dtype(manifest['dtype'])
+  shards = {
+    name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
+  }
+  every = [shard for name in SPLITS for shard in shards[name]]
+  size = sum(shard.tokens for shard in every) * dtype.itemsize
+  verify(folder, every, dtype, whole=whole or size <= READ_WHOLE_BYTES)
+  try:
+    tokenizer = tokenizers.load(folder / 'tokenizer')
+  except ValueError as error:
+    raise DamagedCache(str(error)) from None
+  if tokenizer.hash != manifest['tokenizer']['hash']:
+    raise DamagedCache(f'{folder / "tokenizer"} is not the tokenizer of these tokens')
+  files = {
+    name: TokenFile([folder / shard.file for shard in shards[name]], dtype) for name in SPLITS
+  }
+  return PackedDataset(manifest, tokenizer, files['train'], files['validation'], folder)
+
+
+def _folder_name(config: DataConfig, corpus: Corpus) -> str:
+  decisive = [
+    FORMAT_VERSION,
+    [corpus.name, corpus.fingerprint, config.text_field],
+    vocabularies.fingerprint(config),
+    [config.separator, config.split, config.validation_fraction],
+  ]
+  key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode('utf-8')).hexdigest()[:16]
+  readable = f'{corpus.name}-{Path(config.tokenizer).stem}'
+  return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in readable)[:80] + f'-{key}'

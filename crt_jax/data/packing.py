@@ -1,0 +1,204 @@
+"""Packing: a corpus, tokenised as a stream into one token file per split, with its manifest."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from crt_jax.data import vocabularies
+from crt_jax.data.config import DataConfig
+from crt_jax.data.documents import Corpus, Document, content_hash, leading_bits, survey
+from crt_jax.data.manifest import SPLITS, write_manifest
+from crt_jax.data.splits import contiguous_cut, held_out, split_rule
+from crt_jax.data.token_files import SHARD_TOKENS, TokenFile, TokenWriter, token_dtype
+from crt_jax.data.tokenizers import Tokenizer
+
+_BATCH_CHARACTERS = 1 << 21  # tokenised at once: enough for all cores, little memory
+_COPY_TOKENS = 1 << 22
+
+Report = Callable[[int, int], None]
+
+
+@dataclasses.dataclass
+class _Counts:
+  """Documents, UTF-8 bytes and tokens of one split."""
+
+  documents: int = 0
+  bytes: int = 0
+  tokens: int = 0
+
+
+def pack(
+  config: DataConfig,
+  corpus: Corpus,
+  folder: Path,
+  report: Report | None = None,
+  shard_tokens: int = SHARD_TOKENS,
+) -> None:
+  """Writes the packed data of a corpus into an empty folder.
+
+  The corpus is read three times at most (to count and hash it, to train a BPE, to tokenise it) and
+  is never held in memory: a document of a .txt file larger than 1 MiB is a stream too.
+
+  Args:
+    config: resolved configuration.
+    corpus: what to read.
+    folder: an empty folder.
+    report: called now and then with (bytes tokenised, bytes in all).
+    shard_tokens: tokens per file.
+
+  Raises:
+    ValueError: the corpus is empty, unreadable, changes while it is read, or cannot be split as
+      asked.
+  """
+  started = time.monotonic()
+  found = survey(corpus)
+  rule = split_rule(config, found)
+  is_held_out = held_out(config, found) if rule == 'document_hash' else _never
+  # A vocabulary is made from training documents alone; under a contiguous cut there are no others.
+  tokenizer = vocabularies.make(config, _training(corpus, is_held_out))
+  tokenizer.save(folder / 'tokenizer')
+
+  counts = {split: _Counts() for split in SPLITS}
+  writers = {
+    split: TokenWriter(folder, split, tokenizer.vocab_size, shard_tokens) for split in SPLITS
+  }
+  target = writers
+  if rule == 'contiguous':
+    stream = TokenWriter(folder, 'stream', tokenizer.vocab_size, shard_tokens)
+    target = dict.fromkeys(SPLITS, stream)
+  total = hashlib.sha256()
+  items = _items(config.separator, tokenizer, corpus, is_held_out, counts, total)
+  for split, ids in _encoded(tokenizer, items, report, found.bytes):
+    target[split].write(ids)
+  if total.hexdigest() != found.sha256:
+    raise ValueError(f'data.corpus={corpus.name!r} changed while it was read; run again')
+  if rule == 'contiguous':
+    _cut(config, tokenizer, stream, writers, folder, counts)
+  shards = {split: writers[split].close() for split in SPLITS}
+  for split in SPLITS:
+    counts[split].tokens = writers[split].tokens
+
+  write_manifest(
+    folder,
+    {
+      'corpus': {
+        'name': corpus.name,
+        'sha256': found.sha256,
+        'documents': found.documents,
+        'bytes': found.bytes,
+      },
+      'tokenizer': {
+        'name': config.tokenizer,
+        'hash': tokenizer.hash,
+        'vocab_size': tokenizer.vocab_size,
+        'bos': tokenizer.bos,
+        'eos': tokenizer.eos,
+      },
+      'separator': config.separator,
+      'split': {'rule': rule, 'validation_fraction': config.validation_fraction},
+      'dtype': token_dtype(tokenizer.vocab_size).str,
+      'splits': {
+        split: {
+          **dataclasses.asdict(counts[split]),
+          'documents': counts[split].documents if rule == 'document_hash' else None,
+          'shards': [dataclasses.asdict(shard) for shard in shards[split]],
+        }
+        for split in SPLITS
+      },
+      'versions': {name: importlib.metadata.version(name) for name in ('numpy', 'tokenizers')},
+    },
+  )
+  seconds = time.monotonic() - started
+  tokens = sum(count.tokens for count in counts.values())
+  logging.info('%d bytes -> %d tokens in %.1f s', found.bytes, tokens, seconds)
+
+
+def _never(document_bits: int) -> bool:
+  del document_bits
+  return False
+
+
+def _training(corpus: Corpus, is_held_out: Callable[[int], bool]) -> Iterator[Document]:
+  for document in corpus.documents():
+    if is_held_out is _never or not is_held_out(leading_bits(content_hash(document)[0])):
+      yield document
+
+
+def _items(
+  separator: str,
+  tokenizer: Tokenizer,
+  corpus: Corpus,
+  is_held_out: Callable[[int], bool],
+  counts: dict[str, _Counts],
+  total: 'hashlib._Hash',
+) -> Iterator[tuple[str, str | np.ndarray]]:
+  """(split, text to tokenise or ids to write), in order; fills in counts and the corpus hash."""
+  before = np.array([tokenizer.bos] if separator == 'bos_eos' else [], np.int64)
+  after = np.array([] if separator == 'none' else [tokenizer.eos], np.int64)
+  for document in corpus.documents():
+    digest, size = content_hash(document)
+    total.update(digest)
+    split = 'validation' if is_held_out(leading_bits(digest)) else 'train'
+    counts[split].documents += 1
+    counts[split].bytes += size
+    yield split, before
+    for piece in tokenizer.pieces(document.blocks()):
+      yield split, piece
+    yield split, after
+
+
+def _encoded(
+  tokenizer: Tokenizer,
+  items: Iterator[tuple[str, str | np.ndarray]],
+  report: Report | None,
+  total_bytes: int,
+) -> Iterator[tuple[str, np.ndarray]]:
+  """The same items with the texts tokenised, many at a time so that all cores have work."""
+  batch, characters, done = [], 0, 0
+  for split, item in items:
+    batch.append((split, item))
+    characters += len(item)
+    if characters >= _BATCH_CHARACTERS:
+      yield from _encode(tokenizer, batch)
+      if report is not None:
+        done += sum(len(item.encode('utf-8')) for _, item in batch if isinstance(item, str))
+        report(done, total_bytes)
+      batch, characters = [], 0
+  yield from _encode(tokenizer, batch)
+
+
+def _encode(
+  tokenizer: Tokenizer, batch: list[tuple[str, str | np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
+  encoded = iter(tokenizer.encode_batch([item for _, item in batch if isinstance(item, str)]))
+  for split, item in batch:
+    yield split, next(encoded) if isinstance(item, str) else item
+
+
+def _cut(
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  stream: TokenWriter,
+  writers: dict[str, TokenWriter],
+  folder: Path,
+  counts: dict[str, _Counts],
+) -> None:
+  """Copies the head of the stream into the train split and the tail into the validation split."""
+  paths = [folder / shard.file for shard in stream.close()]
+  tokens = TokenFile(paths, token_dtype(tokenizer.vocab_size))
+  cut = contiguous_cut(config, len(tokens))
+  for split, start, stop in (('train', 0, cut), ('validation', cut, len(tokens))):
+    for position in range(start, stop, _COPY_TOKENS):
+      ids = tokens[position : min(position + _COPY_TOKENS, stop)]
+      writers[split].write(ids)
+      if split == 'validation':
+        counts['validation'].bytes += tokenizer.count_bytes(ids)
+  counts['train'].bytes -= counts['validation'].bytes
+  for path in paths:
+    path.unlink()

@@ -1,0 +1,44 @@
+"""Which text is held out: by a hash of the document, or the tail of the token stream."""
+
+import math
+from collections.abc import Callable
+
+from crt_jax.data.config import DataConfig
+from crt_jax.data.documents import Survey
+
+
+def split_rule(config: DataConfig, found: Survey) -> str:
+  """'document_hash' or 'contiguous'; 'auto' takes the former where there are many documents.
+
+  Many is at least 1 / validation_fraction (10 by default): with fewer, no choice of documents comes
+  near that share.
+  """
+  if config.split != 'auto':
+    return config.split
+  many = math.ceil(1 / config.validation_fraction - 1e-9)
+  return 'document_hash' if found.documents >= many else 'contiguous'
+
+
+def held_out(config: DataConfig, found: Survey) -> Callable[[int], bool]:
+  """The rule by document: whether the 64-bit hash of a document puts it into the validation split.
+
+  A document is held out when its hash lies in the lowest `validation_fraction` of the range, so
+  equal documents go to the same side and adding documents moves none. Where that leaves a side
+  empty, the document with the lowest (or highest) hash goes there.
+
+  Raises:
+    ValueError: all documents are equal, so no split keeps them apart.
+  """
+  if found.lowest == found.highest:
+    raise ValueError(
+      f"data.split='document_hash' cannot split {found.documents} equal document(s); "
+      "use data.split='contiguous'"
+    )
+  threshold = int(config.validation_fraction * 2**64)
+  threshold = min(max(threshold, found.lowest + 1), found.highest)
+  return lambda document_bits: document_bits < threshold
+
+
+def contiguous_cut(config: DataConfig, tokens: int) -> int:
+  """Tokens of the train split when the tail of the stream is held out (spec/crt.md, 8.1)."""
+  return int((1 - config.validation_fraction) * tokens)

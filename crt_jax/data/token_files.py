@@ -1,0 +1,179 @@
+"""Flat token files: little-endian uint16 or uint32, no header, in shards, read memory-mapped.
+
+Each shard carries two checksums, made as it is written: sha256 of the whole, and sha256 of sampled
+blocks (the first, the last and evenly between). `verify` reads all of a small set of shards, and of
+a large one the size and the sampled blocks, unless asked for all.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+SHARD_TOKENS = 1 << 28  # 512 MiB of uint16
+READ_WHOLE_BYTES = 256 << 20  # up to this much is verified in full each time; 0.2 s on a laptop
+_BLOCK_BYTES = 1 << 20
+_SAMPLED_BLOCKS = 32
+
+
+class DamagedCache(Exception):
+  """Packed data that must not be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One file of a split: its name, tokens, and the checksums of its bytes."""
+
+  file: str
+  tokens: int
+  sha256: str
+  sampled_sha256: str
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+  """The smallest type that holds every id: uint16 up to 65 536 tokens, else uint32."""
+  return np.dtype('<u2' if vocab_size <= 1 << 16 else '<u4')
+
+
+class TokenWriter:
+  """Appends tokens to shards in a folder; `close` makes them durable and lists them."""
+
+  def __init__(self, folder: Path, name: str, vocab_size: int, shard_tokens: int = SHARD_TOKENS):
+    self.tokens = 0
+    self._folder, self._name = folder, name
+    self._vocab_size, self._shard_tokens = vocab_size, shard_tokens
+    self._dtype = token_dtype(vocab_size)
+    self._file, self._digest, self._in_shard = None, None, 0
+    self._shards: list[Shard] = []
+
+  def write(self, ids: np.ndarray) -> None:
+    """Appends ids.
+
+    Raises:
+      ValueError: an id lies outside the vocabulary.
+    """
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
+      wrong = int(ids.max()) if int(ids.min()) >= 0 else int(ids.min())
+      raise ValueError(
+        f'token id {wrong} is outside the vocabulary of {self._vocab_size}; repair the tokenizer'
+      )
+    ids = ids.astype(self._dtype, copy=False)
+    while ids.size:
+      if self._file is None:
+        self._file, self._digest = (self._folder / self._next()).open('wb'), hashlib.sha256()
+      part, ids = np.split(ids, [self._shard_tokens - self._in_shard])
+      raw = part.tobytes()
+      self._file.write(raw)
+      self._digest.update(raw)
+      self._in_shard += part.size
+      self.tokens += part.size
+      if self._in_shard == self._shard_tokens:
+        self._end_shard()
+
+  def close(self) -> list[Shard]:
+    if self._file is not None:
+      self._end_shard()
+    return self._shards
+
+  def _next(self) -> str:
+    return f'{self._name}-{len(self._shards):05d}.bin'
+
+  def _end_shard(self) -> None:
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    self._file.close()
+    name = self._next()
+    sampled = _sampled_sha256(self._folder / name)
+    self._shards.append(Shard(name, self._in_shard, self._digest.hexdigest(), sampled))
+    self._file, self._in_shard = None, 0
+
+
+class TokenFile:
+  """The tokens of one split as one sequence, whatever shards they lie in, read on demand.
+
+  `len(tokens)`, `tokens[i]` and `tokens[a:b]` behave as an array's do.
+  """
+
+  def __init__(self, paths: Sequence[Path], dtype: np.dtype):
+    # np.asarray: slices of a bare view cost a tenth of a memmap's.
+    self._shards = [np.asarray(np.memmap(path, dtype, mode='r')) for path in paths]
+    self._ends = np.cumsum([shard.size for shard in self._shards], dtype=np.int64)
+    self.dtype = np.dtype(dtype)
+
+  def __len__(self) -> int:
+    return int(self._ends[-1]) if self._shards else 0
+
+  def __getitem__(self, index: int | slice) -> np.ndarray:
+    if not isinstance(index, slice):
+      position = range(len(self))[index]
+      return self._read(position, position + 1)[0]
+    start, stop, step = index.indices(len(self))
+    if step != 1:
+      raise ValueError('a token file is read by contiguous slices; apply the step to the result')
+    return self._read(start, max(start, stop))
+
+  def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+    """Windows [starts[r], starts[r] + length) as rows of one array [len(starts), length]."""
+    rows = np.empty((len(starts), length), self.dtype)
+    if len(self._shards) == 1:
+      only = self._shards[0]
+      for row, start in enumerate(starts.tolist()):
+        rows[row] = only[start : start + length]
+    else:
+      for row, start in enumerate(starts.tolist()):
+        rows[row] = self._read(start, start + length)
+    return rows
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    first = int(np.searchsorted(self._ends, start, side='right'))
+    parts = []
+    for shard, end in zip(self._shards[first:], self._ends[first:].tolist(), strict=True):
+      begin = end - shard.size
+      if begin >= stop:
+        break
+      parts.append(shard[max(start - begin, 0) : stop - begin])
+    if len(parts) == 1:
+      return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+
+def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype, whole: bool) -> None:
+  """Compares shards with what was written.
+
+  Args:
+    folder: where they lie.
+    shards: as the manifest lists them.
+    dtype: type of a token.
+    whole: read every byte; else sizes and sampled blocks.
+
+  Raises:
+    DamagedCache: a shard is missing, shorter or longer, or its bytes differ.
+  """
+  for shard in shards:
+    path = folder / shard.file
+    try:
+      size = path.stat().st_size
+      if size != shard.tokens * dtype.itemsize:
+        raise DamagedCache(f'{path} has {size} bytes instead of {shard.tokens * dtype.itemsize}')
+      if whole:
+        with path.open('rb') as file:
+          intact = hashlib.file_digest(file, 'sha256').hexdigest() == shard.sha256
+      else:
+        intact = _sampled_sha256(path) == shard.sampled_sha256
+    except OSError as error:
+      raise DamagedCache(f'{path} cannot be read ({error.strerror})') from None
+    if not intact:
+      raise DamagedCache(f'{path} has other contents than were written')
+
+
+def _sampled_sha256(path: Path) -> str:
+  digest, size = hashlib.sha256(), path.stat().st_size
+  last = max(size - _BLOCK_BYTES, 0)
+  with path.open('rb') as file:
+    for block in range(_SAMPLED_BLOCKS):
+      file.seek(last * block // (_SAMPLED_BLOCKS - 1))
+      digest.update(file.read(_BLOCK_BYTES))
+  return digest.hexdigest()

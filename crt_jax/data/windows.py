@@ -1,0 +1,165 @@
+"""Training batches: windows of T+1 tokens from a token file, a pure function of (seed, step).
+
+A sampling rule says where the B windows of a step begin. It depends on nothing but (seed, step), so
+no iterator is saved, any step can be asked for, and the number of processes changes only which rows
+each of them reads. With N tokens, T per window:
+
+  shuffled        windows i*T, i < floor((N-1)/T), each once per epoch in an order drawn anew for
+                  every epoch (Grain's index shuffle, O(1) memory); a batch may end one epoch and
+                  begin the next
+  random_offsets  the CRT paper's: B independent offsets, uniform over [0, N-T) (spec/crt.md,
+                  section 8.1)
+  in_order        CART's: windows i*T in file order, the last partial batch dropped, then from the
+                  start (spec/cart.md, section 5.4)
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from grain.experimental import index_shuffle
+
+from crt_jax.data.config import DataConfig, resolve
+from crt_jax.data.packed import PackedDataset
+from crt_jax.data.token_files import TokenFile
+
+Batch = dict[str, np.ndarray]
+# Gives starts_B, the first token of each window of a step, of which the rows in a slice are wanted.
+Rule = Callable[[int, int, slice], np.ndarray]
+
+MAX_STEPS = 1 << 31
+MAX_SEED = 1 << 32
+# One thread is enough: reading is many times faster than training, and it only has to run ahead of
+# it.
+_READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+
+
+class TrainBatches:
+  """The batches of a run. `batches[step]` is this process's share of that step's global batch:
+  {'tokens', 'targets'}, each int32 [B / process_count, T].
+  """
+
+  def __init__(self, source: 'WindowSource'):
+    self._dataset = grain.MapDataset.source(source)
+
+  def __getitem__(self, step: int) -> Batch:
+    if not 0 <= step < MAX_STEPS:
+      raise IndexError(f'step {step} is outside [0, {MAX_STEPS})')
+    return self._dataset[step]
+
+  def iterator(self, start_step: int = 0) -> Iterator[Batch]:
+    """The batches of start_step, start_step + 1, ..., read ahead by a thread."""
+    return iter(self._dataset[start_step:].to_iter_dataset(_READ_AHEAD))
+
+
+class WindowSource(grain.sources.RandomAccessDataSource):
+  """Element `step` is this process's rows of the batch of that step."""
+
+  def __init__(self, tokens: TokenFile, sequence_length: int, rule: Rule, seed: int, rows: slice):
+    self._tokens, self._sequence_length = tokens, sequence_length
+    self._rule, self._seed, self._rows = rule, seed, rows
+
+  def __len__(self) -> int:
+    return MAX_STEPS
+
+  def __getitem__(self, step: int) -> Batch:
+    starts_b = self._rule(self._seed, int(step), self._rows)
+    return as_batch(self._tokens.windows(starts_b, self._sequence_length + 1))
+
+  def __repr__(self) -> str:
+    return f'WindowSource({len(self._tokens)} tokens, T={self._sequence_length}, seed={self._seed})'
+
+
+def train_batches(
+  dataset: PackedDataset, config: Any, seed: int, process_index: int = 0, process_count: int = 1
+) -> TrainBatches:
+  """The training batches of one process.
+
+  Args:
+    dataset: packed data; only its train split is read.
+    config: `config.data`, for `sequence_length` T, the global `batch_size` B, and `sampling`.
+    seed: 0 <= seed < 2^32.
+    process_index: this process takes rows [process_index * B / process_count, ...) of every global
+      batch.
+    process_count: number of processes; divides B.
+
+  Raises:
+    ValueError: T longer than a split, B not divisible, or the seed out of range.
+  """
+  config = resolve(config)
+  dataset.check_length(config.sequence_length)
+  check_seed(seed)
+  rows = process_rows(config.batch_size, process_index, process_count)
+  rule = _rule(config, len(dataset.train))
+  return TrainBatches(WindowSource(dataset.train, config.sequence_length, rule, seed, rows))
+
+
+def check_seed(seed: int) -> None:
+  """Raises ValueError unless 0 <= seed < 2^32."""
+  if not 0 <= seed < MAX_SEED:
+    raise ValueError(f'seed={seed} must lie in [0, 2^32)')
+
+
+def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+  """The rows of a global batch that a process reads: one block, in the order of the processes."""
+  if batch_size % process_count:
+    raise ValueError(
+      f'data.batch_size={batch_size} must be divisible by the {process_count} processes; '
+      f'use {batch_size - batch_size % process_count or process_count}'
+    )
+  local = batch_size // process_count
+  return slice(process_index * local, (process_index + 1) * local)
+
+
+def as_batch(windows: np.ndarray) -> Batch:
+  """Windows [B, T+1] as tokens [B, T] and the targets [B, T] one position later."""
+  return {'tokens': windows[:, :-1].astype(np.int32), 'targets': windows[:, 1:].astype(np.int32)}
+
+
+def _rule(config: DataConfig, tokens: int) -> Rule:
+  length, batch_size = config.sequence_length, config.batch_size
+  windows = (tokens - 1) // length
+  if config.sampling == 'shuffled':
+    return functools.partial(_shuffled, windows, length, batch_size)
+  if config.sampling == 'random_offsets':
+    return functools.partial(_random_offsets, tokens - length, batch_size)
+  if windows < batch_size:
+    raise ValueError(
+      f'data.batch_size={batch_size} exceeds the {windows} windows there are, and '
+      f"data.sampling='in_order' drops partial batches; use at most {windows}"
+    )
+  return functools.partial(_in_order, windows // batch_size, length, batch_size)
+
+
+def _shuffled(
+  windows: int, length: int, batch_size: int, seed: int, step: int, rows: slice
+) -> np.ndarray:
+  starts = np.empty(rows.stop - rows.start, np.int64)
+  for row in range(rows.start, rows.stop):
+    epoch, position = divmod(step * batch_size + row, windows)
+    index = index_shuffle(position, windows - 1, _epoch_seed(seed, epoch), 4)
+    starts[row - rows.start] = index * length
+  return starts
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_seed(seed: int, epoch: int) -> int:
+  # Not seed + epoch, with which the second epoch of one seed would be the first of the next.
+  return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def _random_offsets(offsets: int, batch_size: int, seed: int, step: int, rows: slice) -> np.ndarray:
+  # Counter-based, so any step costs the same; RandomState and not Generator, because NumPy promises
+  # that its numbers never change.
+  generator = np.random.RandomState(np.random.Philox(key=np.array([seed, step], np.uint64)))
+  return generator.randint(0, offsets, size=batch_size, dtype=np.int64)[rows]
+
+
+def _in_order(
+  batches: int, length: int, batch_size: int, seed: int, step: int, rows: slice
+) -> np.ndarray:
+  del seed  # the order is that of the file
+  first = step % batches * batch_size
+  return np.arange(first + rows.start, first + rows.stop, dtype=np.int64) * length

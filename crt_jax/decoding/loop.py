@@ -1,0 +1,179 @@
+"""The token loop: prompts in, tokens out, by static-length scans over `model.step`.
+
+A scan with a known length runs without asking the host anything (platform.md, D2); the end of a
+text is looked for between chunks. Shapes depend on the context, not on the prompt, so a process
+compiles once for all its prompts.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crt_jax.decoding.sampling import Sampling, row_keys, sample
+
+Array = jax.Array
+PREFILL_CHUNK = 64
+
+
+def generate(
+  model,
+  params: dict,
+  prompts: Sequence[Sequence[int]],
+  num_tokens: int,
+  *,
+  context: int,
+  on_tokens: Callable[[list[list[int]]], None] | None = None,
+  **options,
+) -> list[list[int]]:
+  """Continues every prompt; returns the new tokens of each row, without the prompt.
+
+  Args:
+    on_tokens: called with each row's new tokens as they come.
+    options: of `stream`, which says what the rest means and what is refused.
+  """
+  texts = [[] for _ in prompts]
+  for new in stream(model, params, prompts, num_tokens, context=context, **options):
+    for text, tokens in zip(texts, new, strict=True):
+      text.extend(tokens)
+    if on_tokens is not None:
+      on_tokens(new)
+  return texts
+
+
+def stream(
+  model,
+  params: dict,
+  prompts: Sequence[Sequence[int]],
+  num_tokens: int,
+  *,
+  context: int,
+  sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+  seed: int = 0,
+  rows: Sequence[int] | None = None,
+  stop_tokens: Sequence[int] = (),
+  chunk: int = 32,
+  prefill: str = 'sequential',
+  depth: int | None = None,
+) -> Iterator[list[list[int]]]:
+  """Yields, chunk by chunk, each row's new tokens ([] for a row that has ended).
+
+  Args:
+    prompts: token ids, one list per row, of any lengths.
+    num_tokens: at most this many new tokens per row; fewer if it meets a stop token or the context.
+    context: prompt and new tokens together; the size of the caches.
+    seed, rows: the noise is a function of (seed, row, position); rows are 0, 1, ... by default.
+    stop_tokens: end a row; the token itself is not given out.
+    chunk: tokens per compiled call. It changes when text arrives, never the text.
+    prefill: how the prompt is read, see `Model.prefill`.
+    depth: loops of a CART; None = configured.
+
+  Raises:
+    ValueError: a prompt that is empty, fills the context or has an id outside the vocabulary.
+  """
+  lengths = _checked_lengths(prompts, model.config.vocab_size, context)
+  for name, value in (('num_tokens', num_tokens), ('chunk', chunk)):
+    if value < 1:
+      raise ValueError(f'{name}={value} must be at least 1')
+  budgets = np.minimum(num_tokens, context - lengths)
+  rows_B = jnp.arange(len(prompts)) if rows is None else jnp.asarray(rows, jnp.int32)
+  key_B = row_keys(seed, rows_B)
+  # The length of the caches is the context rounded up to whole prefill pieces: no piece is cut.
+  capacity = _round_up(context, PREFILL_CHUNK)
+  state = model.decode_state(len(prompts), capacity, depth)
+  state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
+  decode = functools.partial(_decode_chunk, model, sampling, chunk, params, key_B)
+  return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
+
+
+def _run(decode, state, logits_BxV, budgets, chunk, stop_tokens) -> Iterator[list[list[int]]]:
+  """Yields the first chunk at once, later ones while the next is made: no waiting for the host."""
+  left = budgets.copy()
+  ahead = []
+  for number in range(-(-int(budgets.max()) // chunk)):
+    state, logits_BxV, tokens_BxN = decode(state, logits_BxV)
+    ahead.append(tokens_BxN)
+    if number == 1:
+      continue
+    yield _take(ahead.pop(0), left, stop_tokens)
+    if not left.any():
+      return
+  for tokens_BxN in ahead:
+    yield _take(tokens_BxN, left, stop_tokens)
+
+
+def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[list[int]]:
+  """Cuts each row at its budget and its stop token, and updates what is `left` of the budgets."""
+  taken = []
+  for row, tokens in enumerate(np.asarray(tokens_BxN).tolist()):
+    tokens = tokens[: left[row]]
+    end = next((i for i, token in enumerate(tokens) if token in stop_tokens), None)
+    left[row] = left[row] - len(tokens) if end is None else 0
+    taken.append(tokens[:end])
+  return taken
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('model', 'sampling', 'length'),
+  donate_argnames=('state', 'logits_BxV'),
+)
+def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
+  """Draws and consumes `length` tokens per row; returns state, logits_BxV, tokens_BxN."""
+
+  def one_token(carry, _):
+    state, logits_BxV = carry
+    token_B = sample(sampling, logits_BxV, key_B, state.position_B)
+    return model.step(params, state, token_B), token_B
+
+  carry, tokens_NxB = jax.lax.scan(one_token, (state, logits_BxV), length=length)
+  return *carry, tokens_NxB.T
+
+
+def _read_prompts(model, params, state, prompts, lengths, capacity, method):
+  """The state behind the prompts and the logits after each, in pieces of one shape."""
+  tokens_BxT = np.zeros((len(prompts), capacity), np.int32)
+  for row, prompt in enumerate(prompts):
+    tokens_BxT[row, : len(prompt)] = prompt
+  if method == 'parallel':
+    longest = int(lengths.max())
+    return model.prefill(params, state, tokens_BxT[:, :longest], lengths, method=method)
+  logits_BxV = None
+  for start in range(0, int(lengths.max()), PREFILL_CHUNK):
+    piece_BxT = tokens_BxT[:, start : start + PREFILL_CHUNK]
+    new_B = np.clip(lengths - start, 0, PREFILL_CHUNK)
+    state, piece_logits_BxV = model.prefill(
+      params, state, piece_BxT, new_B, method=method, chunk=PREFILL_CHUNK
+    )
+    # A row that ended in an earlier piece keeps the logits it had there.
+    first = logits_BxV is None
+    logits_BxV = (
+      piece_logits_BxV if first else jnp.where(new_B[:, None] > 0, piece_logits_BxV, logits_BxV)
+    )
+  return state, logits_BxV
+
+
+def _checked_lengths(prompts, vocab_size: int, context: int) -> np.ndarray:
+  if not prompts:
+    raise ValueError('there is no prompt; give at least one')
+  for row, prompt in enumerate(prompts):
+    if not len(prompt):
+      raise ValueError(f'prompt {row} is empty; give at least one token')
+    if len(prompt) >= context:
+      raise ValueError(
+        f'prompt {row} has {len(prompt)} tokens, which leaves no room in the context of {context}; '
+        f'shorten it to {context - 1} or raise the context'
+      )
+    low, high = min(prompt), max(prompt)
+    if low < 0 or high >= vocab_size:
+      raise ValueError(
+        f'prompt {row} has token {low if low < 0 else high} outside the vocabulary of '
+        f'{vocab_size}; is this the tokenizer the model was trained with?'
+      )
+  return np.array([len(prompt) for prompt in prompts], np.int32)
+
+
+def _round_up(value: int, multiple: int) -> int:
+  return -(-value // multiple) * multiple

@@ -1,0 +1,75 @@
+"""How a token is drawn from logits: greedy, temperature, top-k, top-p; pure and on the device."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """The rule, static under jit: a setting that is off costs nothing, a changed one compiles anew.
+
+  Applied in this order, each to what the one before has left:
+
+  Attributes:
+    temperature: divides the logits; 0 takes the most likely token and ignores the other two.
+    top_k: only the k most likely tokens; 0 = all.
+    top_p: the fewest tokens, most likely first, whose probabilities reach p; 1 = all.
+    vocab_size: only ids below it, for a model whose vocabulary is padded; 0 = all.
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  vocab_size: int = 0
+
+  def __post_init__(self):
+    if not 0 <= self.temperature < float('inf'):
+      raise ValueError(f'temperature={self.temperature} must be 0 (greedy) or a positive number')
+    if self.top_k < 0:
+      raise ValueError(f'top_k={self.top_k} must be 0 (all tokens) or a positive number')
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f'top_p={self.top_p} must lie in (0, 1]; 1 keeps all tokens')
+
+
+def row_keys(seed: int | Array, rows_B: Array) -> Array:
+  """One key per row, fold_in(key(seed), row): a row draws the same whatever its neighbours."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows_B)
+
+
+def sample(sampling: Sampling, logits_BxV: Array, key_B: Array, position_B: Array) -> Array:
+  """Draws one token per row.
+
+  The noise is a function of (seed, row, position) alone, so neither the length of the chunks in
+  which a text is generated nor the other rows of the batch can change it.
+
+  Args:
+    logits_BxV: float32 or wider.
+    key_B: from `row_keys`.
+    position_B: index in its row of the token that is drawn.
+
+  Returns: token_B, int32.
+  """
+  if sampling.vocab_size:
+    logits_BxV = logits_BxV[:, : sampling.vocab_size]
+  if sampling.temperature == 0:
+    return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+  scaled_BxV = logits_BxV / sampling.temperature
+  noise_key_B = jax.vmap(jax.random.fold_in)(key_B, position_B)
+  return jax.vmap(lambda key, logits_V: _draw(sampling, key, logits_V))(noise_key_B, scaled_BxV)
+
+
+def _draw(sampling: Sampling, key: Array, logits_V: Array) -> Array:
+  vocabulary = logits_V.shape[0]
+  candidates = min(sampling.top_k or vocabulary, vocabulary)
+  if candidates == vocabulary and sampling.top_p == 1:
+    return jax.random.categorical(key, logits_V).astype(jnp.int32)
+  # Sorted, so that both cuts are prefixes; ties go to the lower id.
+  logits_k, token_k = jax.lax.top_k(logits_V, candidates)
+  probability_k = jax.nn.softmax(logits_k)
+  before_k = jnp.cumsum(probability_k) - probability_k
+  logits_k = jnp.where(before_k < sampling.top_p, logits_k, -jnp.inf)
+  return token_k[jax.random.categorical(key, logits_k)].astype(jnp.int32)

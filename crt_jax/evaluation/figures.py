@@ -1,0 +1,181 @@
+"""Figures made from a run's own records; each says on what hardware and with what versions.
+
+They are drawn with matplotlib's Agg canvas and no global state, so they need no display and disturb
+no notebook.
+"""
+
+import json
+import pathlib
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+BLUE, ORANGE, GREY = '#2060a8', '#c8501e', '#707070'
+STYLE = {
+  'font.size': 10,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'grid.color': '#e4e4e4',
+  'axes.axisbelow': True,
+}
+
+
+def training_curve(
+  metrics: str | pathlib.Path, path: str | pathlib.Path, origin: dict, title: str = ''
+) -> None:
+  """Draws perplexity against the step, in training and on the validation set, into a PNG or SVG.
+
+  Args:
+    metrics: metrics.jsonl; rows with 'step' and 'perplexity' or 'validation_perplexity', and
+      'validation_bits_per_byte' where it was measured.
+    origin: what the numbers were made with, see `caption`.
+
+  Raises:
+    ValueError: there is no row to draw.
+  """
+  rows = [json.loads(line) for line in pathlib.Path(metrics).read_text().splitlines()]
+  curves = {
+    name: [(row['step'], row[name]) for row in rows if row.get(name) is not None]
+    for name in ('perplexity', 'validation_perplexity')
+  }
+  if not any(curves.values()):
+    raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
+  with matplotlib.rc_context(STYLE):
+    figure, axes = _figure(title, origin, width=7)
+    steps, values = _columns(curves['perplexity'])
+    axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
+    steps, values = _columns(curves['validation_perplexity'])
+    if values:
+      bits = [row['validation_bits_per_byte'] for row in rows if 'validation_bits_per_byte' in row]
+      words = f'validation: {_digits(values[-1])} at the end'
+      words += f', {_digits(bits[-1])} bits per byte' if bits else ''
+      axes.plot(steps, values, color=BLUE, marker='o', markersize=4, label=words)
+    axes.set_xlabel('optimiser step')
+    axes.set_ylabel('perplexity per token (log scale)')
+    _log_axis(axes)
+    axes.legend(frameon=False, loc='upper right')
+    figure.savefig(path, dpi=150)
+
+
+def perplexity_against_depth(
+  results: dict, path: str | pathlib.Path, origin: dict, title: str = ''
+) -> None:
+  """Draws perplexity against the number of parallel passes K, with the exact recurrence as a line.
+
+  The left panel shows the values, the right one how fast they approach the recurrence. One pass
+  (K = 1) is drawn hollow: it leaves the recurrence out and measures no way to use a CRT.
+
+  Args:
+    results: what `protocol` returned; the whole set where it was evaluated, else the sample.
+    origin: what the numbers were made with, see `caption`.
+
+  Raises:
+    ValueError: no parallel form with a depth (a transformer has none), or a form of another kind.
+  """
+  source = 'whole' if results.get('whole') else 'sampled'
+  records = results[source]
+  unknown = {record['form'] for record in records} - {'parallel', 'sequential'}
+  if unknown:
+    raise ValueError(f"form '{unknown.pop()}' is unknown; use 'parallel' or 'sequential'")
+  parallel = sorted(
+    (r for r in records if r['form'] == 'parallel' and r['depth']), key=lambda r: r['depth']
+  )
+  if not parallel:
+    raise ValueError('nothing to draw: no parallel form has a depth (a transformer has none)')
+  exact = next((r['perplexity'] for r in records if r['form'] == 'sequential'), None)
+  words = {'whole': 'whole validation set', 'sampled': 'sampled validation windows'}[source]
+  made_from = f'{words}, {records[0]["targets"]:,} targets'
+  with matplotlib.rc_context(STYLE):
+    panels = 1 if exact is None else 2
+    figure, axes = _figure(title, origin, 4.5 * panels, panels, made_from)
+    left = axes if exact is None else axes[0]
+    _draw_values(left, parallel, exact)
+    if exact is not None:
+      _draw_gaps(axes[1], parallel, exact)
+    figure.savefig(path, dpi=150)
+
+
+def caption(origin: dict) -> str:
+  """One line of 'device', 'devices', 'versions', 'python' and 'at'; what is missing is left out."""
+  parts = []
+  if 'device' in origin:
+    parts.append(f'{origin.get("devices", 1)} x {origin["device"]}')
+  parts += [f'{name} {version}' for name, version in origin.get('versions', {}).items()]
+  parts += [f'python {origin["python"]}'] if 'python' in origin else []
+  parts += [origin['at'][:10]] if 'at' in origin else []
+  return ', '.join(parts)
+
+
+def _draw_values(axes, parallel: list[dict], exact: float | None) -> None:
+  depths = [r['depth'] for r in parallel]
+  values = [r['perplexity'] for r in parallel]
+  axes.plot(depths, values, color=BLUE, label='K parallel passes')
+  for record in parallel:
+    used = record['is_inference_metric']
+    face = BLUE if used else 'white'
+    axes.plot(record['depth'], record['perplexity'], 'o', color=BLUE, markerfacecolor=face)
+    words = _digits(record['perplexity']) + ('' if used else ' (no recurrence)')
+    _annotate(axes, record['depth'], record['perplexity'], words)
+  if exact is not None:
+    axes.axhline(exact, color=ORANGE, linestyle='--', label=f'exact recurrence: {_digits(exact)}')
+  axes.set_ylabel('perplexity per token')
+  _depth_axis(axes, depths)
+  # Above the panel, where no curve can pass.
+  above = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+  axes.legend(frameon=False, fontsize=9, columnspacing=1, **above)
+
+
+def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
+  gaps = [(r['depth'], abs(r['perplexity'] - exact)) for r in parallel]
+  depths, values = _columns([(depth, gap) for depth, gap in gaps if gap > 0])
+  axes.plot(depths, values, color=BLUE, marker='o')
+  for depth, gap in zip(depths, values, strict=True):
+    _annotate(axes, depth, gap, f'{gap:.2g}')
+  axes.set_yscale('log')
+  axes.set_ylabel('|perplexity at K - exact| (log scale)')
+  _depth_axis(axes, [depth for depth, _ in gaps])
+
+
+def _figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+  figure = Figure(figsize=(width, 4.2), layout='constrained')
+  axes = figure.subplots(1, panels)
+  if title:
+    figure.suptitle(title)
+  small = '\n'.join(filter(None, (made_from, caption(origin))))
+  figure.supxlabel(small, fontsize=7, color=GREY)
+  return figure, axes
+
+
+def _annotate(axes, x, y, text: str) -> None:
+  """A number beside its point; to the right, where a falling curve leaves room."""
+  axes.annotate(
+    text, (x, y), (0, 5), textcoords='offset points', va='bottom', color=BLUE, fontsize=8
+  )
+
+
+def _digits(value: float) -> str:
+  return f'{value:#.4g}'.rstrip('.')
+
+
+def _depth_axis(axes, depths: list[int]) -> None:
+  """Only the depths that were measured have a tick."""
+  axes.set_xscale('log', base=2)
+  axes.set_xticks(depths, [str(depth) for depth in depths])
+  axes.xaxis.set_minor_formatter(NullFormatter())
+  axes.tick_params(axis='x', which='minor', length=0)
+  axes.set_xlabel('parallel passes K')
+  axes.margins(x=0.12, y=0.12)
+
+
+def _log_axis(axes) -> None:
+  """Plain numbers on a logarithmic axis, also where it spans less than a decade."""
+  axes.set_yscale('log')
+  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+  axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _columns(pairs: list[tuple]) -> tuple[list, list]:
+  return ([], []) if not pairs else tuple(map(list, zip(*pairs, strict=True)))

@@ -1,0 +1,175 @@
+"""Perplexity of a model on held-out text, by K parallel passes and by the exact recurrence.
+
+The two forms are different functions of the same parameters, so every number says which one it is.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+
+from crt_jax import data
+from crt_jax.models.loss import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """One way to evaluate a model.
+
+  Attributes:
+    kind: 'parallel' passes over all positions, or the 'sequential' recurrence.
+    depth: K or R; None where the model has one form of this kind.
+  """
+
+  kind: str
+  depth: int | None = None
+
+  def __post_init__(self):
+    if self.kind not in ('parallel', 'sequential'):
+      raise ValueError(f"form '{self.kind}' is unknown; use 'parallel' or 'sequential'")
+
+  def is_inference_metric(self, model) -> bool:
+    """Whether a model could be used this way. One pass of a CRT has no recurrence (crt.md, 4)."""
+    return not (model.config.name == 'crt' and self == Form('parallel', 1))
+
+
+def forms(model, config) -> tuple[Form, ...]:
+  """The forms that `config.eval` asks for: parallel at each of its depths, then sequential.
+
+  Args:
+    config: with `eval.depths` (() = the configured depth) and `eval.sequential`.
+
+  Raises:
+    ValueError: a depth the model cannot have, or a sequential form where it has none.
+  """
+  depths = tuple(config.eval.depths) or (None,)
+  try:
+    found = [Form('parallel', model.resolve_depth(depth)) for depth in depths]
+  except ValueError as error:
+    raise ValueError(f'eval.depths={depths}: {error}') from None
+  # Without recurrence the two kinds are one: a transformer is evaluated once.
+  if config.eval.sequential and found[0].depth is not None:
+    try:
+      jax.eval_shape(functools.partial(model.decode_state, 1, 1))
+    except ValueError as error:
+      raise ValueError(f'eval.sequential=True: {error}; or set eval.sequential=False') from None
+    found.append(Form('sequential'))
+  return tuple(dict.fromkeys(found))
+
+
+def evaluate(
+  model,
+  params: dict,
+  batches: Iterable[dict],
+  depth: int | None = None,
+  sequential: bool = False,
+  bytes_per_token: float | None = None,
+) -> dict:
+  """Mean cross-entropy over all targets that count, each with the same weight.
+
+  Compiled once per (model, depth, sequential, shape of a batch).
+
+  Args:
+    batches: of 'tokens' and 'targets', both [B, T], numpy or already placed on devices in any
+      sharding; targets below 0 do not count.
+    depth: K or R, None = configured; a CRT's sequential form accepts only None.
+    sequential: the exact recurrence instead of parallel passes.
+    bytes_per_token: UTF-8 bytes per target; without it bits_per_byte is None.
+
+  Returns:
+    'cross_entropy' in nats per target, 'perplexity' = exp of it, 'bits_per_byte', and 'targets'.
+
+  Raises:
+    ValueError: no target counts, or the model does not have this form.
+  """
+  total, count = 0.0, 0
+  for mean, targets in _one_behind(
+    _cross_entropy(model, params, batch, depth, sequential) for batch in batches
+  ):
+    # In float64 on the host: a float32 sum would lose digits over a million targets.
+    total += float(mean) * int(targets)
+    count += int(targets)
+  if count == 0:
+    raise ValueError('nothing to evaluate: no batch has a target that counts')
+  mean = total / count
+  return {
+    'cross_entropy': mean,
+    'perplexity': math.exp(min(mean, 700.0)),  # JSON has no infinity
+    'bits_per_byte': bytes_per_token and mean / math.log(2) / bytes_per_token,
+    'targets': count,
+  }
+
+
+def protocol(model, params: dict, dataset, config, place: Callable = lambda batch: batch) -> dict:
+  """The CRT paper's protocol (crt.md, 8.4) and the whole validation set, in every form wanted.
+
+  The paper draws `eval.batches` batches of random windows by `eval.seed`: the same for all models
+  of one T and batch size. The windows of the whole set do not overlap and score each token once.
+
+  Args:
+    dataset: from `data.prepare`.
+    config: the run's config; `forms` and `eval.whole` say what to evaluate.
+    place: puts this process's rows of a batch onto devices.
+
+  Returns:
+    A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
+    form: 'form', 'depth', 'is_inference_metric' and what `evaluate` returns; and 'data', the
+    numbers that a sample depends on.
+  """
+  asked = forms(model, config)
+  shape = (config.data.sequence_length, config.data.batch_size)
+  process = (jax.process_index(), jax.process_count())
+  bytes_per_token = dataset.bytes_per_token('validation')
+
+  def record(form: Form, batches: Iterable[dict]) -> dict:
+    described = {
+      'form': form.kind,
+      'depth': form.depth,
+      'is_inference_metric': form.is_inference_metric(model),
+    }
+    sequential = form.kind == 'sequential'
+    batches = map(place, batches)
+    found = evaluate(model, params, batches, form.depth, sequential, bytes_per_token)
+    return described | found
+
+  sampled = data.sampled_validation(
+    dataset, *shape, config.eval.batches, config.eval.seed, *process
+  )
+  results = {'sampled': [record(form, sampled) for form in asked]}
+  if config.eval.whole:
+    results['whole'] = [
+      record(form, data.whole_validation(dataset, *shape, *process)) for form in asked
+    ]
+  results['data'] = {
+    'sequence_length': shape[0],
+    'batch_size': shape[1],
+    'batches': config.eval.batches,
+    'seed': config.eval.seed,
+    'bytes_per_token': bytes_per_token,
+  }
+  return results
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))
+def _cross_entropy(model, params, batch, depth, sequential):
+  """Mean cross-entropy of one batch and how many targets it has, the head in chunks."""
+  if sequential:
+    hidden_BxTxC = model.sequential_hidden(params, batch['tokens'], depth)
+  else:
+    # Not `loss`, which takes the form that training differentiates.
+    hidden_BxTxC = model.hidden(params, batch['tokens'], depth).hidden_BxTxC
+  head = functools.partial(model.head, params)
+  return cross_entropy(head, hidden_BxTxC, batch['targets'], model.config.vocab_size)
+
+
+def _one_behind(values: Iterable):
+  """The same values, each given out once the next was started: the device does not wait."""
+  previous = None
+  for value in values:
+    if previous is not None:
+      yield previous
+    previous = value
+  if previous is not None:
+    yield previous

@@ -1,0 +1,315 @@
+"""Checkpoints: what a run needs to continue to the same bits, written in the background and checked when read.
+
+A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config, versions, clock, data, and a checksum
+of every array). No iterator is saved, because the step determines the data. The newest `keep` and the one with the lowest validation
+cross-entropy are kept. Orbax makes each write atomic; the checksums find what it cannot see, such as a flipped bit in a file.
+"""
+
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
+
+from crt_jax.training.quiet import QuietOrbax
+from crt_jax.training.state import TrainState
+
+ITEMS = ('params', 'optimizer', 'record')
+SPARE_BYTES = 2**20  # for metadata, metrics and figures
+
+
+class Checkpoints:
+  """The checkpoints of one work directory, for the run that writes them."""
+
+  def __init__(self, workdir: str | pathlib.Path, keep: int):
+    self.workdir = pathlib.Path(workdir)
+    self.directory = self.workdir / 'checkpoints'
+    self.keep = keep
+    self._quiet = QuietOrbax()
+    self._quiet.start()
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    by_cross_entropy = lambda metrics: metrics['cross_entropy']
+    preserve = policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(self.keep),
+        policies.BestN(
+          get_metric_fn=by_cross_entropy,
+          reverse=True,
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=preserve,
+      best_fn=by_cross_entropy,
+      best_mode='min',
+      cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=ITEMS)
+
+  def save(self, state: TrainState, record: dict, cross_entropy: float | None = None) -> None:
+    """Starts writing a checkpoint; the arrays are copied before it returns, so the state may be donated.
+
+    Args:
+      state: its `step` names the checkpoint; a step that is already there is left as it is.
+      record: JSON values that the run wants back.
+      cross_entropy: on the validation set at this step, if it was measured.
+
+    Raises:
+      OSError: this or the checkpoint before it could not be written.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    with self._failures():
+      self._manager.wait_until_finished()
+      check_space(self.directory, state)
+    arrays = describe(state)
+    items = ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      optimizer=ocp.args.StandardSave({'opt_state': state.opt_state, 'step': state.step}),
+      record=ocp.args.JsonSave({**record, 'step': step, 'arrays': arrays}),
+    )
+    metrics = None if cross_entropy is None else {'cross_entropy': float(cross_entropy)}
+    with self._failures():
+      self._manager.save(step, args=items, metrics=metrics, force=True)
+
+  def check(self) -> None:
+    """Raises OSError if a checkpoint that is being written has failed."""
+    with self._failures():
+      self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Returns when everything is on disk. Raises OSError if it is not."""
+    with self._failures():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+
+  def close(self) -> None:
+    """Ends the background threads, whatever became of the last write."""
+    try:
+      self._manager.close()
+    except Exception as error:
+      # check() or wait() has said it; threads that still die of it stay quiet.
+      logging.info('closing the checkpoints: %s', error)
+    else:
+      self._quiet.stop()
+
+  def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
+    """Returns state and record of the newest checkpoint that is whole, or None when there is none yet.
+
+    Damaged ones are moved to `damaged/` in the work directory, with a warning, so that their steps can be written again.
+
+    Raises:
+      ValueError: there are checkpoints but none can be read, or the parameters have other shapes than the model.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        state, record = read_state(self._manager, step, abstract)
+      except Mismatch:
+        raise
+      except Exception as error:
+        self._set_aside(step, error)
+        continue
+      return state, record
+    if steps:
+      raise ValueError(
+        f'{self.directory}: none of the checkpoints {steps} can be read (moved to {self.workdir / "damaged"}); '
+        'start again in a new --workdir'
+      )
+    return None
+
+  def _set_aside(self, step: int, error: Exception) -> None:
+    warn(
+      f'checkpoint {self.directory / str(step)} is damaged ({one_line(error)}); '
+      'falling back to the one before'
+    )
+    if jax.process_index() == 0:
+      damaged = self.workdir / 'damaged'
+      damaged.mkdir(exist_ok=True)
+      number = sum(1 for _ in damaged.iterdir())
+      shutil.move(self.directory / str(step), damaged / f'{step}.{number}')
+    self._manager.close()
+    self._manager = self._open()
+
+  def _failures(self):
+    return _WriteFailures(self)
+
+
+class _WriteFailures:
+  """Turns whatever a failed write raises into one OSError that says what is left."""
+
+  def __init__(self, checkpoints: Checkpoints):
+    self._checkpoints = checkpoints
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if error is None or not isinstance(error, Exception):
+      return
+    directory = self._checkpoints.directory
+    for unfinished in directory.glob('*.orbax-checkpoint-tmp'):
+      shutil.rmtree(unfinished, ignore_errors=True)
+    left = steps_on_disk(directory)
+    good = f'the last good one is {directory / str(left[-1])}' if left else 'there is none yet'
+    raise OSError(
+      f'a checkpoint could not be written to {directory} ({one_line(error)}); {good}; '
+      'free some space and run the same command again'
+    ) from None
+
+
+def check_space(directory: pathlib.Path, tree) -> None:
+  """Raises OSError unless the arrays fit the disk: asking costs nothing, and half a checkpoint helps nobody."""
+  needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + SPARE_BYTES
+  free = shutil.disk_usage(directory).free
+  if free < needed:
+    raise OSError(f'No space left on device: {free:,} bytes free, {needed:,} needed')
+
+
+class Mismatch(ValueError):
+  """A checkpoint that is whole but belongs to another model."""
+
+
+def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+  """Reads and verifies one checkpoint into the given shapes and shardings."""
+  record = read_record(manager, step)
+  check_shapes(record, {'params': abstract.params})
+  items = ocp.args.Composite(
+    params=ocp.args.StandardRestore(abstract.params),
+    optimizer=ocp.args.StandardRestore({'opt_state': abstract.opt_state, 'step': abstract.step}),
+  )
+  read = manager.restore(step, args=items)
+  state = TrainState(read.optimizer['step'], read.params, read.optimizer['opt_state'])
+  verify(state, record)
+  return state, record
+
+
+def load_params(workdir: str, step: int | None = None) -> tuple[Any, dict, Any, int]:
+  """Returns (config, params, tokenizer, step) of a checkpoint: all that evaluation and generation need.
+
+  Args:
+    workdir: of a run, finished or not; it is only read.
+    step: which checkpoint; None takes the newest that is whole.
+
+  Raises:
+    ValueError: no such run, checkpoint or step.
+  """
+  import crt_jax
+  from crt_jax.data import tokenizers
+  from crt_jax.training import workdir as workdir_lib
+
+  directory = pathlib.Path(workdir) / 'checkpoints'
+  steps = steps_on_disk(directory)
+  if not steps:
+    raise ValueError(f'{workdir}: no checkpoint here; train one with --workdir={workdir}')
+  if step is not None and step not in steps:
+    raise ValueError(f'{directory}: no checkpoint of step {step}; there are {steps}')
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(directory.absolute(), options=options, item_names=ITEMS) as manager:
+    for candidate in [step] if step is not None else reversed(steps):
+      try:
+        record = read_record(manager, candidate)
+        config = workdir_lib.config_of(record['config'])
+        params = read_params(manager, candidate, crt_jax.build(config.model), record)
+      except Mismatch:
+        raise
+      except Exception as error:
+        warn(f'checkpoint {directory / str(candidate)} is damaged ({one_line(error)})')
+        continue
+      return config, params, tokenizers.load(pathlib.Path(workdir) / 'tokenizer'), candidate
+  raise ValueError(f'{directory}: no checkpoint can be read')
+
+
+def read_params(manager, step: int, model, record: dict):
+  """Reads and verifies the parameters of one checkpoint onto the first device."""
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+  check_shapes(record, {'params': abstract})
+  items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+  params = manager.restore(step, args=items).params
+  verify({'params': params}, record)
+  return params
+
+
+def read_record(manager, step: int) -> dict:
+  """Returns the JSON record of a checkpoint."""
+  return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+
+
+def steps_on_disk(directory: pathlib.Path) -> list[int]:
+  """Returns the steps that have a committed checkpoint, oldest first; reads names only."""
+  directory = pathlib.Path(directory)
+  if not directory.is_dir():
+    return []
+  return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def describe(tree) -> dict[str, list]:
+  """Returns path -> [shape, dtype, checksum] of every array."""
+  named = dict(_named_leaves(tree))
+  sums = jax.device_get(_checksums(named))
+  return {name: [list(x.shape), str(x.dtype), int(sums[name])] for name, x in named.items()}
+
+
+@jax.jit
+def _checksums(named: dict) -> dict:
+  """Sums every array's bits as 32-bit words, modulo 2**32: the same number whatever the sharding."""
+
+  def checksum(x):
+    word = jnp.uint8 if x.dtype.itemsize == 1 else jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32
+    return jnp.sum(jax.lax.bitcast_convert_type(x, word), dtype=jnp.uint32)
+
+  return {name: checksum(x) for name, x in named.items()}
+
+
+def verify(tree, record: dict) -> None:
+  """Raises ValueError if an array's bits are not those that were saved."""
+  for name, (_, _, checksum) in describe(tree).items():
+    if record['arrays'][name][2] != checksum:
+      raise ValueError(f'checksum of {name} differs')
+
+
+def check_shapes(record: dict, tree) -> None:
+  """Raises Mismatch, naming a parameter, unless the checkpoint's parameters are those of the model."""
+  saved = {name: x[:2] for name, x in record['arrays'].items() if name.startswith('params/')}
+  wanted = {name: [list(x.shape), str(x.dtype)] for name, x in _named_leaves(tree)}
+  for name in sorted(saved.keys() | wanted.keys()):
+    if saved.get(name) != wanted.get(name):
+      raise Mismatch(
+        f'checkpoint and config.model differ in {name}: {saved.get(name)} was saved, {wanted.get(name)} is configured; '
+        'a fork keeps the shapes of the model, another model needs a new --workdir'
+      )
+
+
+def _named_leaves(tree) -> list[tuple[str, Any]]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]
+
+
+def one_line(error: Exception) -> str:
+  """Returns an error in a few words: messages of storage libraries run over pages."""
+  text = (str(error).strip() or type(error).__name__).splitlines()[0]
+  if isinstance(error, OSError):
+    return error.strerror or text
+  for cause in ('No space left on device', 'Disk quota exceeded', 'File too large', 'Permission denied'):
+    if cause in text:
+      return cause
+  return text if len(text) <= 200 else text[:197] + '...'
+
+
+def warn(message: str) -> None:
+  """Prints a warning where a person and a log both see it."""
+  print(f'warning: {message}', file=sys.stderr, flush=True)

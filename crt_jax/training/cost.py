@@ -1,0 +1,34 @@
+"""The cost card: what a run will cost, said before its first step."""
+
+import jax
+
+from crt_jax import accounting
+from crt_jax.training.progress import count, duration
+
+
+def cost_card(run) -> str:
+  """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to go."""
+  config, compiled = run.config, run.compiled
+  stored = accounting.parameters(config.model).stored
+  length = config.data.sequence_length
+  flops, memory = [], []
+  for depth, size in compiled.memory_bytes.items():
+    label = '' if depth is None else f'K={depth} '
+    flops.append(f'{label}{count(accounting.model_flops(config.model, length, depth))}')
+    memory.append(f'{label}{size / 2**20:,.0f} MiB')
+  device = jax.devices()[0]
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in run.mesh.shape.items())
+  tokens = config.data.batch_size * length
+  steps = config.train.steps - run.first_step
+  return '\n'.join(
+    [
+      f'model         {config.model.name}, {stored:,} parameters',
+      f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = {count(steps * tokens)} tokens',
+      f'data          {len(run.dataset.train):,} tokens for training, {len(run.dataset.validation):,} for validation',
+      f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
+      f'memory        {", ".join(memory) or "-"} a device, compiled',
+      f'devices       {jax.device_count()} x {device.device_kind} ({jax.default_backend()}), mesh {mesh}',
+      f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
+      f'work so far   {duration(run.clock.seconds)} of training',
+    ]
+  )

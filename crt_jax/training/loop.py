@@ -1,0 +1,118 @@
+"""The training loop, from a config to a finished work directory, in the order in which things happen."""
+
+import jax
+import numpy as np
+
+from crt_jax import data, evaluation
+from crt_jax.training import final
+from crt_jax.training.checkpoint import steps_on_disk
+from crt_jax.training.cost import cost_card
+from crt_jax.training.preemption import Preempted, StopSignal
+from crt_jax.training.report import NonFinite, Reporter
+from crt_jax.training.setup import Run, prepare
+
+
+class Diverged(SystemExit):
+  """A loss or gradient was not finite: exit code 1 and one line that says where."""
+
+
+def train(config, path: str, fork: bool = False) -> None:
+  """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and writes a sample.
+
+  Args:
+    config: a complete config (configs/base.py).
+    path: the work directory (workdir.py says what lies in it).
+    fork: continue a run whose config differs from this one.
+
+  Raises:
+    ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.
+    OSError: the disk is full; the last good checkpoint is kept.
+    Preempted: SIGTERM came and everything is saved; exit code 75.
+    Diverged: NaN or Inf; the last good checkpoint is kept and the batch is stored.
+  """
+  with StopSignal() as stop:
+    run = prepare(config, path, fork)
+    if run is None:
+      return
+    reporter = Reporter(run)
+    try:
+      reporter.say(cost_card(run))
+      if run.first_step:
+        reporter.say(f'continuing after step {run.first_step}')
+      with stop.postponed():
+        run_steps(run, reporter, stop)
+        run.checkpoints.wait()
+      stop.raise_if_seen()
+      final.finish(run, reporter.say)
+    except NonFinite as error:
+      raise Diverged(store_batch(run, error)) from None
+    finally:
+      reporter.close()
+      run.checkpoints.close()
+
+
+def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
+  """Takes the steps that are left, and validates, logs and saves on the way."""
+  train_config = run.config.train
+  pending = None  # the step whose metrics are still on the device
+  for step in range(run.first_step + 1, train_config.steps + 1):
+    is_last = step == train_config.steps
+    validates = is_last or step % train_config.eval_every == 0
+    saves = is_last or step % train_config.checkpoint_every == 0
+    depth = run.model.depth_at(run.config.seed, step - 1)
+    with run.clock:
+      batch = run.place(next(run.feed))
+      run.state, metrics = run.compiled(depth, run.state, batch)
+      # The metrics of the step before are read while this one runs: the device never waits for the host.
+      if pending is not None:
+        reporter.write(reporter.read(*pending))
+      pending = (step, depth, metrics)
+      stops = stop.requested(step)
+      if not (validates or saves or stops):
+        continue
+      row = reporter.read(*pending)
+      pending = None
+    validation = validate(run) if validates else {}
+    reporter.write(row | validation, always=validates)
+    if saves or stops:
+      run.save(validation.get('validation_cross_entropy'))
+    if stops:
+      run.checkpoints.wait()
+      raise Preempted()
+    run.checkpoints.check()
+
+
+def validate(run: Run) -> dict:
+  """Returns the validation numbers of a row: sampled batches, the same every time, at the configured depth."""
+  data_config = run.config.data
+  batches = data.sampled_validation(
+    run.dataset,
+    data_config.sequence_length,
+    data_config.batch_size,
+    run.config.eval.during_training_batches,
+    run.config.eval.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )
+  found = evaluation.evaluate(
+    run.model,
+    run.state.params,
+    map(run.place, batches),
+    bytes_per_token=run.dataset.bytes_per_token('validation'),
+  )
+  names = ('cross_entropy', 'perplexity', 'bits_per_byte')
+  return {f'validation_{name}': found[name] for name in names}
+
+
+def store_batch(run: Run, error: NonFinite) -> str:
+  """Saves the rows that this process gave to a step that failed; returns the line that says where."""
+  file = run.directory.folder('diverged') / f'step_{error.step}_process_{jax.process_index()}.npz'
+  depth = run.model.depth_at(run.config.seed, error.step - 1)
+  np.savez(file, step=error.step, depth=depth or 0, **run.batches[error.step - 1])
+  run.checkpoints.wait()
+  good = steps_on_disk(run.checkpoints.directory)
+  kept = f'the last good checkpoint is of step {good[-1]}' if good else 'there is no checkpoint yet'
+  return (
+    f'error: step {error.step} is not finite ({error}); the batch is in {file}; {kept}; '
+    'lower optimizer.learning_rate and continue with --fork'
+  )

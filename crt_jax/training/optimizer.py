@@ -1,0 +1,105 @@
+"""The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate (spec/crt.md, 8.2)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+# The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter than clip_norm.
+CLIP_EPSILON = 1e-6
+
+
+def make_schedule(config, steps: int) -> optax.Schedule:
+  """Returns the learning rate as a function of the number of updates already done.
+
+  Warm-up is linear and reaches the full rate at update `warmup_steps` (the first update already moves); after it the rate is constant, or
+  falls on a half cosine to `final_learning_rate` at the last update.
+
+  Args:
+    config: config.optimizer.
+    steps: config.train.steps.
+  """
+  peak, warmup = config.learning_rate, config.warmup_steps
+  final, cosine = config.final_learning_rate, config.schedule == 'cosine'
+
+  def schedule(count):
+    count = jnp.asarray(count, jnp.float32)
+    ramp = jnp.minimum(1.0, (count + 1) / max(warmup, 1)) if warmup else 1.0
+    if not cosine:
+      return jnp.asarray(peak * ramp, jnp.float32)
+    progress = jnp.clip((count - warmup) / max(steps - 1 - warmup, 1), 0.0, 1.0)
+    rate = final + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return jnp.where(count < warmup, peak * ramp, rate)
+
+  return schedule
+
+
+def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
+  """Returns clip -> Adam -> decoupled weight decay -> learning rate, as config.optimizer says.
+
+  Args:
+    config: config.optimizer; weight decay is read by 'adamw' only and multiplied by the learning rate, as in PyTorch.
+    model: decides what decays (see decay_mask).
+    steps: config.train.steps, the length of the cosine.
+  """
+  parts = [] if config.clip_norm == 0 else [clip_by_norm(config.clip_norm)]
+  parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
+  if config.name == 'adamw' and config.weight_decay:
+    parts.append(optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask)))
+  parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
+  return optax.chain(*parts)
+
+
+def check_optimizer(config) -> None:
+  """Raises ValueError, naming the field, for a config.optimizer that make_optimizer would misread."""
+  for field, allowed in (
+    ('name', ('adamw', 'adam')),
+    ('schedule', ('constant', 'cosine')),
+    ('decay_mask', ('all', 'matrices')),
+  ):
+    if config[field] not in allowed:
+      raise ValueError(f'optimizer.{field}={config[field]!r} must be one of {", ".join(allowed)}')
+  for field in ('learning_rate', 'eps'):
+    if not config[field] > 0:
+      raise ValueError(f'optimizer.{field}={config[field]} must be positive')
+  for field in ('warmup_steps', 'final_learning_rate', 'weight_decay', 'clip_norm'):
+    if not config[field] >= 0:
+      raise ValueError(f'optimizer.{field}={config[field]} must not be negative')
+  for field in ('b1', 'b2'):
+    if not 0 <= config[field] < 1:
+      raise ValueError(f'optimizer.{field}={config[field]} must be in [0, 1)')
+  if config.name == 'adam' and config.weight_decay:
+    raise ValueError("optimizer.weight_decay has no effect with optimizer.name='adam'; use 'adamw' or 0")
+
+
+def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scales a gradient whose global norm exceeds max_norm by max_norm / (norm + 1e-6), as the reference does."""
+
+  def update(updates, state, params=None):
+    del params
+    scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + CLIP_EPSILON))
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def decay_mask(model, rule: str):
+  """Returns a tree of booleans: which parameters weight decay pulls to zero.
+
+  `model.decayed()`, when a model offers it, switches off parameters that no loss reads (a part that a variant leaves out): an
+  optimiser that skips missing gradients would leave them alone too. The rule 'matrices' then also spares biases and norm scales.
+  """
+  axes = model.axes()
+  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+  used = model.decayed() if hasattr(model, 'decayed') else jax.tree.map(lambda _: True, axes, is_leaf=is_spec)
+  if rule == 'all':
+    return used
+  return jax.tree_util.tree_map_with_path(
+    lambda path, keep: keep and not is_vector(path), used
+  )
+
+
+def is_vector(path) -> bool:
+  """Whether a parameter is a bias or a norm scale, by its name: shapes do not tell, since layers and heads are stacked."""
+  name = str(getattr(path[-1], 'key', path[-1]))
+  return name.endswith(('bias', 'scale'))

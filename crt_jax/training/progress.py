@@ -1,0 +1,70 @@
+"""How a run shows itself: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class ProgressLine:
+  """A bar on a terminal, one line a report elsewhere."""
+
+  def __init__(self, steps: int, first_step: int):
+    self._steps = steps
+    self._bar = None
+    if sys.stdout.isatty():
+      self._bar = Progress(
+        TextColumn('step'),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=24),
+        TextColumn('{task.description}'),
+        console=Console(),
+      )
+      self._task = self._bar.add_task('', total=steps, completed=first_step)
+      self._bar.start()
+
+  def report(self, row: dict, seconds_left: float) -> None:
+    """Shows the numbers of a row."""
+    text = describe(row, seconds_left)
+    if self._bar is not None:
+      self._bar.update(self._task, completed=row['step'], description=text)
+    else:
+      print(f'step {row["step"]}/{self._steps}  {text}', flush=True)
+
+  def say(self, text: str) -> None:
+    """Prints a line of its own above the bar."""
+    if self._bar is not None:
+      self._bar.console.print(text, highlight=False)
+    else:
+      print(text, flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+
+
+def describe(row: dict, seconds_left: float) -> str:
+  """Returns the progress line of a row, without its step."""
+  text = (
+    f'loss {row["loss"]:.4f}  perplexity {row["perplexity"]:.2f}  lr {row["learning_rate"]:.2e}  '
+    f'grad norm {row["grad_norm"]:.3f}  {count(row["tokens_per_second"])} tokens/s  '
+    f'MFU {100 * row["mfu"]:.1f}%  ETA {duration(seconds_left)}'
+  )
+  if 'validation_perplexity' in row:
+    text += f'  validation perplexity {row["validation_perplexity"]:.2f}'
+  return text
+
+
+def count(number: float) -> str:
+  """1234567 -> '1.23M'."""
+  for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
+    if number >= size:
+      return f'{number / size:.3g}{unit}'
+  return f'{number:.3g}'
+
+
+def duration(seconds: float) -> str:
+  """3725 -> '1:02:05'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02d}:{seconds:02d}'

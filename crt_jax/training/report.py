@@ -1,0 +1,128 @@
+"""From the metrics of a step to a row: derived numbers, the check that they are finite, and where the row goes."""
+
+import math
+import time
+
+import jax
+
+from crt_jax import accounting
+from crt_jax.training.metrics import MetricsWriter
+from crt_jax.training.progress import ProgressLine
+
+
+# The order of a row; what else a model or the validation reports follows.
+FIRST = (
+  'step',
+  'loss',
+  'cross_entropy',
+  'perplexity',
+  'learning_rate',
+  'grad_norm',
+  'tokens_per_second',
+)
+
+
+class Clock:
+  """Seconds of training: without compiling, evaluating and saving, and across restarts."""
+
+  def __init__(self, seconds: float = 0.0):
+    self._before, self._since = seconds, None
+
+  def __enter__(self):
+    self._since = time.perf_counter()
+    return self
+
+  def __exit__(self, *_):
+    self._before, self._since = self.seconds, None
+
+  @property
+  def seconds(self) -> float:
+    """Seconds so far."""
+    return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+
+class NonFinite(Exception):
+  """The loss or the gradient of a step was NaN or infinite."""
+
+  def __init__(self, step: int, values: dict):
+    self.step = step
+    super().__init__(', '.join(f'{name}={values[name]}' for name in ('loss', 'grad_norm')))
+
+
+class Reporter:
+  """Turns metrics on the device into rows; rows go to disk and to the terminal from the first process only."""
+
+  def __init__(self, run):
+    config = run.config
+    self._log_every, self._steps, self._clock = config.train.log_every, config.train.steps, run.clock
+    self._tokens = config.data.batch_size * config.data.sequence_length
+    self._flops_per_token = {
+      depth: accounting.model_flops(config.model, config.data.sequence_length, depth)
+      for depth in run.compiled.executables
+    }
+    self._peak = peak_flops()
+    self._start = (run.first_step, run.clock.seconds)
+    self._since, self._flops = self._start, 0.0
+    self._writer = self._line = None
+    if jax.process_index() == 0:
+      self._writer = MetricsWriter(
+        run.directory.metrics, run.directory.path / 'tensorboard', run.first_step
+      )
+      self._line = ProgressLine(self._steps, run.first_step)
+
+  def read(self, step: int, depth: int | None, metrics: dict) -> dict:
+    """Waits for the metrics of a step, checks them and returns its row, without the numbers that need a clock.
+
+    Raises:
+      NonFinite: the loss or the norm of the gradient is NaN or infinite.
+    """
+    values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+    if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
+      raise NonFinite(step, values)
+    self._flops += self._tokens * self._flops_per_token[depth]
+    values['perplexity'] = perplexity(values['cross_entropy'])
+    values |= {} if depth is None else {'depth': depth}
+    return {'step': step, **values}
+
+  def write(self, row: dict, always: bool = False) -> None:
+    """Writes a row if it is due (every log_every steps, the first, the last, or `always`)."""
+    step = row['step']
+    if not (always or step % self._log_every == 0 or step in (1, self._steps)):
+      return
+    seconds = max(self._clock.seconds - self._since[1], 1e-9)
+    row = row | {
+      'tokens_per_second': (step - self._since[0]) * self._tokens / seconds,
+      'mfu': self._flops / seconds / self._peak if self._peak else 0.0,
+      'tokens': step * self._tokens,
+      'training_seconds': self._clock.seconds,
+    }
+    row = {name: row[name] for name in FIRST} | row
+    self._since, self._flops = (step, self._clock.seconds), 0.0
+    if self._writer is not None:
+      self._writer.write(row)
+      self._line.report(row, self._seconds_left(step))
+
+  def say(self, text: str) -> None:
+    """Prints a line that is no row."""
+    if self._line is not None:
+      self._line.say(text)
+
+  def close(self) -> None:
+    """Closes files and bar."""
+    if self._writer is not None:
+      self._writer.close()
+      self._line.close()
+
+  def _seconds_left(self, step: int) -> float:
+    first, seconds = self._start
+    return (self._clock.seconds - seconds) / max(step - first, 1) * (self._steps - step)
+
+
+def peak_flops() -> float:
+  """Returns the peak of all devices together, in FLOP/s; 0 when it is not known."""
+  return accounting.peak_flops(jax.devices()[0].device_kind) * jax.device_count()
+
+
+def perplexity(cross_entropy: float) -> float:
+  """exp of a cross-entropy in nats, capped where a float would overflow."""
+  return math.exp(min(cross_entropy, 700.0))

@@ -1,0 +1,134 @@
+"""Everything before the first step: find what is wrong, then build what the loop needs, at step 0 or at the last checkpoint."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import crt_jax
+from crt_jax import data, evaluation, sharding
+from crt_jax.training import checkpoint, optimizer, state, step, workdir
+from crt_jax.training.report import Clock
+
+
+@dataclasses.dataclass
+class Run:
+  """A run that is ready to take its next step."""
+
+  config: Any
+  model: Any
+  mesh: Mesh
+  dataset: Any
+  directory: workdir.Workdir
+  checkpoints: checkpoint.Checkpoints
+  state: state.TrainState
+  first_step: int  # updates done before this process
+  clock: Clock
+  compiled: step.Compiled
+  batches: Any  # batches[step], a pure function of the step
+  feed: Iterator  # the same, read ahead
+  place: Callable  # rows of this process -> global batch on the devices
+  record: dict  # what every checkpoint says about the run
+
+  def save(self, cross_entropy: float | None = None) -> None:
+    """Starts writing a checkpoint of the present state."""
+    record = {**self.record, 'training_seconds': self.clock.seconds}
+    self.checkpoints.save(self.state, record, cross_entropy)
+
+
+def prepare(config, path: str, fork: bool) -> Run | None:
+  """Returns the run, compiled, or None when it is finished already.
+
+  Raises:
+    ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and nothing that was there was changed.
+  """
+  model = crt_jax.build(config.model)
+  check_config(config)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
+  changed = workdir.check_workdir(path, config, fork)
+  finished = workdir.finished_step(path)
+  if finished is not None and not changed:
+    print(f'{path}: this run is finished, at step {finished}; nothing to do')
+    return None
+  dataset = data.prepare(config.data)
+  dataset.check_vocabulary(config.model.vocab_size)
+  evaluation.forms(model, config)
+  identity = {
+    'corpus': dataset.manifest['corpus']['sha256'],
+    'split': dataset.manifest['split']['rule'],
+    'tokenizer': dataset.tokenizer.hash,
+  }
+
+  directory = workdir.open_workdir(path, config, changed)
+  checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
+  restored = checkpoints.restore_latest(abstract)
+  if restored is None:
+    if jax.process_index() == 0:
+      dataset.tokenizer.save(directory.folder('tokenizer'))
+    start, clock = state.init_state(model, tx, abstract, config.seed), Clock()
+  else:
+    start, record = restored
+    clock = Clock(record['training_seconds'])
+    check_same_data(record['data'], identity)
+  first_step = int(start.step)
+  if first_step > config.train.steps:
+    raise ValueError(
+      f'train.steps={config.train.steps} but {path} is at step {first_step} already; use more steps'
+    )
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+  compiled = step.compile_steps(
+    step.make_train_step(model, tx, schedule, config, abstract, mesh),
+    () if first_step == config.train.steps else model.depths() or (None,),
+    abstract,
+    step.abstract_batch(config, mesh),
+  )
+  batches = data.train_batches(
+    dataset, config.data, config.seed, jax.process_index(), jax.process_count()
+  )
+  rows = sharding.batch_sharding(mesh)
+  return Run(
+    config=config,
+    model=model,
+    mesh=mesh,
+    dataset=dataset,
+    directory=directory,
+    checkpoints=checkpoints,
+    state=start,
+    first_step=first_step,
+    clock=clock,
+    compiled=compiled,
+    batches=batches,
+    feed=batches.iterator(first_step),
+    place=lambda batch: sharding.place_batch(batch, rows),
+    record={'config': workdir.plain(config), 'origin': workdir.origin(), 'data': identity},
+  )
+
+
+def check_config(config) -> None:
+  """Raises ValueError, naming the field, for values that the other sections do not check themselves."""
+  optimizer.check_optimizer(config.optimizer)
+  for section, fields in (
+    ('train', ('steps', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints')),
+    ('eval', ('batches', 'during_training_batches')),
+    ('sample', ('num_tokens',)),
+  ):
+    for field in fields:
+      if config[section][field] < 1:
+        raise ValueError(f'{section}.{field}={config[section][field]} must be at least 1')
+  for depth in config.eval.depths:
+    if depth < 1:
+      raise ValueError(f'eval.depths={config.eval.depths}: every depth must be at least 1')
+
+
+def check_same_data(saved: dict, now: dict) -> None:
+  """Raises ValueError if the text or the tokenizer changed since the checkpoint: a resumed run would read other tokens."""
+  for name in saved:
+    if saved[name] != now[name]:
+      raise ValueError(
+        f'the {name} is not the one this run began with (was {saved[name]}, now {now[name]}); restore it or use a new --workdir'
+      )

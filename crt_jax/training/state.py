@@ -1,0 +1,65 @@
+"""What a training run is at one moment: step, parameters and optimiser state, built sharded from the start."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from crt_jax import sharding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """The whole state of training. Data and randomness are functions of (seed, step), so nothing else has to be saved."""
+
+  step: jax.Array  # int32 scalar, the number of updates done
+  params: Any
+  opt_state: Any
+
+
+def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """Returns the state's shapes, dtypes and shardings, without allocating or compiling anything.
+
+  Args:
+    model: a model of the contract (models/base.py); its axes() decide how each parameter is sharded.
+    optimizer: moments are sharded as the parameters they belong to, everything else is replicated.
+    mesh: a Mesh or an AbstractMesh.
+
+  Raises:
+    ValueError: a parameter does not fit the mesh (see sharding.py).
+  """
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  param_shardings = sharding.param_shardings(model.axes(), params, mesh)
+  replicated = sharding.replicated(mesh)
+  opt_state = jax.eval_shape(optimizer.init, params)
+  opt_shardings = optax.tree.map_params(
+    optimizer,
+    lambda _, s: s,
+    opt_state,
+    param_shardings,
+    transform_non_params=lambda _: replicated,
+  )
+  state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
+  shardings = TrainState(replicated, param_shardings, opt_shardings)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+  )
+
+
+def init_state(model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int):
+  """Initialises the state directly in its shards: no device ever holds a whole copy that it does not need."""
+
+  def init(key):
+    params = model.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+  return jax.jit(init, out_shardings=shardings_of(abstract))(jax.random.key(seed))
+
+
+def shardings_of(abstract):
+  """Returns the tree of shardings of a tree of ShapeDtypeStructs."""
+  return jax.tree.map(lambda x: x.sharding, abstract)

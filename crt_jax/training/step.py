@@ -1,0 +1,145 @@
+"""One update of the parameters, as a free function, and its compiled form: one executable per depth, all ready before step 1."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from crt_jax import sharding
+from crt_jax.training import state as state_lib
+from crt_jax.training.state import TrainState
+
+
+def train_step(model, optimizer, schedule, seed, accumulation, state, batch, *, depth):
+  """Returns the state after one update, and its metrics as float32 scalars (loss, cross_entropy, grad_norm before clipping, ...).
+
+  Randomness is fold_in(key(seed), step), so a step is a function of (state, batch) and a resumed run repeats it.
+
+  Args:
+    model, optimizer, schedule, seed, accumulation: fixed for a run (make_train_step binds them).
+    state: the TrainState before the update.
+    batch: tokens_BxT and targets_BxT, int32; target -1 does not count.
+    depth: static, the number of recurrent passes K; None takes the configured one.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  loss_of = functools.partial(model.loss, depth=depth)
+  grads, metrics = accumulate_gradients(loss_of, state.params, batch, key, accumulation)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = metrics | {
+    'grad_norm': optax.tree.norm(grads),
+    'learning_rate': schedule(state.step),
+  }
+  metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def accumulate_gradients(loss_of: Callable, params, batch, key, parts: int):
+  """Returns the gradients and metrics of a batch that is worked off in `parts` equal slices of rows.
+
+  Slices are weighted by the targets they count, so the cross-entropy and its gradient are those of the whole batch; sums are kept in
+  float32 (float64 when the parameters are). Slice i takes rows i, i + parts, ... and drops out with fold_in(key, i).
+  """
+  grad_of = jax.value_and_grad(loss_of, has_aux=True)
+  if parts == 1:
+    (loss, metrics), grads = grad_of(params, batch, key=key)
+    return grads, {'loss': loss, **metrics}
+  slices = {name: strided_slices(rows, parts) for name, rows in batch.items()}
+  first = jax.tree.map(lambda x: x[0], slices)
+  (_, metrics_shape), _ = jax.eval_shape(functools.partial(grad_of, key=key), params, first)
+
+  def add_slice(total, indexed):
+    index, rows = indexed
+    (loss, metrics), grads = grad_of(params, rows, key=jax.random.fold_in(key, index))
+    metrics = {'loss': loss, **metrics}
+    targets = jnp.asarray(metrics['targets'], jnp.float32)
+    part = ({**metrics, 'targets': jnp.ones(())}, grads)
+    total = jax.tree.map(lambda t, x: t + (targets * x).astype(t.dtype), total, part)
+    return total, None
+
+  accumulator = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
+  zeros = jax.tree.map(accumulator, ({'loss': jnp.zeros(()), **metrics_shape}, params))
+  (metrics, grads), _ = jax.lax.scan(add_slice, zeros, (jnp.arange(parts), slices))
+  counted = metrics.pop('targets')
+  grads, metrics = jax.tree.map(lambda x: x / jnp.maximum(counted, 1), (grads, metrics))
+  grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+  return grads, {**metrics, 'targets': counted}
+
+
+def strided_slices(rows_BxT, parts: int):
+  """[B, T] -> [parts, B / parts, T], every device keeping its own rows."""
+  batch, *rest = rows_BxT.shape
+  return jnp.swapaxes(rows_BxT.reshape(batch // parts, parts, *rest), 0, 1)
+
+
+def make_train_step(model, optimizer, schedule, config, abstract: TrainState, mesh):
+  """Returns depth -> the jitted step (state, batch) -> (state, metrics) with shardings; the state is donated."""
+  state_shardings = state_lib.shardings_of(abstract)
+  batch_sharding = sharding.batch_sharding(mesh)
+
+  def step(depth, state, batch):
+    with sharding.in_mesh(mesh):
+      return train_step(
+        model,
+        optimizer,
+        schedule,
+        config.seed,
+        config.train.accumulation,
+        state,
+        batch,
+        depth=depth,
+      )
+
+  def for_depth(depth):
+    return jax.jit(
+      functools.partial(step, depth),
+      in_shardings=(state_shardings, batch_sharding),
+      out_shardings=(state_shardings, sharding.replicated(mesh)),
+      donate_argnums=0,
+    )
+
+  return for_depth
+
+
+def abstract_batch(config, mesh):
+  """Returns the shapes of the global batch: int32 tokens and targets, [B, T]."""
+  shape = (config.data.batch_size, config.data.sequence_length)
+  x = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding.batch_sharding(mesh))
+  return {'tokens': x, 'targets': x}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """The executables of a run and what making them cost."""
+
+  executables: dict  # depth (None for a transformer) -> executable
+  seconds: float
+  memory_bytes: dict  # depth -> bytes on one device: arguments and temporaries, donated outputs counted once
+
+  def __call__(self, depth, state, batch):
+    return self.executables[depth](state, batch)
+
+
+def compile_steps(for_depth: Callable, depths, abstract: TrainState, batch) -> Compiled:
+  """Compiles one executable for each distinct depth, so that no step of the run waits for the compiler."""
+  start = time.perf_counter()
+  executables = {depth: for_depth(depth).lower(abstract, batch).compile() for depth in depths}
+  seconds = time.perf_counter() - start
+  return Compiled(executables, seconds, {d: memory_of(e) for d, e in executables.items()})
+
+
+def memory_of(executable) -> int:
+  """Bytes on one device: arguments, outputs that do not reuse a donated argument, and temporaries (0 when unknown)."""
+  stats = executable.memory_analysis()
+  if stats is None:
+    return 0
+  return int(
+    stats.argument_size_in_bytes
+    + stats.output_size_in_bytes
+    - stats.alias_size_in_bytes
+    + stats.temp_size_in_bytes
+  )

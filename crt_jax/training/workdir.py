@@ -1,0 +1,217 @@
+"""The work directory of a run: what lies in it, whose it is, and whether a command may go on in it.
+
+  config.json     the resolved config, where it came from, and every fork
+  metrics.jsonl   one object a line, in order of `step`
+  tensorboard/    the same as events
+  checkpoints/    see checkpoint.py; damaged/ holds what could not be read
+  tokenizer/      what turns text into the token ids of this run
+  figures/  samples/  evaluation.json
+  finished.json   written last
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import sys
+
+import jax
+import ml_collections
+
+CONFIG = 'config.json'
+FINISHED = 'finished.json'
+
+
+class Workdir:
+  """A directory that `open_workdir` has found fit for a run."""
+
+  def __init__(self, path: str | pathlib.Path):
+    self.path = pathlib.Path(path)
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    return self.path / 'metrics.jsonl'
+
+  @property
+  def evaluation(self) -> pathlib.Path:
+    return self.path / 'evaluation.json'
+
+  def folder(self, name: str) -> pathlib.Path:
+    """Returns a subdirectory, made when it is missing."""
+    path = self.path / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def finished_step(path: str | pathlib.Path) -> int | None:
+  """Returns the last step of a run that has ended, else None."""
+  marker = pathlib.Path(path) / FINISHED
+  return read_json(marker)['step'] if marker.exists() else None
+
+
+def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, list]:
+  """Says whether a run with this config may use the directory; only reads.
+
+  Returns:
+    The fields that a fork changes: name -> [saved, now]; {} for a new run or an unchanged config.
+
+  Raises:
+    ValueError: the directory holds something else, or a run with another config and `fork` is off.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    return {}
+  if not path.is_dir():
+    raise ValueError(f'--workdir={path} is a file; choose a directory')
+  if not (path / CONFIG).exists():
+    entries = sorted(p.name for p in path.iterdir() if not p.name.startswith(CONFIG))
+    if entries:
+      listed = ', '.join(entries[:3])
+      raise ValueError(
+        f'--workdir={path} holds something else ({listed}) and no {CONFIG}; choose a new or empty directory'
+      )
+    return {}
+  changed = changed_fields(saved_config(path), plain(config))
+  if changed and not fork:
+    listed = ', '.join(f'{name} (was {old!r}, now {new!r})' for name, (old, new) in changed.items())
+    raise ValueError(
+      f'--workdir={path} holds a run with another config: {listed}; use a new --workdir, '
+      'or --fork to continue this run with the changed config'
+    )
+  return changed
+
+
+def open_workdir(path: str | pathlib.Path, config, changed: dict[str, list]) -> Workdir:
+  """Makes the directory (or records a fork in it) and holds it until the process ends.
+
+  Call it after check_workdir, before anything is compiled.
+
+  Raises:
+    ValueError: it cannot be written, or another process is training in it.
+  """
+  workdir = Workdir(path)
+  if jax.process_index() != 0:
+    return workdir
+  try:
+    workdir.path.mkdir(parents=True, exist_ok=True)
+    hold(workdir.path)
+    if not (workdir.path / CONFIG).exists():
+      write_json(
+        workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []}
+      )
+    elif changed:
+      saved = read_json(workdir.path / CONFIG)
+      forks = [*saved['forks'], {'changed': changed, 'origin': origin()}]
+      (workdir.path / FINISHED).unlink(missing_ok=True)
+      write_json(workdir.path / CONFIG, {**saved, 'config': plain(config), 'forks': forks})
+    with open(workdir.metrics, 'a'):
+      pass
+  except OSError as error:
+    raise ValueError(
+      f'--workdir={path} cannot be written ({error.strerror or error}); choose another directory'
+    ) from None
+  return workdir
+
+
+_held: list[int] = []  # open directory handles; the lock ends with the process, however it ends
+
+
+def hold(path: pathlib.Path) -> None:
+  """Takes the lock of a work directory for as long as this process lives."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(handle)
+    raise ValueError(f'--workdir={path} is in use by another process; wait for it or stop it') from None
+  except OSError:  # a file system without locks
+    pass
+  _held.append(handle)
+
+
+@contextlib.contextmanager
+def released():
+  """Gives back, at its end, the locks taken inside: for several runs in one process, as in tests."""
+  before = len(_held)
+  try:
+    yield
+  finally:
+    while len(_held) > before:
+      os.close(_held.pop())
+
+
+def finish(workdir: Workdir, step: int, seconds: float) -> None:
+  """Marks a run as ended; running its command again changes nothing."""
+  if jax.process_index() == 0:
+    write_json(workdir.path / FINISHED, {'step': step, 'training_seconds': seconds, 'at': now()})
+
+
+def plain(config) -> dict:
+  """Returns a config as JSON would give it back: dicts, lists and scalars, references resolved."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def config_of(saved: dict) -> ml_collections.ConfigDict:
+  """Returns the locked ConfigDict of a config read from JSON; lists become tuples again."""
+  tuples = lambda x: {k: tuples(v) for k, v in x.items()} if isinstance(x, dict) else tuple(x) if isinstance(x, list) else x  # noqa: E501
+  return ml_collections.ConfigDict(tuples(saved)).lock()
+
+
+def saved_config(path: str | pathlib.Path) -> dict:
+  """Returns the config of the run in a work directory, as plain JSON."""
+  file = pathlib.Path(path) / CONFIG
+  if not file.exists():
+    raise ValueError(f'{path}: no {CONFIG} here, so this is not the --workdir of a run')
+  return read_json(file)['config']
+
+
+def changed_fields(saved: dict, config: dict, prefix: str = '') -> dict[str, list]:
+  """Returns dotted name -> [saved, now] of every field in which two plain configs differ."""
+  changed = {}
+  for name in [*saved, *(n for n in config if n not in saved)]:
+    old, new = saved.get(name, '(absent)'), config.get(name, '(absent)')
+    if isinstance(old, dict) and isinstance(new, dict):
+      changed |= changed_fields(old, new, f'{prefix}{name}.')
+    elif old != new:
+      changed[prefix + name] = [old, new]
+  return changed
+
+
+def origin() -> dict:
+  """Returns what a number was made with: command, time, hardware and versions."""
+  import flax
+  import optax
+  import orbax.checkpoint
+
+  versions = {m.__name__: m.__version__ for m in (jax, flax, optax, orbax.checkpoint)}
+  return {
+    'command': ' '.join(sys.argv),
+    'at': now(),
+    'python': platform.python_version(),
+    'versions': versions,
+    'platform': jax.default_backend(),
+    'device': jax.devices()[0].device_kind,
+    'devices': jax.device_count(),
+  }
+
+
+def now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+def read_json(path: pathlib.Path) -> dict:
+  """Reads a JSON object. Raises ValueError that names the file if it is damaged."""
+  try:
+    return json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    raise ValueError(f'{path} is damaged: not JSON; use a new --workdir') from None
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+  """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
+  scratch = path.with_name(path.name + '.partial')
+  scratch.write_text(json.dumps(value, indent=2) + '\n')
+  os.replace(scratch, path)

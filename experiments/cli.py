@@ -1,0 +1,268 @@
+"""How every entry point starts: its flags, one line for a mistake, and help that teaches.
+
+    _CONFIG = cli.define_config()     # --config=configs/x.py:R=8  --config.train.steps=50
+    _WORKDIR = cli.define_workdir()   # --workdir=DIR, runs/<config name> when left out
+
+    def main(argv):
+      from crt_jax.training import loop   # heavy imports in here: a typo is answered at once
+      return loop.train(_CONFIG.value, _WORKDIR.value)   # None or 0, or cli.PREEMPTED
+
+    if __name__ == '__main__':
+      cli.run(main)
+
+A user's mistake is one line on stderr and exit code 2, before anything is imported or compiled
+where flags can tell. `experiments/mistakes.py` says what counts as one. `--traceback`, or
+CRT_JAX_TRACEBACK=1, shows where it was raised.
+"""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments import config_files, usage
+from experiments.config_files import parse_arguments
+from experiments.mistakes import Mistake, closest, describe, did_you_mean
+
+__all__ = [
+  'DONE',
+  'PREEMPTED',
+  'USER_MISTAKE',
+  'Mistake',
+  'define_config',
+  'define_workdir',
+  'parse_arguments',
+  'require_config',
+  'run',
+]
+
+DONE, USER_MISTAKE, INTERRUPTED, PREEMPTED = 0, 2, 130, 75
+HELP = re.compile(r'--?(help|helpshort|h|\?)(=true)?')
+
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+flags.DEFINE_bool('traceback', False, 'Show the whole traceback of a mistake.')
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads `--config`, and refuses overrides that name no field while they are still words."""
+
+  def __init__(self, required: bool):
+    self.required = required
+    self.words: list[str] = []  # of the command line, where ml_collections looks for overrides
+    self.fields: dict[str, tuple[type, Any]] = {}
+
+  def parse(self, argument):
+    config = config_files.load(argument)
+    self.fields = config_files.fields(config)
+    for name in _overrides(self.words):
+      if name not in self.fields:
+        raise Mistake(self._unknown(name))
+    return config
+
+  def flag_type(self) -> str:
+    return 'config file'
+
+  def _unknown(self, name: str) -> str:
+    members = [field for field in self.fields if field.startswith(f'{name}.')]
+    if members:
+      return f'--config.{name} is a section; set one of its fields, as in --config.{members[0]}=...'
+    match = config_files.closest_field(name, self.fields)
+    if match:
+      hint = did_you_mean(f'--config.{match}')
+    else:
+      section = name.rpartition('.')[0]
+      siblings = [field for field in self.fields if field.rpartition('.')[0] == section]
+      hint = f'; {section or "it"} has {", ".join(siblings)}' if siblings else ''
+    return f'--config.{name}: the config has no such field{hint}'
+
+
+def define_config(required: bool = True) -> flags.FlagHolder:
+  """Defines `--config=FILE[:ARGUMENTS]` and `--config.FIELD=VALUE`.
+
+  Args:
+    required: whether the entry point cannot do without; if not, `require_config` asks later.
+
+  Returns:
+    The holder; its `value` is a locked ConfigDict, or None when the flag was left out.
+  """
+  if 'config' not in FLAGS:
+    parser = _ConfigParser(required)
+    config_flags.DEFINE_config_file(
+      'config',
+      sys_argv=parser.words,
+      help_string='The experiment: FILE, or FILE:NAME=VALUE,... for a file that takes arguments.',
+    )
+    FLAGS['config'].parser = parser
+  return flags.FlagHolder(FLAGS, FLAGS['config'])
+
+
+def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
+  """Defines `--workdir`, by default `runs/<config name>` where the entry point has a config."""
+  if 'workdir' not in FLAGS:
+    default = ' (runs/<config name> when left out)' if 'config' in FLAGS else ''
+    flags.DEFINE_string('workdir', None, f'{text}{default}.')
+  return flags.FlagHolder(FLAGS, FLAGS['workdir'])
+
+
+def require_config():
+  """Returns the config; for entry points that need one only in some modes.
+
+  Raises:
+    Mistake: `--config` was left out.
+  """
+  if FLAGS.config is None:
+    raise Mistake('--config is missing, as in --config=configs/quickstart.py; --help lists others')
+  return FLAGS.config
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+  """Reads the flags, runs `main(argv)` under absl, and exits with its code; does not return."""
+  try:
+    app.run(main, flags_parser=_parse)
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    sys.exit(INTERRUPTED)
+  except BrokenPipeError:  # `... --help | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + 13)
+  except Exception as error:
+    line = _describe_flag_error(error) if isinstance(error, flags.Error) else describe(error)
+    if line is None:
+      raise
+    if '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0'):
+      traceback.print_exc()
+    print(f'error: {line}', file=sys.stderr)
+    sys.exit(USER_MISTAKE)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the command line for absl; raises Mistake or flags.Error, or shows help and exits."""
+  parser = FLAGS['config'].parser if 'config' in FLAGS else None
+  words = FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+  end = words.index('--') if '--' in words else len(words)
+  asks_help = any(HELP.fullmatch(word) for word in words[:end])
+  asks_everything = '--helpfull' in words[:end]  # absl would exit with 1
+  words = [
+    w for i, w in enumerate(words) if i >= end or not (HELP.fullmatch(w) or w == '--helpfull')
+  ]
+  if parser is not None:
+    words = parser.words[:] = _config_first(words)
+  left = FLAGS([argv[0], *words])[1:]
+  if asks_everything:
+    app.usage(writeto_stdout=True, exitcode=DONE)
+  if asks_help:
+    fields = config_files.fields(FLAGS.config) if parser is not None and FLAGS.config else {}
+    print(usage.text(fields))
+    sys.stdout.flush()
+    sys.exit(DONE)
+  if left:
+    advice = f'--config={left[0]}' if left[0].endswith('.py') else '--name=value'
+    raise Mistake(f'unexpected argument {left[0]!r}; flags are written {advice}')
+  if FLAGS['verbosity'].using_default_value:
+    FLAGS.verbosity = -1  # warnings: at INFO, Orbax and absl write hundreds of lines
+    logging.get_absl_handler().addFilter(_is_for_people)
+  if parser is not None:
+    _finish_config(parser)
+  _finish_workdir()
+  return argv[:1]
+
+
+def _is_for_people(record) -> bool:
+  """Keeps Orbax's warnings about its own defaults away; --verbosity=-1 shows them."""
+  return record.levelno >= logging.converter.STANDARD_ERROR or '/orbax/' not in record.pathname
+
+
+def _config_first(words: list[str]) -> list[str]:
+  """Moves `--config=FILE` before its overrides, where ml_collections wants it."""
+  front, rest, i = [], [], 0
+  while i < len(words):
+    if re.fullmatch(r'--?config', words[i]) and i + 1 < len(words):
+      front.append(f'--config={words[i + 1]}')
+      i += 1
+    elif re.match(r'--?config=', words[i]):
+      front.append(words[i])
+    elif words[i] == '--':
+      rest += words[i:]
+      break
+    else:
+      rest.append(words[i])
+    i += 1
+  if len(front) > 1:
+    raise Mistake(f'--config is given {len(front)} times; give one config file')
+  overrides = _overrides(rest)
+  if overrides and not front:
+    raise Mistake(f'--config.{overrides[0]} is given without --config=FILE')
+  return front + rest
+
+
+def _overrides(words: list[str]) -> list[str]:
+  """Returns the field names of all `--config.FIELD=VALUE` and `--noconfig.FIELD`."""
+  matches = (re.match(r'--?(?:no)?config\.([^=]*)', word) for word in words)
+  return [match[1] for match in matches if match]
+
+
+def _finish_config(parser: _ConfigParser) -> None:
+  """Asks for a missing config and checks overridden tuples, whose elements nobody has checked."""
+  if FLAGS.config is None:
+    if parser.required:
+      require_config()
+    return
+  for name, value in config_flags.get_override_values(FLAGS['config']).items():
+    kind, default = parser.fields[name]
+    if kind is not tuple:
+      continue
+    element = type(default[0]) if default and len(set(map(type, default))) == 1 else None
+    if element is float:
+      value = tuple(float(v) if type(v) is int else v for v in value)
+    # An unreadable '(1,' arrives as text. An empty default gives no type: numbers, in this project.
+    is_malformed = any(isinstance(v, str) and (not default or v[:1] in '([') for v in value)
+    if is_malformed or (element and any(type(v) is not element for v in value)):
+      given = value[0] if len(value) == 1 else value
+      raise Mistake(_expected(name, given, kind, default))
+    with FLAGS.config.unlocked():
+      FLAGS.config.update_from_flattened_dict({name: value})
+
+
+def _finish_workdir() -> None:
+  """Gives `--workdir` its default."""
+  if 'workdir' not in FLAGS or FLAGS.workdir:
+    return
+  if 'config' not in FLAGS:
+    raise Mistake('--workdir is missing, as in --workdir=runs/quickstart')
+  if FLAGS.config is None:
+    raise Mistake('--config or --workdir is missing, as in --config=configs/quickstart.py')
+  FLAGS.workdir = f'runs/{config_files.name(config_flags.get_config_filename(FLAGS["config"]))}'
+
+
+def _expected(name: str, given: Any, kind: type, default: Any) -> str:
+  """Returns the line for a value of the wrong type, with the config's own value as the example."""
+  words = config_files.KINDS.get(kind, kind.__name__)
+  example = str(default).lower() if kind is bool else default
+  if kind is tuple:
+    words += f' of {type(default[0]).__name__}' if default else ''
+    example = f"'{default or (1, 2, 5)}'"
+  return f'--config.{name}={given}: expected {words}, as in --config.{name}={example}'
+
+
+def _describe_flag_error(error: flags.Error) -> str:
+  """Returns one line for what absl found wrong with a flag."""
+  parser = FLAGS['config'].parser if 'config' in FLAGS else None
+  fields = parser.fields if parser is not None else {}
+  message = ' '.join(str(error).split())
+  if isinstance(error, flags.UnrecognizedFlagError):
+    name = error.flagname
+    match = closest(name, [known for known in usage.own_flags() if known != name], cutoff=0.7)
+    if match is None and fields:
+      field = config_files.closest_field(name, fields)
+      match = f'config.{field}' if field else None
+    return f'unknown flag --{name}{did_you_mean(match and "--" + match)}'
+  wrong = re.match(r'flag --config\.([\w.]+)=(.*?): ', message)
+  if wrong and wrong[1] in fields:
+    return _expected(wrong[1], wrong[2], *fields[wrong[1]])
+  return message.removeprefix('flag ')

@@ -1,0 +1,207 @@
+"""Config files: find one, load it, read its arguments, list its fields.
+
+A config file defines `get_config()`, which returns a ConfigDict, and may take arguments:
+`--config=configs/cart_d1024.py:R=8,P=4` calls `get_config('R=8,P=4')`.
+"""
+
+import ast
+import importlib.util
+import inspect
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from experiments.mistakes import Mistake, closest, did_you_mean
+
+TRUTH = {'true': True, '1': True, 'false': False, '0': False}
+KINDS = {
+  bool: 'true or false (bool)',
+  int: 'a whole number (int)',
+  float: 'a number (float)',
+  str: 'text (str)',
+  tuple: 'a tuple',
+}
+
+
+class ArgumentMistake(ValueError):
+  """A wrong argument after the colon of `--config=FILE:ARGUMENTS`."""
+
+
+def parse_arguments(arguments: str, /, **defaults: Any) -> types.SimpleNamespace:
+  """Reads `R=8,P=4,small` for a config file, with the types of the defaults.
+
+  Args:
+    arguments: what stands after the colon; '' for none. A bool may be given by its name alone.
+    **defaults: every known argument with its default: bool, int, float or str.
+
+  Returns:
+    A namespace with one attribute per default.
+
+  Raises:
+    ValueError: an unknown, repeated or ill-typed argument, in one line.
+  """
+  values, given = dict(defaults), set()
+  for item in filter(None, (part.strip() for part in arguments.split(','))):
+    name, equals, text = (part.strip() for part in item.partition('='))
+    if name not in defaults:
+      known = f'known: {", ".join(defaults)}' if defaults else 'this config takes none'
+      hint = did_you_mean(closest(name, defaults))
+      raise ArgumentMistake(f'unknown config argument {name!r} ({known}){hint}')
+    if name in given:
+      raise ArgumentMistake(f'config argument {name!r} is given twice')
+    given.add(name)
+    kind = type(defaults[name])
+    try:
+      if kind is bool:
+        values[name] = TRUTH[text.lower()] if equals else True
+      else:
+        values[name] = kind(text) if equals else kind(None)
+    except (ValueError, TypeError, KeyError):
+      raise ArgumentMistake(
+        f'config argument {item!r}: expected {KINDS[kind]}, as in {name}={defaults[name]}'
+      ) from None
+  return types.SimpleNamespace(**values)
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+  """Runs `get_config` of `FILE[:ARGUMENTS]`.
+
+  Returns:
+    The config, locked: no field can be added.
+
+  Raises:
+    Mistake: no such file, an error in it (with file and line), or wrong arguments.
+  """
+  path, colon, arguments = spec.partition(':')
+  file = find(path)
+  try:
+    module = _execute(file)
+    get_config = getattr(module, 'get_config', None)
+    if not callable(get_config):
+      raise Mistake(f'{path} is no config: it defines no function get_config()')
+    if colon and not inspect.signature(get_config).parameters:
+      raise Mistake(f'{path} takes no arguments: leave out {colon + arguments!r}')
+    config = get_config(arguments) if colon else get_config()
+  except Mistake:
+    raise
+  except ArgumentMistake as error:
+    raise Mistake(f'--config={spec}: {error}') from error
+  except Exception as error:
+    raise Mistake(_locate(error, file)) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise Mistake(f'{path}: get_config() returned {type(config).__name__}, not a ConfigDict')
+  return config.lock()
+
+
+def find(path: str) -> Path:
+  """Returns the file: as given, or beside the installed `configs` package; Mistake if none."""
+  for candidate in (Path(path), _home() / path):
+    if path and candidate.is_file():
+      return candidate
+  files = list(available())
+  names = {file: file for file in files}
+  names |= {str(Path(file).with_suffix('')): file for file in files}
+  names |= {Path(file).name: file for file in files} | {Path(file).stem: file for file in files}
+  match = closest(path, names)
+  if match or not files:
+    hint = did_you_mean(names.get(match or ''))
+  else:
+    hint = f'; there are {", ".join(files[:6])}{", ..." if len(files) > 6 else ""}'
+  raise Mistake(f'no config file {path!r}{hint}')
+
+
+def available() -> dict[str, str]:
+  """Returns the config files of `configs/` with the first line of their docstrings."""
+  found = {}
+  for root in (Path(), _home()):
+    for file in sorted((root / 'configs').glob('**/*.py')):
+      try:
+        tree = ast.parse(file.read_text(encoding='utf-8'))
+      except (OSError, ValueError, SyntaxError):
+        continue  # a file that cannot be read says so when it is asked for by name
+      if any(isinstance(node, ast.FunctionDef) and node.name == 'get_config' for node in tree.body):
+        summary = (ast.get_docstring(tree) or '').partition('\n')[0]
+        found.setdefault(str(file.relative_to(root)), summary)
+  return found
+
+
+def name(spec: str) -> str:
+  """Returns the config's name, `cart_d1024` or `cart_d1024:R=8,P=4` as `cart_d1024-R=8,P=4`."""
+  path, _, arguments = spec.partition(':')
+  safe = ''.join(c if c.isalnum() or c in '=,._+-' else '_' for c in arguments)
+  return Path(path).stem + (f'-{safe}' if safe else '')
+
+
+def fields(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, tuple[type, Any]]:
+  """Returns every leaf as `{'train.steps': (int, 2000), ...}`; an unset placeholder is None."""
+  found = {}
+  for key, value in config.items(preserve_field_references=True):
+    if isinstance(value, ml_collections.ConfigDict):
+      found |= fields(value, f'{prefix}{key}.')
+      continue
+    try:
+      resolved = value.get() if isinstance(value, ml_collections.FieldReference) else value
+    except ml_collections.config_dict.RequiredValueError:
+      resolved = None
+    found[prefix + key] = (config.get_type(key), resolved)
+  return found
+
+
+def closest_field(wrong: str, known: dict[str, Any]) -> str | None:
+  """Returns the known dotted field nearest to a wrong one, or None.
+
+  First the same last name in another section, then a similar one in the same section, then, where
+  there is no such section, a similar path or last name anywhere.
+  """
+  section, _, last = wrong.rpartition('.')
+  same = [field for field in known if _split(field)[1] == last]
+  if same:
+    return closest(wrong, same, cutoff=0.0)
+  siblings = [field for field in known if _split(field)[0] == section]
+  anywhere = [] if section and siblings else known
+  for fields_there in (siblings, anywhere):
+    lasts = {_split(field)[1]: field for field in fields_there}
+    match = closest(last, lasts)
+    if match:
+      return lasts[match]
+  return closest(wrong, anywhere, cutoff=0.7)
+
+
+def _split(field: str) -> tuple[str, str]:
+  """Returns the section and the last name of a dotted field."""
+  section, _, last = field.rpartition('.')
+  return section, last
+
+
+def _home() -> Path:
+  """Returns the directory that holds the importable `configs` package, or this repository."""
+  spec = importlib.util.find_spec('configs')
+  locations = list(spec.submodule_search_locations or ()) if spec else []
+  return Path(locations[0]).parent if locations else Path(__file__).parents[1]
+
+
+def _execute(file: Path) -> types.ModuleType:
+  """Runs a config file from its text: a cached .pyc could be the one of a second ago."""
+  module = types.ModuleType(f'config_file_{file.stem}')
+  module.__file__ = str(file)
+  sys.modules[module.__name__] = module  # dataclasses look themselves up there
+  exec(compile(file.read_text(encoding='utf-8'), str(file), 'exec'), module.__dict__)
+  return module
+
+
+def _locate(error: Exception, file: Path) -> str:
+  """Returns 'FILE:LINE: what' for an error raised while `file` (or its neighbours) ran."""
+  where = str(file)
+  if isinstance(error, SyntaxError) and error.filename:
+    return f'{error.filename}:{error.lineno}: {error.msg}'
+  traceback = error.__traceback__
+  while traceback is not None:
+    code = traceback.tb_frame.f_code
+    if Path(code.co_filename).resolve().is_relative_to(file.parent.resolve()):
+      where = f'{code.co_filename}:{traceback.tb_lineno}'
+    traceback = traceback.tb_next
+  what = ' '.join(str(error).split())
+  return f'{where}: {type(error).__name__}: {what}'

@@ -1,0 +1,54 @@
+"""Trains a model as a config says, evaluates it, and leaves everything in one directory.
+
+  python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+trains from the start, or from where the run in that directory stands: a run that was killed, preempted or out of disk space goes on with the
+same command, to the same parameters. A finished run stays as it is. At the end the model is evaluated by parallel passes and by the exact
+recurrence, and writes a sample of text. The directory then holds
+
+  config.json      every value of the config, and what it ran on
+  metrics.jsonl    one line per report: step, loss, perplexity, ...
+  tensorboard/     the same for TensorBoard
+  checkpoints/     the newest ones and the best one
+  evaluation.json, figures/, samples/
+
+  python -m experiments.main --mode=eval --workdir=runs/quickstart
+
+evaluates the newest checkpoint again, with the config that lies beside it.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+_CONFIG = cli.define_config(required=False)
+_WORKDIR = cli.define_workdir('Directory of the run: new, empty, or holding this very run')
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ['train', 'eval'], 'Train and evaluate, or evaluate a checkpoint.'
+)
+_FORK = flags.DEFINE_bool(
+  'fork', False, 'Continue a run although its config was another one; both are recorded.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'One of several processes; JAX finds the others from the cluster (docs/cluster.md).',
+)
+
+
+def main(argv):
+  del argv
+  import jax  # after the flags: a typo is answered at once
+
+  from crt_jax.training import final, loop
+
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  if _MODE.value == 'eval':
+    final.evaluate_checkpoint(_WORKDIR.value)
+  else:
+    loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,75 @@
+"""Tell a user's mistake, which deserves one line, from a fault of ours, which keeps its traceback.
+
+crt_jax raises ValueError with one line that names the field or file and the fix, and lets OSError
+from the file system pass. `describe` recognises both; everything else is an internal error.
+"""
+
+import difflib
+import dis
+import errno
+from collections.abc import Iterable
+from types import TracebackType
+
+OWN_PACKAGES = ('crt_jax', 'experiments', 'configs', '__main__')
+
+# What a person can put right: a wrong path, missing rights, a full disk. Other codes are faults.
+USER_ERRNOS = frozenset(
+  getattr(errno, name)
+  for name in (
+    'ENOENT EACCES EPERM ENOTDIR EISDIR EEXIST EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG'
+  ).split()
+)
+
+
+class Mistake(Exception):
+  """A mistake in the command itself, told in one line by `str()`.
+
+  It is no ValueError, because absl rewrites those that are raised while it reads flags.
+  """
+
+
+def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+  """Returns the known word most like `word`, or None when none resembles it."""
+  matches = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+  return matches[0] if matches else None
+
+
+def did_you_mean(suggestion: str | None) -> str:
+  """Returns '; did you mean X?' to end a sentence with, or nothing."""
+  return f'; did you mean {suggestion}?' if suggestion else ''
+
+
+def describe(error: BaseException) -> str | None:
+  """Returns the line to show for a user's mistake, or None for an internal error.
+
+  A mistake is a `Mistake`, a one-line ValueError that a `raise` in our own packages raised (not
+  one that a library or a failed conversion raised below it), or an OSError of the file system.
+  """
+  message = str(error)
+  if isinstance(error, Mistake):
+    return message
+  if isinstance(error, OSError):
+    if error.errno in USER_ERRNOS:
+      where = (
+        error.filename if error.filename2 is None else f'{error.filename} or {error.filename2}'
+      )
+      where = f'{where}: ' if error.filename is not None else ''
+      return f'{where}{error.strerror} (--traceback shows where)'
+    is_candidate = error.errno is None
+  else:
+    is_candidate = isinstance(error, ValueError)
+  is_one_line = bool(message) and '\n' not in message
+  return message if is_candidate and is_one_line and _raised_by_us(error.__traceback__) else None
+
+
+def _raised_by_us(traceback: TracebackType | None) -> bool:
+  """Whether the innermost frame is ours and stands at a `raise` statement."""
+  if traceback is None:
+    return False
+  while traceback.tb_next is not None:
+    traceback = traceback.tb_next
+  frame = traceback.tb_frame
+  module = frame.f_globals.get('__package__') or frame.f_globals.get('__name__') or ''
+  # int('x') or an unpacking that fails has no frame of its own: only the instruction tells.
+  instruction = frame.f_code.co_code[traceback.tb_lasti]
+  return module.partition('.')[0] in OWN_PACKAGES and instruction == dis.opmap['RAISE_VARARGS']

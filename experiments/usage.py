@@ -1,0 +1,74 @@
+"""The text of `--help`: what the entry point does, its flags, and how a config is changed."""
+
+import sys
+import textwrap
+from typing import Any
+
+from absl import flags
+
+from experiments import config_files
+
+FLAGS = flags.FLAGS
+
+METAVARS = {'config': 'FILE[:NAME=VALUE,...]', 'workdir': 'DIR'}
+OVERRIDES = """\
+Any field of the config can be set on the command line:
+  --config.train.steps=50  --config.eval.whole=false  --config.eval.depths='(1,2,5)'
+"""
+EXIT_CODES = """\
+Exit codes: 0 done; 2 a mistake in what was asked, told in one line; 75 stopped and saved, run the
+same command again to go on. `--helpfull` also lists the flags of the libraries.
+"""
+
+
+def own_flags() -> list[str]:
+  """Returns the names of the entry point's own flags, in the order a reader wants them."""
+  names = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+  names = {name for name in names if not name.startswith('config.')} | {'traceback'}
+  first = ('config', 'workdir', 'mode')
+  return sorted(names, key=lambda name: (first.index(name) if name in first else 9, name))
+
+
+def text(fields: dict[str, tuple[type, Any]]) -> str:
+  """Returns the help; with a config, also every field with its type and present value."""
+  parts = [(sys.modules['__main__'].__doc__ or '').strip('\n'), _flags()]
+  if 'config' in FLAGS:
+    parts.append(OVERRIDES + (_fields(fields) if fields else _configs()))
+  return '\n\n'.join(part.rstrip() for part in [*parts, EXIT_CODES] if part)
+
+
+def _flags() -> str:
+  lines = ['Flags:']
+  for name in own_flags():
+    flag = FLAGS[name]
+    choices = getattr(flag.parser, 'enum_values', None)
+    if flag.boolean:
+      head = f'--[no]{name}'
+    else:
+      kind = '|'.join(choices) if choices else METAVARS.get(name) or flag.flag_type().upper()
+      head = f'--{name}={kind}'
+    default = '' if flag.default in (None, '', False) else f' (default: {flag.default})'
+    text = ' '.join(f'{flag.help}{default}'.split())
+    text = text.removeprefix(f'<{"|".join(choices)}>: ') if choices else text
+    lines.append(f'  {head}')
+    lines += textwrap.wrap(text, 94, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
+  return '\n'.join(lines)
+
+
+def _configs() -> str:
+  files = config_files.available()
+  width = max(map(len, files), default=0)
+  lines = [f'  {file:{width}}  {summary}' for file, summary in files.items()]
+  module = getattr(sys.modules['__main__'].__spec__, 'name', sys.argv[0])
+  listing = ['Config files:', *lines] if files else []
+  hint = 'All fields of one, with their values:'
+  return '\n'.join([hint, f'  python -m {module} --config=FILE --help', '', *listing])
+
+
+def _fields(fields: dict[str, tuple[type, Any]]) -> str:
+  width = max(map(len, fields))
+  lines = [
+    f'  --config.{name:{width}}  {kind.__name__:5}  {value!r}'
+    for name, (kind, value) in fields.items()
+  ]
+  return '\n'.join(['All fields of this config, as the command now sets them:', *lines])

@@ -1,0 +1,137 @@
+"""Every config, found by glob: it is complete, documented, says the sizes it names, and its train step lowers on 8 devices."""
+
+import ast
+import dataclasses
+import pathlib
+import re
+
+import jax
+import pytest
+
+import crt_jax
+from configs import base
+from crt_jax import accounting, data, sharding
+from crt_jax.training import optimizer as optimizer_lib
+from crt_jax.training import setup, state, step
+from experiments import config_files
+
+CONFIGS = pathlib.Path(base.__file__).parent
+FILES = sorted(p for p in CONFIGS.rglob('*.py') if p.name not in ('__init__.py', 'base.py'))
+
+
+def specs():
+  """FILE and FILE:ARGUMENTS for every line of the ARGUMENTS that a config offers."""
+  for file in FILES:
+    arguments = getattr(config_files._execute(file), 'ARGUMENTS', ('',))
+    for given in arguments:
+      yield f'{file}:{given}' if given else str(file)
+
+
+SPECS = list(specs())
+name_of = lambda spec: config_files.name(spec)  # noqa: E731
+
+
+@pytest.fixture(params=SPECS, ids=name_of)
+def config(request):
+  return config_files.load(request.param)
+
+
+def test_the_issue_s_experiments_are_there():
+  names = {config_files.name(spec) for spec in SPECS}
+  assert {f'crt_d{d}_c{c}' for d, c in ((1, 2048), (3, 1408), (5, 1120), (6, 1024), (11, 768))} <= names
+  assert {'transformer_n2', 'transformer_n4', 'transformer_n6', 'transformer_n12'} <= names
+  assert {'transformer_n12-heads=16', 'crt_d1_t1024', 'crt_d1_t1024-k_min=2', 'transformer_n6_t1024'} <= names
+  assert {f'crt_341m-D={d}' for d in (1, 3, 5, 6, 11)} <= names
+  assert {f'transformer_341m-N={n}' for n in (2, 4, 6, 12, 24)} <= names
+  assert {'quickstart', 'crt_sotu'} <= names
+
+
+def test_config_has_every_field_and_no_other(config):
+  complete = base.base(config.model.to_dict())
+  assert flat(config) == flat(complete)
+  model = crt_jax.build(config.model)
+  derived = {'head_width'}  # from heads
+  fields = {field.name for field in dataclasses.fields(model.config)}
+  assert fields - derived == set(config.model), 'add the field to configs/base.py'
+  setup.check_config(config)
+  data_fields = {field.name for field in dataclasses.fields(data.DataConfig)}
+  assert data_fields == set(config.data)
+
+
+def flat(config, prefix=''):
+  return {
+    name
+    for key in config
+    for name in (
+      flat(config[key], f'{prefix}{key}.') if hasattr(config[key], 'keys') else {prefix + key}
+    )
+  }
+
+
+def test_vocabulary_follows_the_data(config):
+  with config.unlocked():
+    config.data.vocab_size = 1234
+  assert config.model.vocab_size == 1234
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.name)
+def test_docstring_says_the_command_and_the_expectation(file):
+  text = ast.get_docstring(ast.parse(file.read_text()))
+  assert f'python -m experiments.main --config=configs/{file.relative_to(CONFIGS)}' in text
+  assert re.search(r'published|measured|reached', text.lower()), 'say which number it should reach'
+  sizes = re.findall(r'C=(\d+): ([\d.]+) M parameters', text)
+  if sizes:
+    [(width, millions)] = sizes
+    config = config_files.load(str(file))
+    assert config.model.width == int(width)
+    assert f'{accounting.parameters(config.model).stored / 1e6:.1f}' == millions
+
+
+@pytest.mark.parametrize('spec', SPECS, ids=name_of)
+def test_train_step_lowers_on_eight_devices(spec):
+  """No hardware and no compiling: every sharding rule, shape and depth is exercised by lowering alone."""
+  config = config_files.load(spec)
+  mesh = sharding.make_abstract_mesh(data=2, fsdp=4)
+  with config.unlocked():
+    config.data.batch_size = 8
+  lowered = lower(config, mesh)
+  assert '"fsdp"=4' in lowered.as_text(), 'nothing is split'
+
+
+def lower(config, mesh):
+  model = crt_jax.build(config.model)
+  tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer_lib.make_schedule(config.optimizer, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
+  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh)
+  depth = (model.depths() or (None,))[-1]
+  return jitted(depth).trace(abstract, step.abstract_batch(config, mesh)).lower(
+    lowering_platforms=('tpu',)
+  )
+
+
+def test_tensor_axis_lowers_where_heads_divide():
+  config = config_files.load(str(CONFIGS / 'crt_d5_c1120.py'))
+  lowered = lower(config, sharding.make_abstract_mesh(data=2, fsdp=2, tensor=2))
+  assert '"tensor"=2' in lowered.as_text()
+  one_head = config_files.load(str(CONFIGS / 'transformer_n12.py'))
+  with pytest.raises(ValueError, match=r'heads, 1\) is not divisible by mesh.tensor=2'):
+    lower(one_head, sharding.make_abstract_mesh(data=2, fsdp=2, tensor=2))
+
+
+def test_state_of_every_config_fits_in_shards(config):
+  """FSDP over 4: parameters and moments take a quarter each, up to what has no dimension to split."""
+  mesh = sharding.make_abstract_mesh(fsdp=4)
+  model = crt_jax.build(config.model)
+  tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
+  whole = split = 0
+  for x in jax.tree.leaves(abstract.params):
+    whole += x.size
+    split += x.sharding.shard_shape(x.shape)[0] * x.size // x.shape[0] if x.ndim == 1 else 0
+    if x.ndim > 1:
+      size = 1
+      for n in x.sharding.shard_shape(x.shape):
+        size *= n
+      split += size
+  assert split < 0.27 * whole

@@ -1,0 +1,21 @@
+"""What every test runs under: eight fake devices, no silent broadcasting of ranks, steady laws."""
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 8)  # before the first use of a device
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# The first example of a law compiles, so a deadline would measure XLA; a fixed sequence of examples
+# makes a failure everyone's. `pytest --hypothesis-profile=search` looks for new ones.
+hypothesis.settings.register_profile('steady', deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile('search', deadline=None, max_examples=500)
+hypothesis.settings.load_profile('steady')
+
+
+@pytest.fixture
+def float64():
+  """Runs the test with 64-bit types."""
+  with jax.enable_x64(True):
+    yield

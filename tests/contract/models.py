@@ -1,0 +1,56 @@
+"""The small models that the contract suite runs over, and what it needs to know of each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import crt_jax
+
+_CRT = dict(name='crt', vocab_size=23, width=16, heads=2, layers=2, rotary='integer_reversed')
+_TRANSFORMER = dict(name='transformer', vocab_size=23, width=16, heads=2, layers=2)
+_CART = dict(name='cart', vocab_size=23, width=16, head_width=8, prelude_layers=2, loops=3)
+
+CONFIGS = {
+  'crt': _CRT | dict(depth=3),
+  'crt_windowed': _CRT | dict(depth=3, window=3, rotary='integer'),
+  'crt_sa': _CRT | dict(depth=3, correction='sa', layers=1),
+  'crt_px': _CRT | dict(depth=3, correction='px', rotary='standard'),
+  'cart': _CART,
+  'cart_per_loop': _CART | dict(anchor='per_loop', blend=False),
+  'cart_self_unshared': _CART | dict(core='self', share_core=False, loop_code=False),
+  'cart_full_rank': _CART | dict(latent_ratio=0, anchor_norm=True, gate=False, core_residual=False),
+  'roformer': _TRANSFORMER | dict(rotary='integer_reversed'),
+  'roformer_head_ffn': _TRANSFORMER | dict(rotary='standard', style='roformer_head_ffn', window=3),
+  'cart_dense': _TRANSFORMER | dict(style='cart_dense'),
+}
+
+BATCH, LENGTH = 2, 7
+
+
+def model_of(name: str, **changes):
+  return crt_jax.build(CONFIGS[name] | changes)
+
+
+def params_of(model, seed: int = 0, dtype='float32'):
+  """Parameters large enough that mistakes show; from NumPy, since jax.random compiles per shape."""
+  generator = np.random.default_rng(seed)
+
+  def draw(path, a):
+    name = path[-1].key
+    size = 2 * model.config.width**-0.5 if name == 'weight' else 0.1
+    size = 1.0 if path[0].key in ('embedding', 'blend') else size
+    centre = {'scale': 1.0, 'logit': 2.0}.get(name, 0.0)
+    return jnp.asarray(centre + size * generator.standard_normal(a.shape), dtype)
+
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def tokens_of(model, seed: int = 1, batch: int = BATCH, length: int = LENGTH):
+  generator = np.random.default_rng(seed)
+  return jnp.asarray(generator.integers(0, model.config.vocab_size, (batch, length)), jnp.int32)
+
+
+def exact_depth(model, length: int):
+  """A depth at which parallel passes equal the sequential form at every position."""
+  return length + 1 if model.config.name == 'crt' else None

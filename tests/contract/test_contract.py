@@ -1,0 +1,325 @@
+"""One suite over every model: what models/base.py promises holds for each of them."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import crt_jax.models.loss
+from tests.contract.models import (
+  BATCH,
+  CONFIGS,
+  LENGTH,
+  exact_depth,
+  model_of,
+  params_of,
+  tokens_of,
+)
+
+# Float32 round-off of logits of size 1 to 10 through a few layers.
+TOLERANCE = dict(rtol=2e-4, atol=2e-5)
+
+each_model = pytest.mark.parametrize('name', CONFIGS)
+# What depends on the shared code rather than on a variant runs over one model of each family.
+each_family = pytest.mark.parametrize('name', ('crt', 'cart', 'roformer'))
+
+
+@functools.cache
+def prepared(name):
+  """Model, parameters, tokens and the exact logits of its sequential form."""
+  model = model_of(name)
+  params, tokens = params_of(model), tokens_of(model)
+  return model, params, tokens, model.sequential(params, tokens)
+
+
+@functools.cache
+def jitted(model, method: str, **static):
+  """A method of a model, compiled once for all tests."""
+  return jax.jit(functools.partial(getattr(model, method), **static))
+
+
+def batch_of(tokens):
+  return dict(tokens=tokens, targets=jnp.roll(tokens, -1, axis=1).at[:, -1].set(-1))
+
+
+@each_model
+def test_axes_name_every_dimension_of_every_parameter(name):
+  model, params, _, _ = prepared(name)
+  axes = model.axes()
+  assert jax.tree.structure(axes) == jax.tree.structure(params)
+  jax.tree.map(lambda spec, a: np.testing.assert_equal(len(spec), a.ndim), axes, params)
+  names = {part for spec in jax.tree.leaves(axes) for part in spec}
+  assert None not in names
+  assert {'vocab', 'width', 'heads', 'feed_forward'} <= names
+
+
+@each_family
+def test_models_are_equal_and_hashable_by_configuration(name):
+  assert model_of(name) == model_of(name)
+  assert hash(model_of(name)) == hash(model_of(name))
+  assert model_of(name, vocab_size=24) != model_of(name)
+
+
+@each_model
+def test_params_are_a_plain_float32_dict(name):
+  _, params, _, _ = prepared(name)
+  assert type(params) is dict
+  assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+@each_model
+def test_apply_is_head_of_hidden(name):
+  model, params, tokens, _ = prepared(name)
+  hidden = jitted(model, 'hidden')(params, tokens)
+  assert hidden.hidden_BxTxC.shape == (BATCH, LENGTH, model.config.width)
+  logits = model.head(params, hidden.hidden_BxTxC)
+  assert logits.shape == (BATCH, LENGTH, model.config.vocab_size)
+  assert logits.dtype == jnp.float32
+  applied = jitted(model, 'apply')(params, tokens).logits_BxTxV
+  np.testing.assert_allclose(applied, logits, **TOLERANCE)
+
+
+@each_family
+@pytest.mark.parametrize('chunk_bytes', (2**26, 500))
+def test_loss_is_the_mean_over_counted_targets(name, chunk_bytes, monkeypatch):
+  monkeypatch.setattr(crt_jax.models.loss, 'CHUNK_BYTES', chunk_bytes)
+  model, params, tokens, _ = prepared(name)
+  batch = batch_of(tokens)
+  batch['targets'] = batch['targets'].at[0, 2].set(-1)
+  total, metrics = jax.jit(model.loss)(params, batch)
+  log_p = jax.nn.log_softmax(jitted(model, 'apply')(params, tokens).logits_BxTxV)
+  picked = jnp.take_along_axis(log_p, jnp.maximum(batch['targets'], 0)[..., None], -1)[..., 0]
+  counted = np.asarray(batch['targets']) >= 0
+  assert metrics['targets'] == counted.sum() == BATCH * (LENGTH - 1) - 1
+  expected = -np.asarray(picked)[counted].mean()
+  np.testing.assert_allclose(metrics['cross_entropy'], expected, rtol=1e-5)
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def test_chunks_of_the_loss_do_not_change_its_gradient(monkeypatch):
+  model, params, tokens, _ = prepared('roformer')
+  gradient = lambda p: jax.jit(jax.grad(lambda p: model.loss(p, batch_of(tokens))[0]))(p)  # noqa: E731
+  whole = gradient(params)
+  monkeypatch.setattr(crt_jax.models.loss, 'CHUNK_BYTES', 500)
+  chunked = gradient(params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, chunked)
+
+
+@each_model
+def test_parallel_passes_reach_the_sequential_form(name):
+  model, params, tokens, exact = prepared(name)
+  parallel = jitted(model, 'apply', depth=exact_depth(model, LENGTH))(params, tokens).logits_BxTxV
+  np.testing.assert_allclose(parallel, exact, **TOLERANCE)
+
+
+@each_model
+def test_step_by_step_is_sequential(name):
+  model, params, tokens, exact = prepared(name)
+  state = model.decode_state(BATCH, LENGTH)
+  step = jitted(model, 'step')
+  for t in range(LENGTH):
+    state, logits_BxV = step(params, state, tokens[:, t])
+    np.testing.assert_allclose(logits_BxV, exact[:, t], **TOLERANCE)
+  np.testing.assert_array_equal(state.position_B, [LENGTH] * BATCH)
+
+
+@pytest.mark.parametrize(
+  'name, method',
+  [(name, 'sequential') for name in CONFIGS]
+  + [(name, method) for name in ('crt', 'crt_sa', 'cart') for method in ('parallel', 'chunked')],
+)
+def test_ragged_prefill_is_one_row_at_a_time(name, method):
+  model, params, tokens, exact = prepared(name)
+  lengths = [LENGTH, 3]
+  prefill = functools.partial(model.prefill, method=method, chunk=4)
+  state, logits_BxV = prefill(params, model.decode_state(2, 10), tokens, jnp.array(lengths))
+  np.testing.assert_array_equal(state.position_B, lengths)
+  following = jnp.array([[5, 6], [7, 8]])
+  alone = []
+  for row, length in enumerate(lengths):
+    one, logits_1xV = prefill(params, model.decode_state(1, 10), tokens[row : row + 1, :length])
+    np.testing.assert_allclose(logits_1xV[0], logits_BxV[row], **TOLERANCE)
+    if method == 'sequential' or model.config.name != 'crt':
+      np.testing.assert_allclose(logits_1xV[0], exact[row, length - 1], **TOLERANCE)
+    for t in range(2):
+      one, logits_1xV = jitted(model, 'step')(params, one, following[row, t : t + 1])
+    alone.append(logits_1xV[0])
+  for t in range(2):
+    state, logits_BxV = jitted(model, 'step')(params, state, following[:, t])
+  np.testing.assert_allclose(logits_BxV, jnp.stack(alone), **TOLERANCE)
+
+
+@each_family
+def test_prefill_continues_where_the_state_stands(name):
+  model, params, tokens, exact = prepared(name)
+  state, _ = model.prefill(params, model.decode_state(BATCH, LENGTH), tokens[:, :3], chunk=2)
+  state, logits_BxV = model.prefill(params, state, tokens[:, 3:], chunk=2)
+  np.testing.assert_allclose(logits_BxV, exact[:, -1], **TOLERANCE)
+
+
+@each_family
+def test_prompt_length_compiles_nothing_new(name):
+  model, params, tokens, _ = prepared(name)
+  state = model.decode_state(BATCH, 16)
+  model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :9], chunk=4)
+  compiled = type(model)._prefill_chunk._cache_size()
+  for length in (3, 5, 11):
+    model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :length], chunk=4)
+  assert type(model)._prefill_chunk._cache_size() == compiled
+
+
+@each_model
+@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.given(position=st.integers(0, LENGTH - 1), shift=st.integers(1, 22))
+def test_no_logits_before_a_changed_token_change(name, position, shift):
+  model, params, tokens, _ = prepared(name)
+  changed = tokens.at[:, position].set((tokens[:, position] + shift) % model.config.vocab_size)
+  before = jitted(model, 'apply')(params, tokens).logits_BxTxV
+  after = jitted(model, 'apply')(params, changed).logits_BxTxV
+  np.testing.assert_array_equal(before[:, :position], after[:, :position])
+  assert not np.array_equal(before[:, position], after[:, position])
+
+
+@pytest.mark.parametrize('name', ('crt', 'crt_sa', 'cart', 'cart_self_unshared', 'roformer'))
+def test_a_window_hides_what_lies_further_back(name):
+  model = model_of(name, window=2)
+  params, tokens = prepared(name)[1:3]
+  seen = model.sequential(params, tokens)
+  np.testing.assert_allclose(
+    jitted(model, 'apply', depth=exact_depth(model, LENGTH))(params, tokens).logits_BxTxV,
+    seen,
+    **TOLERANCE,
+  )
+  full = model_of(name, window=0).sequential(params, tokens)
+  assert np.abs(seen[:, -1] - full[:, -1]).max() > 1e-3
+  np.testing.assert_allclose(seen[:, :2], full[:, :2], **TOLERANCE)
+
+
+@each_family
+def test_dropout_follows_the_key_alone(name):
+  model = model_of(name, dropout=0.3)
+  params, tokens = prepared(name)[1:3]
+  loss = jax.jit(lambda key: model.loss(params, batch_of(tokens), key=key)[0])
+  assert loss(jax.random.key(1)) == loss(jax.random.key(1))
+  assert loss(jax.random.key(1)) != loss(jax.random.key(2))
+  without = jax.jit(prepared(name)[0].loss)(params, batch_of(tokens))[0]
+  np.testing.assert_allclose(jax.jit(model.loss)(params, batch_of(tokens))[0], without, rtol=1e-6)
+  assert loss(jax.random.key(1)) != without
+
+
+@each_family
+def test_gradients_agree_with_forward_mode(name):
+  model, params, tokens, _ = prepared(name)
+  loss = jax.jit(lambda p: model.loss(p, batch_of(tokens))[0])
+  direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size)).reshape(a.shape), params)
+  _, tangent = jax.jit(lambda p, d: jax.jvp(loss, (p,), (d,)))(params, direction)
+  gradient = jax.jit(jax.grad(loss))(params)
+  projected = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction)))
+  np.testing.assert_allclose(tangent, projected, rtol=2e-4)
+
+
+@each_family
+def test_vmap_over_stacked_seeds(name):
+  model, _, tokens, _ = prepared(name)
+  alone = [params_of(model, seed) for seed in (0, 1)]
+  stacked = jax.tree.map(lambda *a: jnp.stack(a), *alone)
+  loss = jax.jit(lambda p: model.loss(p, batch_of(tokens))[0])
+  losses = jax.jit(jax.vmap(loss))(stacked)
+  for params, expected in zip(alone, losses, strict=True):
+    np.testing.assert_allclose(loss(params), expected, rtol=1e-5)
+
+
+@each_family
+def test_float64_parameters_compute_in_float64(name):
+  with jax.enable_x64(True):
+    model = model_of(name)
+    params = params_of(model, dtype='float64')
+    tokens = tokens_of(model)
+    exact = model.sequential(params, tokens)
+    assert exact.dtype == jnp.float64
+    parallel = jitted(model, 'apply', depth=exact_depth(model, LENGTH))(params, tokens).logits_BxTxV
+    np.testing.assert_allclose(parallel, exact, rtol=1e-10, atol=1e-12)
+    state, logits_BxV = model.prefill(params, model.decode_state(BATCH, LENGTH), tokens)
+    np.testing.assert_allclose(logits_BxV, exact[:, -1], rtol=1e-10, atol=1e-12)
+    asked = model_of(name, dtype='float64')
+    assert {a.dtype for a in jax.tree.leaves(jax.eval_shape(asked.init, jax.random.key(0)))} == {
+      exact.dtype
+    }
+    np.testing.assert_allclose(asked.sequential(params, tokens), exact, rtol=1e-12, atol=1e-12)
+
+
+@each_family
+def test_bfloat16_keeps_the_residual_stream_in_float32(name):
+  model = model_of(name, dtype='bfloat16')
+  params, tokens, exact = prepared(name)[1:]
+  assert model.hidden(params, tokens).hidden_BxTxC.dtype == jnp.float32
+  assert {a.dtype for a in jax.tree.leaves(model.decode_state(1, 4).caches)} == {jnp.bfloat16}
+  logits = model.sequential(params, tokens)
+  assert logits.dtype == jnp.float32
+  # bfloat16 keeps 8 bits: 1 % of the largest logit, several times over.
+  assert 0 < np.abs(logits - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@each_family
+@pytest.mark.parametrize('remat', ('layer', 'pass'))
+def test_rematerialisation_changes_no_gradient(name, remat):
+  model, params, tokens, _ = prepared(name)
+  other = model_of(name, remat=remat, dropout=0.2)
+  model = model_of(name, dropout=0.2)
+  loss = lambda m: lambda p: m.loss(p, batch_of(tokens), key=jax.random.key(3))[0]  # noqa: E731
+  one, two = jax.jit(jax.grad(loss(model)))(params), jax.jit(jax.grad(loss(other)))(params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, two)
+  recomputed = str(jax.make_jaxpr(jax.grad(loss(other)))(params)).count('remat')
+  assert recomputed > str(jax.make_jaxpr(jax.grad(loss(model)))(params)).count('remat')
+
+
+@each_family
+def test_sharded_over_eight_devices(name):
+  """A width divided over devices: the same logits, and specs that really divide something."""
+  model, params, tokens, exact = prepared(name)
+  mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+  def shard(spec, a):
+    last_width = max((i for i, n in enumerate(spec) if n == 'width'), default=None)
+    physical = ['fsdp' if i == last_width else None for i in range(a.ndim)]
+    return jax.device_put(a, NamedSharding(mesh, PartitionSpec(*physical)))
+
+  sharded = jax.tree.map(shard, model.axes(), params)
+  divided = [a for a in jax.tree.leaves(sharded) if not a.sharding.is_fully_replicated]
+  assert len(divided) > len(jax.tree.leaves(sharded)) / 2
+  tokens = jax.device_put(jnp.tile(tokens, (2, 1)), NamedSharding(mesh, PartitionSpec('data')))
+  np.testing.assert_allclose(model.sequential(sharded, tokens)[:BATCH], exact, **TOLERANCE)
+
+
+@each_family
+def test_depth_outside_its_range_is_refused_by_name(name):
+  model, params, tokens, _ = prepared(name)
+  for depth in (0, -1):
+    with pytest.raises(ValueError, match=f'depth={depth}'):
+      model.hidden(params, tokens, depth=depth)
+  if model.config.name == 'cart':
+    state = model.decode_state(BATCH, LENGTH, depth=2)
+    assert state.depth == 2
+    _, logits_BxV = model.prefill(params, state, tokens)
+    expected = jitted(model, 'apply', depth=2)(params, tokens).logits_BxTxV[:, -1]
+    np.testing.assert_allclose(logits_BxV, expected, **TOLERANCE)
+  else:
+    with pytest.raises(ValueError, match='depth=4'):
+      model.decode_state(BATCH, LENGTH, depth=4)
+
+
+@each_family
+def test_prefill_refuses_what_cannot_be(name):
+  model, params, tokens, _ = prepared(name)
+  state = model.decode_state(BATCH, LENGTH - 1)
+  with pytest.raises(ValueError, match=f'{LENGTH} tokens does not fit .*max_len={LENGTH - 1}'):
+    model.prefill(params, state, tokens)
+  with pytest.raises(ValueError, match='empty'):
+    model.prefill(params, state, tokens[:, :0])
+  with pytest.raises(ValueError, match="did you mean 'chunked'"):
+    model.prefill(params, state, tokens[:, :2], method='chunk')

@@ -1,0 +1,56 @@
+"""The command line of `experiments/prepare.py`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+  return ConfigDict({{'data': {settings!r}}})
+"""
+
+
+@pytest.fixture
+def command(settings, tmp_path):
+  """Runs `python -m experiments.prepare` on small files."""
+  path = tmp_path / 'config.py'
+  path.write_text(CONFIG.format(settings={**settings(), 'tokenizer': 'bytes', 'tfds_dir': ''}))
+
+  def run(*arguments):
+    return subprocess.run(
+      [sys.executable, '-m', 'experiments.prepare', f'--config={path}', *arguments],
+      capture_output=True,
+      text=True,
+      env={**os.environ, 'PYTHONPATH': '.'},
+      timeout=120,
+    )
+
+  return run
+
+
+def test_it_says_where_the_tokens_are_and_finds_them_again(command, tmp_path):
+  first, again = command(), command('--verify')
+  assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+  assert str(tmp_path / 'cache' / 'files-bytes-') in first.stdout
+  assert 'document_hash, 10% held out' in first.stdout
+  assert again.stdout.startswith(first.stdout)
+
+
+def test_a_tfds_set_is_written_and_read(command, tmp_path):
+  written = command(f'--write_tfds={tmp_path / "sets"}')
+  assert written.returncode == 0, written.stderr
+  flags = written.stdout.splitlines()[-1].replace("'", '').split()
+  read = command(*flags)
+  assert read.returncode == 0, read.stderr
+  assert '30 documents' not in read.stdout and 'tfds_raw_text_files-bytes' in read.stdout
+
+
+def test_a_mistake_is_one_line_and_code_2(command):
+  failed = command('--config.data.tokenizer=byte')
+  assert failed.returncode == 2
+  assert failed.stderr.count('\n') == 1
+  assert "did you mean 'bytes'" in failed.stderr

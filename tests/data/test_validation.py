@@ -1,0 +1,87 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crt_jax import data
+from crt_jax.data.token_files import TokenFile, TokenWriter
+
+
+@pytest.fixture(scope='module')
+def dataset_of(packed, tmp_path_factory):
+  """A data set whose validation split is 0, 1, ..., n-1."""
+
+  def make(tokens):
+    folder = tmp_path_factory.mktemp('validation')
+    writer = TokenWriter(folder, 'validation', 1000, shard_tokens=13)
+    writer.write(np.arange(tokens))
+    paths = [folder / shard.file for shard in writer.close()]
+    return dataclasses.replace(packed[0], validation=TokenFile(paths, np.dtype('<u2')))
+
+  return make
+
+
+@given(
+  tokens=st.integers(2, 120),
+  length=st.integers(1, 20),
+  local=st.integers(1, 4),
+  count=st.integers(1, 3),
+)
+def test_the_whole_split_scores_every_token_but_the_first_once(
+  dataset_of, tokens, length, local, count
+):
+  if tokens <= length:
+    return
+  dataset, scored = dataset_of(tokens), []
+  shares = [
+    list(data.whole_validation(dataset, length, local * count, index, count))
+    for index in range(count)
+  ]
+  assert len({len(share) for share in shares}) == 1  # processes take the same number of steps
+  for batches in zip(*shares, strict=True):
+    for batch in batches:
+      assert batch['tokens'].shape == batch['targets'].shape == (local, length)
+      assert batch['tokens'].dtype == batch['targets'].dtype == np.int32
+      counted = batch['targets'] >= 0
+      np.testing.assert_array_equal(batch['targets'][counted], batch['tokens'][counted] + 1)
+      assert np.all(batch['targets'][~counted] == -1)
+      assert np.all(batch['tokens'][~counted] == 0)
+      scored.extend(batch['targets'][counted].tolist())
+  assert scored == list(range(1, tokens))  # once each, and in order over the processes
+
+
+def test_sampled_batches_are_the_same_every_time(packed):
+  dataset, _ = packed
+  first, again = (data.sampled_validation(dataset, 16, 6, 20, 42) for _ in range(2))
+  assert len(first) == 20
+  for one, other in zip(first, again, strict=True):
+    np.testing.assert_array_equal(one['tokens'], other['tokens'])
+    assert one['tokens'].shape == (6, 16) and one['tokens'].dtype == np.int32
+    np.testing.assert_array_equal(one['tokens'][:, 1:], one['targets'][:, :-1])
+  other_seed = data.sampled_validation(dataset, 16, 6, 20, 43)
+  assert not np.array_equal(first[0]['tokens'], other_seed[0]['tokens'])
+
+
+def test_sampled_batches_are_windows_at_the_documented_offsets(dataset_of):
+  batches = data.sampled_validation(dataset_of(100), 16, 6, 20, 42)
+  starts = np.random.RandomState(42).randint(0, 84, size=(20, 6))
+  np.testing.assert_array_equal(np.stack([batch['tokens'][:, 0] for batch in batches]), starts)
+  assert batches[0]['targets'][0].tolist() == list(range(starts[0, 0] + 1, starts[0, 0] + 17))
+
+
+def test_processes_share_the_sampled_batches(packed):
+  dataset, _ = packed
+  whole = data.sampled_validation(dataset, 16, 6, 4, 42)
+  shares = [data.sampled_validation(dataset, 16, 6, 4, 42, index, 3) for index in range(3)]
+  for step, batch in enumerate(whole):
+    joined = np.concatenate([share[step]['targets'] for share in shares])
+    np.testing.assert_array_equal(joined, batch['targets'])
+
+
+@pytest.mark.parametrize('make', [data.whole_validation, data.sampled_validation])
+def test_windows_longer_than_the_split_are_refused_at_once(packed, make):
+  arguments = (20, 42) if make is data.sampled_validation else ()
+  with pytest.raises(ValueError, match='sequence_length=100000 needs 100001 tokens but'):
+    make(packed[0], 100_000, 4, *arguments)

@@ -1,0 +1,107 @@
+"""`python -m experiments.generate`: what it prints, and what it says to bad input."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import crt_jax
+from crt_jax.data.tokenizers import ByteTokenizer
+from crt_jax.training import checkpoint
+from experiments import generate
+from experiments.generate import StableText
+
+EOS = 256
+FIELDS = dict(name='crt', width=16, heads=2, layers=1, rotary='standard', vocab_size=257)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+  """Calls main with these flags on a random model; returns stdout, stderr."""
+  flags.FLAGS.mark_as_parsed()
+  random = np.random.RandomState(0)
+  shapes = jax.eval_shape(crt_jax.build(FIELDS).init, jax.random.key(0))
+  params = jax.tree.map(lambda a: random.normal(size=a.shape).astype(a.dtype), shapes)
+
+  def call(**values):
+    separator, vocab_size = values.pop('separator', 'none'), values.pop('vocab_size', 257)
+    config = ml_collections.ConfigDict(
+      dict(
+        model=FIELDS | dict(vocab_size=vocab_size),
+        data=dict(sequence_length=64, separator=separator),
+        sample=dict(prompt='Call', num_tokens=20, temperature=0.9, top_k=0, top_p=1.0, seed=3),
+      )
+    ).lock()
+    tokenizer = ByteTokenizer(bos=None, eos=EOS)
+    loaded = (config, params, tokenizer, 10)
+    monkeypatch.setattr(checkpoint, 'load_params', lambda workdir, step: loaded)
+    with flagsaver.flagsaver(workdir='runs/x', **values):
+      generate.main([])
+    return capfd.readouterr()
+
+  return call
+
+
+def test_prints_text_and_speed(run):
+  text, log = run()
+  assert text.startswith('Call') and len(text) > 20
+  assert log.startswith('20 tokens, ') and 'tokens/s' in log
+  assert run().out == text
+  assert run(seed=4).out != text
+  assert run(prompt='Call me').out.startswith('Call me')
+  greedy = run(temperature=0.0).out
+  assert greedy == run(temperature=0.0, seed=9).out != text
+
+
+def test_stops_at_the_context_and_says_so(run):
+  text, log = run(num_tokens=100)
+  assert 'stopped after 60 of 100 tokens' in log and '--context=104' in log
+  assert run(num_tokens=60).err.count('\n') == 1, 'all that was asked for: nothing to say'
+
+
+@pytest.mark.parametrize(
+  'values,message',
+  [
+    (dict(prompt=''), '--prompt is empty'),
+    (dict(prompt='x' * 64), '--prompt has 64 tokens, which leaves no room in the context of 64'),
+    (dict(top_p=0.0), 'top_p=0.0 must lie in'),
+    (dict(temperature=-1.0), 'temperature=-1.0'),
+    (dict(num_tokens=0), 'num_tokens=0'),
+    (dict(vocab_size=256), 'runs/x/tokenizer has 257 tokens, but model.vocab_size=256'),
+  ],
+)
+def test_refused(run, values, message):
+  with pytest.raises(ValueError, match=f'^{message}') as error:
+    run(**values)
+  assert '\n' not in str(error.value)
+
+
+def test_no_checkpoint(tmp_path):
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(workdir=str(tmp_path / 'none')):
+    with pytest.raises(ValueError, match='no checkpoint'):
+      generate.main([])
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 7])
+def test_no_character_is_printed_before_it_is_complete(size):
+  """In pieces of any size, printed parts join to the whole and none has half a character."""
+  text = 'naïve – 漢字 🐋 end'
+  tokens = list(text.encode())
+  stable = StableText(ByteTokenizer())
+  parts = [stable.add(tokens[i : i + size]) for i in range(0, len(tokens), size)]
+  assert not any('\ufffd' in part for part in parts)
+  assert ''.join(parts) + stable.add([], last=True) == text
+  if size == 1:
+    assert parts.count('') == len(tokens) - len(text)
+
+
+def test_what_stays_incomplete_is_printed_at_the_end():
+  stable = StableText(ByteTokenizer())
+  assert stable.add([0x61, 0xE6, 0xBC]) == 'a'
+  assert stable.add([], last=True) == '\ufffd'
+  stable = StableText(ByteTokenizer())
+  # A broken character in the middle is final once something follows it.
+  assert [stable.add([token]) for token in (0xE6, 0xBC, 0x61)] == ['', '', '\ufffda']

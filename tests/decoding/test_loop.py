@@ -1,0 +1,153 @@
+"""Generated text against the slow obvious loop, and all that must not change it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crt_jax
+from crt_jax import decoding
+from crt_jax.decoding import loop
+
+VOCABULARY = 19
+PROMPTS = [[1, 2, 3], [4] * 70, [5, 6]]
+SAMPLING = decoding.Sampling(temperature=2.0, top_k=12, top_p=0.95)
+
+
+def make(name):
+  """A model with weights so large that the next token depends on more than the one before it."""
+  fields = dict(vocab_size=VOCABULARY, width=16, heads=2, layers=1, rotary='standard')
+  model = crt_jax.build(dict(name=name, **fields))
+  random = np.random.RandomState(0)
+
+  def draw(path, shape):
+    scale = 0 if path[-1].key == 'bias' else 1
+    return (scale * random.normal(size=shape.shape)).astype(shape.dtype)
+
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return model, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope='module')
+def model_and_params():
+  return make('crt')
+
+
+@pytest.fixture
+def generate(model_and_params):
+  """Contexts up to 128 and chunks of 5 share their compiled functions."""
+  return functools.partial(
+    decoding.generate, *model_and_params, context=128, sampling=SAMPLING, chunk=5
+  )
+
+
+@pytest.mark.parametrize(
+  'name,sampling',
+  [('crt', SAMPLING), ('crt', decoding.Sampling(temperature=0)), ('transformer', SAMPLING)],
+)
+def test_ragged_batch_in_chunks_is_the_obvious_loop(name, sampling):
+  """Which evaluates the whole text anew for each token."""
+  model, params = make(name)
+  texts = decoding.generate(
+    model, params, PROMPTS, 12, context=128, sampling=sampling, seed=7, chunk=5
+  )
+  keys = decoding.sampling.row_keys(7, jnp.arange(3))
+  padded = np.zeros((3, 96), np.int32)
+  lengths = np.array([len(prompt) for prompt in PROMPTS])
+  for row, prompt in enumerate(PROMPTS):
+    padded[row, : len(prompt)] = prompt
+  for _ in range(12):
+    logits = model.sequential(params, padded)[np.arange(3), lengths - 1]
+    padded[np.arange(3), lengths] = decoding.sample(sampling, logits, keys, lengths)
+    lengths += 1
+  for row, prompt in enumerate(PROMPTS):
+    assert texts[row] == padded[row, len(prompt) : lengths[row]].tolist()
+  assert len(set(sum(texts, []))) > 3, 'a text this monotonous tests nothing'
+
+
+def test_text_depends_on_neither_chunk_nor_neighbours(generate):
+  together = generate(PROMPTS, 20)
+  assert together == generate(PROMPTS, 20, chunk=32)
+  assert [together[1]] == generate(PROMPTS[1:2], 20, rows=[1])
+  assert [together[1]] != generate(PROMPTS[1:2], 20, rows=[0])
+  assert together != generate(PROMPTS, 20, seed=1)
+
+
+def test_context_ends_each_row_where_it_is_full(generate):
+  """The last token that fits is right, though the chunk runs on past the end of the caches."""
+  long = generate(PROMPTS, 125)
+  assert [len(text) for text in long] == [125, 58, 125]
+  short = generate(PROMPTS, 125, context=72)
+  assert short == [long[0][:69], long[1][:2], long[2][:70]]
+
+
+def test_stop_tokens_end_a_row_and_the_run(model_and_params, generate):
+  plain = generate(PROMPTS, 30)
+  stop = plain[0][7]
+  for text, cut in zip(plain, generate(PROMPTS, 30, stop_tokens=[stop]), strict=True):
+    assert cut == text[: text.index(stop) if stop in text else 30]
+  # Once every row is over, no chunk follows.
+  everything = decoding.stream(
+    *model_and_params, PROMPTS, 50, context=128, sampling=SAMPLING, chunk=5, stop_tokens=range(19)
+  )
+  assert list(everything) == [[[], [], []]]
+
+
+def test_tokens_come_as_they_are_made(generate):
+  seen = []
+  texts = generate(PROMPTS, 12, on_tokens=seen.append)
+  assert [[len(new) for new in rows] for rows in seen] == [[5] * 3, [5] * 3, [2] * 3]
+  assert [sum(new, []) for new in zip(*seen, strict=True)] == texts
+
+
+def test_no_compilation_for_another_length(generate):
+  compiled = []
+  generate([[1] * 100], 10)
+
+  def listen(event, seconds, **_):
+    if event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(seconds)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  for length in (1, 64, 65, 127):
+    generate([[1] * length], 10)
+  assert not compiled
+  jax.jit(lambda x: x + len(compiled))(1)
+  assert compiled, 'the listener hears nothing any more: find the new name of the event'
+
+
+def test_state_is_donated(model_and_params):
+  """The caches are updated in place: as many bytes are aliased as state and logits have."""
+  model, params = model_and_params
+  state, logits = model.prefill(params, model.decode_state(1, 64), jnp.array([[1, 2]]))
+  key = decoding.sampling.row_keys(0, jnp.array([0]))
+  lowered = loop._decode_chunk.lower(model, SAMPLING, 4, params, key, state, logits)
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves((state, logits)))
+  assert lowered.compile().memory_analysis().alias_size_in_bytes == size
+
+
+@pytest.mark.parametrize(
+  'prompts,options,message',
+  [
+    ([], {}, 'there is no prompt'),
+    ([[1], []], {}, 'prompt 1 is empty'),
+    ([[1] * 8], {}, 'prompt 0 has 8 tokens, which leaves no room in the context of 8'),
+    ([[1, 19]], {}, 'prompt 0 has token 19 outside the vocabulary of 19'),
+    ([[-1, 1]], {}, 'prompt 0 has token -1 outside'),
+    ([[1]], dict(num_tokens=0), 'num_tokens=0'),
+    ([[1]], dict(prefill='fast'), "method='fast'"),
+  ],
+)
+def test_refused_before_anything_runs(model_and_params, prompts, options, message):
+  with pytest.raises(ValueError, match=message):
+    decoding.stream(*model_and_params, prompts, **(dict(num_tokens=4, context=8) | options))
+
+
+def test_float64_parameters(model_and_params, generate):
+  model, params = model_and_params
+  with jax.enable_x64(True):
+    wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    texts = decoding.generate(model, wide, PROMPTS, 6, context=96)
+  assert [len(text) for text in texts] == [6, 6, 6]

@@ -1,0 +1,79 @@
+"""The cuts keep exactly the right tokens, and those are drawn as often as they should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crt_jax.decoding.sampling import Sampling, row_keys, sample
+
+LOGITS = np.log([0.05, 0.4, 0.15, 0.3, 0.1]).astype(np.float32)
+
+
+jitted = jax.jit(sample, static_argnums=0)
+
+
+def frequencies(sampling, draws=4000):
+  logits = jnp.broadcast_to(LOGITS, (draws, 5))
+  keys = row_keys(0, jnp.zeros(draws, jnp.int32))
+  tokens = jitted(sampling, logits, keys, jnp.arange(draws))
+  return np.bincount(np.asarray(tokens), minlength=5) / draws
+
+
+@pytest.mark.parametrize(
+  'sampling,expected',
+  [
+    (Sampling(), [0.05, 0.4, 0.15, 0.3, 0.1]),
+    (Sampling(temperature=0.5), np.array([25, 1600, 225, 900, 100]) / 2850),
+    (Sampling(top_k=2), [0, 4 / 7, 0, 3 / 7, 0]),
+    (Sampling(top_k=99), [0.05, 0.4, 0.15, 0.3, 0.1]),
+    (Sampling(top_p=0.75), [0, 0.4 / 0.85, 0.15 / 0.85, 0.3 / 0.85, 0]),
+    (Sampling(top_p=0.01), [0, 1, 0, 0, 0]),
+    # Top-p counts what top-k has left: 4/7 = 0.57 alone reaches 0.5, of all tokens 0.4 would not.
+    (Sampling(top_k=2, top_p=0.5), [0, 1, 0, 0, 0]),
+    # Temperature comes first: at 0.5 the best token alone holds 1600/2850 = 0.56.
+    (Sampling(temperature=0.5, top_p=0.5), [0, 1, 0, 0, 0]),
+    (Sampling(temperature=0, top_k=3), [0, 1, 0, 0, 0]),
+    (Sampling(vocab_size=3), np.array([5, 40, 15, 0, 0]) / 60),
+  ],
+)
+def test_frequencies(sampling, expected):
+  found = frequencies(sampling)
+  expected = np.asarray(expected)
+  assert not found[expected == 0].any()
+  assert np.all(np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000))
+
+
+def test_ties_do_not_let_more_tokens_through():
+  logits = jnp.zeros((500, 4))
+  keys = row_keys(0, jnp.arange(500))
+  for sampling in (Sampling(top_k=2), Sampling(top_p=0.5)):
+    assert set(np.asarray(jitted(sampling, logits, keys, jnp.zeros(500, int)))) == {0, 1}
+
+
+def test_noise_is_a_function_of_seed_row_and_position():
+  logits = jnp.zeros((1, 1000))
+
+  def draw(seed, row, position):
+    keys = row_keys(seed, jnp.array([row]))
+    return int(jitted(Sampling(), logits, keys, jnp.array([position]))[0])
+
+  base = draw(1, 2, 3)
+  assert base == draw(1, 2, 3)
+  assert len({base, draw(2, 2, 3), draw(1, 3, 2), draw(1, 3, 3), draw(1, 2, 4)}) == 5
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    dict(temperature=-1),
+    dict(temperature=float('nan')),
+    dict(top_k=-1),
+    dict(top_p=0),
+    dict(top_p=1.1),
+    dict(top_p=float('nan')),
+  ],
+)
+def test_refused(fields):
+  with pytest.raises(ValueError, match=f'^{next(iter(fields))}='):
+    Sampling(**fields)

@@ -1,0 +1,56 @@
+"""Runs in processes of their own, to be killed: a tiny CRT whose parameters are compared bit for bit."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIZES = ('--config.train.steps=400', '--config.train.checkpoint_every=25', '--config.train.log_every=5')
+
+
+def environment(cache):
+  """That of a user: one CPU device. Tokens and compiled programs are shared by the runs of a session."""
+  kept = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
+  return kept | {
+    'JAX_PLATFORMS': 'cpu',
+    'CRT_JAX_CACHE': str(cache),
+    'JAX_COMPILATION_CACHE_DIR': str(cache / 'programs'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+
+
+def command(workdir, *overrides, config='tests/training/tiny.py', sizes=SIZES):
+  flags = [f'--config={config}', f'--workdir={workdir}', *sizes, *overrides]
+  return [sys.executable, '-m', 'experiments.main', *flags]
+
+
+def start(workdir, cache, *overrides, **options):
+  """Starts a run; its output is read line by line."""
+  return subprocess.Popen(
+    command(workdir, *overrides, **options),
+    cwd=ROOT,
+    env=environment(cache),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(workdir, cache, *overrides, **options):
+  """Runs to the end; returns exit code and output."""
+  process = start(workdir, cache, *overrides, **options)
+  out, _ = process.communicate(timeout=300)
+  return process.returncode, out
+
+
+def wait_for_step(process, step):
+  """Reads the output until the run reports a step at or after `step`; returns what it read."""
+  seen = []
+  for line in process.stdout:
+    seen.append(line)
+    match = re.match(r'step (\d+)/', line)
+    if match and int(match[1]) >= step:
+      return ''.join(seen)
+  raise AssertionError('the run ended before step %d:\n%s' % (step, ''.join(seen)))

@@ -1,0 +1,76 @@
+"""A mistake in config.model is one line that names the field and the fix."""
+
+import ml_collections
+import pytest
+
+import crt_jax
+
+CRT = dict(name='crt', vocab_size=11, width=8, heads=2, layers=2, rotary='integer')
+CART = dict(name='cart', vocab_size=11, width=128)
+
+
+def test_a_config_dict_and_a_mapping_build_the_same_model():
+  assert crt_jax.build(ml_collections.ConfigDict(CRT)) == crt_jax.build(CRT)
+  assert crt_jax.build(CRT | dict(dropout=0)) == crt_jax.build(CRT)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  (
+    (dict(name='crtt'), "model.name='crtt' must be one of .*did you mean 'crt'"),
+    (dict(widht=8), "model.widht is no field of CRTConfig; did you mean 'width'"),
+    (
+      dict(width=100, heads=16),
+      r'model.width=100 must be divisible by model.heads=16; use 96 or 112',
+    ),
+    (dict(width=6, heads=2), 'head width 3, .*even; use a width that is a multiple of 4'),
+    (dict(width=8, heads=2, head_width=8), 'is not model.width=8'),
+    (dict(heads=0), 'model.heads is missing'),
+    (dict(vocab_size=0), 'model.vocab_size=0 must be at least 1'),
+    (dict(layers=0), 'model.layers=0 must be at least 1'),
+    (dict(depth=0), 'model.depth=0 must be at least 1'),
+    (dict(depth=3, depth_min=4), 'model.depth_min=4 must lie between 0'),
+    (dict(dropout=1.0), r'model.dropout=1.0 must lie in \[0, 1\)'),
+    (dict(dropout='much'), "model.dropout='much' must be of type float"),
+    (dict(layers=2.0), 'model.layers=2.0 must be of type int'),
+    (dict(cumulative=1), 'model.cumulative=1 must be of type bool'),
+    (dict(dtype='float23'), "model.dtype='float23' must be one of .*did you mean 'float32'"),
+    (dict(rotary=''), "model.rotary is missing; choose one of 'integer_reversed'"),
+    (dict(rotary='interger'), "did you mean 'integer'"),
+    (dict(correction='tokenblind'), "did you mean 'token_blind'"),
+    (dict(start='embed'), "model.start='embed' must be one of"),
+    (dict(convergence_weight=-1.0), 'model.convergence_weight=-1.0 must be 0 or more'),
+    (dict(driver='chunked'), 'model.chunk=0 must be at least 1'),
+    (dict(driver='sequential', convergence_weight=0.1), 'set it to 0 for'),
+    (dict(attention_kernel='cudnn', dropout=0.2), 'model.dropout=0'),
+    (dict(attention_kernel='cudnn'), "needs model.dtype='bfloat16'"),
+    (dict(window=-1), 'model.window=-1'),
+  ),
+)
+def test_mistakes(changes, message):
+  with pytest.raises(ValueError, match=message) as error:
+    crt_jax.build(CRT | changes)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('field', ('vocab_size', 'width', 'layers'))
+def test_missing_fields(field):
+  with pytest.raises(ValueError, match=f'model.{field} is missing'):
+    crt_jax.build({key: value for key, value in CRT.items() if key != field})
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  (
+    (dict(width=100), 'model.width=100 must be divisible by model.head_width=64; use 64 or 128'),
+    (dict(loops=0), 'model.loops=0 must be at least 1'),
+    (dict(core='self', anchor='per_loop'), "model.core='self' has no anchor"),
+    (dict(core_residual=False), 'set model.gate=False'),
+    (dict(latent_ratio=3), 'model.latent_ratio=3'),
+    (dict(loop_code_width=5), 'model.loop_code_width=5 must be even'),
+    (dict(gate_init=1.0), 'model.gate_init=1.0'),
+  ),
+)
+def test_mistakes_of_cart(changes, message):
+  with pytest.raises(ValueError, match=message):
+    crt_jax.build(CART | changes)

@@ -1,0 +1,173 @@
+"""Laws of the recurrence along the sequence, in float64 with weights x4 so that nothing contracts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crt_jax
+from crt_jax.models.corrections import VARIANTS
+from crt_jax.recurrence.context import chunked, sequential, unroll
+
+BATCH, LENGTH = 2, 4
+BASE = dict(name='crt', vocab_size=11, width=8, heads=2, layers=1, rotary='integer_reversed')
+
+pytestmark = pytest.mark.usefixtures('float64')
+
+
+@functools.cache
+def prepared(**changes):
+  """Model, parameters with all matrices but the embedding x4, tokens, exact logits."""
+  model = crt_jax.build(BASE | changes)
+  generator = np.random.default_rng(0)
+
+  def draw(path, a):
+    """PyTorch's initialisation (crt.md 2.6), all matrices but the embedding x4."""
+    values = generator.uniform(-1, 1, a.shape) * BASE['width'] ** -0.5
+    if path[0].key == 'embedding':
+      return jnp.asarray(generator.standard_normal(a.shape))
+    if path[-1].key == 'weight':
+      return jnp.asarray(4 * values)
+    return jnp.asarray(1.0 + values if path[-1].key == 'scale' else values)
+
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.tree_util.tree_map_with_path(draw, shapes)
+  tokens = jnp.asarray(generator.integers(0, 11, (BATCH, LENGTH)))
+  return model, params, tokens, model.sequential(params, tokens)
+
+
+def assert_exact_exactly_when(gap_T, is_exact_T):
+  np.testing.assert_array_less(gap_T[is_exact_T], 1e-10)
+  np.testing.assert_array_less(1e-6, gap_T[~is_exact_T])
+
+
+# The corrected start changes only which K is the first exact one; one variant of each kind here, all
+# of them with two layers in the slow suite.
+CASES = [(name, 'embedding', 1) for name in VARIANTS]
+CASES += [(name, 'corrected', 1) for name in ('add', 'stateless', 'token_blind', 'px')]
+SLOW = [(name, start, 2) for name in VARIANTS for start in ('embedding', 'corrected')]
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
+
+
+@pytest.mark.parametrize('correction, start, layers', CASES)
+def test_parallel_passes_are_exact_from_the_declared_depth_on(correction, start, layers):
+  model, params, tokens, exact = prepared(correction=correction, start=start, layers=layers)
+  first_T = np.array([model.variant.exact_depth(t, start) for t in range(LENGTH)])
+  for depth in range(1, LENGTH + 2):
+    logits = jax.jit(model.apply, static_argnames='depth')(params, tokens, depth=depth)
+    gap_T = np.abs(logits.logits_BxTxV - exact).max(axis=(0, 2))
+    assert_exact_exactly_when(gap_T, depth >= first_T)
+
+
+def test_declared_depths_of_the_paper():
+  assert [VARIANTS['add'].exact_depth(t, 'embedding') for t in range(3)] == [2, 3, 4]
+  assert [VARIANTS['add'].exact_depth(t, 'corrected') for t in range(3)] == [1, 2, 3]
+  assert [VARIANTS['px'].exact_depth(t, 'embedding') for t in range(3)] == [1, 2, 3]
+  assert [VARIANTS['stateless'].exact_depth(t, 'embedding') for t in range(3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize('correction', ('add', 'sa', 'px', 'token_blind'))
+@pytest.mark.parametrize('window', (0, 2))
+def test_chunks_meet_both_ends(correction, window):
+  """c = T is the unroll; any c is exact once K >= c + 1, from the corrected input once K >= c."""
+  model, params, tokens, exact = prepared(correction=correction, window=window)
+  recurrence = model.recurrence(params)
+  e_BxTxC = model.parts(params).embed(tokens)
+
+  @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+  def run(chunk, depth, start):
+    state = model._empty_state(BATCH, LENGTH, e_BxTxC.dtype)
+    lengths_B = jnp.full(BATCH, LENGTH)
+    return chunked(recurrence, model.read, state, e_BxTxC, lengths_B, chunk, depth, start)[1]
+
+  exact_hidden = model.sequential_hidden(params, tokens)
+  for depth in (1, 2, 3):
+    whole = model.read(unroll(recurrence, e_BxTxC, depth))
+    np.testing.assert_allclose(run(LENGTH, depth, 'embedding'), whole, rtol=1e-10, atol=1e-10)
+  for chunk in (1, 2, 3):  # 3 does not divide 4: padding must change nothing
+    for start, needed in (('embedding', chunk + 1), ('corrected', chunk)):
+      gap = np.abs(run(chunk, needed, start) - exact_hidden).max()
+      assert gap < 1e-10, (chunk, start)
+  if correction == 'add':
+    assert np.abs(run(2, 2, 'embedding') - exact_hidden).max() > 1e-6
+    assert np.abs(run(2, 1, 'corrected') - exact_hidden).max() > 1e-6
+
+
+def plain_loop(model, params, tokens, depth):
+  """The definition (crt.md 3), written with Python loops over passes and layers."""
+  parts = model.parts(params)
+  e_BxTxC = parts.embed(tokens)
+  x_BxTxC = e_BxTxC
+  for k in range(1, depth + 1):
+    z_BxTxC = x_BxTxC
+    for n in range(model.config.layers):
+      layer = jax.tree.map(lambda a, n=n: a[n], params['layers'])
+      z_BxTxC, _ = model._stack().apply_one(layer, z_BxTxC, None, None)
+    if k < depth:
+      shifted = jnp.concatenate([jnp.zeros_like(z_BxTxC[:, :1]), z_BxTxC[:, :-1]], axis=1)
+      x_BxTxC, _ = parts.inject(shifted, e_BxTxC, x_BxTxC, None, None)
+  return model.head(params, z_BxTxC)
+
+
+def plain_recurrence(model, params, tokens):
+  """The definition (crt.md 4): the slow form that runs the block over the whole prefix each step."""
+  parts = model.parts(params)
+  e_BxTxC = parts.embed(tokens)
+  state_BxC, inputs, outputs = jnp.zeros_like(e_BxTxC[:, 0]), [], []
+  for t in range(tokens.shape[1]):
+    x_Bx1xC, _ = parts.inject(state_BxC[:, None], e_BxTxC[:, t : t + 1], None, None, None)
+    inputs.append(x_Bx1xC)
+    z_BxtxC, _ = parts.block(jnp.concatenate(inputs, axis=1))
+    state_BxC = z_BxtxC[:, -1]
+    outputs.append(state_BxC)
+  return model.head(params, jnp.stack(outputs, axis=1))
+
+
+@pytest.mark.parametrize('driver, chunk', (('unroll', 0), ('sequential', 0), ('chunked', 2)))
+@pytest.mark.parametrize('layers, window', ((1, 2), (2, 0)))
+def test_drivers_and_their_gradients_follow_the_definition(driver, chunk, layers, window):
+  model, params, tokens, _ = prepared(
+    driver=driver, chunk=chunk, layers=layers, window=window, depth=3
+  )
+  batch = dict(tokens=tokens, targets=jnp.roll(tokens, -1, axis=1))
+
+  def reference(params):
+    if driver == 'unroll':
+      logits = plain_loop(model, params, tokens, 3)
+    else:  # chunks of 2 with K = 3 passes are exact
+      logits = plain_recurrence(model, params, tokens)
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.mean(jnp.take_along_axis(log_p, batch['targets'][..., None], axis=-1))
+
+  value, gradient = jax.jit(jax.value_and_grad(reference))(params)
+  loss, ours = jax.jit(jax.value_and_grad(lambda p: model.loss(p, batch)[0]))(params)
+  np.testing.assert_allclose(loss, value, rtol=1e-12)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), ours, gradient)
+
+
+def test_scan_over_passes_is_the_unrolled_loop():
+  model, params, tokens, _ = prepared(layers=2)
+  for depth in (1, 2, 5):
+    logits = model.apply(params, tokens, depth=depth).logits_BxTxV
+    np.testing.assert_allclose(logits, plain_loop(model, params, tokens, depth), rtol=1e-10)
+
+
+def test_rows_stop_at_their_length():
+  model, params, tokens, _ = prepared()
+  recurrence, e_BxTxC = model.recurrence(params), model.parts(params).embed(tokens)
+  empty = model._empty_state(BATCH, LENGTH, e_BxTxC.dtype)
+  state, _ = sequential(recurrence, model.read, empty, e_BxTxC, jnp.array([LENGTH, 0]))
+  np.testing.assert_array_equal(state.position_B, [LENGTH, 0])
+  np.testing.assert_array_equal(state.recurrent_BxC[1], empty.recurrent_BxC[1])
+  assert np.abs(state.recurrent_BxC[0]).max() > 0
+
+
+def test_entries_behind_the_capacity_are_dropped():
+  model, params, tokens, _ = prepared()
+  state = model.decode_state(BATCH, 2)
+  for t in range(LENGTH):
+    before = state
+    state, _ = model.step(params, state, tokens[:, t])
+  np.testing.assert_array_equal(state.caches['block']['k'], before.caches['block']['k'])

@@ -1,0 +1,128 @@
+"""The table of rules: what lies where, what is refused, and that a mesh changes no result."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import crt_jax
+from crt_jax import sharding
+from tests.training.fake_model import FakeModel, fake_batch
+from tests.training.test_step import run_steps
+
+
+def mesh_config(data=-1, fsdp=1, tensor=1):
+  return ml_collections.ConfigDict(dict(data=data, fsdp=fsdp, tensor=tensor))
+
+
+def test_rules_place_heads_width_and_vocabulary():
+  mesh = sharding.make_abstract_mesh(data=2, fsdp=2, tensor=2)
+  spec = lambda *args: sharding.spec_of('w', *args, mesh)
+  assert spec(P('layers', 'qkv', 'heads', 'head_width', 'width'), (2, 3, 4, 8, 32)) == P(
+    None, None, 'tensor', None, 'fsdp'
+  )
+  assert spec(P('vocab', 'width'), (64, 32)) == P('tensor', 'fsdp')
+  assert spec(P('width', 'feed_forward'), (32, 128)) == P('fsdp', 'tensor')
+
+
+def test_mesh_axis_of_size_one_is_left_out():
+  assert sharding.spec_of('w', P('vocab', 'width'), (7, 7), sharding.make_abstract_mesh(8)) == P(
+    None, None
+  )
+
+
+def test_fsdp_takes_another_dimension_or_replicates():
+  mesh = sharding.make_abstract_mesh(fsdp=4)
+  assert sharding.spec_of('w', P('vocab', 'width'), (64, 30), mesh) == P('fsdp', None)
+  assert sharding.spec_of('w', P('vocab', 'width'), (63, 30), mesh) == P(None, None)
+
+
+@pytest.mark.parametrize(
+  ('axes', 'shape', 'message'),
+  [
+    (P('heads', 'width'), (6, 32), r'blocks/w, dimension 0 \(heads, 6\).*tensor=4; use mesh.tensor=3, or 4 or 8'),
+    (P('heads', 'feed_forward'), (8, 32), r"blocks/w: dimensions 0 and 1 .* both lie on mesh axis 'tensor'"),
+    (P('wdith', None), (8, 32), r"blocks/w, dimension 0: axis 'wdith' has no rule"),
+    (P('heads'), (8, 32), r'blocks/w: 1 axis names'),
+  ],
+)
+def test_wrong_axes_name_parameter_and_fix(axes, shape, message):
+  mesh = sharding.make_abstract_mesh(fsdp=2, tensor=4)
+  with pytest.raises(ValueError, match=message):
+    sharding.param_shardings(
+      {'blocks': {'w': axes}}, {'blocks': {'w': jax.ShapeDtypeStruct(shape, 'float32')}}, mesh
+    )
+
+
+def test_axes_that_miss_a_parameter_are_refused():
+  mesh = sharding.make_abstract_mesh()
+  shapes = {'a': jax.ShapeDtypeStruct((2,), 'float32'), 'b': jax.ShapeDtypeStruct((2,), 'float32')}
+  with pytest.raises(ValueError, match='differ in: b'):
+    sharding.param_shardings({'a': P(None)}, shapes, mesh)
+
+
+def test_mesh_sizes():
+  assert sharding.mesh_shape(mesh_config(fsdp=4), 8) == {'data': 2, 'fsdp': 4, 'tensor': 1}
+  with pytest.raises(ValueError, match='mesh.fsdp=3.*8 devices'):
+    sharding.mesh_shape(mesh_config(fsdp=3), 8)
+  with pytest.raises(ValueError, match='mesh.data=2.*8 devices'):
+    sharding.mesh_shape(mesh_config(data=2), 8)
+  with pytest.raises(ValueError, match='mesh.tensor=0'):
+    sharding.mesh_shape(mesh_config(tensor=0), 8)
+
+
+def test_batch_that_does_not_divide_is_refused():
+  mesh = sharding.make_abstract_mesh(data=2, fsdp=4)
+  sharding.check_batch(16, 2, mesh)
+  with pytest.raises(ValueError, match='data.batch_size=20 must be divisible by 16.*use 16 or 32'):
+    sharding.check_batch(20, 2, mesh)
+
+
+@pytest.mark.parametrize('shape', [dict(data=8), dict(data=2, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
+def test_eight_devices_give_the_losses_of_one(shape):
+  """Only the order of float32 sums differs: 1e-6 relative on the loss over five steps, dropout and accumulation on."""
+  model = FakeModel(dropout=0.2)
+  batches = [fake_batch(i, batch=16, uncounted=2) for i in range(5)]
+  _, one = run_steps(model, batches, accumulation=2)
+  mesh = sharding.make_mesh(mesh_config(**shape), jax.devices()[:8])
+  state, eight = run_steps(model, batches, accumulation=2, mesh=mesh)
+  assert len(state.params['core']['weight'].sharding.device_set) == 8
+  np.testing.assert_allclose(
+    [row['loss'] for row in eight], [row['loss'] for row in one], rtol=1e-6
+  )
+
+
+def test_weights_are_gathered_not_activations():
+  """FSDP moves parameters between devices; an activation of [rows, T, ...] in a collective means the batch is not split."""
+  length = 24
+  model = crt_jax.build(
+    dict(name='crt', vocab_size=48, width=32, heads=2, layers=1, depth=2, rotary='standard')
+  )
+  mesh = sharding.make_mesh(mesh_config(data=2, fsdp=4), jax.devices()[:8])
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = sharding.param_shardings(model.axes(), shapes, mesh)
+  tokens = jax.ShapeDtypeStruct((16, length), jnp.int32)
+
+  def gradient(params, tokens):
+    with sharding.in_mesh(mesh):
+      return jax.grad(lambda p: model.loss(p, {'tokens': tokens, 'targets': tokens})[0])(params)
+
+  rows = sharding.batch_sharding(mesh)
+  jitted = jax.jit(gradient, in_shardings=(shardings, rows), out_shardings=shardings)
+  text = jitted.lower(shapes, tokens).compile().as_text()
+  collectives = re.findall(r'= (.*) (?:all-gather|all-reduce|all-to-all|reduce-scatter)\(', text)
+  moved = {shape for result in collectives for shape in re.findall(r'\[([\d,]*)\]', result)}
+  assert any(shape == '3,2,16,32' for shape in moved), moved  # the q|k|v weights of one layer
+  activations = {shape for shape in moved if shape.split(',')[1:2] == [str(length)]}
+  assert not activations, 'models must call sharding.split_rows on their embeddings'
+
+
+def test_split_rows_is_the_identity_where_it_must_be():
+  x = jnp.ones((6, 4))
+  assert sharding.split_rows(x) is x  # no mesh
+  with sharding.in_mesh(sharding.make_abstract_mesh(data=2, fsdp=2)):
+    assert jax.eval_shape(sharding.split_rows, x).shape == (6, 4)  # 6 rows on 4 devices

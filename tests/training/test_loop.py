@@ -1,0 +1,170 @@
+"""The loop on a tiny CRT: what a run leaves, resuming, divergence, and refusals before anything is compiled."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from crt_jax.training import loop, preemption, setup, workdir
+from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _caches(tmp_path_factory):
+  """The runs below compile the same few programs and read the same tokens: once is enough."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('CRT_JAX_CACHE', str(tmp_path_factory.mktemp('tokens')))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('programs')))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update('jax_compilation_cache_dir', before)
+    compilation_cache.reset_cache()
+
+
+PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
+
+
+def train(config, path, fork=False):
+  with workdir.released():
+    loop.train(config, path, fork)
+
+
+def stop_after(monkeypatch, step):
+  monkeypatch.setattr(preemption.StopSignal, 'requested', lambda self, now: now == step)
+
+
+def contents(path):
+  return {p: p.stat().st_mtime_ns for p in [path, *pathlib.Path(path).rglob('*')]}
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """One uninterrupted run that the tests below compare with."""
+  path = tmp_path_factory.mktemp('runs') / 'uninterrupted'
+  train(tiny_config(**{'eval.sequential': True}), path)
+  return path
+
+
+def test_a_run_leaves_its_records(finished):
+  rows = rows_of(finished)
+  assert [row['step'] for row in rows] == [1, 3, 4, 6, 8, 9, 12]
+  assert list(rows[0])[:7] == [
+    'step', 'loss', 'cross_entropy', 'perplexity', 'learning_rate', 'grad_norm', 'tokens_per_second'
+  ]  # fmt: skip
+  for row in rows:
+    assert row['depth'] in (1, 2)
+    assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
+    assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
+  assert rows[-1]['loss'] < rows[0]['loss']
+  saved = json.loads((finished / 'config.json').read_text())
+  assert saved['config']['model']['vocab_size'] == 256  # references are resolved
+  assert saved['origin']['versions']['jax']
+  results = json.loads((finished / 'evaluation.json').read_text())['results']
+  assert {(row['form'], row['depth']) for row in results['sampled']} == {
+    ('parallel', 2), ('sequential', None)
+  }  # fmt: skip
+  for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
+    assert (finished / name).stat().st_size > 0
+  assert list((finished / 'tensorboard').iterdir())
+
+
+def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):
+  monkeypatch.setattr(setup.step, 'compile_steps', refuse)
+  before = contents(finished)
+  train(tiny_config(**{'eval.sequential': True}), finished)
+  assert 'finished, at step 12' in capsys.readouterr().out
+  assert contents(finished) == before
+
+
+@pytest.mark.parametrize('step', [4, 7])
+def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, capsys, step):
+  """At a step that is a checkpoint anyway, and between two."""
+  config = tiny_config(**{'eval.sequential': True})
+  with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    stop_after(patch, step)
+    train(config, tmp_path)
+  assert stopped.value.code == 75
+  train(config, tmp_path)
+  assert f'continuing after step {step}' in capsys.readouterr().out
+  assert_same_bits(params_of(tmp_path), params_of(finished))
+  assert list(map(timeless, rows_of(tmp_path))) == list(map(timeless, rows_of(finished)))
+  assert rows_of(tmp_path)[-1]['training_seconds'] > rows_of(tmp_path)[1]['training_seconds']
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
+  config = tiny_config(**{'optimizer.learning_rate': 1e30, 'train.checkpoint_every': 1} | PLAIN)
+  with pytest.raises(loop.Diverged) as stopped:
+    train(config, tmp_path)
+  message = stopped.value.code
+  step = int(message.split('step ')[1].split(' ')[0])
+  [file] = (tmp_path / 'diverged').iterdir()
+  assert str(file) in message and '\n' not in message
+  batch = np.load(file)
+  assert batch['step'] == step and batch['tokens'].shape == (8, 16)
+  # No checkpoint of the step itself, whose parameters are not finite.
+  steps = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
+  assert max(steps) == step - 1 and f'checkpoint is of step {step - 1}' in message
+  assert all(np.isfinite(x).all() for x in params_of(tmp_path).values())
+
+
+def refuse(*_, **__):
+  raise AssertionError('compiled')
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'optimizer.learning_rate': 0.1}, r'optimizer.learning_rate \(was 0.003, now 0.1\).*--fork'),
+    ({'train.steps': 20, 'seed': 1}, r'seed \(was 42, now 1\), train.steps \(was 12, now 20\)'),
+    ({'eval.depths': (1, 2)}, r'eval.depths \(was \[\], now \[1, 2\]\)'),
+  ],
+)
+def test_a_changed_config_is_refused_by_name(finished, monkeypatch, changes, message):
+  monkeypatch.setattr(setup.step, 'compile_steps', refuse)
+  before = contents(finished)
+  with pytest.raises(ValueError, match=message):
+    train(tiny_config(**{'eval.sequential': True} | changes), finished)
+  assert contents(finished) == before
+
+
+def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
+  train(tiny_config(**{'train.steps': 4} | PLAIN), tmp_path)
+  changes = {'train.steps': 6, 'optimizer.learning_rate': 1e-4}
+  train(tiny_config(**changes | PLAIN), tmp_path, fork=True)
+  assert 'continuing after step 4' in capsys.readouterr().out
+  rows = rows_of(tmp_path)
+  assert [row['step'] for row in rows] == [1, 3, 4, 6]
+  assert rows[-1]['learning_rate'] == pytest.approx(1e-4)
+  saved = json.loads((tmp_path / 'config.json').read_text())
+  assert saved['config']['train']['steps'] == 6
+  assert saved['forks'][0]['changed']['train.steps'] == [4, 6]
+  assert (tmp_path / 'finished.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'model.width': 15}, r'model.width=15 must be divisible by model.heads=2'),
+    ({'model.vocab_size': 100}, r'model.vocab_size=100 leaves token ids outside'),
+    ({'data.batch_size': 12}, r'data.batch_size=12 must be divisible by 8'),
+    ({'data.sequence_length': 10**7}, r'data.sequence_length=10000000 needs'),
+    ({'data.corpus': 'files', 'data.files': '/nowhere/*.txt'}, r'data.files'),
+    ({'mesh.fsdp': 3}, r'mesh.fsdp=3'),
+    ({'train.steps': 0}, r'train.steps=0 must be at least 1'),
+    ({'eval.depths': (0,)}, r'eval.depths='),
+    ({'optimizer.b1': 1.0}, r'optimizer.b1='),
+  ],
+)
+def test_mistakes_are_found_before_compiling_and_leave_no_directory(
+  tmp_path, monkeypatch, changes, message
+):
+  monkeypatch.setattr(setup.step, 'compile_steps', refuse)
+  with pytest.raises(ValueError, match=message) as caught:
+    train(tiny_config(**changes), tmp_path / 'run')
+  assert '\n' not in str(caught.value)
+  assert not (tmp_path / 'run').exists()

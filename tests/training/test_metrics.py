@@ -1,0 +1,93 @@
+"""Rows on disk: appended, cut back on resume, and the same in TensorBoard's format."""
+
+import json
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from crt_jax.training import metrics, progress, report
+
+
+def write(path, steps, first_step=0):
+  writer = metrics.MetricsWriter(path / 'metrics.jsonl', path / 'tensorboard', first_step)
+  for step in steps:
+    writer.write({'step': step, 'loss': step / 2})
+  writer.close()
+
+
+def lines(path):
+  return [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_rows_after_the_restored_step_are_cut(tmp_path):
+  write(tmp_path, [1, 2, 3, 4])
+  write(tmp_path, [3, 4, 5], first_step=2)
+  assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_a_row_that_a_kill_cut_short_is_removed(tmp_path):
+  write(tmp_path, [1, 2])
+  with open(tmp_path / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 3, "lo')
+  write(tmp_path, [3], first_step=2)
+  assert [row['step'] for row in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_nothing_to_cut_leaves_the_file_as_it_is(tmp_path):
+  write(tmp_path, [1, 2])
+  before = (tmp_path / 'metrics.jsonl').stat()
+  metrics.cut_back(tmp_path / 'metrics.jsonl', 2)
+  after = (tmp_path / 'metrics.jsonl').stat()
+  assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def events(folder):
+  """The events of a folder, by the record format: length, its checksum, data, its checksum."""
+  for file in sorted(folder.iterdir(), key=lambda f: f.stat().st_mtime_ns):
+    data, at = file.read_bytes(), 0
+    while at < len(data):
+      size = int.from_bytes(data[at : at + 8], 'little')
+      yield event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+      at += 12 + size + 4
+
+
+def test_tensorboard_has_the_same_numbers_and_knows_the_restart(tmp_path):
+  write(tmp_path, [1, 2], first_step=0)
+  scalars = {
+    e.step: (e.summary.value[0].tag, e.summary.value[0].simple_value)
+    for e in events(tmp_path / 'tensorboard')
+    if e.summary.value
+  }
+  assert scalars == {1: ('loss', 0.5), 2: ('loss', 1.0)}
+  starts = [e for e in events(tmp_path / 'tensorboard') if e.HasField('session_log')]
+  assert [e.step for e in starts] == [1]  # TensorBoard drops what it had from this step on
+
+
+def test_progress_line_says_it_all():
+  row = dict(
+    step=5, loss=2.5, perplexity=12.0, learning_rate=1e-3, grad_norm=0.5, tokens_per_second=123456.0,
+    mfu=0.412, validation_perplexity=13.5,
+  )  # fmt: skip
+  text = progress.describe(row, seconds_left=3725)
+  assert text == (
+    'loss 2.5000  perplexity 12.00  lr 1.00e-03  grad norm 0.500  123k tokens/s  MFU 41.2%  '
+    'ETA 1:02:05  validation perplexity 13.50'
+  )
+
+
+def test_clock_counts_only_what_it_is_entered_for(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(report.time, 'perf_counter', lambda: now[0])
+  clock = report.Clock(seconds=10.0)
+  now[0] = 5.0
+  assert clock.seconds == 10.0
+  with clock:
+    now[0] = 7.0
+    assert clock.seconds == 12.0
+  now[0] = 100.0
+  assert clock.seconds == 12.0
+
+
+def test_perplexity_does_not_overflow():
+  assert report.perplexity(0.0) == 1.0
+  assert report.perplexity(1e4) == pytest.approx(report.perplexity(700.0))

@@ -1,0 +1,135 @@
+"""The optimiser against AdamW written out in float64, and the learning-rate rules."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from crt_jax.training import optimizer as optimizer_lib
+from tests.training.fake_model import FakeModel, fake_batch
+
+
+def optimizer_config(**overrides):
+  config = ml_collections.ConfigDict(
+    dict(
+      name='adamw',
+      learning_rate=0.02,
+      schedule='constant',
+      warmup_steps=0,
+      final_learning_rate=0.0,
+      b1=0.9,
+      b2=0.95,
+      eps=1e-8,
+      weight_decay=0.3,
+      decay_mask='all',
+      clip_norm=0.5,
+    )
+  )
+  config.update(overrides)
+  return config
+
+
+def adamw_float64(params, gradients, config, decays=lambda path: True):
+  """torch.optim.AdamW behind clip_grad_norm_, one list entry a step, written out by hand in float64."""
+  params = {name: np.asarray(p, np.float64) for name, p in params.items()}
+  m = {name: np.zeros_like(p) for name, p in params.items()}
+  v = {name: np.zeros_like(p) for name, p in params.items()}
+  for t, grads in enumerate(gradients, start=1):
+    grads = {name: np.asarray(g, np.float64) for name, g in grads.items()}
+    norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
+    scale = min(1.0, config.clip_norm / (norm + 1e-6)) if config.clip_norm else 1.0
+    for name, g in grads.items():
+      g = g * scale
+      if decays(name):
+        params[name] = params[name] * (1 - config.learning_rate * config.weight_decay)
+      m[name] = config.b1 * m[name] + (1 - config.b1) * g
+      v[name] = config.b2 * v[name] + (1 - config.b2) * g**2
+      m_hat = m[name] / (1 - config.b1**t)
+      v_hat = v[name] / (1 - config.b2**t)
+      params[name] = params[name] - config.learning_rate * m_hat / (np.sqrt(v_hat) + config.eps)
+  return params
+
+
+def flat(tree):
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): x for path, x in leaves}
+
+
+def take_steps(config, batches, model):
+  """Several steps on the given batches; returns first and last parameters and the gradients in between."""
+  optimizer = optimizer_lib.make_optimizer(config, model, steps=len(batches))
+  first = params = model.init(jax.random.key(1))
+  opt_state = optimizer.init(params)
+  gradients = []
+  for batch in batches:
+    grads = jax.grad(lambda p, b=batch: model.loss(p, b)[0])(params)
+    gradients.append(flat(grads))
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+  return flat(first), flat(params), gradients
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'decays'),
+  [
+    ({}, lambda name: True),
+    ({'decay_mask': 'matrices'}, lambda name: not name.endswith('bias')),
+    ({'clip_norm': 0.0, 'b1': 0.5}, lambda name: True),
+    ({'name': 'adam', 'weight_decay': 0.0}, lambda name: False),
+  ],
+)
+def test_steps_equal_adamw_in_float64(overrides, decays):
+  config = optimizer_config(**overrides)
+  batches = [fake_batch(0), fake_batch(1), fake_batch(0), fake_batch(1), fake_batch(1)]
+  first, last, gradients = take_steps(config, batches, FakeModel())
+  norms = [np.sqrt(sum(np.sum(np.square(g)) for g in step.values())) for step in gradients]
+  assert min(norms) > 0.5, 'the clip must bite for this test to see it'
+  expected = adamw_float64(first, gradients, config, decays)
+  for name, value in last.items():
+    np.testing.assert_allclose(value, expected[name], atol=2e-7, rtol=2e-6, err_msg=name)
+
+
+def test_clip_divides_by_norm_plus_epsilon():
+  grads = {'w': jnp.asarray([3e-6, 4e-6])}
+  clipped, _ = optimizer_lib.clip_by_norm(4e-6).update(grads, optax.EmptyState())
+  np.testing.assert_allclose(clipped['w'], np.asarray([3e-6, 4e-6]) * 4 / 6, rtol=1e-5)
+  kept, _ = optimizer_lib.clip_by_norm(1.0).update(grads, optax.EmptyState())
+  np.testing.assert_array_equal(kept['w'], grads['w'])
+
+
+def test_parameters_a_model_leaves_out_do_not_decay():
+  class Partial(FakeModel):
+    def decayed(self):
+      used = jax.tree.map(lambda _: True, self.init(jax.random.key(0)))
+      used['core'] = {'weight': False, 'bias': False}
+      return used
+
+  model = Partial()
+  optimizer = optimizer_lib.make_optimizer(optimizer_config(), model, steps=1)
+  params = model.init(jax.random.key(0))
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  assert not np.any(updates['core']['weight'])
+  assert np.any(updates['head']['weight'])
+
+
+def test_schedules():
+  config = optimizer_config(learning_rate=1.0, warmup_steps=4)
+  constant = optimizer_lib.make_schedule(config, steps=10)
+  np.testing.assert_allclose([constant(i) for i in range(6)], [0.25, 0.5, 0.75, 1, 1, 1])
+  config.update(schedule='cosine', final_learning_rate=0.1)
+  cosine = optimizer_lib.make_schedule(config, steps=25)
+  assert cosine(3) == 1.0
+  np.testing.assert_allclose(cosine(14), 0.55, atol=1e-6)  # half-way between update 4 and update 24
+  np.testing.assert_allclose([cosine(24), cosine(99)], 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [('name', 'sgd'), ('b2', 1.0), ('learning_rate', 0.0), ('clip_norm', -1.0), ('schedule', 'linear')],
+)
+def test_wrong_values_name_the_field(field, value):
+  with pytest.raises(ValueError, match=f'optimizer.{field}='):
+    optimizer_lib.check_optimizer(optimizer_config(**{field: value}))

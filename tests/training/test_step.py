@@ -1,0 +1,129 @@
+"""One update: accumulation, randomness as a function of the step, metrics, sharded equals unsharded."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from crt_jax import sharding
+from crt_jax.training import optimizer as optimizer_lib
+from crt_jax.training import state as state_lib
+from crt_jax.training import step as step_lib
+from tests.training.fake_model import FakeModel, fake_batch
+from tests.training.test_optimizer import optimizer_config
+
+
+def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0):
+  """Trains on the given batches through the compiled step; returns the last state and all metrics."""
+  mesh = mesh or sharding.make_mesh(
+    ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1)), jax.devices()[:1]
+  )
+  config = ml_collections.ConfigDict(
+    dict(
+      seed=seed,
+      train=dict(accumulation=accumulation),
+      data=dict(batch_size=batches[0]['tokens'].shape[0], sequence_length=6),
+      optimizer=optimizer_config().to_dict(),
+    )
+  )
+  optimizer = optimizer_lib.make_optimizer(config.optimizer, model, len(batches))
+  schedule = optimizer_lib.make_schedule(config.optimizer, len(batches))
+  abstract = state_lib.abstract_state(model, optimizer, mesh)
+  compiled = step_lib.compile_steps(
+    step_lib.make_train_step(model, optimizer, schedule, config, abstract, mesh),
+    model.depths() or (None,),
+    abstract,
+    step_lib.abstract_batch(config, mesh),
+  )
+  state = state_lib.init_state(model, optimizer, abstract, seed)
+  rows = []
+  for index, batch in enumerate(batches):
+    depth = depths[index] if depths else None
+    placed = sharding.place_batch(batch, sharding.batch_sharding(mesh))
+    before = state
+    state, metrics = compiled(depth, state, placed)
+    assert before.params['core']['weight'].is_deleted(), 'the state is donated'
+    rows.append(jax.device_get(metrics))
+  return state, rows
+
+
+def assert_trees_close(a, b, **tolerance):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_accumulation_is_the_whole_batch():
+  # Rows differ in how many targets count, so weighting slices equally would fail.
+  batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]
+  whole, whole_rows = run_steps(FakeModel(), batches)
+  parts, parts_rows = run_steps(FakeModel(), batches, accumulation=4)
+  assert_trees_close(whole.params, parts.params, atol=2e-6, rtol=1e-5)
+  assert_trees_close(whole_rows, parts_rows, rtol=2e-5)
+  assert parts_rows[0]['targets'] == np.sum(batches[0]['targets'] >= 0)
+
+
+def test_metrics_and_step():
+  state, rows = run_steps(FakeModel(), [fake_batch(0)] * 3)
+  assert int(state.step) == 3
+  assert set(rows[0]) == {'loss', 'cross_entropy', 'targets', 'grad_norm', 'learning_rate'}
+  assert rows[0]['grad_norm'] > 0.5  # before clipping to 0.5
+  assert rows[2]['loss'] < rows[0]['loss']
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+  model = FakeModel(dropout=0.5)
+  _, once = run_steps(model, [fake_batch(0)] * 2)
+  _, again = run_steps(model, [fake_batch(0)] * 2)
+  _, other = run_steps(model, [fake_batch(0)] * 2, seed=1)
+  assert once == again
+  assert once[0]['loss'] != other[0]['loss']
+  # The same step on the same parameters but a later number drops other units.
+  optimizer = optimizer_lib.make_optimizer(optimizer_config(), model, 2)
+  params = model.init(jax.random.key(0))
+  one_step = jax.jit(
+    lambda state: step_lib.train_step(
+      model, optimizer, lambda _: 0.1, 0, 1, state, fake_batch(0), depth=None
+    )[1]['loss']
+  )
+  opt_state = optimizer.init(params)
+  losses = [
+    float(one_step(state_lib.TrainState(jnp.int32(number), params, opt_state)))
+    for number in (0, 1)
+  ]
+  assert losses[0] != losses[1]
+
+
+def test_dropout_differs_between_slices():
+  model = FakeModel(dropout=0.5)
+  same_rows = {name: np.repeat(rows[:1], 8, axis=0) for name, rows in fake_batch(0).items()}
+  params = model.init(jax.random.key(0))
+  key = jax.random.key(3)
+  single = {name: rows[:1] for name, rows in same_rows.items()}
+  gradients = jax.jit(step_lib.accumulate_gradients, static_argnums=(0, 4))
+  _, one = gradients(model.loss, params, single, jax.random.fold_in(key, 0), 1)
+  _, all_slices = gradients(model.loss, params, same_rows, key, 8)
+  assert abs(float(one['loss']) - float(all_slices['loss'])) > 1e-3
+
+
+def test_depth_is_static_and_each_depth_has_its_executable():
+  model = FakeModel(draw=(1, 3))
+  _, rows = run_steps(model, [fake_batch(0)] * 2, depths=[1, 3])
+  shallow = model.loss(model.init(jax.random.key(0)), fake_batch(0), depth=1)[0]
+  np.testing.assert_allclose(rows[0]['loss'], shallow, rtol=1e-6)
+  with pytest.raises(KeyError):
+    run_steps(model, [fake_batch(0)], depths=[2])
+
+
+def test_moments_lie_where_their_parameters_lie():
+  model = dataclasses.replace(FakeModel(), width=16)
+  mesh = sharding.make_abstract_mesh(data=2, fsdp=4)
+  optimizer = optimizer_lib.make_optimizer(optimizer_config(), model, 1)
+  abstract = state_lib.abstract_state(model, optimizer, mesh)
+  specs = {x.sharding.spec for x in jax.tree.leaves(abstract.params['core'])}
+  assert any('fsdp' in spec for spec in specs)
+  moments = [x for x in jax.tree.leaves(abstract.opt_state) if x.shape == (16, 16)]
+  assert len(moments) == 6  # of the table, the core and the head
+  expected = sorted(str(x.sharding) for x in jax.tree.leaves(abstract.params) if x.ndim == 2)
+  assert sorted(str(x.sharding) for x in moments) == sorted(2 * expected)

@@ -1,0 +1,52 @@
+"""A run of seconds: a tiny CRT on the embedded novel, for the tests of the loop and, in a subprocess, of kills."""
+
+import json
+
+import jax
+import numpy as np
+
+from configs import base
+from crt_jax.training import checkpoint
+
+
+def get_config(arguments=''):
+  """Also a config file: --config=tests/training/tiny.py."""
+  del arguments
+  config = base.base(
+    base.crt_model(layers=1, width=16, heads=2, depth=2, depth_min=1, dropout=0.1)
+  )
+  config.data.update(sequence_length=16, batch_size=8)
+  config.optimizer.learning_rate = 3e-3
+  config.train.update(steps=12, log_every=3, eval_every=4, checkpoint_every=4)
+  config.eval.update(batches=1, whole=False, during_training_batches=1, sequential=False)
+  config.sample.num_tokens = 4
+  return config
+
+
+def tiny_config(**changes):
+  """The config with dotted changes: tiny_config(**{'train.steps': 4})."""
+  config = get_config()
+  config.update_from_flattened_dict(changes)
+  return config.lock()
+
+
+def rows_of(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def params_of(workdir):
+  """Path -> array of the newest checkpoint."""
+  _, params, _, _ = checkpoint.load_params(workdir)
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+
+
+def assert_same_bits(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def timeless(row):
+  """A row without what a clock decides."""
+  return {k: v for k, v in row.items() if k not in ('tokens_per_second', 'mfu', 'training_seconds')}
