@@ -61,7 +61,8 @@ def main(argv):
 
 
 def _ratio(memory: dict, one: tuple, other: tuple) -> float:
-  return round(memory['D=5 K={} remat={}'.format(*one)] / memory['D=5 K={} remat={}'.format(*other)], 3)
+  name = 'D=5 K={} remat={}'.format
+  return round(memory[name(*one)] / memory[name(*other)], 3)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""The same CRT in plain PyTorch eager, as a peer for speed; written from crt.md, float32, no dropout."""
+"""The same CRT in plain PyTorch eager, as a peer for speed: float32, no dropout."""
 
 import math
 

@@ -3,9 +3,9 @@
   python -m benchmarks.train_cpu --output=benchmarks/results/train_cpu.json
 
 Needs torch unless --nopeer is given. Both sides do the same work: forward through K passes,
-backward, gradient clipping and AdamW in float32, no dropout. Steps alternate, the first of each side
-is left out, and medians are compared. Two peers: attention scores materialised as in the paper's
-code, and PyTorch's fused kernel.
+backward, gradient clipping and AdamW in float32, no dropout. Steps alternate, the first of each
+side is left out, and medians are compared. Two peers: attention scores materialised as in the
+paper's code, and PyTorch's fused kernel.
 """
 
 import statistics

@@ -1,6 +1,9 @@
-"""A small CRT on the embedded novel, in minutes on a laptop.
+"""A small CRT on the embedded novel: from nothing to perplexities, a figure and a text sample in minutes on a laptop.
 
+  make quickstart
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+0.8 M parameters, D=2, trained with 2 or 3 passes on 0.8 M tokens of Moby-Dick (byte-pair vocabulary of 1024).
 """
 
 from configs import base
@@ -8,11 +11,30 @@ from configs import base
 
 def get_config():
   config = base.base(
-    base.crt_model(layers=2, width=128, heads=4, dropout=0.0, depth=3, depth_min=2)
+    base.crt_model(
+      layers=2,
+      width=128,
+      heads=4,
+      depth=3,  # each depth that can be drawn is compiled: 2 and 3
+      depth_min=2,
+      dropout=0.0,  # two epochs do not overfit
+    )
   )
-  config.data.update(sequence_length=128, batch_size=16)
-  config.optimizer.update(learning_rate=2e-3, schedule='cosine', warmup_steps=50)
-  config.train.update(steps=400, log_every=20, eval_every=200, checkpoint_every=200)
+  config.data.update(
+    tokenizer='bpe',
+    vocab_size=1024,  # 2.6 bytes a token
+    sequence_length=128,
+    batch_size=16,
+  )
+  config.optimizer.update(
+    learning_rate=3e-3,
+    schedule='cosine',
+    warmup_steps=40,
+    final_learning_rate=1e-4,
+    b2=0.99,  # few steps
+    weight_decay=0.1,
+  )
+  config.train.update(steps=400, log_every=20, eval_every=100, checkpoint_every=100)
   config.eval.depths = base.evaluation_depths(3)
-  config.sample.prompt = 'Call me'
+  config.sample.update(prompt='Call me Ishmael.', num_tokens=120)
   return config

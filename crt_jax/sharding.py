@@ -29,9 +29,12 @@ RULES: Mapping[str, str | None] = {
   'feed_forward': 'tensor',
   'latent': None,
   'qkv': None,
-  'kv': None,
+  'keys_values': None,
   'gate_up': None,
   'layers': None,
+  'loops': None,
+  'history': None,
+  'loop_code': None,
 }
 
 # The batch is split over every axis that holds different examples.

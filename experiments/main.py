@@ -36,14 +36,22 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
+def join_cluster():
+  """Meets the other processes, as Slurm, MPI or the cloud announce them; before JAX looks for devices."""
+  import jax
+
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    raise ValueError(f'--distributed: no cluster announces itself here ({error}); leave it out on one machine') from None
+
+
 def main(argv):
   del argv
-  import jax  # after the flags: a typo is answered at once
-
-  from crt_jax.training import final, loop
-
   if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+    join_cluster()
+  from crt_jax.training import final, loop  # after the flags: a typo is answered at once
+
   if _MODE.value == 'eval':
     final.evaluate_checkpoint(_WORKDIR.value)
   else:

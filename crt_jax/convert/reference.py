@@ -25,6 +25,7 @@ class Slot:
     merged: number of leading axes of the slice that the reference has merged into one ([H, A, C] is
       [C, C] there); 0 if the shapes agree. Negative: trailing axes ([C, H, A] is [C, C]).
     again: it repeats another slot, may be left out, and must be equal if given.
+    optional: no published array; a gain of ones where it is left out.
   """
 
   name: str
@@ -32,6 +33,7 @@ class Slot:
   index: tuple[int, ...] = ()
   merged: int = 0
   again: bool = False
+  optional: bool = False
 
   def reference_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that the reference gives to a slice of `shape`."""
@@ -58,11 +60,13 @@ def import_params(config, arrays: Mapping[str, np.ndarray]) -> dict:
   floor = jnp.dtype(model.config.param_dtype)
   widest = max((np.asarray(a).dtype for a in arrays.values()), key=lambda d: d.itemsize)
   dtype = np.promote_types(widest, floor)
-  leaves = jax.tree.map(lambda a: np.full(a.shape, np.nan, dtype), shapes)
+  leaves = jax.tree.map(lambda a: np.empty(a.shape, dtype), shapes)
   for slot in sorted(slots, key=lambda slot: slot.again):
-    if slot.name not in arrays:
-      continue
     target = _leaf(leaves, slot.path)[slot.index]
+    if slot.name not in arrays:
+      if slot.optional:
+        target[...] = 1
+      continue
     array = np.asarray(arrays[slot.name])
     wanted = slot.reference_shape(target.shape)
     if array.shape != wanted:
@@ -184,6 +188,8 @@ def _cart(config) -> Iterator[Slot]:
   own_keys = config.core == 'self'
   if not own_keys:
     yield from _cart_keys('kv_proj', ('anchor',), (), config)
+    if config.anchor_norm:
+      yield Slot('kv_proj.norm.weight', ('anchor_norm', 'scale'), optional=True)
   if config.share_core:
     yield from _cart_layer('core', ('core',), (), config, own_keys)
   else:
@@ -230,7 +236,9 @@ def _leaf(tree: dict, path: tuple[str, ...]):
 
 
 def _check_names(slots: list[Slot], arrays: Mapping):
-  missing = [slot.name for slot in slots if not slot.again and slot.name not in arrays]
+  missing = [
+    slot.name for slot in slots if slot.name not in arrays and not (slot.again or slot.optional)
+  ]
   unexpected = sorted(set(arrays) - {slot.name for slot in slots})
   for names, what in ((missing, 'missing'), (unexpected, 'unexpected')):
     if names:

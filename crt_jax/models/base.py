@@ -100,7 +100,11 @@ class Model(abc.ABC):
 
   @abc.abstractmethod
   def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
-    """An empty state for `batch` rows of up to `max_len` positions."""
+    """An empty state for `batch` rows of up to `max_len` positions.
+
+    Its dtypes follow config.dtype; float64 parameters under a float32 configuration widen it at the
+    first call of `prefill` or `step`, so scan `step` from a state that one of them returned.
+    """
 
   @abc.abstractmethod
   def advance(
@@ -123,6 +127,13 @@ class Model(abc.ABC):
     """The training depth of a step: a pure function of (seed, step), the same on every process."""
     del seed, step
     return None
+
+  def decayed(self) -> dict:
+    """The tree of `init` with False at parameters that the loss never reads (a part switched off).
+
+    An optimiser that skips missing gradients leaves them alone, so weight decay must too.
+    """
+    return jax.tree.map(lambda spec: True, self.axes())
 
   # ---- what follows from it ------------------------------------------------------------------
 
@@ -182,7 +193,7 @@ class Model(abc.ABC):
     """Consumes a prompt per row, padded on the right.
 
     Args:
-      lengths_B: how many tokens of each row count, at least 1; None = all.
+      lengths_B: how many tokens of each row count, 1 to T; None = all.
       method: 'sequential' (exact), 'chunked' (K passes per chunk) or 'parallel' (K passes over the
         whole prompt). Without recurrence along the sequence all three are the same forward pass.
       chunk: positions per compiled call; the prompt is padded to a multiple, or for 'parallel' to a
@@ -193,21 +204,20 @@ class Model(abc.ABC):
     one_of('method', method, PREFILL_METHODS)
     batch, length = tokens_BxT.shape
     require(length >= 1, 'the prompt is empty; give at least one token')
-    require(
-      length <= state.capacity,
-      f'a prompt of {length} tokens does not fit a state of max_len={state.capacity}',
-    )
+    require(chunk >= 1, f'chunk={chunk} must be at least 1')
     if lengths_B is None:
       lengths_B = jnp.full(batch, length, jnp.int32)
+    lengths_B = jnp.asarray(lengths_B)
+    _check_lengths(lengths_B, state, batch, length)
     state = _match_precision(state, params)
     if method == 'parallel':
       chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
     count = -(-length // chunk)
     tokens_BxT = jnp.pad(jnp.asarray(tokens_BxT), ((0, 0), (0, count * chunk - length)))
-    last_BxC = None
+    last_BxC = jnp.zeros((batch, self.config.width), jax.tree.leaves(params)[0].dtype)
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
-      rest_B = jnp.asarray(lengths_B) - j * chunk
+      rest_B = lengths_B - j * chunk
       state, last_BxC = self._prefill_chunk(params, state, tokens_Bxc, rest_B, last_BxC, method)
     return state, self._jitted_head(params, last_BxC)
 
@@ -221,9 +231,28 @@ class Model(abc.ABC):
     new_B = jnp.clip(rest_B, 0, chunk)
     state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)
     ends_BxC = take_position(hidden_BxcxC, jnp.maximum(new_B - 1, 0))
-    if last_BxC is None:
-      return state, ends_BxC
     return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
+
+
+def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int):
+  """Raises ValueError unless every row's tokens exist and fit; what is traced cannot be checked."""
+  require(
+    lengths_B.shape == (batch,),
+    f'lengths_B has shape {lengths_B.shape}; it needs one length per row, ({batch},)',
+  )
+  if any(isinstance(a, jax.core.Tracer) for a in (lengths_B, state.position_B)):
+    return
+  shortest, longest = int(lengths_B.min()), int(lengths_B.max())
+  require(
+    1 <= shortest and longest <= length,
+    f'lengths_B runs from {shortest} to {longest}; each row needs 1 to {length} tokens',
+  )
+  end = int((lengths_B + state.position_B).max())
+  require(
+    end <= state.capacity,
+    f'a prompt that ends at position {end} does not fit a state of max_len={state.capacity}; '
+    f'make it with decode_state(batch, max_len={end}) or more',
+  )
 
 
 def _match_precision(state: DecodeState, params: dict) -> DecodeState:

@@ -184,11 +184,10 @@ class CART(Model):
 
   def init(self, key):
     config = self.config
-    prelude_key, core_key, key = jax.random.split(key, 3)
+    prelude_key, core_key, code_key, key = jax.random.split(key, 4)
     modules = self._modules()
     code = modules.pop('loop_code')
     params = init_modules(modules, config, key)
-    code_key = jax.random.fold_in(key, 1)
     params['loop_code'] = init_params(code, code_key, self._codes(1), dtype=config.param_dtype)
     params['prelude'] = self._prelude().init(prelude_key)
     example = self._core_example()
@@ -218,6 +217,13 @@ class CART(Model):
     axes['gate'] = dict(logit=PartitionSpec('width'))
     return axes
 
+  def decayed(self):
+    used = super().decayed()
+    for part in ('blend', 'gate', 'loop_code'):
+      if not getattr(self.config, part):
+        used[part] = jax.tree.map(lambda _: False, used[part])
+    return used
+
   # ---- passes --------------------------------------------------------------------------------
 
   def parts(self, params):
@@ -241,7 +247,7 @@ class CART(Model):
       coda=lambda x, past=None, key=None: apply_module(
         modules['coda'], params['coda'], x, past, key=key
       ),
-      head=lambda hidden: self.head(params, hidden),
+      head=lambda hidden, key=None: self.head(params, hidden),
     )
 
   def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
@@ -316,7 +322,8 @@ class CART(Model):
     require(depth >= 1, f'depth={depth} must be at least 1 (R loops)')
     require(
       self.config.share_core or depth <= self.config.loops,
-      f'depth={depth}: an unshared core has only model.loops={self.config.loops} blocks',
+      f'depth={depth}: an unshared core has only model.loops={self.config.loops} blocks; '
+      f'use depth={self.config.loops} or less, or model.share_core=True',
     )
     return depth
 

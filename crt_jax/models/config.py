@@ -5,6 +5,9 @@ import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
+import jax
+import numpy as np
+
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 REMAT = ('none', 'layer', 'pass')
 KERNELS = ('xla', 'cudnn')
@@ -43,7 +46,14 @@ class ModelConfig:
     one_of('model.dtype', self.dtype, DTYPES)
     one_of('model.remat', self.remat, REMAT)
     one_of('model.attention_kernel', self.attention_kernel, KERNELS)
+    require(
+      self.dtype != 'float64' or jax.config.jax_enable_x64,
+      "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
+    )
     require(0 <= self.dropout < 1, f'model.dropout={self.dropout} must lie in [0, 1)')
+    for field in ('rotary_theta', 'norm_eps'):
+      value = getattr(self, field, 1.0)
+      require(value > 0, f'model.{field}={value} must be above 0')
     require(self.window >= 0, f'model.window={self.window} must be 0 (full attention) or more')
     if self.attention_kernel == 'cudnn':
       require(
@@ -102,6 +112,8 @@ def resolve(cls: type[Config], fields: Mapping) -> Config:
 
 
 def _typed(name: str, value, kind: type):
+  if isinstance(value, np.generic):
+    value = value.item()
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -107,11 +107,11 @@ def functions(
     y = apply_module(network['feed_forward'], weights['feed_forward'], normed, key=key)
     return y.astype(u.dtype)
 
-  def summary(z_BxTxC, x_BxTxC, key):
+  def summary(z_BxTxC, x_BxTxC, key=None):
     s_BxTxC = z_BxTxC - x_BxTxC if variant.delta else z_BxTxC
     return correct(s_BxTxC, key) if variant.network == 'summary' else s_BxTxC
 
-  def inject(s_BxTxC, e_BxTxC, x_BxTxC, key, past):
+  def inject(s_BxTxC, e_BxTxC, x_BxTxC, key=None, cache=None):
     base_BxTxC = x_BxTxC if cumulative else e_BxTxC
     entries = None
     if variant.direct:
@@ -126,7 +126,7 @@ def functions(
       u = s_BxTxC + e_BxTxC
     if variant.reads == 'attention':
       attention_key, key = (None, None) if key is None else jax.random.split(key)
-      mixed, entries = _attend(network, weights, u, past, attention_key)
+      mixed, entries = _attend(network, weights, u, cache, attention_key)
       u = u + mixed.astype(u.dtype)
     return base_BxTxC + correct(u, key), entries
 

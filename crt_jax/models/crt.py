@@ -47,7 +47,8 @@ class CRTConfig(ModelConfig):
     cumulative: each pass adds to its own input instead of to the embedding; no sequential form.
     self_inclusive: position t reads its own summary instead of t-1's; no sequential form.
     start: first input of the parallel passes, 'embedding' (x = e) or 'corrected' (s = 0 injected).
-    convergence_weight: weight of mean((x^(K+1) - stop_gradient(x^(K)))^2) in the loss.
+    convergence_weight: weight of mean((x^(K+1) - stop_gradient(x^(K)))^2) in the loss; the exact
+      'sequential' driver has nothing that could converge and leaves it out.
     driver: what `loss` differentiates: 'unroll', 'chunked' (with `chunk`) or 'sequential' (BPTT).
     chunk: positions per chunk of the 'chunked' driver.
   """
@@ -87,11 +88,6 @@ class CRTConfig(ModelConfig):
       require(self.chunk >= 1, f"model.chunk={self.chunk} must be at least 1 for driver='chunked'")
     if self.driver != 'unroll':
       self.require_sequential_form(f'model.driver={self.driver!r}')
-      require(
-        self.convergence_weight == 0,
-        f"model.convergence_weight={self.convergence_weight} belongs to model.driver='unroll'; "
-        f'set it to 0 for model.driver={self.driver!r}',
-      )
 
   @property
   def schedule(self) -> DepthSchedule:
@@ -160,7 +156,7 @@ class CRT(Model):
       block=lambda x, past=None, key=None: self._stack()(params['layers'], x, past, key),
       summary=summary,
       inject=inject,
-      head=lambda hidden: self.head(params, hidden),
+      head=lambda hidden, key=None: self.head(params, hidden),
     )
 
   def recurrence(self, params) -> Recurrence:
@@ -183,11 +179,18 @@ class CRT(Model):
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
     done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, telemetry)
-    losses = {}
-    if self.config.convergence_weight > 0:
-      gap_BxTxC = done.x_next_BxTxC - jax.lax.stop_gradient(done.x_BxTxC)
-      losses['convergence'] = self.config.convergence_weight * jnp.mean(gap_BxTxC**2)
-    return Hidden(self.read(done), losses, dict(residual=done.residual_K) if telemetry else {})
+    hidden_BxTxC, gap_BxT = self._read_with_gap(done)
+    statistics = dict(residual=done.residual_K) if telemetry else {}
+    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), statistics)
+
+  def _read_with_gap(self, done: Passes):
+    """What the head reads, and per position the mean square of what one more pass would change."""
+    gap_BxTxC = done.x_next_BxTxC - jax.lax.stop_gradient(done.x_BxTxC)
+    return self.read(done), jnp.mean(gap_BxTxC**2, axis=-1)
+
+  def _convergence_loss(self, gap_BxT: Array) -> dict[str, Array]:
+    weight = self.config.convergence_weight
+    return dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
 
   def training_hidden(self, params, tokens_BxT, depth=None, key=None):
     if self.config.driver == 'unroll':
@@ -197,13 +200,15 @@ class CRT(Model):
     batch, length = tokens_BxT.shape
     state = self._empty_state(batch, length, e_BxTxC.dtype)
     lengths_B = jnp.full(batch, length, jnp.int32)
-    arguments = (self.recurrence(params), self.read, state, e_BxTxC, lengths_B)
+    arguments = (state, e_BxTxC, lengths_B)
     if self.config.driver == 'sequential':
-      require(depth is None, f"depth={depth}: model.driver='sequential' has one exact form")
-      return Hidden(sequential(*arguments, key)[1], {}, {})
-    depth = self.resolve_depth(depth)
-    hidden = chunked(*arguments, self.config.chunk, depth, self.config.start, key)[1]
-    return Hidden(hidden, {}, {})
+      require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
+      return Hidden(sequential(self.recurrence(params), self.read, *arguments, key)[1], {}, {})
+    depth, start, chunk = self.resolve_depth(depth), self.config.start, self.config.chunk
+    _, (hidden_BxTxC, gap_BxT) = chunked(
+      self.recurrence(params), self._read_with_gap, *arguments, chunk, depth, start, key
+    )
+    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), {})
 
   def head(self, params, hidden):
     return project(self._modules(), params, hidden, self.config)
@@ -212,6 +217,13 @@ class CRT(Model):
     depth = self.config.depth if depth is None else depth
     require(depth >= 1, f'depth={depth} must be at least 1 (K block passes)')
     return depth
+
+  def decayed(self):
+    used = super().decayed()
+    never_corrects = self.depths() == (1,) and not self.variant.head_reads_input
+    if never_corrects and self.config.convergence_weight == 0 and 'correction' in used:
+      used['correction'] = jax.tree.map(lambda _: False, used['correction'])
+    return used
 
   def depths(self):
     return None if self.config.driver == 'sequential' else self.config.schedule.depths()

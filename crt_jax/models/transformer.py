@@ -114,7 +114,7 @@ class Transformer(Model):
     return TransformerParts(
       embed=lambda tokens, key=None: embed(self._modules(), params, tokens),
       block=lambda x, past=None, key=None: self._block(params, x, past, key),
-      head=lambda hidden: self.head(params, hidden),
+      head=lambda hidden, key=None: self.head(params, hidden),
     )
 
   def _block(self, params, x_BxTxC, past, key):

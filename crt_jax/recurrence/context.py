@@ -7,7 +7,7 @@ parallel, K passes), `chunked` (stretches of c positions in sequence, K passes e
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ class Recurrence(NamedTuple):
   Attributes:
     block: x_BxTxC, past, key -> z_BxTxC, entries.
     summary: z_BxTxC, x_BxTxC, key -> s_BxTxC, what a position hands to its successor.
-    inject: s_prev_BxTxC, e_BxTxC, x_BxTxC, key, past -> x_next_BxTxC, entries.
+    inject: s_prev_BxTxC, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its
+      own attention, if any, reads of earlier positions, None in parallel passes.
     shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
     remat: recompute each pass in the backward pass instead of storing what it computed.
   """
@@ -107,7 +108,10 @@ def passes(
   )
   if start == 'embedding':
     x_BxTxC = e_BxTxC
-  (x_BxTxC, entries), residual_K = jax.lax.scan(body, (x_BxTxC, entries), jnp.arange(1, depth))
+  residual_K = jnp.zeros(0, e_BxTxC.dtype) if telemetry else None
+  if depth > 1:
+    carry, residual_K = jax.lax.scan(body, (x_BxTxC, entries), jnp.arange(1, depth))
+    x_BxTxC, entries = carry
   z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(x_BxTxC, depth)
   entries = {'block': last_entries['block'], 'correction': entries}
   entries = {name: value for name, value in entries.items() if value is not None}
@@ -128,7 +132,7 @@ def unroll(
 
 def chunked(
   recurrence: Recurrence,
-  read: Callable[[Passes], Array],
+  read: Callable[[Passes], Any],
   state: DecodeState,
   e_BxTxC: Array,
   lengths_B: Array,
@@ -136,17 +140,17 @@ def chunked(
   depth: int,
   start: str,
   key: Array | None = None,
-) -> tuple[DecodeState, Array]:
+) -> tuple[DecodeState, Any]:
   """Chunks of `chunk` positions in sequence, each refined by `depth` passes from what came before.
 
   Exact when depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
 
   Args:
-    read: what the head reads of a chunk's passes, [B, c, C].
+    read: what to keep of a chunk's passes, arrays [B, c, ...], such as what the head reads.
     lengths_B: number of positions that count in each row; the rest is padding and leaves no trace.
     chunk: a T that it does not divide is padded, which changes nothing that counts.
 
-  Returns: the state behind the last counted position, and the heads' inputs [B, T, C].
+  Returns: the state behind the last counted position, and what was read, [B, T, ...].
   """
   length = e_BxTxC.shape[1]
   count = -(-length // chunk)
@@ -161,19 +165,23 @@ def chunked(
     new_B = jnp.clip(lengths_B - j * chunk, 0, chunk)
     return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
 
-  state, h_JxBxcxC = jax.lax.scan(one_chunk, state, (jnp.arange(count, dtype=jnp.int32), e_JxBxcxC))
-  h_BxTxC = jnp.moveaxis(h_JxBxcxC, 0, 1).reshape(e_BxTxC.shape)
-  return state, h_BxTxC[:, :length]
+  state, h_JxBxc = jax.lax.scan(one_chunk, state, (jnp.arange(count, dtype=jnp.int32), e_JxBxcxC))
+
+  def join(h_JxBxc):
+    h_BxJxc = jnp.moveaxis(h_JxBxc, 0, 1)
+    return h_BxJxc.reshape(batch, count * chunk, *h_JxBxc.shape[3:])[:, :length]
+
+  return state, jax.tree.map(join, h_JxBxc)
 
 
 def sequential(
   recurrence: Recurrence,
-  read: Callable[[Passes], Array],
+  read: Callable[[Passes], Any],
   state: DecodeState,
   e_BxTxC: Array,
   lengths_B: Array,
   key: Array | None = None,
-) -> tuple[DecodeState, Array]:
+) -> tuple[DecodeState, Any]:
   """The exact recurrence, position by position: one pass from the corrected input (crt.md 4)."""
   return chunked(recurrence, read, state, e_BxTxC, lengths_B, 1, 1, 'corrected', key)
 

@@ -5,38 +5,33 @@ from collections.abc import Callable
 import jax
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, sharding
+from crt_jax import data, decoding, evaluation
 from crt_jax.evaluation import figures
 from crt_jax.training import checkpoint, workdir
 
 
 def finish(run, say: Callable[[str], None]) -> None:
-  """Evaluates, writes figures and a sample, and marks the run as finished."""
+  """Evaluates, draws, writes a sample, and marks the run as finished."""
   say('evaluating')
-  place = lambda batch: sharding.place_batch(batch, sharding.batch_sharding(run.mesh))  # noqa: E731
-  results = evaluation.protocol(run.model, run.state.params, run.dataset, run.config, place)
-  record = {
-    'step': run.config.train.steps,
-    'training_seconds': run.clock.seconds,
-    'results': results,
-    'origin': workdir.origin(),
-  }
+  config, step = run.config, run.config.train.steps
+  results = evaluation.protocol(run.model, run.state.params, run.dataset, config, run.place)
   say(table(results))
-  if jax.process_count() > 1:
-    params = jax.device_put(run.state.params, sharding.replicated(run.mesh))
-  else:
-    params = run.state.params
+  text = sample(run.model, run.state.params, run.dataset.tokenizer, config.sample)
+  say(f'sample: {text!r}')
   if jax.process_index() == 0:
-    workdir.write_json(run.directory.evaluation, record)
-    draw_figures(run.directory, run.config, record)
-    text = write_sample(run.directory, run.model, params, run.dataset.tokenizer, run.config, run.config.train.steps)
-    say(f'sample: {text!r}')
-    say(f'finished; everything is in {run.directory.path}')
-  workdir.finish(run.directory, run.config.train.steps, run.clock.seconds)
+    record = {
+      'step': step,
+      'training_seconds': run.clock.seconds,
+      'results': results,
+      'origin': workdir.origin(),
+    }
+    write(run.directory, config, record, text)
+    workdir.finish(run.directory, step, run.clock.seconds)
+  say(f'finished; everything is in {run.directory.path}')
 
 
 def evaluate_checkpoint(path: str) -> None:
-  """Evaluates the newest checkpoint of a work directory as its config says, and writes evaluation.json and the figures.
+  """Evaluates the newest checkpoint of a work directory as its config says, and writes its records anew.
 
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
@@ -46,56 +41,60 @@ def evaluate_checkpoint(path: str) -> None:
   dataset = data.prepare(config.data)
   if dataset.tokenizer.hash != tokenizer.hash:
     raise ValueError(
-      f'{path}: the checkpoint was trained with another tokenizer than data.tokenizer={config.data.tokenizer!r} now gives; '
-      'restore the corpus it was trained on'
+      f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the checkpoint was trained with; '
+      'restore the corpus that it was made from'
     )
   results = evaluation.protocol(model, params, dataset, config)
   print(table(results))
+  text = sample(model, params, tokenizer, config.sample)
   directory = workdir.Workdir(path)
   record = {'step': step, 'results': results, 'origin': workdir.origin()}
-  workdir.write_json(directory.evaluation, record)
-  draw_figures(directory, config, record)
-  print(f'step {step}; written to {directory.evaluation}')
+  write(directory, config, record, text)
+  print(f'checkpoint of step {step}; written to {directory.evaluation}')
 
 
-def draw_figures(directory: workdir.Workdir, config, record: dict) -> None:
-  """Draws the figures from the run's own records: training.png, and convergence.png where there are passes to count."""
-  folder, origin = directory.folder('figures'), record['origin']
-  title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
-  figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
-  results = record['results']
-  if any(row['depth'] for row in results['sampled']):
-    figures.perplexity_against_depth(results, folder / 'convergence.png', origin, title)
-
-
-def write_sample(directory: workdir.Workdir, model, params, tokenizer, config, step: int) -> str:
-  """Continues config.sample.prompt by the exact recurrence; returns the text, also saved under samples/."""
-  prompt = tokenizer.encode(config.sample.prompt)
+def sample(model, params, tokenizer, config) -> str:
+  """Returns config.sample.prompt and its continuation by the exact recurrence."""
+  prompt = tokenizer.encode(config.prompt)
+  if not prompt:
+    raise ValueError('sample.prompt is empty; give at least one character')
   sampling = decoding.Sampling(
-    temperature=config.sample.temperature, top_k=config.sample.top_k, top_p=config.sample.top_p
+    temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
   )
   [tokens] = decoding.generate(
     model,
     params,
     [prompt],
-    config.sample.num_tokens,
-    context=len(prompt) + config.sample.num_tokens,
+    config.num_tokens,
+    context=len(prompt) + config.num_tokens,
     sampling=sampling,
-    seed=config.sample.seed,
+    seed=config.seed,
   )
-  text = tokenizer.decode(prompt + tokens)
-  (directory.folder('samples') / f'step_{step}.txt').write_text(text + '\n')
-  return text
+  return tokenizer.decode(prompt + tokens)
+
+
+def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
+  """Writes evaluation.json and the sample, and draws the figures from the run's own records."""
+  workdir.write_json(directory.evaluation, record)
+  (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n')
+  folder, origin = directory.folder('figures'), record['origin']
+  title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
+  figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
+  if any(row['depth'] for row in record['results']['sampled']):
+    figures.perplexity_against_depth(
+      record['results'], folder / 'convergence.png', origin, title
+    )
 
 
 def table(results: dict) -> str:
-  """Returns one line per form and protocol: perplexity and bits per byte."""
-  lines = ['protocol  form        K   perplexity  bits per byte']
+  """Returns one line per protocol and form: perplexity and bits per byte."""
+  lines = ['protocol  form         K  perplexity  bits per byte']
   for name in ('sampled', 'whole'):
     for row in results.get(name, []):
       depth = '' if row['depth'] is None else row['depth']
       note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
       lines.append(
-        f'{name:8}  {row["form"]:10}  {depth:>2}  {row["perplexity"]:10.3f}  {row["bits_per_byte"]:13.4f}{note}'
+        f'{name:8}  {row["form"]:10}  {depth:>2}  {row["perplexity"]:10.3f}  '
+        f'{row["bits_per_byte"]:13.4f}{note}'
       )
   return '\n'.join(lines)

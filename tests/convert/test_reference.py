@@ -1,4 +1,4 @@
-"""The published implementations' arrays, reproduced to float32 round-off (fixtures in tests/fixtures)."""
+"""The published implementations' arrays (tests/fixtures), reproduced to float32 round-off."""
 
 import pathlib
 

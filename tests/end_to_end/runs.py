@@ -26,12 +26,12 @@ def command(workdir, *overrides, config='tests/training/tiny.py', sizes=SIZES):
   return [sys.executable, '-m', 'experiments.main', *flags]
 
 
-def start(workdir, cache, *overrides, **options):
+def start(workdir, cache, *overrides, extra=None, **options):
   """Starts a run; its output is read line by line."""
   return subprocess.Popen(
     command(workdir, *overrides, **options),
     cwd=ROOT,
-    env=environment(cache),
+    env=environment(cache) | (extra or {}),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

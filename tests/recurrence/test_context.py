@@ -1,4 +1,4 @@
-"""Laws of the recurrence along the sequence, in float64 with weights x4 so that nothing contracts."""
+"""Laws of the recurrence along the sequence, in float64 with weights x4: nothing contracts."""
 
 import functools
 
@@ -43,8 +43,8 @@ def assert_exact_exactly_when(gap_T, is_exact_T):
   np.testing.assert_array_less(1e-6, gap_T[~is_exact_T])
 
 
-# The corrected start changes only which K is the first exact one; one variant of each kind here, all
-# of them with two layers in the slow suite.
+# The corrected start changes only which K is the first exact one; one variant of each kind here,
+# all of them with two layers in the slow suite.
 CASES = [(name, 'embedding', 1) for name in VARIANTS]
 CASES += [(name, 'corrected', 1) for name in ('add', 'stateless', 'token_blind', 'px')]
 SLOW = [(name, start, 2) for name in VARIANTS for start in ('embedding', 'corrected')]
@@ -112,7 +112,7 @@ def plain_loop(model, params, tokens, depth):
 
 
 def plain_recurrence(model, params, tokens):
-  """The definition (crt.md 4): the slow form that runs the block over the whole prefix each step."""
+  """The definition (crt.md 4): runs the block over the whole prefix at each step."""
   parts = model.parts(params)
   e_BxTxC = parts.embed(tokens)
   state_BxC, inputs, outputs = jnp.zeros_like(e_BxTxC[:, 0]), [], []

@@ -1,0 +1,14 @@
+"""Six layers against one, sized for two cores: transformer, N=6, C=136; its pair is crt_d1_k10_small.py.
+
+  pip install 'crt_jax[data]'
+  python -m experiments.main --config=configs/transformer_n6_small.py --workdir=runs/transformer_n6_small
+
+The same text, steps and cost per token of inference as the pair (crt.md, 10.5). About ten minutes. Not measured yet.
+"""
+
+from configs import base
+from configs.crt_sotu import sotu
+
+
+def get_config():
+  return sotu(base.transformer_model(layers=6, width=136, heads=4), steps=1000)
