@@ -7,7 +7,7 @@ Three conventions are in use, and a table that mixes them compares nothing. Each
   cart_paper   2 x multiply-accumulates of a forward pass over a sequence, attention scores as a
                full square, no output layer (cart.md, section 3.4).
   model_flops  for utilisation: 2 x multiply-accumulates, the causal half of attention, every pass K
-               and loop R, the output layer once, training = 3 x forward (platform.md, D1).
+               and loop R, the output layer once, training = 3 x forward.
 
 Norms, biases, rotary angles, gates and the embedding look-up are free in all three. `model` is any
 mapping or object with the fields of `config.model`; where one is missing, its default holds.
@@ -22,7 +22,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-# Every field read here with its default (DESIGN.md); None marks a field that has to be given.
+# Every field read here with its default; None marks a field that has to be given.
 FIELDS = {
   'name': None,
   'vocab_size': None,
@@ -155,7 +155,7 @@ def model_flops(
 
   2 x multiply-accumulates and 2 T H A an attention layer, the causal half of 4 T H A (a window W
   leaves W - W^2 / 2T positions instead of T/2). Rematerialised work does not count: it is not the
-  model's. Source: platform.md, D1.
+  model's.
 
   Args:
     depth: K or R; None takes the configured one. A run that draws K passes the drawn value.

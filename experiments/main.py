@@ -32,7 +32,7 @@ _FORK = flags.DEFINE_bool(
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
-  'One of several processes; JAX finds the others from the cluster (docs/cluster.md).',
+  'One of several processes; JAX finds the others from the cluster (BUILD.md).',
 )
 
 

@@ -40,5 +40,5 @@ def held_out(config: DataConfig, found: Survey) -> Callable[[int], bool]:
 
 
 def contiguous_cut(config: DataConfig, tokens: int) -> int:
-  """Tokens of the train split when the tail of the stream is held out (spec/crt.md, 8.1)."""
+  """Tokens of the train split when the tail of the stream is held out (docs/crt.md, 8.1)."""
   return int((1 - config.validation_fraction) * tokens)

@@ -19,7 +19,7 @@ def sampled_validation(
   process_index: int = 0,
   process_count: int = 1,
 ) -> list[Batch]:
-  """The paper's protocol (spec/crt.md, 8.4): `count` batches of random windows, always the same.
+  """The paper's protocol (docs/crt.md, 8.4): `count` batches of random windows, always the same.
 
   Offsets are independent and uniform over [0, N-T), from NumPy's frozen `RandomState(seed)` (the
   paper used torch's, seed 42), so the score belongs to (seed, T, batch_size, count): other values

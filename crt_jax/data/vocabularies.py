@@ -76,7 +76,7 @@ def make(config: DataConfig, documents: Iterator[Document]) -> Tokenizer:
 
 
 def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list[str]) -> str:
-  """Byte-level BPE; the recipe 'crt' is the CRT paper's (spec/crt.md, 8.1) with a decoder added."""
+  """Byte-level BPE; the recipe 'crt' is the CRT paper's (docs/crt.md, 8.1) with a decoder added."""
   tokenizer = hf.Tokenizer(hf.models.BPE())
   alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
   if config.bpe_recipe == 'crt':

@@ -7,10 +7,10 @@ each of them reads. With N tokens, T per window:
   shuffled        windows i*T, i < floor((N-1)/T), each once per epoch in an order drawn anew for
                   every epoch (Grain's index shuffle, O(1) memory); a batch may end one epoch and
                   begin the next
-  random_offsets  the CRT paper's: B independent offsets, uniform over [0, N-T) (spec/crt.md,
+  random_offsets  the CRT paper's: B independent offsets, uniform over [0, N-T) (docs/crt.md,
                   section 8.1)
   in_order        CART's: windows i*T in file order, the last partial batch dropped, then from the
-                  start (spec/cart.md, section 5.4)
+                  start (docs/cart.md, section 5.4)
 """
 
 import functools

@@ -1,6 +1,6 @@
 """The token loop: prompts in, tokens out, by static-length scans over `model.step`.
 
-A scan with a known length runs without asking the host anything (platform.md, D2); the end of a
+A scan with a known length runs without asking the host anything; the end of a
 text is looked for between chunks. Shapes depend on the context, not on the prompt, so a process
 compiles once for all its prompts.
 """

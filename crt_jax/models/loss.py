@@ -16,7 +16,7 @@ def cross_entropy(
   """Mean cross-entropy of the targets that count, in nats.
 
   The head runs over chunks of positions, each recomputed in the backward pass, so that memory does
-  not hold B*T*V logits (platform.md E4).
+  not hold B*T*V logits.
 
   Args:
     head: hidden [..., C] -> logits [..., V].

@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate (spec/crt.md, 8.2)."""
+"""The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate (docs/crt.md, 8.2)."""
 
 import jax
 import jax.numpy as jnp
