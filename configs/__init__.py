@@ -1,1 +1,2 @@
-"""Experiments as documents: each file says what to run, on what, for how long and what to expect."""
+"""Experiments as documents: each file says what to run, on what, for how long and what to
+expect."""

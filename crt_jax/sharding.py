@@ -1,11 +1,14 @@
 """The device mesh and the one table that says which logical axis lies on which mesh axis.
 
-A model names the axes of its parameters (`model.axes()`); the names are bound to mesh axes here and nowhere else. The mesh has three axes:
-`data` (replicas of the parameters), `fsdp` (the parameters are split, the batch too) and `tensor` (heads and hidden units are split).
+A model names the axes of its parameters (`model.axes()`); the names are bound to mesh axes here and
+nowhere else. The mesh has three axes:
+`data` (replicas of the parameters), `fsdp` (the parameters are split, the batch too) and `tensor`
+(heads and hidden units are split).
 
 What happens when a dimension does not divide:
   * `tensor`: an error, because a model that is meant to be split by heads must have heads to split.
-  * `fsdp`: the largest other dimension of the same parameter that divides takes it; when none does the parameter is replicated and
+  * `fsdp`: the largest other dimension of the same parameter that divides takes it; when none does
+    the parameter is replicated and
     a line in the log says so. Splitting is a matter of memory only, so this never changes a result.
 """
 
@@ -19,7 +22,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
-# Logical axis of a parameter -> mesh axis. A name that is absent is an error, so that a new axis is thought about once.
+# Logical axis of a parameter -> mesh axis. A name that is absent is an error, so that a new axis is
+# thought about once.
 RULES: Mapping[str, str | None] = {
   'vocab': 'tensor',
   'width': 'fsdp',
@@ -42,7 +46,8 @@ BATCH_AXES = ('data', 'fsdp')
 
 
 def mesh_shape(config, num_devices: int) -> dict[str, int]:
-  """Returns the size of each mesh axis for a config.mesh (data, fsdp, tensor; one of them may be -1 = all that is left).
+  """Returns the size of each mesh axis for a config.mesh (data, fsdp, tensor; one of them may be -1
+  = all that is left).
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
@@ -50,19 +55,24 @@ def mesh_shape(config, num_devices: int) -> dict[str, int]:
   sizes = {axis: config[axis] for axis in MESH_AXES}
   for axis, size in sizes.items():
     if size != -1 and size < 1:
-      raise ValueError(f'mesh.{axis}={size} must be at least 1, or -1 for all devices that are left')
+      raise ValueError(
+        f'mesh.{axis}={size} must be at least 1, or -1 for all devices that are left'
+      )
   free = [axis for axis, size in sizes.items() if size == -1]
   if len(free) > 1:
     raise ValueError(f'mesh.{free[1]}=-1: only one mesh axis may be -1; set mesh.{free[1]}=1')
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if num_devices % fixed or (not free and fixed != num_devices):
     named = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
-    raise ValueError(f'{named} does not fit {num_devices} devices; use mesh.data=-1 for all that are left')
+    raise ValueError(
+      f'{named} does not fit {num_devices} devices; use mesh.data=-1 for all that are left'
+    )
   return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}
 
 
 def make_mesh(config, devices=None) -> Mesh:
-  """Returns the mesh of a config.mesh over all devices (Auto axes: the compiler places what we do not)."""
+  """Returns the mesh of a config.mesh over all devices (Auto axes: the compiler places what we do
+  not)."""
   devices = jax.devices() if devices is None else devices
   sizes = mesh_shape(config, len(devices))
   types = (AxisType.Auto,) * len(MESH_AXES)
@@ -85,13 +95,15 @@ def batch_sharding(mesh) -> NamedSharding:
 
 
 def check_batch(batch_size: int, accumulation: int, mesh) -> None:
-  """Raises ValueError unless each of the `accumulation` parts of the batch splits evenly over the mesh."""
+  """Raises ValueError unless each of the `accumulation` parts of the batch splits evenly over the
+  mesh."""
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   unit = shards * accumulation
   if batch_size % unit:
     lower = max(unit, batch_size // unit * unit)
     raise ValueError(
-      f'data.batch_size={batch_size} must be divisible by {unit} (mesh.data x mesh.fsdp = {shards}, '
+      f'data.batch_size={batch_size} must be divisible by {unit} (mesh.data x mesh.fsdp = '
+      f'{shards}, '
       f'train.accumulation={accumulation}); use {lower} or {(batch_size // unit + 1) * unit}'
     )
 
@@ -104,10 +116,13 @@ def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dic
 
 
 def split_rows(x_Bx: jax.Array) -> jax.Array:
-  """Keeps the rows of an activation on the devices of their examples; the identity outside `in_mesh`.
+  """Keeps the rows of an activation on the devices of their examples; the identity outside
+  `in_mesh`.
 
-  A model calls it once, on the embeddings. Without it the compiler may follow the parameters instead, which lie on the same mesh axis:
-  it then gathers every device's examples and adds up partial products at each layer, instead of gathering the layer's weights.
+  A model calls it once, on the embeddings. Without it the compiler may follow the parameters
+  instead, which lie on the same mesh axis:
+  it then gathers every device's examples and adds up partial products at each layer, instead of
+  gathering the layer's weights.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
@@ -118,7 +133,8 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
 
 
 def in_mesh(mesh):
-  """Returns the context in which a function that uses `split_rows` is traced, for a Mesh or an AbstractMesh."""
+  """Returns the context in which a function that uses `split_rows` is traced, for a Mesh or an
+  AbstractMesh."""
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh)
 
 
@@ -126,12 +142,14 @@ def param_shardings(axes, shapes, mesh):
   """Returns the NamedSharding of every parameter.
 
   Args:
-    axes: the tree of a model's axes(): PartitionSpecs of logical names, one per dimension (None: never split).
+    axes: the tree of a model's axes(): PartitionSpecs of logical names, one per dimension (None:
+      never split).
     shapes: the same tree with anything that has a shape.
     mesh: a Mesh or an AbstractMesh with the axes MESH_AXES.
 
   Raises:
-    ValueError: trees differ, a name is unknown, a mesh axis would be used twice, or a dimension does not divide by `tensor`.
+    ValueError: trees differ, a name is unknown, a mesh axis would be used twice, or a dimension
+      does not divide by `tensor`.
   """
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
   axes_by_path = dict(jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_spec)[0])
@@ -141,35 +159,41 @@ def param_shardings(axes, shapes, mesh):
     names = ', '.join(sorted(jax.tree_util.keystr(p, simple=True, separator='/') for p in missing))
     raise ValueError(f'model.axes() and the parameters differ in: {names}')
   specs = [
-    spec_of(jax.tree_util.keystr(path, simple=True, separator='/'), axes_by_path[path], x.shape, mesh)
+    spec_of(
+      jax.tree_util.keystr(path, simple=True, separator='/'), axes_by_path[path], x.shape, mesh
+    )
     for path, x in leaves
   ]
   return jax.tree.unflatten(treedef, [NamedSharding(mesh, spec) for spec in specs])
 
 
 def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh) -> PartitionSpec:
-  """Returns the PartitionSpec of one parameter by the rules of this module (see the top for what does not divide)."""
+  """Returns the PartitionSpec of one parameter by the rules of this module (see the top for what
+  does not divide)."""
   if len(axes) != len(shape):
     raise ValueError(f'parameter {name}: {len(axes)} axis names {tuple(axes)} for shape {shape}')
   spec: list[str | None] = []
   for dim, logical in enumerate(axes):
     if logical is not None and logical not in RULES:
       raise ValueError(
-        f'parameter {name}, dimension {dim}: axis {logical!r} has no rule in crt_jax/sharding.py; known: {", ".join(RULES)}'
+        f'parameter {name}, dimension {dim}: axis {logical!r} has no rule in '
+        f'crt_jax/sharding.py; known: {", ".join(RULES)}'
       )
     mesh_axis = RULES[logical] if logical is not None else None
     if mesh_axis is not None and mesh.shape[mesh_axis] == 1:
       mesh_axis = None
     if mesh_axis is not None and mesh_axis in spec:
       raise ValueError(
-        f'parameter {name}: dimensions {spec.index(mesh_axis)} and {dim} {tuple(axes)} both lie on mesh axis '
+        f'parameter {name}: dimensions {spec.index(mesh_axis)} and {dim} {tuple(axes)} both lie '
+        'on mesh axis '
         f'{mesh_axis!r}; change one rule in crt_jax/sharding.py'
       )
     size = 1 if mesh_axis is None else mesh.shape[mesh_axis]
     if shape[dim] % size:
       if mesh_axis == 'tensor':
         raise ValueError(
-          f'parameter {name}, dimension {dim} ({logical}, {shape[dim]}) is not divisible by mesh.tensor={size}; '
+          f'parameter {name}, dimension {dim} ({logical}, {shape[dim]}) is not divisible by '
+          f'mesh.tensor={size}; '
           f'use mesh.tensor={largest_divisor(shape[dim], size)}, or {shape[dim] // size * size} or '
           f'{(shape[dim] // size + 1) * size} {logical}'
         )
@@ -182,10 +206,13 @@ def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh) -> Par
 
 
 def split_elsewhere(name: str, spec: list, shape: tuple[int, ...], fsdp: int) -> list:
-  """Gives `fsdp` to the largest dimension that divides and is free, or leaves the parameter whole and says so."""
+  """Gives `fsdp` to the largest dimension that divides and is free, or leaves the parameter whole
+  and says so."""
   free = [dim for dim, axis in enumerate(spec) if axis is None and shape[dim] % fsdp == 0]
   if not free:
-    logging.warning('parameter %s %s: no dimension divides by mesh.fsdp=%d; replicated', name, shape, fsdp)
+    logging.warning(
+      'parameter %s %s: no dimension divides by mesh.fsdp=%d; replicated', name, shape, fsdp
+    )
     return spec
   dim = max(free, key=lambda d: shape[d])
   logging.info('parameter %s %s: dimension %d takes mesh.fsdp=%d', name, shape, dim, fsdp)

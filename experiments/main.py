@@ -2,8 +2,10 @@
 
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-trains from the start, or from where the run in that directory stands: a run that was killed, preempted or out of disk space goes on with the
-same command, to the same parameters. A finished run stays as it is. At the end the model is evaluated by parallel passes and by the exact
+trains from the start, or from where the run in that directory stands: a run that was killed,
+  preempted or out of disk space goes on with the
+same command, to the same parameters. A finished run stays as it is. At the end the model is
+evaluated by parallel passes and by the exact
 recurrence, and writes a sample of text. The directory then holds
 
   config.json      every value of the config, and what it ran on
@@ -37,13 +39,16 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 
 def join_cluster():
-  """Meets the other processes, as Slurm, MPI or the cloud announce them; before JAX looks for devices."""
+  """Meets the other processes, as Slurm, MPI or the cloud announce them; before JAX looks for
+  devices."""
   import jax
 
   try:
     jax.distributed.initialize()
   except ValueError as error:
-    raise ValueError(f'--distributed: no cluster announces itself here ({error}); leave it out on one machine') from None
+    raise ValueError(
+      f'--distributed: no cluster announces itself here ({error}); leave it out on one machine'
+    ) from None
 
 
 def main(argv):

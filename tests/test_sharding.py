@@ -21,7 +21,7 @@ def mesh_config(data=-1, fsdp=1, tensor=1):
 
 def test_rules_place_heads_width_and_vocabulary():
   mesh = sharding.make_abstract_mesh(data=2, fsdp=2, tensor=2)
-  spec = lambda *args: sharding.spec_of('w', *args, mesh)
+  spec = lambda *args: sharding.spec_of('w', *args, mesh)  # noqa: E731
   assert spec(P('layers', 'qkv', 'heads', 'head_width', 'width'), (2, 3, 4, 8, 32)) == P(
     None, None, 'tensor', None, 'fsdp'
   )
@@ -44,8 +44,16 @@ def test_fsdp_takes_another_dimension_or_replicates():
 @pytest.mark.parametrize(
   ('axes', 'shape', 'message'),
   [
-    (P('heads', 'width'), (6, 32), r'blocks/w, dimension 0 \(heads, 6\).*tensor=4; use mesh.tensor=3, or 4 or 8'),
-    (P('heads', 'feed_forward'), (8, 32), r"blocks/w: dimensions 0 and 1 .* both lie on mesh axis 'tensor'"),
+    (
+      P('heads', 'width'),
+      (6, 32),
+      r'blocks/w, dimension 0 \(heads, 6\).*tensor=4; use mesh.tensor=3, or 4 or 8',
+    ),
+    (
+      P('heads', 'feed_forward'),
+      (8, 32),
+      r"blocks/w: dimensions 0 and 1 .* both lie on mesh axis 'tensor'",
+    ),
     (P('wdith', None), (8, 32), r"blocks/w, dimension 0: axis 'wdith' has no rule"),
     (P('heads'), (8, 32), r'blocks/w: 1 axis names'),
   ],
@@ -82,9 +90,12 @@ def test_batch_that_does_not_divide_is_refused():
     sharding.check_batch(20, 2, mesh)
 
 
-@pytest.mark.parametrize('shape', [dict(data=8), dict(data=2, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
+@pytest.mark.parametrize(
+  'shape', [dict(data=8), dict(data=2, fsdp=4), dict(data=2, fsdp=2, tensor=2)]
+)
 def test_eight_devices_give_the_losses_of_one(shape):
-  """Only the order of float32 sums differs: 1e-6 relative on the loss over five steps, dropout and accumulation on."""
+  """Only the order of float32 sums differs: 1e-6 relative on the loss over five steps, dropout and
+  accumulation on."""
   model = FakeModel(dropout=0.2)
   batches = [fake_batch(i, batch=16, uncounted=2) for i in range(5)]
   _, one = run_steps(model, batches, accumulation=2)
@@ -97,7 +108,8 @@ def test_eight_devices_give_the_losses_of_one(shape):
 
 
 def test_weights_are_gathered_not_activations():
-  """FSDP moves parameters between devices; an activation of [rows, T, ...] in a collective means the batch is not split."""
+  """FSDP moves parameters between devices; an activation of [rows, T, ...] in a collective means
+  the batch is not split."""
   length = 24
   model = crt_jax.build(
     dict(name='crt', vocab_size=48, width=32, heads=2, layers=1, depth=2, rotary='standard')

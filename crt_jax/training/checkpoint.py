@@ -1,8 +1,12 @@
-"""Checkpoints: what a run needs to continue to the same bits, written in the background and checked when read.
+"""Checkpoints: what a run needs to continue to the same bits, written in the background and checked
+when read.
 
-A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config, versions, clock, data, and a checksum
-of every array). No iterator is saved, because the step determines the data. The newest `keep` and the one with the lowest validation
-cross-entropy are kept. Orbax makes each write atomic; the checksums find what it cannot see, such as a flipped bit in a file.
+A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config,
+  versions, clock, data, and a checksum
+of every array). No iterator is saved, because the step determines the data. The newest `keep` and
+the one with the lowest validation
+cross-entropy are kept. Orbax makes each write atomic; the checksums find what it cannot see, such
+as a flipped bit in a file.
 """
 
 import pathlib
@@ -16,6 +20,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
 
+import crt_jax
+from crt_jax.data import tokenizers
+from crt_jax.training import workdir as workdir_lib
 from crt_jax.training.quiet import QuietOrbax
 from crt_jax.training.state import TrainState
 
@@ -31,11 +38,11 @@ class Checkpoints:
     self.directory = self.workdir / 'checkpoints'
     self.keep = keep
     self._quiet = QuietOrbax()
-    self._quiet.start()
+    self._quiet.__enter__()
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    by_cross_entropy = lambda metrics: metrics['cross_entropy']
+    by_cross_entropy = lambda metrics: metrics['cross_entropy']  # noqa: E731
     preserve = policies.AnyPreservationPolicy(
       [
         policies.LatestN(self.keep),
@@ -56,7 +63,8 @@ class Checkpoints:
     return ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=ITEMS)
 
   def save(self, state: TrainState, record: dict, cross_entropy: float | None = None) -> None:
-    """Starts writing a checkpoint; the arrays are copied before it returns, so the state may be donated.
+    """Starts writing a checkpoint; the arrays are copied before it returns, so the state may be
+    donated.
 
     Args:
       state: its `step` names the checkpoint; a step that is already there is left as it is.
@@ -101,15 +109,18 @@ class Checkpoints:
       # check() or wait() has said it; threads that still die of it stay quiet.
       logging.info('closing the checkpoints: %s', error)
     else:
-      self._quiet.stop()
+      self._quiet.__exit__()
 
   def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-    """Returns state and record of the newest checkpoint that is whole, or None when there is none yet.
+    """Returns state and record of the newest checkpoint that is whole, or None when there is none
+    yet.
 
-    Damaged ones are moved to `damaged/` in the work directory, with a warning, so that their steps can be written again.
+    Damaged ones are moved to `damaged/` in the work directory, with a warning, so that their steps
+    can be written again.
 
     Raises:
-      ValueError: there are checkpoints but none can be read, or the parameters have other shapes than the model.
+      ValueError: there are checkpoints but none can be read, or the parameters have other shapes
+        than the model.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
@@ -123,7 +134,8 @@ class Checkpoints:
       return state, record
     if steps:
       raise ValueError(
-        f'{self.directory}: none of the checkpoints {steps} can be read (moved to {self.workdir / "damaged"}); '
+        f'{self.directory}: none of the checkpoints {steps} can be read (moved to '
+        f'{self.workdir / "damaged"}); '
         'start again in a new --workdir'
       )
     return None
@@ -169,7 +181,8 @@ class _WriteFailures:
 
 
 def check_space(directory: pathlib.Path, tree) -> None:
-  """Raises OSError unless the arrays fit the disk: asking costs nothing, and half a checkpoint helps nobody."""
+  """Raises OSError unless the arrays fit the disk: asking costs nothing, and half a checkpoint
+  helps nobody."""
   needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + SPARE_BYTES
   free = shutil.disk_usage(directory).free
   if free < needed:
@@ -195,7 +208,8 @@ def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, di
 
 
 def load_params(workdir: str, step: int | None = None) -> tuple[Any, dict, Any, int]:
-  """Returns (config, params, tokenizer, step) of a checkpoint: all that evaluation and generation need.
+  """Returns (config, params, tokenizer, step) of a checkpoint: all that evaluation and generation
+  need.
 
   Args:
     workdir: of a run, finished or not; it is only read.
@@ -204,18 +218,13 @@ def load_params(workdir: str, step: int | None = None) -> tuple[Any, dict, Any, 
   Raises:
     ValueError: no such run, checkpoint or step.
   """
-  import crt_jax
-  from crt_jax.data import tokenizers
-  from crt_jax.training import workdir as workdir_lib
-
   directory = pathlib.Path(workdir) / 'checkpoints'
   steps = steps_on_disk(directory)
   if not steps:
     raise ValueError(f'{workdir}: no checkpoint here; train one with --workdir={workdir}')
   if step is not None and step not in steps:
     raise ValueError(f'{directory}: no checkpoint of step {step}; there are {steps}')
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(directory.absolute(), options=options, item_names=ITEMS) as manager:
+  with QuietOrbax(), reader(directory) as manager:
     for candidate in [step] if step is not None else reversed(steps):
       try:
         record = read_record(manager, candidate)
@@ -228,6 +237,12 @@ def load_params(workdir: str, step: int | None = None) -> tuple[Any, dict, Any, 
         continue
       return config, params, tokenizers.load(pathlib.Path(workdir) / 'tokenizer'), candidate
   raise ValueError(f'{directory}: no checkpoint can be read')
+
+
+def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
+  """Returns a manager that leaves the directory as it is."""
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  return ocp.CheckpointManager(directory.absolute(), options=options, item_names=ITEMS)
 
 
 def read_params(manager, step: int, model, record: dict):
@@ -266,10 +281,13 @@ def describe(tree) -> dict[str, list]:
 
 @jax.jit
 def _checksums(named: dict) -> dict:
-  """Sums every array's bits as 32-bit words, modulo 2**32: the same number whatever the sharding."""
+  """Sums every array's bits as 32-bit words, modulo 2**32: the same number whatever the
+  sharding."""
 
   def checksum(x):
-    word = jnp.uint8 if x.dtype.itemsize == 1 else jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32
+    word = (
+      jnp.uint8 if x.dtype.itemsize == 1 else jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32
+    )
     return jnp.sum(jax.lax.bitcast_convert_type(x, word), dtype=jnp.uint32)
 
   return {name: checksum(x) for name, x in named.items()}
@@ -283,13 +301,15 @@ def verify(tree, record: dict) -> None:
 
 
 def check_shapes(record: dict, tree) -> None:
-  """Raises Mismatch, naming a parameter, unless the checkpoint's parameters are those of the model."""
+  """Raises Mismatch, naming a parameter, unless the checkpoint's parameters are those of the
+  model."""
   saved = {name: x[:2] for name, x in record['arrays'].items() if name.startswith('params/')}
   wanted = {name: [list(x.shape), str(x.dtype)] for name, x in _named_leaves(tree)}
   for name in sorted(saved.keys() | wanted.keys()):
     if saved.get(name) != wanted.get(name):
       raise Mismatch(
-        f'checkpoint and config.model differ in {name}: {saved.get(name)} was saved, {wanted.get(name)} is configured; '
+        f'checkpoint and config.model differ in {name}: {saved.get(name)} was saved, '
+        f'{wanted.get(name)} is configured; '
         'a fork keeps the shapes of the model, another model needs a new --workdir'
       )
 
@@ -304,7 +324,12 @@ def one_line(error: Exception) -> str:
   text = (str(error).strip() or type(error).__name__).splitlines()[0]
   if isinstance(error, OSError):
     return error.strerror or text
-  for cause in ('No space left on device', 'Disk quota exceeded', 'File too large', 'Permission denied'):
+  for cause in (
+    'No space left on device',
+    'Disk quota exceeded',
+    'File too large',
+    'Permission denied',
+  ):
     if cause in text:
       return cause
   return text if len(text) <= 200 else text[:197] + '...'

@@ -7,7 +7,8 @@ from crt_jax.training.progress import count, duration
 
 
 def cost_card(run) -> str:
-  """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to go."""
+  """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
+  go."""
   config, compiled = run.config, run.compiled
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
@@ -23,11 +24,14 @@ def cost_card(run) -> str:
   return '\n'.join(
     [
       f'model         {config.model.name}, {stored:,} parameters',
-      f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = {count(steps * tokens)} tokens',
-      f'data          {len(run.dataset.train):,} tokens for training, {len(run.dataset.validation):,} for validation',
+      f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = '
+      f'{count(steps * tokens)} tokens',
+      f'data          {len(run.dataset.train):,} tokens for training, '
+      f'{len(run.dataset.validation):,} for validation',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
-      f'devices       {jax.device_count()} x {device.device_kind} ({jax.default_backend()}), mesh {mesh}',
+      f'devices       {jax.device_count()} x {device.device_kind} ({jax.default_backend()}), '
+      f'mesh {mesh}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]

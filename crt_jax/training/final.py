@@ -1,4 +1,5 @@
-"""What a run leaves behind at its end: evaluation.json, figures and a sample of text. Also `--mode=eval`, from a checkpoint."""
+"""What a run leaves behind at its end: evaluation.json, figures and a sample of text. Also
+`--mode=eval`, from a checkpoint."""
 
 from collections.abc import Callable
 
@@ -31,7 +32,8 @@ def finish(run, say: Callable[[str], None]) -> None:
 
 
 def evaluate_checkpoint(path: str) -> None:
-  """Evaluates the newest checkpoint of a work directory as its config says, and writes its records anew.
+  """Evaluates the newest checkpoint of a work directory as its config says, and writes its records
+  anew.
 
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
@@ -41,7 +43,8 @@ def evaluate_checkpoint(path: str) -> None:
   dataset = data.prepare(config.data)
   if dataset.tokenizer.hash != tokenizer.hash:
     raise ValueError(
-      f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the checkpoint was trained with; '
+      f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '
+      'checkpoint was trained with; '
       'restore the corpus that it was made from'
     )
   results = evaluation.protocol(model, params, dataset, config)
@@ -81,9 +84,7 @@ def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
   if any(row['depth'] for row in record['results']['sampled']):
-    figures.perplexity_against_depth(
-      record['results'], folder / 'convergence.png', origin, title
-    )
+    figures.perplexity_against_depth(record['results'], folder / 'convergence.png', origin, title)
 
 
 def table(results: dict) -> str:

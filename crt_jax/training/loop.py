@@ -1,4 +1,5 @@
-"""The training loop, from a config to a finished work directory, in the order in which things happen."""
+"""The training loop, from a config to a finished work directory, in the order in which things
+happen."""
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ class Diverged(SystemExit):
 
 
 def train(config, path: str, fork: bool = False) -> None:
-  """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and writes a sample.
+  """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
+  writes a sample.
 
   Args:
     config: a complete config (configs/base.py).
@@ -39,11 +41,12 @@ def train(config, path: str, fork: bool = False) -> None:
       reporter.say(cost_card(run))
       if run.first_step:
         reporter.say(f'continuing after step {run.first_step}')
-      with stop.postponed():
-        run_steps(run, reporter, stop)
-        run.checkpoints.wait()
-      stop.raise_if_seen()
-      final.finish(run, reporter.say)
+      with jax.set_mesh(run.mesh):
+        with stop.postponed():
+          run_steps(run, reporter, stop)
+          run.checkpoints.wait()
+        stop.raise_if_seen()
+        final.finish(run, reporter.say)
     except NonFinite as error:
       raise Diverged(store_batch(run, error)) from None
     finally:
@@ -59,21 +62,24 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
     is_last = step == train_config.steps
     validates = is_last or step % train_config.eval_every == 0
     saves = is_last or step % train_config.checkpoint_every == 0
+    measures = train_config.telemetry_every and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     with run.clock:
       batch = run.place(next(run.feed))
       run.state, metrics = run.compiled(depth, run.state, batch)
-      # The metrics of the step before are read while this one runs: the device never waits for the host.
+      # The metrics of the step before are read while this one runs: the device never waits for the
+      # host.
       if pending is not None:
         reporter.write(reporter.read(*pending))
       pending = (step, depth, metrics)
       stops = stop.requested(step)
-      if not (validates or saves or stops):
+      if not (validates or saves or measures or stops):
         continue
       row = reporter.read(*pending)
       pending = None
     validation = validate(run) if validates else {}
-    reporter.write(row | validation, always=validates)
+    telemetry = measure(run, batch) if measures else {}
+    reporter.write(row | validation | telemetry, always=validates or measures)
     if saves or stops:
       run.save(validation.get('validation_cross_entropy'))
     if stops:
@@ -83,7 +89,8 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
 
 
 def validate(run: Run) -> dict:
-  """Returns the validation numbers of a row: sampled batches, the same every time, at the configured depth."""
+  """Returns the validation numbers of a row: sampled batches, the same every time, at the
+  configured depth."""
   data_config = run.config.data
   batches = data.sampled_validation(
     run.dataset,
@@ -104,8 +111,20 @@ def validate(run: Run) -> dict:
   return {f'validation_{name}': found[name] for name in names}
 
 
+def measure(run: Run, batch) -> dict:
+  """Returns the statistics of a batch, one number a field: residual_1, residual_2, ... for the
+  passes of a CRT."""
+  found = jax.device_get(run.compiled.telemetry(run.state.params, batch))
+  return {
+    f'{name}_{index}': float(value)
+    for name, values in found.items()
+    for index, value in enumerate(np.ravel(values), start=1)
+  }
+
+
 def store_batch(run: Run, error: NonFinite) -> str:
-  """Saves the rows that this process gave to a step that failed; returns the line that says where."""
+  """Saves the rows that this process gave to a step that failed; returns the line that says
+  where."""
   file = run.directory.folder('diverged') / f'step_{error.step}_process_{jax.process_index()}.npz'
   depth = run.model.depth_at(run.config.seed, error.step - 1)
   np.savez(file, step=error.step, depth=depth or 0, **run.batches[error.step - 1])

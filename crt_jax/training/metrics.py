@@ -11,7 +11,8 @@ from tensorboardX.proto import event_pb2
 
 
 class MetricsWriter:
-  """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard. Each row is on its way to disk when `write` returns."""
+  """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard. Each row is on its way to
+  disk when `write` returns."""
 
   def __init__(self, path: pathlib.Path, events: pathlib.Path, first_step: int):
     """Opens both for steps after `first_step`; later rows, of a run that was killed, are cut away.
@@ -43,7 +44,8 @@ class MetricsWriter:
       self._events.flush()
     except OSError as error:
       raise OSError(
-        f'{self._path} could not be written ({error.strerror}); free some space and run the same command again'
+        f'{self._path} could not be written ({error.strerror}); free some space and run the '
+        'same command again'
       ) from None
 
   def close(self) -> None:
@@ -56,7 +58,8 @@ class MetricsWriter:
 
 
 def cut_back(path: pathlib.Path, step: int) -> None:
-  """Removes the rows after `step`, and a last row that a kill left unfinished; keeps the file when there are none."""
+  """Removes the rows after `step`, and a last row that a kill left unfinished; keeps the file when
+  there are none."""
   text = path.read_text() if path.exists() else ''
   kept = ''.join(line for line in text.splitlines(keepends=True) if step_of(line, step) <= step)
   if kept != text:

@@ -1,18 +1,21 @@
-"""The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate (docs/crt.md, 8.2)."""
+"""The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate
+(docs/crt.md, 8.2)."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-# The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter than clip_norm.
+# The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter
+# than clip_norm.
 CLIP_EPSILON = 1e-6
 
 
 def make_schedule(config, steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the number of updates already done.
 
-  Warm-up is linear and reaches the full rate at update `warmup_steps` (the first update already moves); after it the rate is constant, or
+  Warm-up is linear and reaches the full rate at update `warmup_steps` (the first update already
+  moves); after it the rate is constant, or
   falls on a half cosine to `final_learning_rate` at the last update.
 
   Args:
@@ -38,20 +41,24 @@ def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
   """Returns clip -> Adam -> decoupled weight decay -> learning rate, as config.optimizer says.
 
   Args:
-    config: config.optimizer; weight decay is read by 'adamw' only and multiplied by the learning rate, as in PyTorch.
+    config: config.optimizer; weight decay is read by 'adamw' only and multiplied by the learning
+      rate, as in PyTorch.
     model: decides what decays (see decay_mask).
     steps: config.train.steps, the length of the cosine.
   """
   parts = [] if config.clip_norm == 0 else [clip_by_norm(config.clip_norm)]
   parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
   if config.name == 'adamw' and config.weight_decay:
-    parts.append(optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask)))
+    parts.append(
+      optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask))
+    )
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
   return optax.chain(*parts)
 
 
 def check_optimizer(config) -> None:
-  """Raises ValueError, naming the field, for a config.optimizer that make_optimizer would misread."""
+  """Raises ValueError, naming the field, for a config.optimizer that make_optimizer would
+  misread."""
   for field, allowed in (
     ('name', ('adamw', 'adam')),
     ('schedule', ('constant', 'cosine')),
@@ -69,11 +76,14 @@ def check_optimizer(config) -> None:
     if not 0 <= config[field] < 1:
       raise ValueError(f'optimizer.{field}={config[field]} must be in [0, 1)')
   if config.name == 'adam' and config.weight_decay:
-    raise ValueError("optimizer.weight_decay has no effect with optimizer.name='adam'; use 'adamw' or 0")
+    raise ValueError(
+      "optimizer.weight_decay has no effect with optimizer.name='adam'; use 'adamw' or 0"
+    )
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
-  """Scales a gradient whose global norm exceeds max_norm by max_norm / (norm + 1e-6), as the reference does."""
+  """Scales a gradient whose global norm exceeds max_norm by max_norm / (norm + 1e-6), as the
+  reference does."""
 
   def update(updates, state, params=None):
     del params
@@ -86,20 +96,25 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
 def decay_mask(model, rule: str):
   """Returns a tree of booleans: which parameters weight decay pulls to zero.
 
-  `model.decayed()`, when a model offers it, switches off parameters that no loss reads (a part that a variant leaves out): an
-  optimiser that skips missing gradients would leave them alone too. The rule 'matrices' then also spares biases and norm scales.
+  `model.decayed()`, when a model offers it, switches off parameters that no loss reads (a part that
+  a variant leaves out): an
+  optimiser that skips missing gradients would leave them alone too. The rule 'matrices' then also
+  spares biases and norm scales.
   """
   axes = model.axes()
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-  used = model.decayed() if hasattr(model, 'decayed') else jax.tree.map(lambda _: True, axes, is_leaf=is_spec)
+  used = (
+    model.decayed()
+    if hasattr(model, 'decayed')
+    else jax.tree.map(lambda _: True, axes, is_leaf=is_spec)
+  )
   if rule == 'all':
     return used
-  return jax.tree_util.tree_map_with_path(
-    lambda path, keep: keep and not is_vector(path), used
-  )
+  return jax.tree_util.tree_map_with_path(lambda path, keep: keep and not is_vector(path), used)
 
 
 def is_vector(path) -> bool:
-  """Whether a parameter is a bias or a norm scale, by its name: shapes do not tell, since layers and heads are stacked."""
+  """Whether a parameter is a bias or a norm scale, by its name: shapes do not tell, since layers
+  and heads are stacked."""
   name = str(getattr(path[-1], 'key', path[-1]))
   return name.endswith(('bias', 'scale'))

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# With several processes they have to agree on the step to stop at, which costs a message; so they ask only now and then.
+# With several processes they have to agree on the step to stop at, which costs a message; so they
+# ask only now and then.
 AGREE_EVERY = 10
 
 
@@ -21,7 +22,8 @@ class Preempted(SystemExit):
 
 
 class StopSignal:
-  """While entered, a SIGTERM raises Preempted at once, except inside `postponed`, where it waits to be asked for."""
+  """While entered, a SIGTERM raises Preempted at once, except inside `postponed`, where it waits to
+  be asked for."""
 
   def __init__(self):
     self._seen = self._postponed = False

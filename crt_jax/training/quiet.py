@@ -1,7 +1,9 @@
 """Silence for errors that are raised elsewhere.
 
-A background write that fails is told several times by Orbax: in its log, by its threads, and by tasks whose result nobody fetched.
-Checkpoints raise the same error once, in one line; while they are open these channels are closed for Orbax's own messages.
+A background write that fails is told several times by Orbax: in its log, by its threads, and by
+  tasks whose result nobody fetched.
+Checkpoints raise the same error once, in one line; while they are open these channels are closed
+for Orbax's own messages.
 """
 
 import logging
@@ -11,15 +13,16 @@ LOGGERS = ('absl', 'asyncio')
 
 
 class QuietOrbax:
-  """Drops what Orbax prints itself, from `start` to `stop`; everybody else is heard."""
+  """Drops what Orbax prints itself while it is entered; everybody else is heard."""
 
-  def start(self) -> None:
+  def __enter__(self):
     self._thread_hook = threading.excepthook
     threading.excepthook = self._on_thread_error
     for name in LOGGERS:
       logging.getLogger(name).addFilter(_is_not_orbax)
+    return self
 
-  def stop(self) -> None:
+  def __exit__(self, *_):
     for name in LOGGERS:
       logging.getLogger(name).removeFilter(_is_not_orbax)
     threading.excepthook = self._thread_hook

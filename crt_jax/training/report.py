@@ -1,4 +1,5 @@
-"""From the metrics of a step to a row: derived numbers, the check that they are finite, and where the row goes."""
+"""From the metrics of a step to a row: derived numbers, the check that they are finite, and where
+the row goes."""
 
 import math
 import time
@@ -8,7 +9,6 @@ import jax
 from crt_jax import accounting
 from crt_jax.training.metrics import MetricsWriter
 from crt_jax.training.progress import ProgressLine
-
 
 # The order of a row; what else a model or the validation reports follows.
 FIRST = (
@@ -50,11 +50,16 @@ class NonFinite(Exception):
 
 
 class Reporter:
-  """Turns metrics on the device into rows; rows go to disk and to the terminal from the first process only."""
+  """Turns metrics on the device into rows; rows go to disk and to the terminal from the first
+  process only."""
 
   def __init__(self, run):
     config = run.config
-    self._log_every, self._steps, self._clock = config.train.log_every, config.train.steps, run.clock
+    self._log_every, self._steps, self._clock = (
+      config.train.log_every,
+      config.train.steps,
+      run.clock,
+    )
     self._tokens = config.data.batch_size * config.data.sequence_length
     self._flops_per_token = {
       depth: accounting.model_flops(config.model, config.data.sequence_length, depth)
@@ -71,7 +76,8 @@ class Reporter:
       self._line = ProgressLine(self._steps, run.first_step)
 
   def read(self, step: int, depth: int | None, metrics: dict) -> dict:
-    """Waits for the metrics of a step, checks them and returns its row, without the numbers that need a clock.
+    """Waits for the metrics of a step, checks them and returns its row, without the numbers that
+    need a clock.
 
     Raises:
       NonFinite: the loss or the norm of the gradient is NaN or infinite.

@@ -1,4 +1,5 @@
-"""Everything before the first step: find what is wrong, then build what the loop needs, at step 0 or at the last checkpoint."""
+"""Everything before the first step: find what is wrong, then build what the loop needs, at step 0
+or at the last checkpoint."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -42,22 +43,23 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   """Returns the run, compiled, or None when it is finished already.
 
   Raises:
-    ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and nothing that was there was changed.
+    ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
+      nothing that was there was changed.
   """
   model = crt_jax.build(config.model)
   check_config(config)
-  mesh = sharding.make_mesh(config.mesh)
-  sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
-  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
-  abstract = state.abstract_state(model, tx, mesh)
+  evaluation.forms(model, config)
   changed = workdir.check_workdir(path, config, fork)
   finished = workdir.finished_step(path)
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
-  evaluation.forms(model, config)
   identity = {
     'corpus': dataset.manifest['corpus']['sha256'],
     'split': dataset.manifest['split']['rule'],
@@ -75,17 +77,22 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     start, record = restored
     clock = Clock(record['training_seconds'])
     check_same_data(record['data'], identity)
+    warn_of_other_surroundings(record['origin'])
   first_step = int(start.step)
   if first_step > config.train.steps:
     raise ValueError(
       f'train.steps={config.train.steps} but {path} is at step {first_step} already; use more steps'
     )
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+  is_done = first_step == config.train.steps
   compiled = step.compile_steps(
     step.make_train_step(model, tx, schedule, config, abstract, mesh),
-    () if first_step == config.train.steps else model.depths() or (None,),
+    () if is_done else model.depths() or (None,),
     abstract,
     step.abstract_batch(config, mesh),
+    step.make_telemetry(model, abstract, mesh)
+    if config.train.telemetry_every and not is_done
+    else None,
   )
   batches = data.train_batches(
     dataset, config.data, config.seed, jax.process_index(), jax.process_count()
@@ -109,26 +116,50 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   )
 
 
+def warn_of_other_surroundings(before: dict) -> None:
+  """Says so when a run continues on other hardware or versions: it is as good, but not the same to
+  the bit."""
+  now = workdir.origin()
+  names = ('versions', 'platform', 'device', 'devices')
+  changed = [
+    f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]
+  ]
+  if changed:
+    checkpoint.warn(
+      f'continuing in other surroundings, so not to the same bits: {"; ".join(changed)}'
+    )
+
+
 def check_config(config) -> None:
-  """Raises ValueError, naming the field, for values that the other sections do not check themselves."""
+  """Raises ValueError, naming the field, for values that the other sections do not check
+  themselves."""
   optimizer.check_optimizer(config.optimizer)
   for section, fields in (
-    ('train', ('steps', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints')),
+    (
+      'train',
+      ('steps', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints'),
+    ),
     ('eval', ('batches', 'during_training_batches')),
     ('sample', ('num_tokens',)),
   ):
     for field in fields:
       if config[section][field] < 1:
         raise ValueError(f'{section}.{field}={config[section][field]} must be at least 1')
+  if config.train.telemetry_every < 0:
+    raise ValueError(
+      f'train.telemetry_every={config.train.telemetry_every} must be 0 (never) or more'
+    )
   for depth in config.eval.depths:
     if depth < 1:
       raise ValueError(f'eval.depths={config.eval.depths}: every depth must be at least 1')
 
 
 def check_same_data(saved: dict, now: dict) -> None:
-  """Raises ValueError if the text or the tokenizer changed since the checkpoint: a resumed run would read other tokens."""
+  """Raises ValueError if the text or the tokenizer changed since the checkpoint: a resumed run
+  would read other tokens."""
   for name in saved:
     if saved[name] != now[name]:
       raise ValueError(
-        f'the {name} is not the one this run began with (was {saved[name]}, now {now[name]}); restore it or use a new --workdir'
+        f'the {name} is not the one this run began with (was {saved[name]}, now {now[name]}); '
+        'restore it or use a new --workdir'
       )

@@ -1,4 +1,5 @@
-"""What a training run is at one moment: step, parameters and optimiser state, built sharded from the start."""
+"""What a training run is at one moment: step, parameters and optimiser state, built sharded from
+the start."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +15,8 @@ from crt_jax import sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """The whole state of training. Data and randomness are functions of (seed, step), so nothing else has to be saved."""
+  """The whole state of training. Data and randomness are functions of (seed, step), so nothing else
+  has to be saved."""
 
   step: jax.Array  # int32 scalar, the number of updates done
   params: Any
@@ -25,7 +27,8 @@ def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -
   """Returns the state's shapes, dtypes and shardings, without allocating or compiling anything.
 
   Args:
-    model: a model of the contract (models/base.py); its axes() decide how each parameter is sharded.
+    model: a model of the contract (models/base.py); its axes() decide how each parameter is
+      sharded.
     optimizer: moments are sharded as the parameters they belong to, everything else is replicated.
     mesh: a Mesh or an AbstractMesh.
 
@@ -51,7 +54,8 @@ def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -
 
 
 def init_state(model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int):
-  """Initialises the state directly in its shards: no device ever holds a whole copy that it does not need."""
+  """Initialises the state directly in its shards: no device ever holds a whole copy that it does
+  not need."""
 
   def init(key):
     params = model.init(key)

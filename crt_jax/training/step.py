@@ -1,4 +1,5 @@
-"""One update of the parameters, as a free function, and its compiled form: one executable per depth, all ready before step 1."""
+"""One update of the parameters, as a free function, and its compiled form: one executable per
+depth, all ready before step 1."""
 
 import dataclasses
 import functools
@@ -15,9 +16,11 @@ from crt_jax.training.state import TrainState
 
 
 def train_step(model, optimizer, schedule, seed, accumulation, state, batch, *, depth):
-  """Returns the state after one update, and its metrics as float32 scalars (loss, cross_entropy, grad_norm before clipping, ...).
+  """Returns the state after one update, and its metrics as float32 scalars (loss, cross_entropy,
+  grad_norm before clipping, ...).
 
-  Randomness is fold_in(key(seed), step), so a step is a function of (state, batch) and a resumed run repeats it.
+  Randomness is fold_in(key(seed), step), so a step is a function of (state, batch) and a resumed
+  run repeats it.
 
   Args:
     model, optimizer, schedule, seed, accumulation: fixed for a run (make_train_step binds them).
@@ -39,10 +42,13 @@ def train_step(model, optimizer, schedule, seed, accumulation, state, batch, *, 
 
 
 def accumulate_gradients(loss_of: Callable, params, batch, key, parts: int):
-  """Returns the gradients and metrics of a batch that is worked off in `parts` equal slices of rows.
+  """Returns the gradients and metrics of a batch that is worked off in `parts` equal slices of
+  rows.
 
-  Slices are weighted by the targets they count, so the cross-entropy and its gradient are those of the whole batch; sums are kept in
-  float32 (float64 when the parameters are). Slice i takes rows i, i + parts, ... and drops out with fold_in(key, i).
+  Slices are weighted by the targets they count, so the cross-entropy and its gradient are those of
+  the whole batch; sums are kept in
+  float32 (float64 when the parameters are). Slice i takes rows i, i + parts, ... and drops out with
+  fold_in(key, i).
   """
   grad_of = jax.value_and_grad(loss_of, has_aux=True)
   if parts == 1:
@@ -77,7 +83,8 @@ def strided_slices(rows_BxT, parts: int):
 
 
 def make_train_step(model, optimizer, schedule, config, abstract: TrainState, mesh):
-  """Returns depth -> the jitted step (state, batch) -> (state, metrics) with shardings; the state is donated."""
+  """Returns depth -> the jitted step (state, batch) -> (state, metrics) with shardings; the state
+  is donated."""
   state_shardings = state_lib.shardings_of(abstract)
   batch_sharding = sharding.batch_sharding(mesh)
 
@@ -112,28 +119,59 @@ def abstract_batch(config, mesh):
   return {'tokens': x, 'targets': x}
 
 
+def make_telemetry(model, abstract: TrainState, mesh):
+  """Returns the jitted (params, batch) -> statistics of the passes at the configured depth, without
+  dropout.
+
+  A function of its own, so that the step that trains pays nothing for it; {} for a model that has
+  none.
+  """
+
+  def telemetry(params, batch):
+    with sharding.in_mesh(mesh):
+      return model.hidden(params, batch['tokens'], telemetry=True).telemetry
+
+  shardings = (state_lib.shardings_of(abstract.params), sharding.batch_sharding(mesh))
+  return jax.jit(telemetry, in_shardings=shardings, out_shardings=sharding.replicated(mesh))
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
   """The executables of a run and what making them cost."""
 
   executables: dict  # depth (None for a transformer) -> executable
+  telemetry: Callable | None  # params, batch -> statistics; None when it is not asked for
   seconds: float
-  memory_bytes: dict  # depth -> bytes on one device: arguments and temporaries, donated outputs counted once
+  memory_bytes: (
+    dict  # depth -> bytes on one device: arguments and temporaries, donated outputs counted once
+  )
 
   def __call__(self, depth, state, batch):
     return self.executables[depth](state, batch)
 
 
-def compile_steps(for_depth: Callable, depths, abstract: TrainState, batch) -> Compiled:
-  """Compiles one executable for each distinct depth, so that no step of the run waits for the compiler."""
+def compile_steps(
+  for_depth: Callable, depths, abstract: TrainState, batch, telemetry: Callable | None = None
+) -> Compiled:
+  """Compiles one executable for each distinct depth, so that no step of the run waits for the
+  compiler.
+
+  Args:
+    for_depth: what make_train_step returns.
+    telemetry: what make_telemetry returns, or None.
+  """
   start = time.perf_counter()
   executables = {depth: for_depth(depth).lower(abstract, batch).compile() for depth in depths}
+  if telemetry is not None:
+    telemetry = telemetry.lower(abstract.params, batch).compile()
   seconds = time.perf_counter() - start
-  return Compiled(executables, seconds, {d: memory_of(e) for d, e in executables.items()})
+  memory = {depth: memory_of(executable) for depth, executable in executables.items()}
+  return Compiled(executables, telemetry, seconds, memory)
 
 
 def memory_of(executable) -> int:
-  """Bytes on one device: arguments, outputs that do not reuse a donated argument, and temporaries (0 when unknown)."""
+  """Bytes on one device: arguments, outputs that do not reuse a donated argument, and temporaries
+  (0 when unknown)."""
   stats = executable.memory_analysis()
   if stats is None:
     return 0

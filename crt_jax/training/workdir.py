@@ -1,12 +1,12 @@
 """The work directory of a run: what lies in it, whose it is, and whether a command may go on in it.
 
-  config.json     the resolved config, where it came from, and every fork
-  metrics.jsonl   one object a line, in order of `step`
-  tensorboard/    the same as events
-  checkpoints/    see checkpoint.py; damaged/ holds what could not be read
-  tokenizer/      what turns text into the token ids of this run
-  figures/  samples/  evaluation.json
-  finished.json   written last
+config.json     the resolved config, where it came from, and every fork
+metrics.jsonl   one object a line, in order of `step`
+tensorboard/    the same as events
+checkpoints/    see checkpoint.py; damaged/ holds what could not be read
+tokenizer/      what turns text into the token ids of this run
+figures/  samples/  evaluation.json
+finished.json   written last
 """
 
 import contextlib
@@ -71,7 +71,8 @@ def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, lis
     if entries:
       listed = ', '.join(entries[:3])
       raise ValueError(
-        f'--workdir={path} holds something else ({listed}) and no {CONFIG}; choose a new or empty directory'
+        f'--workdir={path} holds something else ({listed}) and no {CONFIG}; choose a new or '
+        'empty directory'
       )
     return {}
   changed = changed_fields(saved_config(path), plain(config))
@@ -99,9 +100,7 @@ def open_workdir(path: str | pathlib.Path, config, changed: dict[str, list]) -> 
     workdir.path.mkdir(parents=True, exist_ok=True)
     hold(workdir.path)
     if not (workdir.path / CONFIG).exists():
-      write_json(
-        workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []}
-      )
+      write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
     elif changed:
       saved = read_json(workdir.path / CONFIG)
       forks = [*saved['forks'], {'changed': changed, 'origin': origin()}]
@@ -126,7 +125,9 @@ def hold(path: pathlib.Path) -> None:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     os.close(handle)
-    raise ValueError(f'--workdir={path} is in use by another process; wait for it or stop it') from None
+    raise ValueError(
+      f'--workdir={path} is in use by another process; wait for it or stop it'
+    ) from None
   except OSError:  # a file system without locks
     pass
   _held.append(handle)
@@ -134,7 +135,8 @@ def hold(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def released():
-  """Gives back, at its end, the locks taken inside: for several runs in one process, as in tests."""
+  """Gives back, at its end, the locks taken inside: for several runs in one process, as in
+  tests."""
   before = len(_held)
   try:
     yield
@@ -156,7 +158,13 @@ def plain(config) -> dict:
 
 def config_of(saved: dict) -> ml_collections.ConfigDict:
   """Returns the locked ConfigDict of a config read from JSON; lists become tuples again."""
-  tuples = lambda x: {k: tuples(v) for k, v in x.items()} if isinstance(x, dict) else tuple(x) if isinstance(x, list) else x  # noqa: E501
+  tuples = lambda x: (  # noqa: E731
+    {k: tuples(v) for k, v in x.items()}
+    if isinstance(x, dict)
+    else tuple(x)
+    if isinstance(x, list)
+    else x
+  )  # noqa: E501
   return ml_collections.ConfigDict(tuples(saved)).lock()
 
 

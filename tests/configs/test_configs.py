@@ -1,4 +1,5 @@
-"""Every config, found by glob: it is complete, documented, says the sizes it names, and its train step lowers on 8 devices."""
+"""Every config, found by glob: it is complete, documented, says the sizes it names, and its train
+step lowers on 8 devices."""
 
 import ast
 import dataclasses
@@ -38,9 +39,16 @@ def config(request):
 
 def test_the_issue_s_experiments_are_there():
   names = {config_files.name(spec) for spec in SPECS}
-  assert {f'crt_d{d}_c{c}' for d, c in ((1, 2048), (3, 1408), (5, 1120), (6, 1024), (11, 768))} <= names
+  assert {
+    f'crt_d{d}_c{c}' for d, c in ((1, 2048), (3, 1408), (5, 1120), (6, 1024), (11, 768))
+  } <= names
   assert {'transformer_n2', 'transformer_n4', 'transformer_n6', 'transformer_n12'} <= names
-  assert {'transformer_n12-heads=16', 'crt_d1_t1024', 'crt_d1_t1024-k_min=2', 'transformer_n6_t1024'} <= names
+  assert {
+    'transformer_n12-heads=16',
+    'crt_d1_t1024',
+    'crt_d1_t1024-k_min=2',
+    'transformer_n6_t1024',
+  } <= names
   assert {f'crt_341m-D={d}' for d in (1, 3, 5, 6, 11)} <= names
   assert {f'transformer_341m-N={n}' for n in (2, 4, 6, 12, 24)} <= names
   assert {'quickstart', 'crt_sotu'} <= names
@@ -89,7 +97,8 @@ def test_docstring_says_the_command_and_the_expectation(file):
 
 @pytest.mark.parametrize('spec', SPECS, ids=name_of)
 def test_train_step_lowers_on_eight_devices(spec):
-  """No hardware and no compiling: every sharding rule, shape and depth is exercised by lowering alone."""
+  """No hardware and no compiling: every sharding rule, shape and depth is exercised by lowering
+  alone."""
   config = config_files.load(spec)
   mesh = sharding.make_abstract_mesh(data=2, fsdp=4)
   with config.unlocked():
@@ -105,8 +114,10 @@ def lower(config, mesh):
   abstract = state.abstract_state(model, tx, mesh)
   jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh)
   depth = (model.depths() or (None,))[-1]
-  return jitted(depth).trace(abstract, step.abstract_batch(config, mesh)).lower(
-    lowering_platforms=('tpu',)
+  return (
+    jitted(depth)
+    .trace(abstract, step.abstract_batch(config, mesh))
+    .lower(lowering_platforms=('tpu',))
   )
 
 
@@ -120,7 +131,8 @@ def test_tensor_axis_lowers_where_heads_divide():
 
 
 def test_state_of_every_config_fits_in_shards(config):
-  """FSDP over 4: parameters and moments take a quarter each, up to what has no dimension to split."""
+  """FSDP over 4: parameters and moments take a quarter each, up to what has no dimension to
+  split."""
   mesh = sharding.make_abstract_mesh(fsdp=4)
   model = crt_jax.build(config.model)
   tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)

@@ -1,4 +1,5 @@
-"""Runs in processes of their own, to be killed: a tiny CRT whose parameters are compared bit for bit."""
+"""Runs in processes of their own, to be killed: a tiny CRT whose parameters are compared bit for
+bit."""
 
 import os
 import pathlib
@@ -7,11 +8,16 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-SIZES = ('--config.train.steps=400', '--config.train.checkpoint_every=25', '--config.train.log_every=5')
+SIZES = (
+  '--config.train.steps=400',
+  '--config.train.checkpoint_every=25',
+  '--config.train.log_every=5',
+)
 
 
 def environment(cache):
-  """That of a user: one CPU device. Tokens and compiled programs are shared by the runs of a session."""
+  """That of a user: one CPU device. Tokens and compiled programs are shared by the runs of a
+  session."""
   kept = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
   return kept | {
     'JAX_PLATFORMS': 'cpu',
@@ -53,4 +59,4 @@ def wait_for_step(process, step):
     match = re.match(r'step (\d+)/', line)
     if match and int(match[1]) >= step:
       return ''.join(seen)
-  raise AssertionError('the run ended before step %d:\n%s' % (step, ''.join(seen)))
+  raise AssertionError(f'the run ended before step {step}:\n' + ''.join(seen))

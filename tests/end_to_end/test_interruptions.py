@@ -1,4 +1,5 @@
-"""Kills, SIGTERM, a full disk, damage: the same command continues to the bits of a run that was never interrupted."""
+"""Kills, SIGTERM, a full disk, damage: the same command continues to the bits of a run that was
+never interrupted."""
 
 import os
 import random
@@ -90,7 +91,8 @@ def test_sigterm_saves_and_exits_with_75(tmp_path, cache, uninterrupted):
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, cache, uninterrupted):
-  """A limit on the size of files stands for the disk: the first checkpoints were written before it filled."""
+  """A limit on the size of files stands for the disk: the first checkpoints were written before it
+  filled."""
   process = runs.start(tmp_path, cache)
   runs.wait_for_step(process, 60)
   process.kill()

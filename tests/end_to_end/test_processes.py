@@ -1,4 +1,5 @@
-"""Two processes that split the batch and the parameters: the losses of one, and SIGTERM to both loses nothing."""
+"""Two processes that split the batch and the parameters: the losses of one, and SIGTERM to both
+loses nothing."""
 
 import signal
 
@@ -9,7 +10,11 @@ from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of
 
 pytestmark = pytest.mark.slow
-SIZES = ('--config.train.steps=60', '--config.train.checkpoint_every=20', '--config.train.log_every=5')
+SIZES = (
+  '--config.train.steps=60',
+  '--config.train.checkpoint_every=20',
+  '--config.train.log_every=5',
+)
 
 
 def start_two(workdir, cache, port_seed):
@@ -41,9 +46,7 @@ def test_two_processes(tmp_path_factory, tmp_path):
   assert codes == [0, 0], outs
   one, two = rows_of(tmp_path / 'one'), rows_of(tmp_path / 'two')
   assert [row['step'] for row in two] == [row['step'] for row in one]
-  np.testing.assert_allclose(
-    [row['loss'] for row in two], [row['loss'] for row in one], rtol=1e-5
-  )
+  np.testing.assert_allclose([row['loss'] for row in two], [row['loss'] for row in one], rtol=1e-5)
 
   stopped = start_two(tmp_path / 'stopped', cache, 4302)
   runs.wait_for_step(stopped[0], 15)

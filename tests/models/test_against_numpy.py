@@ -35,7 +35,7 @@ SLOW_CART = dict(
   self=dict(core='self'),
   anchor_norm=dict(anchor_norm=True),
   full_rank=dict(latent_ratio=0),
-  history_2=dict(history=2, loop_code_width=32, latent_ratio=2),
+  history_2=dict(history=2, loop_code_width=8, latent_ratio=2),
   loops_18=dict(loops=18),
   no_blend=dict(blend=False),
   no_gate=dict(gate=False),
@@ -93,7 +93,7 @@ def test_the_rotation_covers_every_rotary_kind_with_and_without_a_window():
 
 
 @pytest.mark.parametrize(
-  'changes', (dict(cumulative=True), dict(self_inclusive=True), dict(start='corrected'))
+  'changes', (dict(cumulative=True), dict(self_inclusive=True), dict(start='corrected')), ids=str
 )
 @pytest.mark.parametrize('correction', ('add', 'delta_ffn'))
 def test_switches_of_the_passes(correction, changes):
@@ -102,7 +102,9 @@ def test_switches_of_the_passes(correction, changes):
   expected = numpy_reference.crt(arrays, batch['tokens'], config, DEPTH)
   assert_close(crt_logits(model, params, batch['tokens']), expected)
   without = numpy_reference.crt(arrays, batch['tokens'], crt_config(correction), DEPTH)
-  assert np.abs(expected - without).max() > 1e-2
+  # Where no network reads the embedding, a summary of zero corrects nothing.
+  is_idle = correction == 'delta_ffn' and 'start' in changes
+  assert (np.abs(expected - without).max() > 1e-2) != is_idle
 
 
 @pytest.mark.parametrize(

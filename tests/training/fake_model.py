@@ -1,4 +1,5 @@
-"""The smallest model that keeps the contract of the trainer: an embedding, a looped square map, an output layer."""
+"""The smallest model that keeps the contract of the trainer: an embedding, a looped square map, an
+output layer."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""Checkpoints: the same bits come back, onto any mesh; damage is seen, whatever its kind, and the one before is used."""
+"""Checkpoints: the same bits come back, onto any mesh; damage is seen, whatever its kind, and the
+one before is used."""
 
 import contextlib
 import dataclasses
@@ -178,7 +179,9 @@ def test_a_failed_write_is_one_line_and_keeps_the_last_good_one(tmp_path):
   checkpoints.close()
   message = str(caught.value)
   assert '\n' not in message
-  assert 'could not be written' in message and f'last good one is {tmp_path}/checkpoints/1;' in message
+  assert (
+    'could not be written' in message and f'last good one is {tmp_path}/checkpoints/1;' in message
+  )
   # With space again, the same step is saved.
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
   assert_same(checkpoints.restore_latest(abstract)[0], at(state, 1))

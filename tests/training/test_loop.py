@@ -1,14 +1,16 @@
-"""The loop on a tiny CRT: what a run leaves, resuming, divergence, and refusals before anything is compiled."""
+"""The loop on a tiny CRT: what a run leaves, resuming, divergence, and refusals before anything is
+compiled."""
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from crt_jax.training import loop, preemption, setup, workdir
+from crt_jax.training import final, loop, preemption, setup, workdir
 from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
 
 
@@ -26,6 +28,7 @@ def _caches(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
+FULL = {'eval.sequential': True, 'train.telemetry_every': 6}
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 
 
@@ -46,7 +49,7 @@ def contents(path):
 def finished(tmp_path_factory):
   """One uninterrupted run that the tests below compare with."""
   path = tmp_path_factory.mktemp('runs') / 'uninterrupted'
-  train(tiny_config(**{'eval.sequential': True}), path)
+  train(tiny_config(**FULL), path)
   return path
 
 
@@ -60,6 +63,7 @@ def test_a_run_leaves_its_records(finished):
     assert row['depth'] in (1, 2)
     assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
     assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
+    assert ('residual_1' in row) == (row['step'] in (6, 12))
   assert rows[-1]['loss'] < rows[0]['loss']
   saved = json.loads((finished / 'config.json').read_text())
   assert saved['config']['model']['vocab_size'] == 256  # references are resolved
@@ -76,7 +80,7 @@ def test_a_run_leaves_its_records(finished):
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):
   monkeypatch.setattr(setup.step, 'compile_steps', refuse)
   before = contents(finished)
-  train(tiny_config(**{'eval.sequential': True}), finished)
+  train(tiny_config(**FULL), finished)
   assert 'finished, at step 12' in capsys.readouterr().out
   assert contents(finished) == before
 
@@ -84,7 +88,7 @@ def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatc
 @pytest.mark.parametrize('step', [4, 7])
 def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatch, capsys, step):
   """At a step that is a checkpoint anyway, and between two."""
-  config = tiny_config(**{'eval.sequential': True})
+  config = tiny_config(**FULL)
   with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
     stop_after(patch, step)
     train(config, tmp_path)
@@ -128,7 +132,7 @@ def test_a_changed_config_is_refused_by_name(finished, monkeypatch, changes, mes
   monkeypatch.setattr(setup.step, 'compile_steps', refuse)
   before = contents(finished)
   with pytest.raises(ValueError, match=message):
-    train(tiny_config(**{'eval.sequential': True} | changes), finished)
+    train(tiny_config(**FULL | changes), finished)
   assert contents(finished) == before
 
 
@@ -168,3 +172,25 @@ def test_mistakes_are_found_before_compiling_and_leave_no_directory(
     train(tiny_config(**changes), tmp_path / 'run')
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path):
+  train(tiny_config(**{'train.steps': 2} | PLAIN), tmp_path)
+  with pytest.raises(ValueError, match='train.steps=1 but .* is at step 2 already'):
+    train(tiny_config(**{'train.steps': 1} | PLAIN), tmp_path, fork=True)
+  assert json.loads((tmp_path / 'config.json').read_text())['config']['train']['steps'] == 2
+
+
+def test_a_checkpoint_is_evaluated_again(finished, tmp_path, capsys, monkeypatch):
+  copy = tmp_path / 'copy'
+  shutil.copytree(finished, copy)
+  before = json.loads((copy / 'evaluation.json').read_text())['results']
+  (copy / 'evaluation.json').unlink()
+  final.evaluate_checkpoint(copy)
+  assert 'checkpoint of step 12' in capsys.readouterr().out
+  after = json.loads((copy / 'evaluation.json').read_text())['results']
+  for old, new in zip(before['sampled'], after['sampled'], strict=True):
+    assert (new['form'], new['depth']) == (old['form'], old['depth'])
+    assert new['cross_entropy'] == pytest.approx(old['cross_entropy'], rel=1e-5)
+  with pytest.raises(ValueError, match='no checkpoint here'):
+    final.evaluate_checkpoint(tmp_path)

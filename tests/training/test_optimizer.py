@@ -32,7 +32,8 @@ def optimizer_config(**overrides):
 
 
 def adamw_float64(params, gradients, config, decays=lambda path: True):
-  """torch.optim.AdamW behind clip_grad_norm_, one list entry a step, written out by hand in float64."""
+  """torch.optim.AdamW behind clip_grad_norm_, one list entry a step, written out by hand in
+  float64."""
   params = {name: np.asarray(p, np.float64) for name, p in params.items()}
   m = {name: np.zeros_like(p) for name, p in params.items()}
   v = {name: np.zeros_like(p) for name, p in params.items()}
@@ -58,7 +59,8 @@ def flat(tree):
 
 
 def take_steps(config, batches, model):
-  """Several steps on the given batches; returns first and last parameters and the gradients in between."""
+  """Several steps on the given batches; returns first and last parameters and the gradients in
+  between."""
   optimizer = optimizer_lib.make_optimizer(config, model, steps=len(batches))
   first = params = model.init(jax.random.key(1))
   opt_state = optimizer.init(params)
@@ -128,7 +130,13 @@ def test_schedules():
 
 @pytest.mark.parametrize(
   ('field', 'value'),
-  [('name', 'sgd'), ('b2', 1.0), ('learning_rate', 0.0), ('clip_norm', -1.0), ('schedule', 'linear')],
+  [
+    ('name', 'sgd'),
+    ('b2', 1.0),
+    ('learning_rate', 0.0),
+    ('clip_norm', -1.0),
+    ('schedule', 'linear'),
+  ],
 )
 def test_wrong_values_name_the_field(field, value):
   with pytest.raises(ValueError, match=f'optimizer.{field}='):

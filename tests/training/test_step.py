@@ -1,4 +1,5 @@
-"""One update: accumulation, randomness as a function of the step, metrics, sharded equals unsharded."""
+"""One update: accumulation, randomness as a function of the step, metrics, sharded equals
+unsharded."""
 
 import dataclasses
 
@@ -17,7 +18,8 @@ from tests.training.test_optimizer import optimizer_config
 
 
 def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0):
-  """Trains on the given batches through the compiled step; returns the last state and all metrics."""
+  """Trains on the given batches through the compiled step; returns the last state and all
+  metrics."""
   mesh = mesh or sharding.make_mesh(
     ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1)), jax.devices()[:1]
   )
@@ -89,8 +91,7 @@ def test_dropout_is_a_function_of_seed_and_step():
   )
   opt_state = optimizer.init(params)
   losses = [
-    float(one_step(state_lib.TrainState(jnp.int32(number), params, opt_state)))
-    for number in (0, 1)
+    float(one_step(state_lib.TrainState(jnp.int32(number), params, opt_state))) for number in (0, 1)
   ]
   assert losses[0] != losses[1]
 

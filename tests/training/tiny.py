@@ -1,4 +1,5 @@
-"""A run of seconds: a tiny CRT on the embedded novel, for the tests of the loop and, in a subprocess, of kills."""
+"""A run of seconds: a tiny CRT on the embedded novel, for the tests of the loop and, in a
+subprocess, of kills."""
 
 import json
 
@@ -12,9 +13,7 @@ from crt_jax.training import checkpoint
 def get_config(arguments=''):
   """Also a config file: --config=tests/training/tiny.py."""
   del arguments
-  config = base.base(
-    base.crt_model(layers=1, width=16, heads=2, depth=2, depth_min=1, dropout=0.1)
-  )
+  config = base.base(base.crt_model(layers=1, width=16, heads=2, depth=2, depth_min=1, dropout=0.1))
   config.data.update(sequence_length=16, batch_size=8)
   config.optimizer.learning_rate = 3e-3
   config.train.update(steps=12, log_every=3, eval_every=4, checkpoint_every=4)
