@@ -40,10 +40,10 @@ quickstart: $(VENV)/installed
 	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=200 --temperature=0.8 --top_k=50
 
 test: $(VENV)/installed-test
-	$(run) -m pytest $(PYTEST_ARGS)
+	$(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/installed-test
-	$(run) -m pytest -m slow $(PYTEST_ARGS)
+	$(run) -m pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check

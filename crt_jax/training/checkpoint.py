@@ -15,7 +15,6 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as policies
@@ -23,6 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 import crt_jax
 from crt_jax.data import tokenizers
 from crt_jax.training import workdir as workdir_lib
+from crt_jax.training.integrity import Mismatch, check_shapes, describe, verify
 from crt_jax.training.quiet import QuietOrbax
 from crt_jax.training.state import TrainState
 
@@ -189,10 +189,6 @@ def check_space(directory: pathlib.Path, tree) -> None:
     raise OSError(f'No space left on device: {free:,} bytes free, {needed:,} needed')
 
 
-class Mismatch(ValueError):
-  """A checkpoint that is whole but belongs to another model."""
-
-
 def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
   """Reads and verifies one checkpoint into the given shapes and shardings."""
   record = read_record(manager, step)
@@ -270,53 +266,6 @@ def steps_on_disk(directory: pathlib.Path) -> list[int]:
   if not directory.is_dir():
     return []
   return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-
-
-def describe(tree) -> dict[str, list]:
-  """Returns path -> [shape, dtype, checksum] of every array."""
-  named = dict(_named_leaves(tree))
-  sums = jax.device_get(_checksums(named))
-  return {name: [list(x.shape), str(x.dtype), int(sums[name])] for name, x in named.items()}
-
-
-@jax.jit
-def _checksums(named: dict) -> dict:
-  """Sums every array's bits as 32-bit words, modulo 2**32: the same number whatever the
-  sharding."""
-
-  def checksum(x):
-    word = (
-      jnp.uint8 if x.dtype.itemsize == 1 else jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32
-    )
-    return jnp.sum(jax.lax.bitcast_convert_type(x, word), dtype=jnp.uint32)
-
-  return {name: checksum(x) for name, x in named.items()}
-
-
-def verify(tree, record: dict) -> None:
-  """Raises ValueError if an array's bits are not those that were saved."""
-  for name, (_, _, checksum) in describe(tree).items():
-    if record['arrays'][name][2] != checksum:
-      raise ValueError(f'checksum of {name} differs')
-
-
-def check_shapes(record: dict, tree) -> None:
-  """Raises Mismatch, naming a parameter, unless the checkpoint's parameters are those of the
-  model."""
-  saved = {name: x[:2] for name, x in record['arrays'].items() if name.startswith('params/')}
-  wanted = {name: [list(x.shape), str(x.dtype)] for name, x in _named_leaves(tree)}
-  for name in sorted(saved.keys() | wanted.keys()):
-    if saved.get(name) != wanted.get(name):
-      raise Mismatch(
-        f'checkpoint and config.model differ in {name}: {saved.get(name)} was saved, '
-        f'{wanted.get(name)} is configured; '
-        'a fork keeps the shapes of the model, another model needs a new --workdir'
-      )
-
-
-def _named_leaves(tree) -> list[tuple[str, Any]]:
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]
 
 
 def one_line(error: Exception) -> str:

@@ -66,7 +66,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     'tokenizer': dataset.tokenizer.hash,
   }
 
-  directory = workdir.open_workdir(path, config, changed)
+  directory = workdir.open_workdir(path, config)
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   restored = checkpoints.restore_latest(abstract)
   if restored is None:
@@ -76,13 +76,11 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
-    check_same_data(record['data'], identity)
-    warn_of_other_surroundings(record['origin'])
+    check_continuation(config, path, record, identity)
   first_step = int(start.step)
-  if first_step > config.train.steps:
-    raise ValueError(
-      f'train.steps={config.train.steps} but {path} is at step {first_step} already; use more steps'
-    )
+  if changed:
+    workdir.record_fork(directory, config, changed, first_step)
+
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
   is_done = first_step == config.train.steps
   compiled = step.compile_steps(
@@ -116,18 +114,26 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   )
 
 
-def warn_of_other_surroundings(before: dict) -> None:
-  """Says so when a run continues on other hardware or versions: it is as good, but not the same to
-  the bit."""
-  now = workdir.origin()
+def check_continuation(config, path: str, record: dict, identity: dict) -> None:
+  """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
+  run goes on in other surroundings: it is as good then, but not the same to the bit."""
+  for name, saved in record['data'].items():
+    if saved != identity[name]:
+      raise ValueError(
+        f'the {name} is not the one this run began with (was {saved}, now {identity[name]}); '
+        'restore it or use a new --workdir'
+      )
+  if record['step'] > config.train.steps:
+    raise ValueError(
+      f'train.steps={config.train.steps} but {path} is at step {record["step"]} already; use more'
+    )
+  before, now = record['origin'], workdir.origin()
   names = ('versions', 'platform', 'device', 'devices')
   changed = [
     f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]
   ]
   if changed:
-    checkpoint.warn(
-      f'continuing in other surroundings, so not to the same bits: {"; ".join(changed)}'
-    )
+    checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
 
 
 def check_config(config) -> None:
@@ -152,14 +158,3 @@ def check_config(config) -> None:
   for depth in config.eval.depths:
     if depth < 1:
       raise ValueError(f'eval.depths={config.eval.depths}: every depth must be at least 1')
-
-
-def check_same_data(saved: dict, now: dict) -> None:
-  """Raises ValueError if the text or the tokenizer changed since the checkpoint: a resumed run
-  would read other tokens."""
-  for name in saved:
-    if saved[name] != now[name]:
-      raise ValueError(
-        f'the {name} is not the one this run began with (was {saved[name]}, now {now[name]}); '
-        'restore it or use a new --workdir'
-      )

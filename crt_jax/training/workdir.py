@@ -85,8 +85,8 @@ def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, lis
   return changed
 
 
-def open_workdir(path: str | pathlib.Path, config, changed: dict[str, list]) -> Workdir:
-  """Makes the directory (or records a fork in it) and holds it until the process ends.
+def open_workdir(path: str | pathlib.Path, config) -> Workdir:
+  """Makes the directory, unless it is there, and holds it until the process ends.
 
   Call it after check_workdir, before anything is compiled.
 
@@ -101,11 +101,6 @@ def open_workdir(path: str | pathlib.Path, config, changed: dict[str, list]) -> 
     hold(workdir.path)
     if not (workdir.path / CONFIG).exists():
       write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
-    elif changed:
-      saved = read_json(workdir.path / CONFIG)
-      forks = [*saved['forks'], {'changed': changed, 'origin': origin()}]
-      (workdir.path / FINISHED).unlink(missing_ok=True)
-      write_json(workdir.path / CONFIG, {**saved, 'config': plain(config), 'forks': forks})
     with open(workdir.metrics, 'a'):
       pass
   except OSError as error:
@@ -113,6 +108,18 @@ def open_workdir(path: str | pathlib.Path, config, changed: dict[str, list]) -> 
       f'--workdir={path} cannot be written ({error.strerror or error}); choose another directory'
     ) from None
   return workdir
+
+
+def record_fork(workdir: Workdir, config, changed: dict[str, list], step: int) -> None:
+  """Notes that the run goes on with another config from a step on; it is no longer finished."""
+  if jax.process_index() == 0:
+    saved = read_json(workdir.path / CONFIG)
+    fork = {'after_step': step, 'changed': changed, 'origin': origin()}
+    (workdir.path / FINISHED).unlink(missing_ok=True)
+    write_json(
+      workdir.path / CONFIG,
+      {**saved, 'config': plain(config), 'forks': [*saved['forks'], fork]},
+    )
 
 
 _held: list[int] = []  # open directory handles; the lock ends with the process, however it ends

@@ -24,7 +24,9 @@ from tests.contract.models import (
 # Float32 round-off of logits of size 1 to 10 through a few layers.
 TOLERANCE = dict(rtol=2e-4, atol=2e-5)
 
-each_model = pytest.mark.parametrize('name', CONFIGS)
+FAST = ('crt', 'crt_sa', 'cart', 'cart_per_loop', 'roformer')
+NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+each_model = pytest.mark.parametrize('name', NAMES)
 # What depends on the shared code rather than on a variant runs over one model of each family.
 each_family = pytest.mark.parametrize('name', ('crt', 'cart', 'roformer'))
 
@@ -85,9 +87,7 @@ def test_apply_is_head_of_hidden(name):
 
 
 @each_family
-@pytest.mark.parametrize('chunk_bytes', (2**26, 500))
-def test_loss_is_the_mean_over_counted_targets(name, chunk_bytes, monkeypatch):
-  monkeypatch.setattr(crt_jax.models.loss, 'CHUNK_BYTES', chunk_bytes)
+def test_loss_is_the_mean_over_counted_targets(name):
   model, params, tokens, _ = prepared(name)
   batch = batch_of(tokens)
   batch['targets'] = batch['targets'].at[0, 2].set(-1)
@@ -130,8 +130,9 @@ def test_step_by_step_is_sequential(name):
 
 @pytest.mark.parametrize(
   'name, method',
-  [(name, 'sequential') for name in CONFIGS]
-  + [(name, method) for name in ('crt', 'crt_sa', 'cart') for method in ('parallel', 'chunked')],
+  [(name, 'sequential') for name in FAST]
+  + [pytest.param(n, 'sequential', marks=pytest.mark.slow) for n in CONFIGS if n not in FAST]
+  + [('crt', 'parallel'), ('crt', 'chunked'), ('crt_sa', 'chunked'), ('cart', 'parallel')],
 )
 def test_ragged_prefill_is_one_row_at_a_time(name, method):
   model, params, tokens, exact = prepared(name)
@@ -188,7 +189,7 @@ def test_no_logits_before_a_changed_token_change(name, position, shift):
   assert not np.array_equal(before[:, position], after[:, position])
 
 
-@pytest.mark.parametrize('name', ('crt', 'crt_sa', 'cart', 'cart_self_unshared', 'roformer'))
+@pytest.mark.parametrize('name', ('crt', 'crt_sa', 'cart'))
 def test_a_window_hides_what_lies_further_back(name):
   model = model_of(name, window=2)
   params, tokens = prepared(name)[1:3]

@@ -11,6 +11,7 @@ from tests.training.tiny import assert_same_bits, params_of, rows_of
 
 pytestmark = pytest.mark.slow
 SIZES = (
+  '--config.model.depth_min=0',  # one program to compile
   '--config.train.steps=60',
   '--config.train.checkpoint_every=20',
   '--config.train.log_every=5',

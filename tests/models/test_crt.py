@@ -24,15 +24,20 @@ def prepared(**changes):
   return model, params_of(model), tokens_of(model, batch=BATCH, length=LENGTH)
 
 
+@functools.cache
+def compiled_apply(model):
+  """One per model, since a fresh jit would compile again."""
+  return jax.jit(model.apply, static_argnames='depth')
+
+
 def transformer_logits(params, tokens):
   model = crt_jax.build({k: v for k, v in BASE.items() if k != 'name'} | dict(name='transformer'))
-  return jax.jit(model.apply)(
-    {k: v for k, v in params.items() if k != 'correction'}, tokens
-  ).logits_BxTxV
+  params = {k: v for k, v in params.items() if k != 'correction'}
+  return compiled_apply(model)(params, tokens).logits_BxTxV
 
 
 def apply(model, params, tokens, depth):
-  return jax.jit(model.apply, static_argnames='depth')(params, tokens, depth=depth).logits_BxTxV
+  return compiled_apply(model)(params, tokens, depth=depth).logits_BxTxV
 
 
 def without_correction(params):
@@ -61,7 +66,7 @@ def test_zeroed_second_correction_layer_is_the_transformer_at_every_depth(correc
   model, params, tokens = prepared(correction=correction)
   params = without_correction(params)
   plain = transformer_logits(params, tokens)
-  for depth in (1, 2, 4):
+  for depth in (2, 4):
     np.testing.assert_allclose(apply(model, params, tokens, depth), plain, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(model.sequential(params, tokens), plain, rtol=1e-5, atol=1e-6)
 
@@ -175,25 +180,25 @@ def test_block_and_correction_draw_dropout_anew_in_each_pass():
   params, tokens = prepared(layers=1)[1:]
   block_keys, inject_keys = [], []
 
-  def noting(function, keys):
-    def noted(*args):
-      key = args[-1 if function is recurrence.block else -2]
-      data = jax.random.key_data(key)
-      jax.debug.callback(lambda k: keys.append(tuple(np.asarray(k).tolist())), data, ordered=True)
-      return function(*args)
-
-    return noted
+  def note(keys, key):
+    data = jax.random.key_data(key)
+    jax.debug.callback(lambda k: keys.append(tuple(np.asarray(k).tolist())), data, ordered=True)
 
   @jax.jit
   def run(params, key):
-    nonlocal recurrence
-    recurrence = model.recurrence(params)
-    noted = recurrence._replace(
-      block=noting(recurrence.block, block_keys), inject=noting(recurrence.inject, inject_keys)
-    )
-    return unroll(noted, model.parts(params).embed(tokens), 4, key=key).z_BxTxC
+    parts = model.parts(params)
 
-  recurrence = None
+    def block(x_BxTxC, past, key):
+      note(block_keys, key)
+      return parts.block(x_BxTxC, past, key)
+
+    def inject(s_BxTxC, e_BxTxC, x_BxTxC, key, past):
+      note(inject_keys, key)
+      return parts.inject(s_BxTxC, e_BxTxC, x_BxTxC, key, past)
+
+    recurrence = model.recurrence(params)._replace(block=block, inject=inject)
+    return unroll(recurrence, parts.embed(tokens), 4, key=key).z_BxTxC
+
   run(params, jax.random.key(3)).block_until_ready()
   jax.effects_barrier()
   # The correction is drawn once more, for the first input from a summary of zero.
@@ -267,6 +272,7 @@ def test_bad_depth_schedule_names_the_entry(schedule):
 
 def test_telemetry_shows_how_the_passes_settle():
   model, params, tokens = prepared()
-  residual_K = model.hidden(params, tokens, depth=6, telemetry=True).telemetry['residual']
+  hidden = jax.jit(functools.partial(model.hidden, depth=6, telemetry=True))
+  residual_K = hidden(params, tokens).telemetry['residual']
   assert residual_K.shape == (5,)
   assert residual_K[-1] < residual_K[1] < 1

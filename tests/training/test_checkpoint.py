@@ -15,6 +15,7 @@ import pytest
 
 from crt_jax import sharding
 from crt_jax.training import checkpoint as checkpoint_lib
+from crt_jax.training import integrity
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import state as state_lib
 from tests.training.fake_model import FakeModel
@@ -152,12 +153,12 @@ def test_every_flipped_bit_is_seen(tmp_path):
 
 def test_checksum_alone_sees_other_values(tmp_path):
   abstract, state = save_steps(tmp_path, [1])
-  record = {'arrays': checkpoint_lib.describe(state)}
-  checkpoint_lib.verify(state, record)
+  record = {'arrays': integrity.describe(state)}
+  integrity.verify(state, record)
   weight = state.params['head']['weight']
   other = {**state.params, 'head': {**state.params['head'], 'weight': weight.at[3, 3].add(1e-6)}}
   with pytest.raises(ValueError, match='checksum of params/head/weight'):
-    checkpoint_lib.verify(dataclasses.replace(state, params=other), record)
+    integrity.verify(dataclasses.replace(state, params=other), record)
 
 
 def test_another_model_is_no_damage(tmp_path):

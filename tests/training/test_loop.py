@@ -178,7 +178,9 @@ def test_fewer_steps_than_were_taken_are_refused(tmp_path):
   train(tiny_config(**{'train.steps': 2} | PLAIN), tmp_path)
   with pytest.raises(ValueError, match='train.steps=1 but .* is at step 2 already'):
     train(tiny_config(**{'train.steps': 1} | PLAIN), tmp_path, fork=True)
+  # A fork that fails leaves the run as it was: finished.
   assert json.loads((tmp_path / 'config.json').read_text())['config']['train']['steps'] == 2
+  assert workdir.finished_step(tmp_path) == 2
 
 
 def test_a_checkpoint_is_evaluated_again(finished, tmp_path, capsys, monkeypatch):

@@ -18,7 +18,8 @@ def _locks():
 
 def open_new(path, config=None):
   config = config or tiny_config()
-  return workdir.open_workdir(path, config, workdir.check_workdir(path, config, fork=False))
+  assert workdir.check_workdir(path, config, fork=False) == {}
+  return workdir.open_workdir(path, config)
 
 
 def test_config_comes_back_from_json(tmp_path):

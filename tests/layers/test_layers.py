@@ -1,0 +1,242 @@
+"""Each layer against its formula, worked by hand or in plain Python."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crt_jax
+from crt_jax.layers.attention import Attention, attend
+from crt_jax.layers.feed_forward import FeedForward, gelu
+from crt_jax.layers.norm import Norm
+from crt_jax.layers.rotary import KINDS, rotate
+
+_CRT = dict(name='crt', vocab_size=97, width=32, heads=4, layers=2, rotary='integer')
+_CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=1)
+
+
+def initial(config, generator=None):
+  """{'layers/attention/qkv/weight': array, ...} of a fresh model."""
+  params = jax.jit(crt_jax.build(config).init)(jax.random.key(0, impl=generator))
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return {'/'.join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_uniform(name, a, bound):
+  """U(-bound, bound): inside, reaching the edges, centred, of the right spread."""
+  edge = bound * (1 - 8 / a.size)  # missed with probability 2 exp(-4)
+  assert -bound <= a.min() < -edge and edge < a.max() <= bound, name
+  error = 4 * bound / math.sqrt(a.size)
+  assert abs(a.mean()) < error and abs(a.std() - bound / math.sqrt(3)) < error, name
+
+
+def assert_normal(name, a, stddev):
+  """N(0, stddev), told from a uniform distribution by its tails."""
+  error = 4 * stddev / math.sqrt(a.size)
+  assert abs(a.mean()) < error and abs(a.std() - stddev) < error, name
+  assert np.abs(a).max() > 2.2 * stddev, name
+
+
+def test_crt_starts_as_pytorch_would():
+  """Weights and biases U(+-1/sqrt(fan_in)), whatever is fused into one array (crt.md 2.6)."""
+  arrays = initial(_CRT | dict(correction='concat'))
+  assert_normal('embedding', arrays.pop('embedding/weight'), 1.0)
+  fan_ins = {
+    'layers/attention/qkv': 32,  # [3, H, A, C]
+    'layers/attention/out': 32,  # [C, H, A]
+    'layers/feed_forward/up': 32,
+    'layers/feed_forward/down': 128,
+    'correction/feed_forward/up': 64,  # reads [s; e]
+    'correction/feed_forward/down': 128,
+    'output': 32,
+  }
+  for name, fan_in in fan_ins.items():
+    for part in ('weight', 'bias'):
+      a = arrays.pop(f'{name}/{part}')
+      assert_uniform(f'{name}/{part}', a, fan_in**-0.5)
+      assert np.any(a[0] != a[1]), name  # layers of a stack, or rows, are drawn apart
+  norms = ('layers/norm1', 'layers/norm2', 'correction/norm', 'final_norm')
+  assert arrays.keys() == {f'{norm}/{part}' for norm in norms for part in ('scale', 'bias')}
+  for name, a in arrays.items():
+    np.testing.assert_array_equal(a, float(name.endswith('scale')), name)
+
+
+def test_cart_starts_from_one_normal_distribution():
+  """All linear weights and the embedding N(0, 0.02) (cart.md 2.4, 2.5, 2.8)."""
+  # This generator compiles fast; under vmap it repeats itself, so there is one layer of each kind.
+  arrays = initial(_CART | dict(anchor_norm=True), 'rbg')
+  np.testing.assert_array_equal(arrays.pop('blend/weight'), [1, 0, 0])
+  np.testing.assert_allclose(arrays.pop('gate/logit'), np.full(32, math.log(9)), rtol=1e-6)
+  assert not any(name.endswith('bias') for name in arrays)
+  for name, a in arrays.items():
+    if name.endswith('scale'):
+      np.testing.assert_array_equal(a, 1, name)
+    else:
+      assert_normal(name, a, 0.02)
+
+
+def test_rotary_angles_by_hand():
+  """Position 2 of a head [1, 2, 3, 4]: which pairs turn, by how much, in which direction."""
+  x_BxTxHxA = jnp.array([1.0, 2.0, 3.0, 4.0])[None, None, None]
+  position_BxT = jnp.array([[2]])
+  cos, sin = math.cos(2), math.sin(2)
+  slow_cos, slow_sin = math.cos(0.2), math.sin(0.2)  # 2 * 100^(-2/4)
+  expected = dict(
+    integer=[1, 2, 3 * cos - 4 * sin, 3 * sin + 4 * cos],
+    integer_reversed=[1, 2, 3 * cos + 4 * sin, -3 * sin + 4 * cos],
+    standard=[
+      1 * cos - 3 * sin,
+      2 * slow_cos - 4 * slow_sin,
+      3 * cos + 1 * sin,
+      4 * slow_cos + 2 * slow_sin,
+    ],
+  )
+  assert expected.keys() == set(KINDS)
+  for kind, values in expected.items():
+    turned = rotate(x_BxTxHxA, position_BxT, kind, theta=100.0)
+    np.testing.assert_allclose(turned[0, 0, 0], values, rtol=1e-6, err_msg=kind)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_scores_depend_on_differences_of_positions_only(kind):
+  generator = np.random.default_rng(0)
+  q, k = generator.standard_normal((2, 3, 5, 2, 8)).astype(np.float32)
+  start_B = np.array([0, 7, 40])
+
+  def scores(position_BxT):
+    turned = (rotate(jnp.asarray(a), position_BxT, kind) for a in (q, k))
+    return np.einsum('btha,bsha->bhts', *turned)
+
+  at_zero = scores(np.arange(5)[None])
+  np.testing.assert_allclose(scores(start_B[:, None] + np.arange(5)), at_zero, atol=1e-4)
+  assert np.abs(scores(2 * np.arange(5)[None]) - at_zero).max() > 0.1
+
+
+@pytest.mark.parametrize('kind, eps', (('layer', 1e-5), ('rms', 1e-6)))
+def test_norm_with_an_eps_that_shows(kind, eps):
+  """At a mean square of 1e-6 the eps decides; the mean is taken out by 'layer' alone."""
+  x = np.array([1e-3, -1e-3, 1e-3, -1e-3]) + (5.0 if kind == 'layer' else 0.0)
+  params = dict(scale=jnp.array([1.0, 2.0, 3.0, 4.0]))
+  expected = np.array([1, -2, 3, -4]) * 1e-3 / math.sqrt(1e-6 + eps)
+  if kind == 'layer':
+    params['bias'] = jnp.array([0.5, 0.0, 0.0, 0.0])
+    expected[0] += 0.5
+  norm = Norm(4) if kind == 'layer' else Norm(4, 'rms', eps)
+  # 5.001 has a relative error of 1e-8 in float32 and its deviation one of 1e-4.
+  np.testing.assert_allclose(norm.apply({'params': params}, jnp.asarray(x)), expected, rtol=1e-3)
+
+
+def test_rms_norm_keeps_the_mean():
+  params = dict(scale=jnp.ones(2))
+  y = Norm(2, 'rms').apply({'params': params}, jnp.array([3.0, 4.0]))
+  np.testing.assert_allclose(y, np.array([3, 4]) / math.sqrt(12.5), rtol=1e-5)
+
+
+def test_default_eps_of_the_models():
+  """LayerNorm of the CRT 1e-5, RMSNorm of the CART 1e-6."""
+  assert Norm(4).eps == 1e-5
+  assert crt_jax.build(_CART).config.norm_eps == 1e-6
+
+
+def test_gelu_is_the_exact_one():
+  x = np.linspace(-6, 6, 97, dtype=np.float32)
+  expected = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.astype(float)])
+  # Near -6 a float32 1 + erf keeps no digit; what is lost there is below 1e-6 of |x|.
+  gap = np.abs(np.asarray(gelu(x)) - expected)
+  assert np.all(gap <= 1e-6 * np.abs(x))
+  positive = x > 0
+  np.testing.assert_allclose(gelu(x)[positive], expected[positive], rtol=1e-6)
+
+
+def test_swiglu():
+  """down(silu(gate(x)) * up(x)), gate first of the fused pair, no biases (cart.md 2.3)."""
+  generator = np.random.default_rng(0)
+  gate_up_2xFxC, down_CxF = generator.standard_normal((2, 6, 4)), generator.standard_normal((4, 6))
+  x = generator.standard_normal((2, 3, 4))
+  layer = FeedForward(width=4, hidden=6, activation='swiglu', bias=False)
+  params = dict(gate_up=dict(weight=gate_up_2xFxC), down=dict(weight=down_CxF))
+  params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+  gate, up = x @ gate_up_2xFxC[0].T, x @ gate_up_2xFxC[1].T
+  expected = (gate / (1 + np.exp(-gate)) * up) @ down_CxF.T
+  y = layer.apply({'params': params}, jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+# ---- attention --------------------------------------------------------------------------------
+
+BATCH, SLOTS, LENGTH, HEADS, HEAD_WIDTH = 2, 5, 4, 4, 8
+_attend = jax.jit(attend, static_argnames=('window', 'dropout', 'kernel'))
+
+
+def draw_attention(groups):
+  """q, k, v of the new positions, and a past of 3 and 5 valid slots; the others hold rubbish."""
+  generator = np.random.default_rng(0)
+
+  def draw(length, heads):
+    shape = (BATCH, length, heads, HEAD_WIDTH)
+    return generator.standard_normal(shape).astype(np.float32)
+
+  q, k, v = draw(LENGTH, HEADS), draw(LENGTH, groups), draw(LENGTH, groups)
+  position_B = np.array([3, SLOTS], np.int32)
+  cache = dict(k=draw(SLOTS, groups), v=draw(SLOTS, groups))
+  for a in cache.values():
+    a[0, 3:] = 1e3
+  return q, k, v, (cache, position_B)
+
+
+def attend_by_hand(q, k, v, past, window):
+  """One query at a time over the list of keys that it sees."""
+  mixed = np.zeros(q.shape)
+  for b, t, h in np.ndindex(q.shape[:3]):
+    g = h // (HEADS // k.shape[2])
+    valid = 0 if past is None else past[1][b]
+    keys, values = list(k[b, : t + 1, g]), list(v[b, : t + 1, g])
+    if past is not None:
+      keys = list(past[0]['k'][b, :valid, g]) + keys
+      values = list(past[0]['v'][b, :valid, g]) + values
+    keys, values = np.array(keys[-window:]), np.array(values[-window:])  # -0 keeps all
+    weights = np.exp(keys @ q[b, t, h] / math.sqrt(HEAD_WIDTH))
+    mixed[b, t, h] = weights @ values / weights.sum()
+  return mixed
+
+
+@pytest.mark.parametrize('groups', (HEADS, 2, 1))
+@pytest.mark.parametrize('window', (0, 1, 3))
+def test_attend(groups, window):
+  q, k, v, past = draw_attention(groups)
+  for given in (None, past):
+    mixed = _attend(q, k, v, given, window=window, dropout=None, kernel='xla')
+    expected = attend_by_hand(q, k, v, given, window)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grouped_queries_equal_repeated_keys():
+  q, k, v, (cache, position_B) = draw_attention(groups=2)
+  options = dict(window=0, dropout=None, kernel='xla')
+  grouped = _attend(q, k, v, (cache, position_B), **options)
+  cache = {name: np.repeat(a, 2, axis=2) for name, a in cache.items()}
+  k, v = np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2)
+  whole = _attend(q, k, v, (cache, position_B), **options)
+  np.testing.assert_allclose(grouped, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_reaches_no_further_than_its_window():
+  """Within one layer, position t hears of t-2..t for a window of 3, and of nothing else."""
+  layer = Attention(width=8, heads=2, head_width=4, rotary='integer', window=3)
+  generator = np.random.default_rng(0)
+  shapes = dict(qkv=((3, 2, 4, 8), (3, 2, 4)), out=((8, 2, 4), (8,)))
+  params = {
+    name: {
+      part: jnp.asarray(generator.standard_normal(shape), jnp.float32)
+      for part, shape in zip(('weight', 'bias'), pair, strict=True)
+    }
+    for name, pair in shapes.items()
+  }
+  apply = jax.jit(lambda x: layer.apply({'params': params}, x)[0])
+  x_BxTxC = generator.standard_normal((1, 7, 8)).astype(np.float32)
+  changed = x_BxTxC.copy()
+  changed[0, 2] += 1
+  differs_T = (np.asarray(apply(x_BxTxC)) != np.asarray(apply(changed))).any(axis=(0, 2))
+  assert differs_T.tolist() == [False, False, True, True, True, False, False]
