@@ -171,7 +171,6 @@ def measured_gap(passes: int, positions: int):
 
   width = 8
   fields = dict(name='crt', vocab_size=11, width=width, heads=2, layers=2, dtype='float64')
-  model = crt_jax.build(fields | dict(rotary='integer_reversed'))
   generator = np.random.default_rng(0)
 
   def draw(path, leaf):
@@ -181,6 +180,7 @@ def measured_gap(passes: int, positions: int):
     return {'weight': 4 * uniform, 'scale': 1 + uniform}.get(path[-1].key, uniform)
 
   with jax.enable_x64(True):
+    model = crt_jax.build(fields | dict(rotary='integer_reversed'))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     tokens = generator.integers(0, fields['vocab_size'], (4, positions))
