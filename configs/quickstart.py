@@ -5,7 +5,9 @@ minutes on a laptop.
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 0.8 M parameters, D=2, trained with 2 or 3 passes on 0.8 M tokens of Moby-Dick (byte-pair vocabulary
-of 1024).
+of 1024). Measured on 2026-11-21 on two cores of an Intel Xeon that other work kept busy: 2.17 bits
+per byte on the held-out text, by 3 passes and by the exact recurrence; 5 min 10 s in all, of which
+228 s are training.
 """
 
 from configs import base
