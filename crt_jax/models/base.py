@@ -193,7 +193,8 @@ class Model(abc.ABC):
     """Consumes a prompt per row, padded on the right.
 
     Args:
-      lengths_B: how many tokens of each row count, 1 to T; None = all.
+      lengths_B: how many tokens of each row count, 0 to T; None = all. A row of none keeps its
+        state, and its logits mean nothing.
       method: 'sequential' (exact), 'chunked' (K passes per chunk) or 'parallel' (K passes over the
         whole prompt). Without recurrence along the sequence all three are the same forward pass.
       chunk: positions per compiled call; the prompt is padded to a multiple, or for 'parallel' to a
@@ -244,8 +245,8 @@ def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int
     return
   shortest, longest = int(lengths_B.min()), int(lengths_B.max())
   require(
-    1 <= shortest and longest <= length,
-    f'lengths_B runs from {shortest} to {longest}; each row needs 1 to {length} tokens',
+    0 <= shortest and longest <= length,
+    f'lengths_B runs from {shortest} to {longest}; each row has 0 to {length} tokens',
   )
   end = int((lengths_B + state.position_B).max())
   require(

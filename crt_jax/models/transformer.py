@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from crt_jax import sharding
 from crt_jax.layers.linear import Embedding, Linear, contract
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
@@ -183,7 +184,9 @@ def example_input(module, config: ModelConfig) -> Array:
 
 
 def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
-  return apply_module(modules['embedding'], params['embedding'], tokens_BxT)
+  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations."""
+  e_BxTxC = apply_module(modules['embedding'], params['embedding'], tokens_BxT)
+  return sharding.split_rows(e_BxTxC)
 
 
 def project(modules: dict, params: dict, hidden: Array, config: ModelConfig) -> Array:

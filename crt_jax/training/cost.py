@@ -3,6 +3,7 @@
 import jax
 
 from crt_jax import accounting
+from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
 
 
@@ -17,7 +18,6 @@ def cost_card(run) -> str:
     label = '' if depth is None else f'K={depth} '
     flops.append(f'{label}{count(accounting.model_flops(config.model, length, depth))}')
     memory.append(f'{label}{size / 2**20:,.0f} MiB')
-  device = jax.devices()[0]
   mesh = ' x '.join(f'{axis} {size}' for axis, size in run.mesh.shape.items())
   tokens = config.data.batch_size * length
   steps = config.train.steps - run.first_step
@@ -30,7 +30,7 @@ def cost_card(run) -> str:
       f'{len(run.dataset.validation):,} for validation',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
-      f'devices       {jax.device_count()} x {device.device_kind} ({jax.default_backend()}), '
+      f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',

@@ -9,6 +9,7 @@ import crt_jax
 from crt_jax import data, decoding, evaluation
 from crt_jax.evaluation import figures
 from crt_jax.training import checkpoint, workdir
+from crt_jax.training.origin import origin
 
 
 def finish(run, say: Callable[[str], None]) -> None:
@@ -24,7 +25,7 @@ def finish(run, say: Callable[[str], None]) -> None:
       'step': step,
       'training_seconds': run.clock.seconds,
       'results': results,
-      'origin': workdir.origin(),
+      'origin': origin(),
     }
     write(run.directory, config, record, text)
     workdir.finish(run.directory, step, run.clock.seconds)
@@ -51,7 +52,7 @@ def evaluate_checkpoint(path: str) -> None:
   print(table(results))
   text = sample(model, params, tokenizer, config.sample)
   directory = workdir.Workdir(path)
-  record = {'step': step, 'results': results, 'origin': workdir.origin()}
+  record = {'step': step, 'results': results, 'origin': origin()}
   write(directory, config, record, text)
   print(f'checkpoint of step {step}; written to {directory.evaluation}')
 

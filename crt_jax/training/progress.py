@@ -2,39 +2,36 @@
 
 import sys
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class ProgressLine:
-  """A bar on a terminal, one line a report elsewhere."""
+  """One line a report; on a terminal also a bar below them."""
 
   def __init__(self, steps: int, first_step: int):
     self._steps = steps
     self._bar = None
     if sys.stdout.isatty():
-      self._bar = Progress(
+      columns = (
         TextColumn('step'),
         MofNCompleteColumn(),
-        BarColumn(bar_width=24),
-        TextColumn('{task.description}'),
-        console=Console(),
+        BarColumn(),
+        TextColumn('{task.fields[left]}'),
       )
-      self._task = self._bar.add_task('', total=steps, completed=first_step)
+      self._bar = Progress(*columns)
+      self._task = self._bar.add_task('', total=steps, completed=first_step, left='')
       self._bar.start()
 
   def report(self, row: dict, seconds_left: float) -> None:
     """Shows the numbers of a row."""
-    text = describe(row, seconds_left)
     if self._bar is not None:
-      self._bar.update(self._task, completed=row['step'], description=text)
-    else:
-      print(f'step {row["step"]}/{self._steps}  {text}', flush=True)
+      self._bar.update(self._task, completed=row['step'], left=f'{duration(seconds_left)} left')
+    self.say(f'step {row["step"]}/{self._steps}  {describe(row, seconds_left)}')
 
   def say(self, text: str) -> None:
-    """Prints a line of its own above the bar."""
+    """Prints lines."""
     if self._bar is not None:
-      self._bar.console.print(text, highlight=False)
+      self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
     else:
       print(text, flush=True)
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 import crt_jax
 from crt_jax import data, evaluation, sharding
 from crt_jax.training import checkpoint, optimizer, state, step, workdir
+from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
 
 
@@ -110,7 +111,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     batches=batches,
     feed=batches.iterator(first_step),
     place=lambda batch: sharding.place_batch(batch, rows),
-    record={'config': workdir.plain(config), 'origin': workdir.origin(), 'data': identity},
+    record={'config': workdir.plain(config), 'origin': origin(), 'data': identity},
   )
 
 
@@ -127,7 +128,7 @@ def check_continuation(config, path: str, record: dict, identity: dict) -> None:
     raise ValueError(
       f'train.steps={config.train.steps} but {path} is at step {record["step"]} already; use more'
     )
-  before, now = record['origin'], workdir.origin()
+  before, now = record['origin'], origin()
   names = ('versions', 'platform', 'device', 'devices')
   changed = [
     f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]

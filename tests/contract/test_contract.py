@@ -346,8 +346,8 @@ def test_prefill_refuses_what_cannot_be(name):
   state = model.decode_state(BATCH, LENGTH - 1)
   with pytest.raises(ValueError, match=f'ends at position {LENGTH} .*max_len={LENGTH - 1}'):
     model.prefill(params, state, tokens)
-  for lengths in ([0, 2], [2, 3]):
-    with pytest.raises(ValueError, match='each row needs 1 to 2 tokens'):
+  for lengths in ([-1, 2], [2, 3]):
+    with pytest.raises(ValueError, match='each row has 0 to 2 tokens'):
       model.prefill(params, state, tokens[:, :2], jnp.array(lengths))
   with pytest.raises(ValueError, match='one length per row'):
     model.prefill(params, state, tokens[:, :2], jnp.array([2]))
