@@ -9,6 +9,7 @@ cross-entropy are kept. Orbax makes each write atomic; the checksums find what i
 as a flipped bit in a file.
 """
 
+import logging as python_logging
 import pathlib
 import shutil
 import sys
@@ -106,8 +107,9 @@ class Checkpoints:
     try:
       self._manager.close()
     except Exception as error:
-      # check() or wait() has said it; threads that still die of it stay quiet.
+      # check() or wait() has said it; threads and tasks that still die of it stay quiet.
       logging.info('closing the checkpoints: %s', error)
+      python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
     else:
       self._quiet.__exit__()
 

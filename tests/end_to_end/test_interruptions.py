@@ -105,9 +105,10 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, cache, uninterrupte
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert code != 0
-  last = out.strip().splitlines()[-1]
-  assert last.startswith('error: ') and 'could not be written' in last
-  assert f'checkpoints/{kept[-1]};' in last and checkpoints_of(tmp_path) == kept
+  # Threads of the checkpoint library may still complain after it, on a slow machine.
+  said = [line for line in out.splitlines() if line.startswith('error: ')]
+  assert len(said) == 1 and 'could not be written' in said[0], out
+  assert f'checkpoints/{kept[-1]};' in said[0] and checkpoints_of(tmp_path) == kept
   code, out = runs.finish(tmp_path, cache)
   assert code == 0, out
   assert_same_run(tmp_path, uninterrupted)
