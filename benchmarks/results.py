@@ -5,14 +5,14 @@ import pathlib
 
 from absl import flags
 
-from benchmarks.hardware import describe
+from crt_jax.training.origin import origin
 
 OUTPUT = flags.DEFINE_string('output', '', 'Where to write the result as JSON; empty: print only.')
 
 
 def publish(result: dict) -> None:
   """Prints `result` with hardware, versions and commit, and writes it to --output."""
-  text = json.dumps({**result, **describe()}, indent=2)
+  text = json.dumps({**result, **origin()}, indent=2)
   print(text)
   if OUTPUT.value:
     path = pathlib.Path(OUTPUT.value)
