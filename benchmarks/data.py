@@ -1,7 +1,7 @@
-"""How fast text becomes tokens, and tokens become batches. Prints one JSON line.
+"""How fast text becomes tokens, and tokens become batches.
 
-    python -m benchmarks.data                             # 22 MB of installed Python source
-    python -m benchmarks.data --files='/texts/*.txt'      # your own
+    python -m benchmarks.data --output=benchmarks/results/data.json
+    python -m benchmarks.data --files='/texts/*.txt'      # your own text, not 22 MB of Python
 
 Each stage runs in a process of its own, so its peak memory is its own: training a BPE of 8192
 tokens, tokenising with it, opening the cache, and reading batches by each sampling rule.
@@ -9,18 +9,17 @@ Targets (2 cores): 22 MB tokenised in 20 s below 1 GB; 5 M tokens/s read.
 """
 
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from absl import flags
+
+from benchmarks.results import publish
 
 _FILES = flags.DEFINE_string('files', '', 'Glob of text; installed Python source when left out.')
 _MEGABYTES = flags.DEFINE_integer('megabytes', 22, 'How much Python source.')
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> None:
       'tokenise_bytes': _stage('prepare', settings | {'tokenizer': 'bytes'}),
       'read': _stage('read', settings | saved),
     }
-  print(json.dumps({'benchmark': 'data', **result, **_origin()}))
+  publish({'what': 'time and peak memory from text to tokens to batches', **result})
 
 
 def _train_bpe(settings: dict) -> dict:
@@ -127,25 +126,6 @@ def _usage() -> dict:
   used = resource.getrusage(resource.RUSAGE_SELF)
   cpu_seconds = round(used.ru_utime + used.ru_stime, 2)  # imports included
   return {'cpu_seconds': cpu_seconds, 'peak_mb': used.ru_maxrss // 1024}
-
-
-def _origin() -> dict:
-  names = ('grain', 'jax', 'numpy', 'tokenizers')
-  models = [
-    line.partition(':')[2].strip()
-    for line in Path('/proc/cpuinfo').read_text().splitlines()
-    if line.startswith('model name')
-  ]
-  return {
-    'command': f'python -m benchmarks.data {" ".join(sys.argv[1:])}'.strip(),
-    'hardware': {
-      'cpu': models[0] if models else platform.processor(),
-      'cores': len(os.sched_getaffinity(0)),
-      'load_average': round(os.getloadavg()[0], 1),
-    },
-    'versions': {'python': platform.python_version()} | {name: version(name) for name in names},
-    'date': time.strftime('%Y-%m-%d'),
-  }
 
 
 if __name__ == '__main__':

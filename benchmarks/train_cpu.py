@@ -1,13 +1,16 @@
 """Training speed of a CRT on CPU against plain PyTorch eager of the same model, in one run.
 
-  python -m benchmarks.train_cpu --output=benchmarks/results/train_cpu.json
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.train_cpu \
+    --output=benchmarks/results/train_cpu.json
 
 Needs torch unless --nopeer is given. Both sides do the same work: forward through K passes,
-backward, gradient clipping and AdamW in float32, no dropout. Steps alternate, the first of each
-side is left out, and medians are compared. Two peers: attention scores materialised as in the
-paper's code, and PyTorch's fused kernel.
+backward, gradient clipping and AdamW in float32, no dropout. The sides take turns; a turn is one
+step that is not timed, in which the side gets its memory back from the other, and one that is.
+Medians are compared. Two peers: attention scores materialised as in the paper's code, and PyTorch's
+fused kernel. Huge pages (the first line above) spare both sides most page faults.
 """
 
+import os
 import statistics
 import time
 
@@ -28,8 +31,8 @@ _THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX us
 _PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
 
 
-def jax_step(tokens, targets):
-  """A function that runs one training step and returns its loss as a float."""
+def jax_step(tokens, targets, with_text=False):
+  """A function that runs one training step and returns its loss; the compiled text if asked."""
   model = crt_jax.build(dict(FIELDS, name='crt', rotary='integer_reversed'))
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(2e-4, weight_decay=0.01))
   params = jax.jit(model.init)(jax.random.key(0))
@@ -47,7 +50,7 @@ def jax_step(tokens, targets):
     carry[0], carry[1], loss = compiled(*carry, batch)
     return float(loss)
 
-  return step
+  return (step, compiled.as_text()) if with_text else step
 
 
 def main(argv):
@@ -61,10 +64,9 @@ def main(argv):
     for name, fused in (('torch_materialised', False), ('torch_fused', True)):
       steps[name] = training_step(FIELDS, LENGTH, tokens, targets, fused, _THREADS.value)
   seconds = {name: [] for name in steps}
-  for step in steps.values():
-    step()
   for _ in range(_ROUNDS.value):
     for name, step in steps.items():
+      step()
       start = time.perf_counter()
       step()
       seconds[name].append(time.perf_counter() - start)
@@ -73,6 +75,7 @@ def main(argv):
     dict(
       what='tokens per second of one training step, median',
       model=FIELDS | dict(length=LENGTH, batch=BATCH, dtype='float32', threads=_THREADS.value),
+      glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
       tokens_per_second={name: round(value, 1) for name, value in speed.items()},
       ratio={name: round(speed['crt_jax'] / v, 3) for name, v in speed.items() if 'torch' in name},
       seconds={name: [round(s, 3) for s in values] for name, values in seconds.items()},

@@ -18,7 +18,7 @@ def origin() -> dict:
   """Returns what a number was made with: command, commit, time, hardware and versions."""
   modules = (jax, flax, optax, orbax.checkpoint)
   return {
-    'command': ' '.join(sys.argv),
+    'command': command(),
     'commit': commit(),
     'at': now(),
     'python': platform.python_version(),
@@ -27,6 +27,13 @@ def origin() -> dict:
     'device': device_name(),
     'devices': jax.device_count(),
   }
+
+
+def command() -> str:
+  """Returns what was typed, as `python -m module --flag=value`, without the path of the module."""
+  spec = getattr(sys.modules['__main__'], '__spec__', None)
+  program = f'python -m {spec.name}' if spec else os.path.basename(sys.argv[0])
+  return ' '.join([program, *sys.argv[1:]])
 
 
 def device_name() -> str:
