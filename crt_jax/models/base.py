@@ -91,8 +91,16 @@ class Model(abc.ABC):
     """The model's pure pieces, closed over `params`."""
 
   @abc.abstractmethod
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False) -> Hidden:
-    """The residual stream before the final norm, by parallel passes; key=None: no dropout."""
+  def hidden(
+    self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None
+  ) -> Hidden:
+    """The residual stream before the final norm, by parallel passes; key=None: no dropout.
+
+    Args:
+      telemetry: whether to return statistics of the recurrence.
+      probe_R: zeros [self.probes(depth)]: statistics too, and in their gradient the squared norms
+        of the loss's gradient at the states between the passes.
+    """
 
   @abc.abstractmethod
   def head(self, params: dict, hidden: Array) -> Array:
@@ -123,6 +131,25 @@ class Model(abc.ABC):
     """The distinct depths that training can draw; None without recurrence."""
     return None
 
+  def recurrent_map(self, params: dict, tokens_BxT: Array, depth: int | None = None) -> tuple:
+    """The last pass of the recurrence over real text, as a map of its own state.
+
+    Returns: step (state -> state), the state before the last of `depth` passes, and the axes over
+      which a position's state extends where positions do not depend on each other, else None.
+    Raises:
+      ValueError: the model has no recurrence.
+    """
+    raise ValueError(f'model.name={self.config.name!r} has no recurrent passes to analyse')
+
+  def probes(self, depth: int | None = None) -> int:
+    """The number of states between the passes, at which `hidden` can measure a gradient."""
+    del depth
+    return 0
+
+  def _probe(self, depth, telemetry: bool, probe_R: Array | None) -> Array | None:
+    """Zeros where statistics are wanted without gradients."""
+    return jnp.zeros(self.probes(depth)) if telemetry and probe_R is None else probe_R
+
   def depth_at(self, seed: int, step: int) -> int | None:
     """The training depth of a step: a pure function of (seed, step), the same on every process."""
     del seed, step
@@ -137,24 +164,27 @@ class Model(abc.ABC):
 
   # ---- what follows from it ------------------------------------------------------------------
 
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None) -> Hidden:
+  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
     """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
-    return self.hidden(params, tokens_BxT, depth, key)
+    return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
 
-  def loss(self, params, batch: dict, depth=None, key=None) -> tuple[Array, dict[str, Array]]:
+  def loss(
+    self, params, batch: dict, depth=None, key=None, probe_R=None
+  ) -> tuple[Array, dict[str, Array]]:
     """Mean cross-entropy plus auxiliary terms.
 
     Args:
       batch: 'tokens' and 'targets', both [B, T] and aligned; a target below 0 does not count.
       key: dropout key, or None for none.
+      probe_R: asks for statistics of the recurrence, see `hidden`.
 
     Returns: the total, and metrics: 'cross_entropy' (nats per counted target), 'targets' (how many
-      counted) and each auxiliary term by name.
+      counted), each auxiliary term and each statistic by name.
     """
-    hidden = self.training_hidden(params, batch['tokens'], depth, key)
+    hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
     head = functools.partial(self.head, params)
     mean, count = cross_entropy(head, hidden.hidden_BxTxC, batch['targets'], self.config.vocab_size)
-    metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses}
+    metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses, **hidden.telemetry}
     return mean + sum(hidden.losses.values()), metrics
 
   def apply(self, params, tokens_BxT, depth=None, key=None) -> Output:

@@ -130,7 +130,7 @@ class Transformer(Model):
       x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
     return x_BxTxC, entries
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
     self.resolve_depth(depth)
     x_BxTxC = embed(self._modules(), params, tokens_BxT)
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
