@@ -58,6 +58,38 @@ def transformer_model(**changes) -> dict:
   return _changed(model, changes)
 
 
+def cart_model(**changes) -> dict:
+  """Returns all fields of a CART (crt_jax/models/cart.py says what each does); vocab_size follows
+  the data."""
+  model = dict(
+    name='cart',
+    width=256,  # C; a multiple of head_width
+    prelude_layers=6,  # P
+    loops=6,  # R
+    head_width=64,
+    latent_ratio=4,  # keys and values through C / 4; 0 = full rank
+    history=3,  # states that the blend mixes
+    gate_init=0.9,  # of sigmoid(a), in (0, 1)
+    loop_code_width=32,
+    norm_eps=1e-6,
+    rotary_theta=1e4,
+    anchor='frozen',  # 'per_loop'
+    anchor_norm=False,
+    share_core=True,
+    core='cross',  # 'self'
+    core_residual=True,  # False needs gate=False
+    blend=True,
+    gate=True,
+    loop_code=True,
+    dropout=0.0,
+    dtype='float32',  # compute; parameters and residual stream stay float32
+    remat='none',
+    window=0,
+    attention_kernel='xla',
+  )
+  return _changed(model, changes)
+
+
 def _changed(model: dict, changes: dict) -> dict:
   unknown = changes.keys() - model.keys()
   if unknown:
@@ -105,7 +137,8 @@ def base(model: dict) -> ConfigDict:
       b2=0.999,
       eps=1e-8,
       weight_decay=0.01,  # decoupled, multiplied by the learning rate
-      decay_mask='all',  # 'all' | 'matrices' (no biases, no norm scales)
+      decay_mask='all',  # 'all' | 'all_but_gate' (CART's) | 'matrices' (no vectors)
+      frozen=(),  # parts of the model that stay as initialised, as ('gate',)
       clip_norm=1.0,  # of the global gradient; 0 = off
     )
   )
@@ -186,3 +219,15 @@ def evaluation_depths(depth: int) -> tuple[int, ...]:
   """Returns the numbers of parallel passes that the paper reports for a model trained with K =
   depth."""
   return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))
+
+
+def study(config, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137, 271)):
+  """Adds what experiments.study reads: the variants, as changes of the config, and their seeds.
+
+  Args:
+    variants: name -> nested dict of the fields that differ.
+    figure: which figure of crt_jax/evaluation/study_figures.py shows the result.
+  """
+  config.study = ConfigDict(dict(seeds=seeds, figure=figure))
+  config.study.variants = ConfigDict({name.replace('.', '_'): v for name, v in variants.items()})
+  return config

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLUE, ORANGE, GREY = '#2060a8', '#c8501e', '#707070'
+PASSES = {'crt': 'parallel passes K', 'cart': 'loops R'}
 STYLE = {
   'font.size': 10,
   'axes.spines.top': False,
@@ -43,7 +44,7 @@ def training_curve(
   if not any(curves.values()):
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
   with matplotlib.rc_context(STYLE):
-    figure, axes = _figure(title, origin, width=7)
+    figure, axes = new_figure(title, origin, width=7)
     steps, values = _columns(curves['perplexity'])
     axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
     steps, values = _columns(curves['validation_perplexity'])
@@ -60,9 +61,14 @@ def training_curve(
 
 
 def perplexity_against_depth(
-  results: dict, path: str | pathlib.Path, origin: dict, title: str = ''
+  results: dict,
+  path: str | pathlib.Path,
+  origin: dict,
+  title: str = '',
+  model: str = 'crt',
+  trained: list[int] = (),
 ) -> None:
-  """Draws perplexity against the number of parallel passes K, with the exact recurrence as a line.
+  """Draws perplexity against the number of passes, with the exact recurrence, if any, as a line.
 
   The left panel shows the values, the right one how fast they approach the recurrence. One pass
   (K = 1) is drawn hollow: it leaves the recurrence out and measures no way to use a CRT.
@@ -70,6 +76,8 @@ def perplexity_against_depth(
   Args:
     results: what `protocol` returned; the whole set where it was evaluated, else the sample.
     origin: what the numbers were made with, see `caption`.
+    model: 'crt' counts parallel passes K, 'cart' loops R.
+    trained: depths that the model was trained with, to be marked.
 
   Raises:
     ValueError: no parallel form with a depth (a transformer has none), or a form of another kind.
@@ -89,9 +97,9 @@ def perplexity_against_depth(
   made_from = f'{words}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
     panels = 1 if exact is None else 2
-    figure, axes = _figure(title, origin, 4.5 * panels, panels, made_from)
+    figure, axes = new_figure(title, origin, 4.5 * panels, panels, made_from)
     left = axes if exact is None else axes[0]
-    _draw_values(left, parallel, exact)
+    _draw_values(left, parallel, exact, PASSES[model], trained)
     if exact is not None:
       _draw_gaps(axes[1], parallel, exact)
     figure.savefig(path, dpi=150)
@@ -108,10 +116,12 @@ def caption(origin: dict) -> str:
   return ', '.join(parts)
 
 
-def _draw_values(axes, parallel: list[dict], exact: float | None) -> None:
+def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[int]) -> None:
   depths = [r['depth'] for r in parallel]
   values = [r['perplexity'] for r in parallel]
-  axes.plot(depths, values, color=BLUE, label='K parallel passes')
+  axes.plot(depths, values, color=BLUE, label=passes)
+  for depth in trained:
+    axes.axvline(depth, color=GREY, linewidth=1, zorder=0, label=f'trained with {depth}')
   for record in parallel:
     used = record['is_inference_metric']
     face = BLUE if used else 'white'
@@ -121,7 +131,7 @@ def _draw_values(axes, parallel: list[dict], exact: float | None) -> None:
   if exact is not None:
     axes.axhline(exact, color=ORANGE, linestyle='--', label=f'exact recurrence: {_digits(exact)}')
   axes.set_ylabel('perplexity per token')
-  _depth_axis(axes, depths)
+  _depth_axis(axes, depths, passes)
   # Above the panel, where no curve can pass.
   above = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
   axes.legend(frameon=False, fontsize=9, columnspacing=1, **above)
@@ -135,16 +145,16 @@ def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
     _annotate(axes, depth, gap, f'{gap:.2g}')
   axes.set_yscale('log')
   axes.set_ylabel('|perplexity at K - exact| (log scale)')
-  _depth_axis(axes, [depth for depth, _ in gaps])
+  _depth_axis(axes, [depth for depth, _ in gaps], PASSES['crt'])
 
 
-def _figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+def new_figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
   figure = Figure(figsize=(width, 4.2), layout='constrained')
   axes = figure.subplots(1, panels)
   if title:
     figure.suptitle(title)
   small = '\n'.join(filter(None, (made_from, caption(origin))))
-  figure.supxlabel(small, fontsize=7, color=GREY)
+  figure.supxlabel(small, fontsize=8, color=GREY)
   return figure, axes
 
 
@@ -159,13 +169,14 @@ def _digits(value: float) -> str:
   return f'{value:#.4g}'.rstrip('.')
 
 
-def _depth_axis(axes, depths: list[int]) -> None:
+def _depth_axis(axes, depths: list[int], label: str) -> None:
   """Only the depths that were measured have a tick."""
-  axes.set_xscale('log', base=2)
+  if max(depths) > 10:
+    axes.set_xscale('log', base=2)
   axes.set_xticks(depths, [str(depth) for depth in depths])
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.tick_params(axis='x', which='minor', length=0)
-  axes.set_xlabel('parallel passes K')
+  axes.set_xlabel(label)
   axes.margins(x=0.12, y=0.12)
 
 

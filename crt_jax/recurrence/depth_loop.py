@@ -29,8 +29,8 @@ def depth_loop(
     probe_R: zeros, one per loop, if statistics are wanted; their gradients are the squared norms of
       the gradients at the loops' outputs.
 
-  Returns: the ring, newest first, what the steps returned besides, and the statistics ({} without probe_R),
-    both stacked over loops.
+  Returns: the ring, newest first; what the steps returned besides and the statistics ({} without
+    probe_R), both stacked over loops.
   """
 
   def one(ring, loop_input):

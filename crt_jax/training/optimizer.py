@@ -53,6 +53,8 @@ def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
       optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask))
     )
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
+  if config.frozen:
+    parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
   return optax.chain(*parts)
 
 
@@ -62,7 +64,7 @@ def check_optimizer(config) -> None:
   for field, allowed in (
     ('name', ('adamw', 'adam')),
     ('schedule', ('constant', 'cosine')),
-    ('decay_mask', ('all', 'matrices')),
+    ('decay_mask', ('all', 'all_but_gate', 'matrices')),
   ):
     if config[field] not in allowed:
       raise ValueError(f'optimizer.{field}={config[field]!r} must be one of {", ".join(allowed)}')
@@ -97,9 +99,8 @@ def decay_mask(model, rule: str):
   """Returns a tree of booleans: which parameters weight decay pulls to zero.
 
   `model.decayed()`, when a model offers it, switches off parameters that no loss reads (a part that
-  a variant leaves out): an
-  optimiser that skips missing gradients would leave them alone too. The rule 'matrices' then also
-  spares biases and norm scales.
+  a variant leaves out): an optimiser that skips missing gradients would leave them alone too. The
+  rule 'all_but_gate' also spares CART's gate; 'matrices' spares biases, norm scales, gate, blend.
   """
   axes = model.axes()
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
@@ -110,11 +111,31 @@ def decay_mask(model, rule: str):
   )
   if rule == 'all':
     return used
+  if rule == 'all_but_gate':
+    return used | {'gate': jax.tree.map(lambda _: False, used['gate'])} if 'gate' in used else used
   return jax.tree_util.tree_map_with_path(lambda path, keep: keep and not is_vector(path), used)
 
 
+def frozen_mask(model, frozen: tuple[str, ...]):
+  """Returns a tree of booleans: which parameters stay as they were initialised.
+
+  Raises:
+    ValueError: a name in optimizer.frozen is no part of the model.
+  """
+  axes = model.axes()
+  for name in frozen:
+    if name not in axes:
+      raise ValueError(
+        f'optimizer.frozen={tuple(frozen)}: {name!r} is no part of the model; it has '
+        f'{", ".join(axes)}'
+      )
+  return {
+    name: jax.tree.map(lambda _, is_frozen=name in frozen: is_frozen, axes[name]) for name in axes
+  }
+
+
 def is_vector(path) -> bool:
-  """Whether a parameter is a bias or a norm scale, by its name: shapes do not tell, since layers
-  and heads are stacked."""
+  """Whether a parameter is no matrix, by its name: shapes do not tell, since layers and heads are
+  stacked."""
   name = str(getattr(path[-1], 'key', path[-1]))
-  return name.endswith(('bias', 'scale'))
+  return name.endswith(('bias', 'scale')) or getattr(path[0], 'key', '') in ('gate', 'blend')

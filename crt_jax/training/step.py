@@ -97,8 +97,10 @@ def strided_slices(rows_BxT, parts: int):
 
 
 def make_train_step(model, optimizer, schedule, config, abstract: TrainState, mesh):
-  """Returns (depth, telemetry) -> the jitted step (state, batch) -> (state, metrics) with shardings;
-  the state is donated."""
+  """Returns (depth, telemetry) -> the jitted step, (state, batch) -> (state, metrics).
+
+  It has shardings; the state is donated.
+  """
   state_shardings = state_lib.shardings_of(abstract)
   batch_sharding = sharding.batch_sharding(mesh)
 
