@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import Sampling, row_keys, sample
 
 Array = jax.Array
@@ -61,6 +62,7 @@ def stream(
   """Yields, chunk by chunk, each row's new tokens ([] for a row that has ended).
 
   Args:
+    params: the model's, or faster as `prepare` returns them.
     prompts: token ids, one list per row, of any lengths.
     num_tokens: at most this many new tokens per row; fewer if it meets a stop token or the context.
     context: prompt and new tokens together; the size of the caches.
@@ -82,9 +84,9 @@ def stream(
   key_B = row_keys(seed, rows_B)
   # The length of the caches is the context rounded up to whole prefill pieces: no piece is cut.
   capacity = _round_up(context, PREFILL_CHUNK)
-  state = model.decode_state(len(prompts), capacity, depth)
+  state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
-  decode = functools.partial(_decode_chunk, model, sampling, chunk, params, key_B)
+  decode = functools.partial(chunk_decoder(), model, sampling, chunk, params, key_B)
   return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
 
 
@@ -115,11 +117,21 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
   return taken
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=('model', 'sampling', 'length'),
-  donate_argnames=('state', 'logits_BxV'),
-)
+@functools.cache
+def chunk_decoder():
+  """The jitted `_decode_chunk`; made at its first use, when the platform is known.
+
+  Without the option XLA:CPU copies each cache before it writes one position into it.
+  """
+  is_cpu = jax.default_backend() == 'cpu'
+  return jax.jit(
+    _decode_chunk,
+    static_argnames=('model', 'sampling', 'length'),
+    donate_argnames=('state', 'logits_BxV'),
+    compiler_options={'xla_cpu_copy_insertion_use_region_analysis': True} if is_cpu else None,
+  )
+
+
 def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
   """Draws and consumes `length` tokens per row; returns state, logits_BxV, tokens_BxN."""
 

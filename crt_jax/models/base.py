@@ -245,7 +245,7 @@ class Model(abc.ABC):
       chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
     count = -(-length // chunk)
     tokens_BxT = jnp.pad(jnp.asarray(tokens_BxT), ((0, 0), (0, count * chunk - length)))
-    last_BxC = jnp.zeros((batch, self.config.width), jax.tree.leaves(params)[0].dtype)
+    last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
@@ -288,6 +288,11 @@ def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int
 
 def _match_precision(state: DecodeState, params: dict) -> DecodeState:
   """Float64 parameters need a float64 state, also where the configuration says float32."""
-  if all(a.dtype != jnp.float64 for a in jax.tree.leaves(params)):
+  if _stream_dtype(params) != jnp.float64:
     return state
   return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state)
+
+
+def _stream_dtype(params: dict):
+  """The dtype of the residual stream: float64 where any parameter is, else float32."""
+  return jnp.result_type(jnp.float32, *{a.dtype for a in jax.tree.leaves(params)})

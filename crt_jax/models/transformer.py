@@ -184,9 +184,12 @@ def example_input(module, config: ModelConfig) -> Array:
 
 
 def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
-  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations."""
+  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations.
+
+  It begins the residual stream, so it is at least float32, also where the table is stored in less.
+  """
   e_BxTxC = apply_module(modules['embedding'], params['embedding'], tokens_BxT)
-  return sharding.split_rows(e_BxTxC)
+  return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
 
 
 def project(modules: dict, params: dict, hidden: Array, config: ModelConfig) -> Array:
