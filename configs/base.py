@@ -90,11 +90,11 @@ def cart_model(**changes) -> dict:
   return _changed(model, changes)
 
 
-def _changed(model: dict, changes: dict) -> dict:
-  unknown = changes.keys() - model.keys()
+def _changed(fields: dict, changes: dict) -> dict:
+  unknown = changes.keys() - fields.keys()
   if unknown:
-    raise ValueError(f'no such model field: {", ".join(sorted(unknown))}')
-  return model | changes
+    raise ValueError(f'no such field: {", ".join(sorted(unknown))}')
+  return fields | changes
 
 
 def base(model: dict) -> ConfigDict:
@@ -108,8 +108,9 @@ def base(model: dict) -> ConfigDict:
 
   config.data = ConfigDict(
     dict(
-      corpus='moby_dick',  # 'moby_dick' | 'sotu' | 'files' | 'tfds:NAME'
+      corpus='moby_dick',  # 'moby_dick' | 'sotu' | 'files' | 'tfds:NAME' | 'mixture'
       files='',  # glob of .txt and .jsonl, plain or .gz; for corpus='files'
+      validation_files='',  # glob of the validation split; '' = it is split off from `files`
       text_field='text',  # of .jsonl lines and TFDS features
       tfds_dir='',  # where prepared TFDS sets lie; '' = TFDS's default
       tokenizer='bytes',  # 'bytes' | 'bpe' | 'gpt2' | 'gpt2:DIR' | path of a tokenizer.json
@@ -122,6 +123,9 @@ def base(model: dict) -> ConfigDict:
       sequence_length=256,  # T, tokens
       batch_size=16,  # B, rows of the global batch; divisible by mesh.data * mesh.fsdp
       sampling='shuffled',  # 'shuffled' | 'random_offsets' | 'in_order'
+      sources=ConfigDict(),  # of corpus='mixture': name -> source(...)
+      interleave='',  # the pattern that a mixture repeats, 'name:chunks, name:chunks, ...'
+      chunk_tokens=1024,  # of a mixture
       cache_dir='',  # of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax
     )
   )
@@ -168,6 +172,18 @@ def base(model: dict) -> ConfigDict:
     dict(prompt='The ', num_tokens=200, temperature=0.8, top_k=50, top_p=0.95, seed=0)
   )
   return config
+
+
+def source(**changes) -> ConfigDict:
+  """Returns one corpus of a mixture."""
+  fields = dict(
+    corpus='files',  # as of config.data, except 'mixture'
+    files='',
+    validation_files='',
+    text_field='text',
+    max_tokens=0,  # of its training split that the mixture uses; 0 = all
+  )
+  return ConfigDict(_changed(fields, changes))
 
 
 def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: int = 100_000):
