@@ -126,12 +126,15 @@ def base(model: dict) -> ConfigDict:
   )
   config.eval = ConfigDict(
     dict(
-      batches=20,  # of the paper's protocol: random, the same every time
-      seed=42,
-      whole=True,  # at the end, also score every token of the validation set once
+      sample='random',  # windows that are scored: 'random' (CRT's paper) | 'first' (CART's)
+      batches=20,  # of sample='random', the same every time
+      seed=42,  # of sample='random'
+      windows=50,  # of sample='first'
+      whole=True,  # at the end, also score every token of the validation sets once
       depths=(),  # parallel K at the end; () = the configured one
       sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
-      during_training_batches=20,
+      during_training_batches=20,  # of sample='random', in training
+      dtype='',  # scored in; '' = model.dtype
     )
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left
