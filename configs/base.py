@@ -103,13 +103,13 @@ def base(model: dict) -> ConfigDict:
       name='adamw',  # 'adamw' | 'adam'
       learning_rate=2e-4,
       schedule='constant',  # 'constant' | 'cosine', to final_learning_rate at the last step
-      warmup_steps=0,
+      warmup_steps=0,  # linear; the full rate is reached at this step
       final_learning_rate=0.0,
       b1=0.9,
       b2=0.999,
       eps=1e-8,
       weight_decay=0.01,  # decoupled, multiplied by the learning rate
-      decay_mask='all',  # 'all' | 'matrices' (no biases, no norm scales)
+      decay_mask='all',  # 'all_but_gate' of a CART, 'matrices' (no biases, norms, gate, blend)
       clip_norm=1.0,  # of the global gradient; 0 = off
     )
   )
