@@ -135,13 +135,13 @@ def base(model: dict) -> ConfigDict:
       name='adamw',  # 'adamw' | 'adam'
       learning_rate=2e-4,
       schedule='constant',  # 'constant' | 'cosine', to final_learning_rate at the last step
-      warmup_steps=0,
+      warmup_steps=0,  # linear; the full rate is reached at this step
       final_learning_rate=0.0,
       b1=0.9,
       b2=0.999,
       eps=1e-8,
       weight_decay=0.01,  # decoupled, multiplied by the learning rate
-      decay_mask='all',  # 'all' | 'all_but_gate' (CART's) | 'matrices' (no vectors)
+      decay_mask='all',  # 'all_but_gate' of a CART, 'matrices' (no biases, norms, gate, blend)
       frozen=(),  # parts of the model that stay as initialised, as ('gate',)
       clip_norm=1.0,  # of the global gradient; 0 = off
     )
@@ -159,12 +159,15 @@ def base(model: dict) -> ConfigDict:
   )
   config.eval = ConfigDict(
     dict(
-      batches=20,  # of the paper's protocol: random, the same every time
-      seed=42,
-      whole=True,  # at the end, also score every token of the validation set once
+      sample='random',  # windows that are scored: 'random' (CRT's paper) | 'first' (CART's)
+      batches=20,  # of sample='random', the same every time
+      seed=42,  # of sample='random'
+      windows=50,  # of sample='first'
+      whole=True,  # at the end, also score every token of the validation sets once
       depths=(),  # parallel K at the end; () = the configured one
       sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
-      during_training_batches=20,
+      during_training_batches=20,  # of sample='random', in training
+      dtype='',  # scored in; '' = model.dtype
     )
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left

@@ -6,8 +6,8 @@ minutes on a laptop.
 
 0.8 M parameters, D=2, K drawn from 2 and 3, 0.8 M tokens of Moby-Dick (byte-pair vocabulary of
 1024). Reached on 2026-11-23 (AMD EPYC, 2 cores, jax 0.10.2): 2.17 bits per byte on the held-out
-last tenth, by the exact recurrence as by K=3 passes; training 117 s, `make quickstart` from an empty
-folder, installing from a warm package cache, 3 min 40 s.
+last tenth, by the exact recurrence as by K=3 passes; training 117 s, `make quickstart` from an
+empty folder, installing from a warm package cache, 3 min 40 s.
 """
 
 from configs import base

@@ -4,6 +4,7 @@ They are drawn with matplotlib's Agg canvas and no global state, so they need no
 no notebook.
 """
 
+import itertools
 import json
 import pathlib
 
@@ -11,7 +12,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-BLUE, ORANGE, GREY = '#2060a8', '#c8501e', '#707070'
+BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
+COLORS = (BLUE, ORANGE, GREEN)
 PASSES = {'crt': 'parallel passes K', 'cart': 'loops R'}
 STYLE = {
   'font.size': 10,
@@ -26,33 +28,32 @@ STYLE = {
 def training_curve(
   metrics: str | pathlib.Path, path: str | pathlib.Path, origin: dict, title: str = ''
 ) -> None:
-  """Draws perplexity against the step, in training and on the validation set, into a PNG or SVG.
+  """Draws perplexity against the step, in training and on each validation set, into a PNG or SVG.
 
   Args:
     metrics: metrics.jsonl; rows with 'step' and 'perplexity' or 'validation_perplexity', and
-      'validation_bits_per_byte' where it was measured.
+      'validation_bits_per_byte' where it was measured; of several sets with '_' and the set's name.
     origin: what the numbers were made with, see `caption`.
 
   Raises:
     ValueError: there is no row to draw.
   """
   rows = [json.loads(line) for line in pathlib.Path(metrics).read_text().splitlines()]
-  curves = {
-    name: [(row['step'], row[name]) for row in rows if row.get(name) is not None]
-    for name in ('perplexity', 'validation_perplexity')
-  }
-  if not any(curves.values()):
+  curves = _perplexities(rows)
+  if not curves:
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
   with matplotlib.rc_context(STYLE):
     figure, axes = new_figure(title, origin, width=7)
-    steps, values = _columns(curves['perplexity'])
+    steps, values = _columns(curves.pop('perplexity', []))
     axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
-    steps, values = _columns(curves['validation_perplexity'])
-    if values:
-      bits = [row['validation_bits_per_byte'] for row in rows if 'validation_bits_per_byte' in row]
-      words = f'validation: {_digits(values[-1])} at the end'
+    for color, (name, points) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
+      steps, values = _columns(points)
+      in_bits = name.replace('perplexity', 'bits_per_byte')
+      bits = [row[in_bits] for row in rows if in_bits in row]
+      words = name.replace('_perplexity', '').replace('_', ' ', 1)
+      words += f': {_digits(values[-1])} at the end'
       words += f', {_digits(bits[-1])} bits per byte' if bits else ''
-      axes.plot(steps, values, color=BLUE, marker='o', markersize=4, label=words)
+      axes.plot(steps, values, color=color, marker='o', markersize=4, label=words)
     axes.set_xlabel('optimiser step')
     axes.set_ylabel('perplexity per token (log scale)')
     _log_axis(axes)
@@ -74,7 +75,8 @@ def perplexity_against_depth(
   (K = 1) is drawn hollow: it leaves the recurrence out and measures no way to use a CRT.
 
   Args:
-    results: what `protocol` returned; the whole set where it was evaluated, else the sample.
+    results: what `protocol` returned of one validation set; the whole of it where it was
+      evaluated, else the sample.
     origin: what the numbers were made with, see `caption`.
     model: 'crt' counts parallel passes K, 'cart' loops R.
     trained: depths that the model was trained with, to be marked.
@@ -94,14 +96,15 @@ def perplexity_against_depth(
     raise ValueError('nothing to draw: no parallel form has a depth (a transformer has none)')
   exact = next((r['perplexity'] for r in records if r['form'] == 'sequential'), None)
   words = {'whole': 'whole validation set', 'sampled': 'sampled validation windows'}[source]
-  made_from = f'{words}, {records[0]["targets"]:,} targets'
+  of = f' of {records[0]["set"]}' if 'set' in records[0] else ''
+  made_from = f'{words}{of}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
     panels = 1 if exact is None else 2
     figure, axes = new_figure(title, origin, 4.5 * panels, panels, made_from)
     left = axes if exact is None else axes[0]
     _draw_values(left, parallel, exact, PASSES[model], trained)
     if exact is not None:
-      _draw_gaps(axes[1], parallel, exact)
+      _draw_gaps(axes[1], parallel, exact, PASSES[model])
     figure.savefig(path, dpi=150)
 
 
@@ -114,6 +117,16 @@ def caption(origin: dict) -> str:
   parts += [f'python {origin["python"]}'] if 'python' in origin else []
   parts += [origin['at'][:10]] if 'at' in origin else []
   return ', '.join(parts)
+
+
+def _perplexities(rows: list[dict]) -> dict[str, list[tuple]]:
+  """Name -> (step, value) of training and of each validation set, as far as there are any."""
+  curves = {}
+  for row in rows:
+    for name, value in row.items():
+      if name == 'perplexity' or name.startswith('validation_perplexity'):
+        curves.setdefault(name, []).append((row['step'], value))
+  return curves
 
 
 def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[int]) -> None:
@@ -137,7 +150,7 @@ def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[i
   axes.legend(frameon=False, fontsize=9, columnspacing=1, **above)
 
 
-def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
+def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
   gaps = [(r['depth'], abs(r['perplexity'] - exact)) for r in parallel]
   depths, values = _columns([(depth, gap) for depth, gap in gaps if gap > 0])
   axes.plot(depths, values, color=BLUE, marker='o')
@@ -145,7 +158,7 @@ def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
     _annotate(axes, depth, gap, f'{gap:.2g}')
   axes.set_yscale('log')
   axes.set_ylabel('|perplexity at K - exact| (log scale)')
-  _depth_axis(axes, [depth for depth, _ in gaps], PASSES['crt'])
+  _depth_axis(axes, [depth for depth, _ in gaps], passes)
 
 
 def new_figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
@@ -169,14 +182,14 @@ def _digits(value: float) -> str:
   return f'{value:#.4g}'.rstrip('.')
 
 
-def _depth_axis(axes, depths: list[int], label: str) -> None:
+def _depth_axis(axes, depths: list[int], passes: str) -> None:
   """Only the depths that were measured have a tick."""
   if max(depths) > 10:
     axes.set_xscale('log', base=2)
   axes.set_xticks(depths, [str(depth) for depth in depths])
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.tick_params(axis='x', which='minor', length=0)
-  axes.set_xlabel(label)
+  axes.set_xlabel(passes)
   axes.margins(x=0.12, y=0.12)
 
 

@@ -13,21 +13,22 @@ def cost_card(run) -> str:
   config, compiled = run.config, run.compiled
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
+  letter = 'R' if config.model.name == 'cart' else 'K'
   flops, memory = [], []
   for depth, size in compiled.memory_bytes.items():
-    label = '' if depth is None else f'K={depth} '
+    label = '' if depth is None else f'{letter}={depth} '
     flops.append(f'{label}{count(accounting.model_flops(config.model, length, depth))}')
     memory.append(f'{label}{size / 2**20:,.0f} MiB')
   mesh = ' x '.join(f'{axis} {size}' for axis, size in run.mesh.shape.items())
   tokens = config.data.batch_size * length
   steps = config.train.steps - run.first_step
+  held_out = sum(len(packed.validation) for packed in run.dataset.validation_sets.values())
   return '\n'.join(
     [
       f'model         {config.model.name}, {stored:,} parameters',
       f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = '
       f'{count(steps * tokens)} tokens',
-      f'data          {len(run.dataset.train):,} tokens for training, '
-      f'{len(run.dataset.validation):,} for validation',
+      f'data          {len(run.dataset.train):,} tokens for training, {held_out:,} for validation',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '

@@ -105,22 +105,39 @@ def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
-  parallel = [row for row in record['results']['sampled'] if row['form'] == 'parallel']
-  if len(parallel) > 1:
-    figures.perplexity_against_depth(
-      record['results'], folder / 'convergence.png', origin, title, config.model.name
-    )
+  for name, results in by_set(record['results']).items():
+    if len({(row['form'], row['depth']) for row in results['sampled']}) > 1:
+      file = folder / f'convergence{name and "_" + name}.png'
+      figures.perplexity_against_depth(results, file, origin, title, config.model.name)
+
+
+def by_set(results: dict) -> dict[str, dict]:
+  """Returns the results of each validation set by its name; '' where there is only one."""
+  names = dict.fromkeys(row['set'] for row in results['sampled'])
+  if len(names) == 1:
+    return {'': results}
+  kinds = [kind for kind in ('sampled', 'whole') if kind in results]
+  return {
+    name: {kind: [row for row in results[kind] if row['set'] == name] for kind in kinds}
+    for name in names
+  }
 
 
 def table(results: dict) -> str:
-  """Returns one line per protocol and form: perplexity and bits per byte."""
-  lines = ['protocol  form         K  perplexity  bits per byte']
-  for name in ('sampled', 'whole'):
-    for row in results.get(name, []):
-      depth = '' if row['depth'] is None else row['depth']
-      note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
-      lines.append(
-        f'{name:8}  {row["form"]:10}  {depth:>2}  {row["perplexity"]:10.3f}  '
-        f'{row["bits_per_byte"]:13.4f}{note}'
-      )
+  """Returns one line per protocol, validation set and form: perplexity and bits per byte."""
+  rows = [row for kind in ('sampled', 'whole') for row in results.get(kind, [])]
+  width = max(len('set'), *(len(row['set']) for row in rows))
+  several = len(by_set(results)) > 1
+  lines = [
+    'protocol  ' + (f'{"set":{width}}  ' if several else '') + 'form        depth  perplexity  '
+    'bits per byte'
+  ]
+  for row in rows:
+    name = f'{row["set"]:{width}}  ' if several else ''
+    depth = '' if row['depth'] is None else row['depth']
+    note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
+    lines.append(
+      f'{row["protocol"]:8}  {name}{row["form"]:10}  {depth:>5}  {row["perplexity"]:10.3f}  '
+      f'{row["bits_per_byte"]:13.4f}{note}'
+    )
   return '\n'.join(lines)

@@ -4,7 +4,7 @@ happen."""
 import jax
 import numpy as np
 
-from crt_jax import data, evaluation
+from crt_jax import evaluation
 from crt_jax.training import final
 from crt_jax.training.checkpoint import steps_on_disk
 from crt_jax.training.cost import cost_card
@@ -88,26 +88,21 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
 
 
 def validate(run: Run) -> dict:
-  """Returns the validation numbers of a row: sampled batches, the same every time, at the
-  configured depth."""
-  data_config = run.config.data
-  batches = data.sampled_validation(
-    run.dataset,
-    data_config.sequence_length,
-    data_config.batch_size,
-    run.config.eval.during_training_batches,
-    run.config.eval.seed,
-    jax.process_index(),
-    jax.process_count(),
+  """Returns the validation numbers of a row, of windows that are the same every time.
+
+  Of several sets each number ends in the name of its set, and validation_cross_entropy, by which
+  the best checkpoint is chosen, is their mean.
+  """
+  found = evaluation.during_training(
+    run.model, run.state.params, run.dataset, run.config, run.place
   )
-  found = evaluation.evaluate(
-    run.model,
-    run.state.params,
-    map(run.place, batches),
-    bytes_per_token=run.dataset.bytes_per_token('validation'),
-  )
-  names = ('cross_entropy', 'perplexity', 'bits_per_byte')
-  return {f'validation_{name}': found[name] for name in names}
+  several = len(found) > 1
+  mean = sum(record['cross_entropy'] for record in found.values()) / len(found)
+  return {'validation_cross_entropy': mean} | {
+    f'validation_{name}' + (f'_{of}' if several else ''): record[name]
+    for of, record in found.items()
+    for name in ('cross_entropy', 'perplexity', 'bits_per_byte')
+  }
 
 
 def store_batch(run: Run, error: NonFinite) -> str:

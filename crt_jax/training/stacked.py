@@ -15,6 +15,8 @@ from crt_jax.training import optimizer, setup
 from crt_jax.training.state import TrainState, quick_compile
 from crt_jax.training.step import train_step
 
+MEASURED = ('cross_entropy', 'perplexity', 'bits_per_byte')
+
 
 def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]) -> dict:
   """Trains `config` once per seed, in lockstep on one device, and evaluates the end.
@@ -30,14 +32,14 @@ def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]
     A dict ready for JSON; where a value differs by seed it is a list in the order of `seeds`.
     'history': rows of 'step', 'decay_factor' (by what weight decay alone has multiplied a
     parameter), the metrics and, every telemetry_every steps, the statistics of the recurrence.
-    'validation': of the whole set at each of eval.depths. 'jacobian': of the last pass.
+    'validation': what config.eval scores. 'jacobian': of the last pass.
 
   Raises:
     ValueError: a mistake in the config, before anything is compiled.
   """
   model = crt_jax.build(config.model)
   setup.check_config(config)
-  forms = evaluation.forms(model, config)
+  evaluation.forms(model, config)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
@@ -77,7 +79,7 @@ def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]
     'seeds': list(seeds),
     'cost': _cost(model, config),
     'history': history,
-    'validation': [_validation(model, params_S, dataset, config, form) for form in forms],
+    'validation': _validation(model, params_S, dataset, config),
     'jacobian': _jacobian(model, params_S, dataset, config) if model.depths() else {},
   }
 
@@ -91,28 +93,20 @@ def _cost(model, config) -> dict:
   }
 
 
-def _validation(model, params_S, dataset, config, form) -> dict:
-  """One form on the whole validation set, for every seed."""
-  shape = (config.data.sequence_length, config.data.batch_size)
-  found = [
-    evaluation.evaluate(
-      model,
-      params,
-      data.whole_validation(dataset, *shape),
-      form.depth,
-      form.kind == 'sequential',
-      dataset.bytes_per_token('validation'),
-    )
-    for params in params_S
+def _validation(model, params_S, dataset, config) -> list[dict]:
+  """Every set and form of the evaluation, of the whole set where that is asked for, by seed."""
+  kind = 'whole' if config.eval.whole else 'sampled'
+  results_S = [evaluation.protocol(model, params, dataset, config)[kind] for params in params_S]
+  return [
+    {name: records_S[0][name] for name in ('set', 'form', 'depth')}
+    | {name: [record[name] for record in records_S] for name in MEASURED}
+    for records_S in zip(*results_S, strict=True)
   ]
-  names = ('cross_entropy', 'perplexity', 'bits_per_byte')
-  return {'form': form.kind, 'depth': form.depth} | {
-    name: [one[name] for one in found] for name in names
-  }
 
 
 def _jacobian(model, params_S, dataset, config) -> dict:
   """Spectral radius and norm of the last pass on the first validation window, for every seed."""
-  tokens_1xT = np.asarray(dataset.validation[: config.data.sequence_length], np.int32)[None]
+  packed = next(iter(dataset.validation_sets.values()))
+  tokens_1xT = np.asarray(packed.validation[: config.data.sequence_length], np.int32)[None]
   found = [jax.device_get(jacobian(model, params, tokens_1xT)) for params in params_S]
   return {name: [float(one[name]) for one in found] for name in found[0]}
