@@ -43,7 +43,7 @@ def training_curve(
   if not any(curves.values()):
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
   with matplotlib.rc_context(STYLE):
-    figure, axes = _figure(title, origin, width=7)
+    figure, axes = figure_of(title, origin, width=7)
     steps, values = _columns(curves['perplexity'])
     axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
     steps, values = _columns(curves['validation_perplexity'])
@@ -89,7 +89,7 @@ def perplexity_against_depth(
   made_from = f'{words}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
     panels = 1 if exact is None else 2
-    figure, axes = _figure(title, origin, 4.5 * panels, panels, made_from)
+    figure, axes = figure_of(title, origin, 4.5 * panels, panels, made_from)
     left = axes if exact is None else axes[0]
     _draw_values(left, parallel, exact)
     if exact is not None:
@@ -138,7 +138,8 @@ def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
   _depth_axis(axes, [depth for depth, _ in gaps])
 
 
-def _figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+def figure_of(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+  """A figure and its axes, with the origin of its numbers in small print below."""
   figure = Figure(figsize=(width, 4.2), layout='constrained')
   axes = figure.subplots(1, panels)
   if title:

@@ -90,9 +90,11 @@ def attend(
   score_dtype = jnp.promote_types(q.dtype, jnp.float32)
 
   def masked_scores(k, axes, seen_BxTxS):
-    # Keys come first: XLA:CPU would transpose a second factor that it contracts over its last axis.
-    scores = jnp.einsum(f'{axes},btga->bgst', k, q, preferred_element_type=score_dtype)
-    scores = scores.swapaxes(2, 3)
+    if q.shape[1] == 1:  # Keys first: of a second factor XLA:CPU makes a transposed copy.
+      scores = jnp.einsum(f'{axes},btga->bgst', k, q, preferred_element_type=score_dtype)
+      scores = scores.swapaxes(2, 3)
+    else:
+      scores = jnp.einsum(f'btga,{axes}->bgts', q, k, preferred_element_type=score_dtype)
     hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
     return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
