@@ -14,9 +14,11 @@ import numpy as np
 
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.recurrence.state import in_place_options
 
 Array = jax.Array
 PREFILL_CHUNK = 64
+STEP_CHUNK = 8  # where a prompt is read position by position, padding costs as much as text
 
 
 def generate(
@@ -119,16 +121,12 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
 
 @functools.cache
 def chunk_decoder():
-  """The jitted `_decode_chunk`; made at its first use, when the platform is known.
-
-  Without the option XLA:CPU copies each cache before it writes one position into it.
-  """
-  is_cpu = jax.default_backend() == 'cpu'
+  """The jitted `_decode_chunk`; made at its first use, when the platform is known."""
   return jax.jit(
     _decode_chunk,
     static_argnames=('model', 'sampling', 'length'),
     donate_argnames=('state', 'logits_BxV'),
-    compiler_options={'xla_cpu_copy_insertion_use_region_analysis': True} if is_cpu else None,
+    compiler_options=in_place_options(),
   )
 
 
@@ -152,12 +150,14 @@ def _read_prompts(model, params, state, prompts, lengths, capacity, method):
   if method == 'parallel':
     longest = int(lengths.max())
     return model.prefill(params, state, tokens_BxT[:, :longest], lengths, method=method)
+  is_stepwise = method == 'sequential' and state.recurrent_BxC is not None
+  chunk = STEP_CHUNK if is_stepwise else PREFILL_CHUNK
   logits_BxV = None
-  for start in range(0, int(lengths.max()), PREFILL_CHUNK):
-    piece_BxT = tokens_BxT[:, start : start + PREFILL_CHUNK]
-    new_B = np.clip(lengths - start, 0, PREFILL_CHUNK)
+  for start in range(0, int(lengths.max()), chunk):
+    piece_BxT = tokens_BxT[:, start : start + chunk]
+    new_B = np.clip(lengths - start, 0, chunk)
     state, piece_logits_BxV = model.prefill(
-      params, state, piece_BxT, new_B, method=method, chunk=PREFILL_CHUNK
+      params, state, piece_BxT, new_B, method=method, chunk=chunk
     )
     # A row that ended in an earlier piece keeps the logits it had there.
     first = logits_BxV is None

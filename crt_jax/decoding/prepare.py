@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from crt_jax.models.config import one_of
+from crt_jax.models.config import one_of, require
 from crt_jax.recurrence.state import DecodeState
 
 DTYPES = ('float32', 'bfloat16')
@@ -32,14 +32,16 @@ def prepare(model, params: dict, dtype: str | None = None):
   Returns: the model with that compute dtype, and the parameters for it.
 
   Raises:
-    ValueError: another dtype.
+    ValueError: another dtype, parameters of another model.
   """
+  _check_fit(model, params)
   if dtype is not None:
     one_of('dtype', dtype, DTYPES)
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))
   prepared = {}
   for name, part in params.items():
-    is_streamed = name != 'embedding' or 'output' not in params
+    # A token reads one row of an embedding table, and no row of the loop code.
+    is_streamed = name != 'loop_code' and (name != 'embedding' or 'output' not in params)
     part = _cast(part, model.config.dtype) if is_streamed else part
     prepared[name] = _separate(part) if name in STACKS else part
   return model, prepared
@@ -56,6 +58,22 @@ def empty_state(
     for name, cache in state.caches.items()
   }
   return dataclasses.replace(state, caches=caches)
+
+
+def _check_fit(model, params: dict):
+  """Raises ValueError for parameters of another model, before anything is compiled."""
+  wanted, found = (
+    {jax.tree_util.keystr(path, simple=True, separator='/'): a.shape for path, a in leaves}
+    for leaves in map(
+      jax.tree_util.tree_leaves_with_path, (jax.eval_shape(model.init, jax.random.key(0)), params)
+    )
+  )
+  for name in sorted(wanted.keys() | found.keys()):
+    require(
+      wanted.get(name) == found.get(name),
+      f'these parameters are of another model: {name} is {found.get(name, "missing")}, and '
+      f'{model.config.name!r} has {wanted.get(name, "none")}; build the config they came with',
+    )
 
 
 def _cast(part: dict, dtype: str) -> dict:

@@ -43,7 +43,7 @@ def training_curve(
   if not curves:
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
   with matplotlib.rc_context(STYLE):
-    figure, axes = new_figure(title, origin, width=7)
+    figure, axes = figure_of(title, origin, width=7)
     steps, values = _columns(curves.pop('perplexity', []))
     axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
     for color, (name, points) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
@@ -100,7 +100,7 @@ def perplexity_against_depth(
   made_from = f'{words}{of}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
     panels = 1 if exact is None else 2
-    figure, axes = new_figure(title, origin, 4.5 * panels, panels, made_from)
+    figure, axes = figure_of(title, origin, 4.5 * panels, panels, made_from)
     left = axes if exact is None else axes[0]
     _draw_values(left, parallel, exact, PASSES[model], trained)
     if exact is not None:
@@ -161,7 +161,8 @@ def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
   _depth_axis(axes, [depth for depth, _ in gaps], passes)
 
 
-def new_figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+def figure_of(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+  """A figure and its axes, with the origin of its numbers in small print below."""
   figure = Figure(figsize=(width, 4.2), layout='constrained')
   axes = figure.subplots(1, panels)
   if title:

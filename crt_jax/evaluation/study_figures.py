@@ -5,7 +5,7 @@ import pathlib
 import matplotlib
 import numpy as np
 
-from crt_jax.evaluation.figures import GREY, STYLE, new_figure
+from crt_jax.evaluation.figures import GREY, STYLE, figure_of
 
 COLOURS = ('#2060a8', '#c8501e', '#3a8a4a', '#8a4a9a')
 
@@ -20,7 +20,7 @@ def gate(record: dict):
   """The mean gate over training beside the curve of decay alone, and what it did to loss and
   Jacobian."""
   variants, origin = record['variants'], record['origin']
-  figure, (left, middle, right) = new_figure(
+  figure, (left, middle, right) = figure_of(
     'Is it the gate, or its weight decay?',
     origin,
     width=13,
@@ -59,7 +59,7 @@ def gate(record: dict):
 def depths(record: dict):
   """Perplexity against the number of loops at evaluation, one line a variant."""
   variants, origin = record['variants'], record['origin']
-  figure, axes = new_figure(
+  figure, axes = figure_of(
     'Evaluated with another number of loops than trained', origin, 7, 1, _made_from(variants)
   )
   for colour, (name, variant) in zip(COLOURS, variants.items(), strict=False):
@@ -78,7 +78,7 @@ def depths(record: dict):
 def grid(record: dict):
   """Perplexity against FLOPs: prelude layers by colour, loops by number."""
   variants, origin = record['variants'], record['origin']
-  figure, axes = new_figure('Prelude depth against loops', origin, 7, 1, _made_from(variants))
+  figure, axes = figure_of('Prelude depth against loops', origin, 7, 1, _made_from(variants))
   preludes = sorted({v['config']['model']['prelude_layers'] for v in variants.values()})
   for colour, prelude in zip(COLOURS, preludes, strict=False):
     chosen = [v for v in variants.values() if v['config']['model']['prelude_layers'] == prelude]
@@ -100,7 +100,7 @@ def grid(record: dict):
 def state_growth(record: dict):
   """RMS of the state after each loop at initialisation, one line a variant."""
   made_from = f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation'
-  figure, axes = new_figure('The state grows from loop to loop', record['origin'], 7, 1, made_from)
+  figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
   for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=True):
     values = np.array(seeds)
     loops = np.arange(values.shape[1])

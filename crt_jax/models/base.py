@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from crt_jax.models.config import ModelConfig, near, one_of, require, resolve
 from crt_jax.models.loss import cross_entropy
-from crt_jax.recurrence.state import DecodeState, take_position
+from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
 
 Array = jax.Array
 
@@ -249,20 +249,31 @@ class Model(abc.ABC):
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
-      state, last_BxC = self._prefill_chunk(params, state, tokens_Bxc, rest_B, last_BxC, method)
+      state, last_BxC = _chunk_prefiller()(
+        self, params, state, tokens_Bxc, rest_B, last_BxC, method
+      )
     return state, self._jitted_head(params, last_BxC)
 
   @functools.partial(jax.jit, static_argnames='self')
   def _jitted_head(self, params, hidden_BxC):
     return self.head(params, hidden_BxC)
 
-  @functools.partial(jax.jit, static_argnames=('self', 'method'))
   def _prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method):
     chunk = tokens_Bxc.shape[1]
     new_B = jnp.clip(rest_B, 0, chunk)
     state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)
     ends_BxC = take_position(hidden_BxcxC, jnp.maximum(new_B - 1, 0))
     return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
+
+
+@functools.cache
+def _chunk_prefiller():
+  """`Model._prefill_chunk`, jitted at its first use, when the platform is known."""
+  return jax.jit(
+    Model._prefill_chunk,
+    static_argnames=('self', 'method'),
+    compiler_options=in_place_options(),
+  )
 
 
 def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int):

@@ -266,7 +266,7 @@ def test_grouped_queries_equal_repeated_keys():
   q, k, v, (cache, position_B) = draw_attention(groups=2)
   options = dict(window=0, dropout=None, kernel='xla')
   grouped = _attend(q, k, v, (cache, position_B), **options)
-  cache = {name: np.repeat(a, 2, axis=2) for name, a in cache.items()}
+  cache = {name: np.repeat(a, 2, axis=1) for name, a in cache.items()}
   k, v = np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2)
   whole = _attend(q, k, v, (cache, position_B), **options)
   np.testing.assert_allclose(grouped, whole, rtol=1e-5, atol=1e-6)
