@@ -119,3 +119,32 @@ def _is_base(row: dict, config: dict) -> bool:
     row[name] == config[axis][0]
     for name, axis in (('batch', 'batches'), ('context', 'contexts'), ('dtype', 'dtypes'))
   )
+
+
+def prefill(result: dict, path: str | pathlib.Path) -> None:
+  """Time and error of every way to read a prompt, against its length.
+
+  Args:
+    result: what prefill.json holds.
+  """
+  curves = {}
+  for row in result['rows']:
+    name = row['method'] + (f' {row["chunk"]}' if row['method'] == 'chunked' else '')
+    name += f', K = {row["passes"]}' if row['passes'] else ' (exact)'
+    curves.setdefault(name, []).append(row)
+  with matplotlib.rc_context(STYLE):
+    words = f'{result["prompts"]} prompts of validation text; trained on {result["trained_length"]}'
+    figure, (left, right) = figure_of('Reading a prompt', result, 9, 2, words)
+    for index, (name, rows) in enumerate(curves.items()):
+      lengths, colour = [row['tokens'] for row in rows], f'C{index}'
+      left.plot(lengths, [1e3 * row['seconds'] for row in rows], 'o-', color=colour, label=name)
+      errors = [(row['tokens'], row['kl']) for row in rows if row['kl'] > 0]
+      if rows[0]['passes'] and errors:
+        right.plot(*zip(*errors, strict=True), 'o-', color=colour)
+    for axes, words in ((left, 'milliseconds'), (right, 'KL to the exact next token, nats')):
+      axes.set_xscale('log', base=2)
+      axes.set_yscale('log')
+      axes.set_xlabel('tokens of the prompt')
+      axes.set_ylabel(words)
+    left.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
