@@ -12,6 +12,7 @@ The output directory gets prefill.json and prefill.png.
 import dataclasses
 import json
 import pathlib
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -35,17 +36,30 @@ def main(argv):
   lengths, chunks, passes = (
     _whole_numbers(name, flags.FLAGS[name].value) for name in ('lengths', 'chunks', 'passes')
   )
-  if not lengths:
-    raise cli.Mistake('--lengths is empty; give at least one, as in --lengths=64')
   for name in ('prompts', 'repeats'):
     _whole_numbers(name, [flags.FLAGS[name].value])
+  if not lengths:
+    raise cli.Mistake('--lengths is empty; give at least one, as in --lengths=64')
+  run = _load(_PROMPTS.value * max(lengths))
+  rows = list(_rows(run, lengths, chunks, passes))
+  _write(run, rows)
 
+
+class _Run(NamedTuple):
+  """A trained CRT, prepared, and the text that its prompts are taken from."""
+
+  model: Any
+  params: dict
+  text: Any
+  step: int
+  trained_length: int
+
+
+def _load(needed: int) -> _Run:
+  """The run in --workdir; Mistake unless it is a CRT with `needed` tokens of validation text."""
   import crt_jax
   from crt_jax import data, decoding
-  from crt_jax.decoding import prefill_study
-  from crt_jax.evaluation import latency_figures
   from crt_jax.training import checkpoint
-  from crt_jax.training.origin import origin
 
   config, params, tokenizer, step = checkpoint.load_params(_WORKDIR.value)
   model = crt_jax.build(config.model)
@@ -55,35 +69,46 @@ def main(argv):
   if dataset.tokenizer.hash != tokenizer.hash:
     raise cli.Mistake(f'{_WORKDIR.value}: the corpus now gives another tokenizer than in training')
   text = dataset.validation
-  needed = _PROMPTS.value * max(lengths)
   if len(text) < needed:
     raise cli.Mistake(
-      f'--lengths: {_PROMPTS.value} prompts of {max(lengths)} tokens need {needed} tokens, the '
-      f'validation text has {len(text)}; ask for shorter or fewer prompts'
+      f'--lengths and --prompts need {needed} tokens of validation text, which has {len(text)}; '
+      'ask for shorter or fewer prompts'
     )
   model, params = decoding.prepare(model, params)
-  rows = []
+  return _Run(model, params, text, step, config.data.sequence_length)
+
+
+def _rows(run: _Run, lengths, chunks, passes):
+  """Measures, prints and yields a record for every length and way; the exact way comes first."""
+  from crt_jax.decoding import prefill_study
+
   print(f'{"tokens":>7} {"way":14}{"K":>4}{"ms":>10}{"max |logit|":>13}{"KL nats":>11}{"same":>6}')
   for length in lengths:
-    tokens_BxT = text[: _PROMPTS.value * length].reshape(_PROMPTS.value, length)
+    tokens_BxT = run.text[: _PROMPTS.value * length].reshape(_PROMPTS.value, length)
     exact = None
-    for way in prefill_study.ways(length, chunks, passes or (model.config.depth,)):
-      row, logits_BxV = prefill_study.read(model, params, tokens_BxT, way, _REPEATS.value)
+    for way in prefill_study.ways(length, chunks, passes or (run.model.config.depth,)):
+      row, logits_BxV = prefill_study.read(run.model, run.params, tokens_BxT, way, _REPEATS.value)
       exact = logits_BxV if exact is None else exact
       row |= prefill_study.error(logits_BxV, exact)
-      rows.append(row)
       print(_line(row), flush=True)
-  directory = pathlib.Path(_OUTPUT.value)
-  directory.mkdir(parents=True, exist_ok=True)
+      yield row
+
+
+def _write(run: _Run, rows: list[dict]) -> None:
+  from crt_jax.evaluation import latency_figures
+  from crt_jax.training.origin import origin
+
   result = dict(
     what='reading prompts of validation text: seconds, and next-token logits against the exact',
-    step=step,
-    model=dataclasses.asdict(model.config),
-    trained_length=config.data.sequence_length,
+    step=run.step,
+    model=dataclasses.asdict(run.model.config),
+    trained_length=run.trained_length,
     prompts=_PROMPTS.value,
     rows=rows,
     **origin(),
   )
+  directory = pathlib.Path(_OUTPUT.value)
+  directory.mkdir(parents=True, exist_ok=True)
   (directory / 'prefill.json').write_text(json.dumps(result, indent=1) + '\n')
   latency_figures.prefill(result, directory / 'prefill.png')
 

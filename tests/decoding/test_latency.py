@@ -162,7 +162,8 @@ def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatc
   lines = (tmp_path / 'rows.jsonl').read_text().splitlines()
   (tmp_path / 'rows.jsonl').write_text('\n'.join([*lines[:-1], lines[-1][:50]]) + '\n')
   again, _ = run()
-  kept = [one['seconds'] == two['seconds'] for one, two in zip(again['rows'], result['rows'])]
+  pairs = zip(again['rows'], result['rows'], strict=True)
+  kept = [one['seconds'] == two['seconds'] for one, two in pairs]
   assert kept == [True, True, True, False]
   assert len((tmp_path / 'rows.jsonl').read_text().splitlines()) == 5
 
