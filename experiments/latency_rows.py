@@ -107,14 +107,14 @@ def measure(entry: Entry, config, machine) -> dict:
   sampling = Sampling(config.temperature, config.top_k)
   decoder = latency.Decoder(model, params, point, capacity, sampling)
   timers = {'crt_jax': functools.partial(_round, decoder, config)}
-  names = {}
+  about = {}
   for peer in config.peers:
     arguments = (entry.fields, point.batch, point.context, point.dtype)
     try:
       make = functools.partial(
         peer_module(peer).timer, *arguments, capacity, threads=len(os.sched_getaffinity(0))
       )
-      _, names[peer] = make()
+      _, about[peer] = make()
     except ValueError:
       continue  # this peer has no such model
     timers[peer] = functools.partial(_peer_round, make, config)
@@ -128,7 +128,7 @@ def measure(entry: Entry, config, machine) -> dict:
   for peer, values in seconds.items():
     peer_median, peer_p95 = quantiles(values)
     peers[peer] = dict(
-      what=names[peer], seconds=peer_median, p95=peer_p95, speedup=peer_median / median
+      **about[peer], seconds=peer_median, p95=peer_p95, speedup=peer_median / median
     )
   return dict(
     model=entry.name,

@@ -12,7 +12,7 @@ import numpy as np
 from crt_jax.decoding.launches import launches
 from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
-from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.models.config import one_of, require
 
 PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the token fetched each time
@@ -115,7 +115,9 @@ class Decoder:
 _step = jax.jit(
   lambda model, *arguments: model.step(*arguments), static_argnums=0, donate_argnums=2
 )
-_sample = jax.jit(sample, static_argnums=0)
+_sample = jax.jit(
+  lambda sampling, logits_BxV, *where: sample(sampling, logits_BxV, noise(*where)), static_argnums=0
+)
 
 
 def random_params(model, dtype: str) -> tuple:

@@ -19,7 +19,8 @@ from experiments import config_files
 
 CONFIGS = pathlib.Path(base.__file__).parent
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
-OTHERS = (CONFIGS / '__init__.py', CONFIGS / 'base.py', *STUDIES)
+# configs/latency*.py are no experiments of training; tests/decoding/test_latency.py reads them.
+OTHERS = {CONFIGS / '__init__.py', CONFIGS / 'base.py', *STUDIES, *CONFIGS.glob('latency*.py')}
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
 
 
