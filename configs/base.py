@@ -49,6 +49,7 @@ def transformer_model(**changes) -> dict:
     rotary='integer_reversed',
     rotary_theta=1e4,  # of rotary='standard' and style='cart_dense' only
     norm_eps=1e-6,  # of style='cart_dense' only
+    latent_ratio=0,  # of style='cart_dense' only: 4 as in a CART; 0 = full rank
     dropout=0.2,
     dtype='float32',
     remat='none',
