@@ -59,6 +59,41 @@ def transformer_model(**changes) -> dict:
   return _changed(model, changes)
 
 
+def cart_model(**changes) -> dict:
+  """Returns all fields of a CART (crt_jax/models/cart.py says what each does); vocab_size follows
+  the data."""
+  model = dict(
+    name='cart',
+    width=256,  # C; a multiple of head_width
+    prelude_layers=6,  # P; below 2 with short_prelude
+    short_prelude=False,  # P = 0 or 1, which was not published
+    loops=6,  # R
+    loops_min=0,  # training draws R from loops_min .. loops; 0 = always loops
+    backprop_loops=0,  # gradients flow through the last so many loops; 0 = all
+    head_width=64,
+    latent_ratio=4,  # keys and values through C / 4; 0 = full rank
+    history=3,  # states that the blend mixes
+    gate_init=0.9,  # of sigmoid(a), in (0, 1)
+    loop_code_width=32,
+    norm_eps=1e-6,
+    rotary_theta=1e4,
+    anchor='frozen',  # 'per_loop'
+    anchor_norm=False,
+    share_core=True,
+    core='cross',  # 'self'
+    core_residual=True,  # False needs gate=False
+    blend=True,
+    gate=True,
+    loop_code=True,
+    dropout=0.0,
+    dtype='float32',  # compute; parameters and residual stream stay float32
+    remat='none',
+    window=0,
+    attention_kernel='xla',
+  )
+  return _changed(model, changes)
+
+
 def _changed(fields: dict, changes: dict) -> dict:
   unknown = changes.keys() - fields.keys()
   if unknown:
@@ -111,6 +146,7 @@ def base(model: dict) -> ConfigDict:
       eps=1e-8,
       weight_decay=0.01,  # decoupled, multiplied by the learning rate
       decay_mask='all',  # 'all_but_gate' of a CART, 'matrices' (no biases, norms, gate, blend)
+      frozen=(),  # parts of the model that stay as initialised, as ('gate',)
       clip_norm=1.0,  # of the global gradient; 0 = off
     )
   )
@@ -206,3 +242,15 @@ def evaluation_depths(depth: int) -> tuple[int, ...]:
   """Returns the numbers of parallel passes that the paper reports for a model trained with K =
   depth."""
   return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))
+
+
+def study(config, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137, 271)):
+  """Adds what experiments.study reads: the variants, as changes of the config, and their seeds.
+
+  Args:
+    variants: name -> nested dict of the fields that differ.
+    figure: which figure of crt_jax/evaluation/study_figures.py shows the result.
+  """
+  config.study = ConfigDict(dict(seeds=seeds, figure=figure))
+  config.study.variants = ConfigDict({name.replace('.', '_'): v for name, v in variants.items()})
+  return config

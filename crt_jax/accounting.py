@@ -105,7 +105,7 @@ def parts(model: Any) -> dict[str, Part]:
   Raises:
     ValueError: a field is missing, or has a value without a formula.
   """
-  fields = _resolve(model)
+  fields = resolve(model)
   if fields.name not in _BUILDERS:
     raise ValueError(f"model.name='{fields.name}' is unknown; use one of {', '.join(_BUILDERS)}")
   return _BUILDERS[fields.name](fields)
@@ -170,12 +170,12 @@ def model_flops(
   Raises:
     ValueError: a depth below 1, or any for a transformer.
   """
-  fields = _resolve(model)
+  fields = resolve(model)
   if depth is not None:
     if fields.name == 'transformer' or depth < 1:
       reason = 'a transformer takes only None' if depth >= 1 else 'at least one pass is needed'
       raise ValueError(f'depth={depth} cannot be counted: {reason}')
-    fields = _resolve(model, **{'loops' if fields.name == 'cart' else 'depth': depth})
+    fields = resolve(model, **{'loops' if fields.name == 'cart' else 'depth': depth})
   repeats = {}
   if fields.name == 'crt' and not (sequential or fields.driver == 'sequential'):
     repeats = {'layers': fields.depth, 'correction': _corrections(fields, training)}
@@ -373,11 +373,11 @@ def _attended_positions(sequence_length: int, window: int) -> float:
 
 
 def _vocabulary_matrix(model: Any) -> int:
-  fields = _resolve(model)
+  fields = resolve(model)
   return fields.vocab_size * fields.width
 
 
-def _resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
+def resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
   """The fields as attributes: what `model` gives, else the default, with `changes` on top."""
   get = model.get if isinstance(model, Mapping) else functools.partial(getattr, model)
   defaults = FIELDS | (TRANSFORMER_FIELDS if get('name', None) == 'transformer' else {})

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+BLOCK = 128  # tokens whose probabilities are summed first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +67,29 @@ def _draw(sampling: Sampling, key: Array, logits_V: Array) -> Array:
   vocabulary = logits_V.shape[0]
   candidates = min(sampling.top_k or vocabulary, vocabulary)
   if candidates == vocabulary and sampling.top_p == 1:
-    return jax.random.categorical(key, logits_V).astype(jnp.int32)
+    return _inverse_cdf(key, logits_V)
   # Sorted, so that both cuts are prefixes; ties go to the lower id.
   logits_k, token_k = jax.lax.top_k(logits_V, candidates)
   probability_k = jax.nn.softmax(logits_k)
   before_k = jnp.cumsum(probability_k) - probability_k
   logits_k = jnp.where(before_k < sampling.top_p, logits_k, -jnp.inf)
-  return token_k[jax.random.categorical(key, logits_k)].astype(jnp.int32)
+  return token_k[_inverse_cdf(key, logits_k)].astype(jnp.int32)
+
+
+def _inverse_cdf(key: Array, logits_V: Array) -> Array:
+  """Draws an index by one uniform number: the first at which the summed probabilities exceed it.
+
+  `jax.random.categorical` draws noise for every token and takes two logarithms of it: 0.9 ms a row
+  of 32,000 on 2 CPU cores, where a step is 20 ms. The sums are taken over blocks, then inside one.
+  """
+  weight_V = jnp.exp(logits_V - jnp.max(logits_V))
+  weight_NxL = jnp.pad(weight_V, (0, -weight_V.size % BLOCK)).reshape(-1, BLOCK)
+  sum_N = jnp.cumsum(jnp.sum(weight_NxL, axis=-1))
+  target = jax.random.uniform(key, (), weight_V.dtype) * sum_N[-1]
+  block = jnp.sum(sum_N <= target)
+  rest = target - jnp.where(block > 0, sum_N[block - 1], 0)
+  weight_L = weight_NxL[block]
+  inside = jnp.sum(jnp.cumsum(weight_L) <= rest)
+  # Rounding may leave a rest as large as the whole block; an impossible token must not be drawn.
+  last_possible = jnp.max(jnp.where(weight_L > 0, jnp.arange(BLOCK), 0))
+  return (block * BLOCK + jnp.minimum(inside, last_possible)).astype(jnp.int32)

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
 COLORS = (BLUE, ORANGE, GREEN)
+PASSES = {'crt': 'parallel passes K', 'cart': 'loops R'}
 STYLE = {
   'font.size': 10,
   'axes.spines.top': False,
@@ -42,7 +43,7 @@ def training_curve(
   if not curves:
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
   with matplotlib.rc_context(STYLE):
-    figure, axes = _figure(title, origin, width=7)
+    figure, axes = figure_of(title, origin, width=7)
     steps, values = _columns(curves.pop('perplexity', []))
     axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
     for color, (name, points) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
@@ -65,9 +66,10 @@ def perplexity_against_depth(
   path: str | pathlib.Path,
   origin: dict,
   title: str = '',
-  passes: str = 'parallel passes K',
+  model: str = 'crt',
+  trained: list[int] = (),
 ) -> None:
-  """Draws perplexity against the number of parallel passes K, with the exact recurrence as a line.
+  """Draws perplexity against the number of passes, with the exact recurrence, if any, as a line.
 
   The left panel shows the values, the right one how fast they approach the recurrence. One pass
   (K = 1) is drawn hollow: it leaves the recurrence out and measures no way to use a CRT.
@@ -76,7 +78,8 @@ def perplexity_against_depth(
     results: what `protocol` returned of one validation set; the whole of it where it was
       evaluated, else the sample.
     origin: what the numbers were made with, see `caption`.
-    passes: what is counted; of a CART 'loops R'.
+    model: 'crt' counts parallel passes K, 'cart' loops R.
+    trained: depths that the model was trained with, to be marked.
 
   Raises:
     ValueError: no parallel form with a depth (a transformer has none), or a form of another kind.
@@ -97,11 +100,11 @@ def perplexity_against_depth(
   made_from = f'{words}{of}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
     panels = 1 if exact is None else 2
-    figure, axes = _figure(title, origin, 4.5 * panels, panels, made_from)
+    figure, axes = figure_of(title, origin, 4.5 * panels, panels, made_from)
     left = axes if exact is None else axes[0]
-    _draw_values(left, parallel, exact, passes)
+    _draw_values(left, parallel, exact, PASSES[model], trained)
     if exact is not None:
-      _draw_gaps(axes[1], parallel, exact, passes)
+      _draw_gaps(axes[1], parallel, exact, PASSES[model])
     figure.savefig(path, dpi=150)
 
 
@@ -126,10 +129,12 @@ def _perplexities(rows: list[dict]) -> dict[str, list[tuple]]:
   return curves
 
 
-def _draw_values(axes, parallel: list[dict], exact: float | None, passes: str) -> None:
+def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[int]) -> None:
   depths = [r['depth'] for r in parallel]
   values = [r['perplexity'] for r in parallel]
   axes.plot(depths, values, color=BLUE, label=passes)
+  for depth in trained:
+    axes.axvline(depth, color=GREY, linewidth=1, zorder=0, label=f'trained with {depth}')
   for record in parallel:
     used = record['is_inference_metric']
     face = BLUE if used else 'white'
@@ -156,13 +161,14 @@ def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
   _depth_axis(axes, [depth for depth, _ in gaps], passes)
 
 
-def _figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+def figure_of(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+  """A figure and its axes, with the origin of its numbers in small print below."""
   figure = Figure(figsize=(width, 4.2), layout='constrained')
   axes = figure.subplots(1, panels)
   if title:
     figure.suptitle(title)
   small = '\n'.join(filter(None, (made_from, caption(origin))))
-  figure.supxlabel(small, fontsize=7, color=GREY)
+  figure.supxlabel(small, fontsize=8, color=GREY)
   return figure, axes
 
 
@@ -179,7 +185,8 @@ def _digits(value: float) -> str:
 
 def _depth_axis(axes, depths: list[int], passes: str) -> None:
   """Only the depths that were measured have a tick."""
-  axes.set_xscale('log', base=2)
+  if max(depths) > 10:
+    axes.set_xscale('log', base=2)
   axes.set_xticks(depths, [str(depth) for depth in depths])
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.tick_params(axis='x', which='minor', length=0)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from crt_jax.layers.attention import entries_of
 from crt_jax.layers.linear import Linear
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
@@ -158,6 +159,15 @@ class CART(Model):
   def _is_cross(self) -> bool:
     return self.config.core == 'cross'
 
+  @property
+  def _is_frozen(self) -> bool:
+    return self._is_cross and self.config.anchor == 'frozen'
+
+  @property
+  def _history(self) -> int:
+    """How many states a loop reads."""
+    return self.config.history if self.config.blend else 1
+
   def _core(self) -> TransformerLayer:
     return cart_layer(self.config, own_keys=not self._is_cross)
 
@@ -256,18 +266,41 @@ class CART(Model):
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
-    hidden_BxTxC, _ = self._forward(params, tokens_BxT, None, self.resolve_depth(depth), key)
-    return Hidden(hidden_BxTxC, {}, {})
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
+    depth = self.resolve_depth(depth)
+    probe_R = self._probe(depth, telemetry, probe_R)
+    hidden_BxTxC, _, statistics = self._forward(params, tokens_BxT, None, depth, key, probe_R)
+    if probe_R is not None:
+      statistics = statistics | self._mixing_statistics(params)
+    return Hidden(hidden_BxTxC, {}, statistics)
 
-  def _forward(self, params, tokens_BxT, state: DecodeState | None, depth: int, key):
-    """hidden_BxTxC and the entries of every cache of `state`."""
-    config = self.config
+  def _forward(self, params, tokens_BxT, state: DecodeState | None, depth: int, key, probe_R=None):
+    """hidden_BxTxC, the entries of every cache of `state`, and the statistics of the loops."""
     parts = self.parts(params)
     past = state.past if state is not None else lambda name: None
     prelude_key, core_key, coda_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     e_BxTxC, prelude_entries = parts.prelude(parts.embed(tokens_BxT), past('prelude'), prelude_key)
-    is_frozen = self._is_cross and config.anchor == 'frozen'
+    step, per_loop, frozen = self._loop(params, e_BxTxC, state, depth, core_key)
+    remat = self.config.remat != 'none'
+    (h_BxTxC, *_), core_entries, statistics = depth_loop(
+      step, e_BxTxC, depth, self._history, per_loop, remat, probe_R, self.config.backprop_loops
+    )
+    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
+    if state is None:
+      return h_BxTxC, {}, statistics
+    entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
+    if self._is_frozen:
+      entries['anchor'] = with_layer_axis(entries_of(*frozen))
+    else:
+      entries['core'] = core_entries
+    return h_BxTxC, entries, statistics
+
+  def _loop(self, params, e_BxTxC, state: DecodeState | None, depth: int, core_key):
+    """The step of the depth loop, its inputs per loop, and the frozen keys and values (or None)."""
+    config = self.config
+    parts = self.parts(params)
+    past = state.past if state is not None else lambda name: None
+    is_frozen = self._is_frozen
     frozen = parts.anchor(e_BxTxC) if is_frozen else None
     blend_weights = jax.nn.softmax(params['blend']['weight'])
     gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
@@ -289,7 +322,7 @@ class CART(Model):
         loop_past = None if state is None else (cache, state.position_B)
       o_BxTxC, entries = parts.core(u_BxTxC, core_params, loop_past, given, loop_key)
       if self._is_cross and not is_frozen and state is not None:
-        entries = dict(k=given[0], v=given[1])
+        entries = entries_of(*given)
       if config.core_residual:
         o_BxTxC = (gain_C * u_BxTxC if config.gate else u_BxTxC) + o_BxTxC
       return o_BxTxC, entries
@@ -299,19 +332,31 @@ class CART(Model):
       core_params = jax.tree.map(lambda a: a[:depth], params['core'])
     core_past = past('core')
     per_loop = (codes_RxC, core_params, None if core_past is None else core_past[0])
-    remat = config.remat != 'none'
-    h_BxTxC, core_entries = depth_loop(
-      step, e_BxTxC, depth, config.history, per_loop, remat, config.backprop_loops
-    )
-    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
-    if state is None:
-      return h_BxTxC, {}
-    entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
-    if is_frozen:
-      entries['anchor'] = with_layer_axis(dict(k=frozen[0], v=frozen[1]))
-    else:
-      entries['core'] = core_entries
-    return h_BxTxC, entries
+    return step, per_loop, frozen
+
+  def recurrent_map(self, params, tokens_BxT, depth=None):
+    depth = self.resolve_depth(depth)
+    parts = self.parts(params)
+    e_BxTxC, _ = parts.prelude(parts.embed(tokens_BxT))
+    step, per_loop, _ = self._loop(params, e_BxTxC, None, depth, None)
+    before = jax.tree.map(lambda a: a[:-1], per_loop)
+    ring, _, _ = depth_loop(step, e_BxTxC, depth - 1, self._history, before)
+    last = jax.tree.map(lambda a: a[-1], per_loop)
+    # Over frozen keys and values a position depends on no other state than its own.
+    axes = (-1,) if self._is_frozen else None
+    return lambda ring: (step(ring, depth - 1, last)[0], *ring[:-1]), ring, axes
+
+  def _mixing_statistics(self, params) -> dict[str, Array]:
+    """What gate and blend have become; gate_histogram counts channels in 20 bins over [0, 1]."""
+    gate_C = jax.nn.sigmoid(params['gate']['logit'])
+    found = {}
+    if self.config.gate:
+      histogram, _ = jnp.histogram(gate_C, bins=20, range=(0, 1))
+      found |= dict(gate_max=gate_C.max(), gate_mean=gate_C.mean(), gate_min=gate_C.min())
+      found |= dict(gate_histogram=histogram)
+    if self.config.blend:
+      found |= dict(blend=jax.nn.softmax(params['blend']['weight']))
+    return found
 
   def _codes(self, depth: int) -> Array:
     """The sinusoidal code of loops 0..depth-1, [R, loop_code_width]; any R (cart.md 2.6)."""
@@ -335,6 +380,9 @@ class CART(Model):
     )
     return depth
 
+  def probes(self, depth=None):
+    return self.resolve_depth(depth)
+
   def depths(self):
     return self.config.schedule.depths()
 
@@ -345,12 +393,12 @@ class CART(Model):
     config, depth = self.config, self.resolve_depth(depth)
     shape = (batch, max_len, config.heads, config.head_width, config.dtype)
     caches = dict(prelude=self._prelude().cache(batch, max_len), coda=empty_cache(1, *shape))
-    if self._is_cross and config.anchor == 'frozen':
+    if self._is_frozen:
       caches['anchor'] = empty_cache(1, *shape)
     else:
       caches['core'] = empty_cache(depth, *shape)
     return DecodeState(caches, None, jnp.zeros(batch, jnp.int32), depth)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):
-    h_BxTxC, entries = self._forward(params, tokens_BxT, state, state.depth, None)
+    h_BxTxC, entries, _ = self._forward(params, tokens_BxT, state, state.depth, None)
     return advance(state, entries, None, lengths_B), h_BxTxC

@@ -23,7 +23,14 @@ from crt_jax.models.transformer import (
   project,
   require_rotary,
 )
-from crt_jax.recurrence.context import Passes, Recurrence, chunked, sequential, unroll
+from crt_jax.recurrence.context import (
+  Passes,
+  Recurrence,
+  chunked,
+  correction_map,
+  sequential,
+  unroll,
+)
 from crt_jax.recurrence.state import DecodeState
 
 Array = jax.Array
@@ -174,14 +181,14 @@ class CRT(Model):
     e_BxTxC = embed(self._modules(), params, tokens_BxT)
     return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
     depth = self.resolve_depth(depth)
+    probe_R = self._probe(depth, telemetry, probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
-    done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, telemetry)
+    done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, probe_R)
     hidden_BxTxC, gap_BxT = self._read_with_gap(done)
-    statistics = dict(residual=done.residual_K) if telemetry else {}
-    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), statistics)
+    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), done.statistics)
 
   def _read_with_gap(self, done: Passes):
     """What the head reads, and per position the mean square of what one more pass would change."""
@@ -192,9 +199,9 @@ class CRT(Model):
     weight = self.config.convergence_weight
     return dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
 
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None):
+  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None):
     if self.config.driver == 'unroll':
-      return self.hidden(params, tokens_BxT, depth, key)
+      return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
     batch, length = tokens_BxT.shape
@@ -217,6 +224,14 @@ class CRT(Model):
     depth = self.config.depth if depth is None else depth
     require(depth >= 1, f'depth={depth} must be at least 1 (K block passes)')
     return depth
+
+  def recurrent_map(self, params, tokens_BxT, depth=None):
+    recurrence, e_BxTxC = self.recurrence(params), self._embed(params, tokens_BxT, None)
+    done = unroll(recurrence, e_BxTxC, self.resolve_depth(depth), self.config.start)
+    return correction_map(recurrence, e_BxTxC), done.x_BxTxC, None
+
+  def probes(self, depth=None):
+    return self.resolve_depth(depth) - 1
 
   def decayed(self):
     used = super().decayed()

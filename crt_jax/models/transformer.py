@@ -147,7 +147,7 @@ class Transformer(Model):
       x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
     return x_BxTxC, entries
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
     self.resolve_depth(depth)
     x_BxTxC = embed(self._modules(), params, tokens_BxT)
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
@@ -201,9 +201,12 @@ def example_input(module, config: ModelConfig) -> Array:
 
 
 def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
-  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations."""
+  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations.
+
+  It begins the residual stream, so it is at least float32, also where the table is stored in less.
+  """
   e_BxTxC = apply_module(modules['embedding'], params['embedding'], tokens_BxT)
-  return sharding.split_rows(e_BxTxC)
+  return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
 
 
 def project(modules: dict, params: dict, hidden: Array, config: ModelConfig) -> Array:

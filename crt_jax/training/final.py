@@ -1,7 +1,9 @@
 """What a run leaves behind at its end: evaluation.json, figures and a sample of text. Also
 `--mode=eval`, from a checkpoint."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -39,22 +41,41 @@ def evaluate_checkpoint(path: str) -> None:
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
+  run = open_run(path)
+  results = evaluation.protocol(run.model, run.params, run.dataset, run.config)
+  print(table(results))
+  text = sample(run.model, run.params, run.dataset.tokenizer, run.config.sample)
+  directory = workdir.Workdir(path)
+  record = {'step': run.step, 'results': results, 'origin': origin()}
+  write(directory, run.config, record, text)
+  print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """The newest checkpoint of a work directory, with its model and text."""
+
+  config: Any
+  model: Any
+  params: dict
+  dataset: Any
+  step: int
+
+
+def open_run(path: str) -> TrainedRun:
+  """Opens a trained run to evaluate it.
+
+  Raises:
+    ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
+  """
   config, params, tokenizer, step = checkpoint.load_params(path)
-  model = crt_jax.build(config.model)
   dataset = data.prepare(config.data)
   if dataset.tokenizer.hash != tokenizer.hash:
     raise ValueError(
       f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '
-      'checkpoint was trained with; '
-      'restore the corpus that it was made from'
+      'checkpoint was trained with; restore the corpus that it was made from'
     )
-  results = evaluation.protocol(model, params, dataset, config)
-  print(table(results))
-  text = sample(model, params, tokenizer, config.sample)
-  directory = workdir.Workdir(path)
-  record = {'step': step, 'results': results, 'origin': origin()}
-  write(directory, config, record, text)
-  print(f'checkpoint of step {step}; written to {directory.evaluation}')
+  return TrainedRun(config, crt_jax.build(config.model), params, dataset, step)
 
 
 def sample(model, params, tokenizer, config) -> str:
@@ -84,11 +105,10 @@ def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
-  passes = 'loops R' if config.model.name == 'cart' else 'parallel passes K'
   for name, results in by_set(record['results']).items():
     if len({(row['form'], row['depth']) for row in results['sampled']}) > 1:
       file = folder / f'convergence{name and "_" + name}.png'
-      figures.perplexity_against_depth(results, file, origin, title, passes)
+      figures.perplexity_against_depth(results, file, origin, title, config.model.name)
 
 
 def by_set(results: dict) -> dict[str, dict]:

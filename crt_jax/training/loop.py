@@ -62,11 +62,11 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
     is_last = step == train_config.steps
     validates = is_last or step % train_config.eval_every == 0
     saves = is_last or step % train_config.checkpoint_every == 0
-    measures = train_config.telemetry_every and step % train_config.telemetry_every == 0
+    measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     with run.clock:
       batch = run.place(next(run.feed))
-      run.state, metrics = run.compiled(depth, run.state, batch)
+      run.state, metrics = run.compiled(depth, run.state, batch, measures)
       # The metrics of the step before are read while this one runs: the device never waits for the
       # host.
       if pending is not None:
@@ -78,8 +78,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       row = reporter.read(*pending)
       pending = None
     validation = validate(run) if validates else {}
-    telemetry = measure(run, batch) if measures else {}
-    reporter.write(row | validation | telemetry, always=validates or measures)
+    reporter.write(row | validation, always=validates or measures)
     if saves or stops:
       run.save(validation.get('validation_cross_entropy'))
     if stops:
@@ -103,17 +102,6 @@ def validate(run: Run) -> dict:
     f'validation_{name}' + (f'_{of}' if several else ''): record[name]
     for of, record in found.items()
     for name in ('cross_entropy', 'perplexity', 'bits_per_byte')
-  }
-
-
-def measure(run: Run, batch) -> dict:
-  """Returns the statistics of a batch, one number a field: residual_1, residual_2, ... for the
-  passes of a CRT."""
-  found = jax.device_get(run.compiled.telemetry(run.state.params, batch))
-  return {
-    f'{name}_{index}': float(value)
-    for name, values in found.items()
-    for index, value in enumerate(np.ravel(values), start=1)
   }
 
 

@@ -52,6 +52,8 @@ def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
       optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask))
     )
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
+  if config.frozen:
+    parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
   return optax.chain(*parts)
 
 
@@ -119,6 +121,24 @@ def decay_mask(model, rule: str):
   return jax.tree_util.tree_map_with_path(
     lambda path, spec, keep: keep and not is_vector(path, spec), axes, used, is_leaf=is_spec
   )
+
+
+def frozen_mask(model, frozen: tuple[str, ...]):
+  """Returns a tree of booleans: which parameters stay as they were initialised.
+
+  Raises:
+    ValueError: a name in optimizer.frozen is no part of the model.
+  """
+  axes = model.axes()
+  for name in frozen:
+    if name not in axes:
+      raise ValueError(
+        f'optimizer.frozen={tuple(frozen)}: {name!r} is no part of the model; it has '
+        f'{", ".join(axes)}'
+      )
+  return {
+    name: jax.tree.map(lambda _, is_frozen=name in frozen: is_frozen, axes[name]) for name in axes
+  }
 
 
 def is_vector(path, spec: PartitionSpec) -> bool:

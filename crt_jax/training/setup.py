@@ -83,9 +83,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     () if is_done else model.depths() or (None,),
     abstract,
     step.abstract_batch(config, mesh),
-    step.make_telemetry(model, abstract, mesh)
-    if config.train.telemetry_every and not is_done
-    else None,
+    telemetry=config.train.telemetry_every > 0,
   )
   batches = data.train_batches(
     dataset, config.data, config.seed, jax.process_index(), jax.process_count()

@@ -44,6 +44,22 @@ def test_frequencies(sampling, expected):
   assert np.all(np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000))
 
 
+@pytest.mark.parametrize('vocabulary', (1, 127, 128, 129, 1000))
+def test_what_is_impossible_is_never_drawn(vocabulary):
+  """In any block, beside the padding, and where one token has nearly all the probability."""
+  logits = np.full(vocabulary, -np.inf, np.float32)
+  logits[[0, vocabulary // 2, vocabulary - 1]] = (0, 0, 16)
+  draws = 3000
+  keys, positions = row_keys(0, jnp.zeros(draws, int)), jnp.arange(draws)
+  tokens = jitted(Sampling(), jnp.broadcast_to(logits, (draws, vocabulary)), keys, positions)
+  assert set(np.asarray(tokens)) <= {0, vocabulary // 2, vocabulary - 1}
+  even = np.where(logits > -np.inf, 0, logits)
+  tokens = jitted(Sampling(), jnp.broadcast_to(even, (draws, vocabulary)), keys, positions)
+  found, counts = np.unique(np.asarray(tokens), return_counts=True)
+  assert set(found) == {0, vocabulary // 2, vocabulary - 1}
+  assert np.all(np.abs(counts - draws / len(found)) <= 4 * np.sqrt(draws / len(found)))
+
+
 def test_ties_do_not_let_more_tokens_through():
   logits = jnp.zeros((500, 4))
   keys = row_keys(0, jnp.arange(500))

@@ -1,5 +1,6 @@
 """Each layer against its formula, worked by hand or in plain Python."""
 
+import functools
 import math
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import crt_jax
-from crt_jax.layers.attention import Attention, attend
+from crt_jax.layers import linear
+from crt_jax.layers.attention import Attention, attend, entries_of
 from crt_jax.layers.feed_forward import FeedForward, gelu
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.rotary import KINDS, rotate
@@ -164,6 +166,54 @@ def test_swiglu():
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+# ---- linear -----------------------------------------------------------------------------------
+
+SHAPES = (((6,), (8,)), ((3, 2, 4), (8,)), ((6,), (2, 4)))
+
+
+@pytest.mark.parametrize('out_shape, in_shape', SHAPES)
+@pytest.mark.parametrize('batch_shape', ((1, 1), (2, 1), (2, 3)))
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+def test_few_rows_give_the_same_product_and_derivatives(out_shape, in_shape, batch_shape, dtype):
+  """However a platform reads the weight; with bfloat16 the sum is float32 either way."""
+  generator = np.random.default_rng(0)
+
+  def draw(shape):
+    return jnp.asarray(generator.standard_normal(shape), dtype)
+
+  arguments = draw(batch_shape + in_shape), draw(out_shape + in_shape)
+  few, product = (
+    jax.jit(functools.partial(f, len(in_shape), jnp.dtype('float32')))
+    for f in (linear._few_rows, linear._product)
+  )
+  np.testing.assert_allclose(few(*arguments), product(*arguments), rtol=1e-5, atol=1e-5)
+  tangents = jax.tree.map(jnp.sin, arguments)
+  for one, two in zip(
+    jax.jvp(few, arguments, tangents), jax.jvp(product, arguments, tangents), strict=True
+  ):
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+  gradients = (
+    jax.jit(jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) ** 2), (0, 1)))(*arguments)
+    for f in (few, product)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a.astype('float32'), b.astype('float32'), rtol=1e-5, atol=1e-5
+    ),
+    *gradients,
+  )
+
+
+@pytest.mark.parametrize('rows', (1, 4))
+@pytest.mark.parametrize('out_shape, in_shape', (((3, 8, 64), (512,)), ((512,), (8, 64))))
+def test_few_rows_read_the_weight_where_it_lies(rows, out_shape, in_shape):
+  """A transposed or packed weight would be a buffer of its size."""
+  x, weight = jnp.zeros((rows, 1, *in_shape)), jnp.zeros(out_shape + in_shape)
+  product = jax.jit(functools.partial(linear.contract, count=len(in_shape)))
+  memory = product.lower(x, weight).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < weight.nbytes / 4
+
+
 # ---- attention --------------------------------------------------------------------------------
 
 BATCH, SLOTS, LENGTH, HEADS, HEAD_WIDTH = 2, 5, 4, 4, 8
@@ -180,9 +230,9 @@ def draw_attention(groups):
 
   q, k, v = draw(LENGTH, HEADS), draw(LENGTH, groups), draw(LENGTH, groups)
   position_B = np.array([3, SLOTS], np.int32)
-  cache = dict(k=draw(SLOTS, groups), v=draw(SLOTS, groups))
+  cache = entries_of(draw(SLOTS, groups), draw(SLOTS, groups))
   for a in cache.values():
-    a[0, 3:] = 1e3
+    a[0, :, 3:] = 1e3
   return q, k, v, (cache, position_B)
 
 
@@ -194,8 +244,8 @@ def attend_by_hand(q, k, v, past, window):
     valid = 0 if past is None else past[1][b]
     keys, values = list(k[b, : t + 1, g]), list(v[b, : t + 1, g])
     if past is not None:
-      keys = list(past[0]['k'][b, :valid, g]) + keys
-      values = list(past[0]['v'][b, :valid, g]) + values
+      keys = list(past[0]['k'][b, g, :valid]) + keys
+      values = list(past[0]['v'][b, g, :valid]) + values
     keys, values = np.array(keys[-window:]), np.array(values[-window:])  # -0 keeps all
     weights = np.exp(keys @ q[b, t, h] / math.sqrt(HEAD_WIDTH))
     mixed[b, t, h] = weights @ values / weights.sum()
@@ -216,7 +266,7 @@ def test_grouped_queries_equal_repeated_keys():
   q, k, v, (cache, position_B) = draw_attention(groups=2)
   options = dict(window=0, dropout=None, kernel='xla')
   grouped = _attend(q, k, v, (cache, position_B), **options)
-  cache = {name: np.repeat(a, 2, axis=2) for name, a in cache.items()}
+  cache = {name: np.repeat(a, 2, axis=1) for name, a in cache.items()}
   k, v = np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2)
   whole = _attend(q, k, v, (cache, position_B), **options)
   np.testing.assert_allclose(grouped, whole, rtol=1e-5, atol=1e-6)

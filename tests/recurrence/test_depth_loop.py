@@ -39,7 +39,8 @@ def looped(weights, start, shifts, backprop, remat):
   def one(ring, r, shift):
     return step(weights, ring, r, shift)
 
-  return depth_loop(one, start, DEPTH, HISTORY, shifts, remat, backprop)
+  ring, collected, _ = depth_loop(one, start, DEPTH, HISTORY, shifts, remat, backprop=backprop)
+  return ring[0], collected
 
 
 @pytest.mark.parametrize('remat', [False, True])

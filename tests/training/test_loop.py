@@ -64,7 +64,9 @@ def test_a_run_leaves_its_records(finished):
     assert row['depth'] in (1, 2)
     assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
     assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
-    assert ('residual_1' in row) == (row['step'] in (6, 12))
+    assert ('state_gradient_norm' in row) == (row['step'] in (6, 12))
+    if 'state_gradient_norm' in row:
+      assert len(row['state_gradient_norm']) == len(row.get('residual', [])) == row['depth'] - 1
   assert rows[-1]['loss'] < rows[0]['loss']
   saved = json.loads((finished / 'config.json').read_text())
   assert saved['config']['model']['vocab_size'] == 256  # references are resolved

@@ -25,6 +25,7 @@ def optimizer_config(**overrides):
       eps=1e-8,
       weight_decay=0.3,
       decay_mask='all',
+      frozen=(),
       clip_norm=0.5,
     )
   )
