@@ -49,6 +49,7 @@ def transformer_model(**changes) -> dict:
     rotary='integer_reversed',
     rotary_theta=1e4,  # of rotary='standard' and style='cart_dense' only
     norm_eps=1e-6,  # of style='cart_dense' only
+    latent_ratio=0,  # of style='cart_dense' only: 4 as in a CART; 0 = full rank
     dropout=0.2,
     dtype='float32',
     remat='none',
@@ -64,8 +65,11 @@ def cart_model(**changes) -> dict:
   model = dict(
     name='cart',
     width=256,  # C; a multiple of head_width
-    prelude_layers=6,  # P
+    prelude_layers=6,  # P; below 2 with short_prelude
+    short_prelude=False,  # P = 0 or 1, which was not published
     loops=6,  # R
+    loops_min=0,  # training draws R from loops_min .. loops; 0 = always loops
+    backprop_loops=0,  # gradients flow through the last so many loops; 0 = all
     head_width=64,
     latent_ratio=4,  # keys and values through C / 4; 0 = full rank
     history=3,  # states that the blend mixes

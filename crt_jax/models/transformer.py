@@ -42,6 +42,8 @@ class TransformerConfig(ModelConfig):
     rotary: kind of angles; required for the roformer styles, 'standard' in 'cart_dense'.
     rotary_theta: base of the 'standard' kind.
     norm_eps: of 'cart_dense'; the roformer styles use 1e-5.
+    latent_ratio: of 'cart_dense'; keys and values pass through width // latent_ratio, as in the
+      prelude of a CART; 0 = full rank.
   """
 
   layers: int
@@ -49,6 +51,7 @@ class TransformerConfig(ModelConfig):
   rotary: str = ''
   rotary_theta: float = 1e4
   norm_eps: float = 1e-6
+  latent_ratio: int = 0
 
   def __post_init__(self):
     one_of('model.style', self.style, STYLES)
@@ -64,6 +67,20 @@ class TransformerConfig(ModelConfig):
     super().__post_init__()
     require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
     require_rotary(self.rotary)
+    require(
+      self.latent_ratio == 0 or self.style == 'cart_dense',
+      f"model.latent_ratio={self.latent_ratio} needs model.style='cart_dense'; use 0",
+    )
+    require_latent_ratio(self)
+
+
+def require_latent_ratio(config: ModelConfig):
+  """Raises ValueError unless the width of the latent is whole, or there is none."""
+  ratio, width = config.latent_ratio, config.width
+  require(
+    ratio == 0 or (ratio > 0 and width % ratio == 0),
+    f'model.latent_ratio={ratio} must be 0 (full rank) or divide model.width={width}',
+  )
 
 
 def require_rotary(rotary: str):

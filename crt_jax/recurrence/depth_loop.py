@@ -18,6 +18,7 @@ def depth_loop(
   per_loop=None,
   remat: bool = False,
   probe_R: Array | None = None,
+  backprop: int = 0,
 ) -> tuple[tuple[Array, ...], dict | None, dict]:
   """Runs h_r = step(h_{r-1}, ..., h_{r-history}) for r = 0..depth-1 (cart.md 2.4 and 2.7).
 
@@ -28,6 +29,8 @@ def depth_loop(
     remat: recompute each loop in the backward pass; it then stores the ring alone.
     probe_R: zeros, one per loop, if statistics are wanted; their gradients are the squared norms of
       the gradients at the loops' outputs.
+    backprop: gradients flow through the last so many loops only: the ring before them counts as a
+      constant, the value stays the same; 0 = through all.
 
   Returns: the ring, newest first; what the steps returned besides and the statistics ({} without
     probe_R), both stacked over loops.
@@ -43,6 +46,13 @@ def depth_loop(
     return (h_BxTxC, *ring[:-1]), (collected, statistics)
 
   body = jax.checkpoint(one, prevent_cse=False) if remat else one
-  inputs = (jnp.arange(depth), per_loop, probe_R)
-  ring, (collected, statistics) = jax.lax.scan(body, (start_BxTxC,) * history, inputs)
+  ring, inputs = (start_BxTxC,) * history, (jnp.arange(depth), per_loop, probe_R)
+  constant = max(depth - backprop, 0) if backprop else 0
+  if not constant:
+    ring, (collected, statistics) = jax.lax.scan(body, ring, inputs)
+    return ring, collected, statistics
+  ring, first = jax.lax.scan(body, ring, jax.tree.map(lambda a: a[:constant], inputs))
+  ring = jax.lax.stop_gradient(ring)
+  ring, last = jax.lax.scan(body, ring, jax.tree.map(lambda a: a[constant:], inputs))
+  collected, statistics = jax.tree.map(lambda *a: jnp.concatenate(a), first, last)
   return ring, collected, statistics
