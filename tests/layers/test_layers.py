@@ -16,7 +16,7 @@ from crt_jax.layers.norm import Norm
 from crt_jax.layers.rotary import KINDS, rotate
 
 _CRT = dict(name='crt', vocab_size=97, width=32, heads=4, layers=2, rotary='integer')
-_CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=1)
+_CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=2)
 
 
 def initial(config, generator=None):

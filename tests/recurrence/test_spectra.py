@@ -19,9 +19,8 @@ from crt_jax.recurrence.spectra import (
 
 pytestmark = pytest.mark.usefixtures('float64')
 
-CART = dict(
-  name='cart', vocab_size=11, width=16, head_width=8, prelude_layers=1, loops=3, loop_code_width=4
-)
+CART = dict(name='cart', vocab_size=11, width=16, head_width=8, loops=3, loop_code_width=4)
+CART |= dict(prelude_layers=1, short_prelude=True)
 CRT = dict(
   name='crt', vocab_size=11, width=8, heads=2, layers=1, depth=4, rotary='integer_reversed'
 )

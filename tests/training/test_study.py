@@ -18,7 +18,7 @@ from crt_jax.training.step import train_step
 
 
 def tiny():
-  config = base.base(base.cart_model(width=64, prelude_layers=1, loops=2))
+  config = base.base(base.cart_model(width=64, prelude_layers=2, loops=2))
   config.data.update(sequence_length=16, batch_size=2, validation_fraction=0.0005)
   config.optimizer.update(learning_rate=1e-2, weight_decay=0.5)
   config.train.update(steps=4, log_every=2, telemetry_every=2)
