@@ -12,8 +12,11 @@ from tests.contract.models import CONFIGS, model_of
 CONTEXT, BATCH = 9, 3
 
 
-@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
-@pytest.mark.parametrize('name', CONFIGS)
+CASES = [(name, 'float32') for name in CONFIGS]
+CASES += [(name, 'bfloat16') for name in ('crt', 'cart', 'roformer')]
+
+
+@pytest.mark.parametrize('name, dtype', CASES)
 def test_resident_bytes_are_those_of_the_arrays(name, dtype):
   """What a step reads once is what prepared parameters and filled caches hold."""
   model = model_of(name, window=0, dtype=dtype)

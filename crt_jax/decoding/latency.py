@@ -104,7 +104,9 @@ class Decoder:
       state = empty_state(self.model, self._params, point.batch, self._capacity)
       jax.block_until_ready(state)
       start = time.perf_counter()
-      state, logits_BxV = self.model.prefill(self._params, state, tokens_BxT, method=method)
+      state, logits_BxV = self.model.prefill(
+        self._params, state, tokens_BxT, method=method, chunk=min(64, point.context)
+      )
       np.asarray(_sample(self._sampling, logits_BxV, self._key_B, state.position_B))
       return time.perf_counter() - start
 

@@ -16,7 +16,7 @@ from crt_jax.decoding.launches import launches
 from experiments import config_files, latency_rows
 from experiments import latency as entry_point
 from experiments.mistakes import Mistake
-from tests.contract.models import LENGTH, model_of, params_of, tokens_of
+from tests.contract.models import model_of, params_of, tokens_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -135,53 +135,49 @@ def test_models_of_other_configs_are_rows(config):
 
 def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatch):
   flags.FLAGS.mark_as_parsed()
+  found = machine.Machine(bandwidth=1e10, launch=1e-6, dispatch=1e-5, round_trip=1e-5)
+  monkeypatch.setattr(machine, 'measure', lambda megabytes: found)
+  monkeypatch.setattr(entry_point, '_CONFIG', type('Flag', (), dict(value=config)))
   with config.unlocked():
-    config.batches, config.contexts = (1,), (1,)
+    config.batches, config.contexts, config.dispatches = (1,), (1,), (4,)
 
   def run():
     with flagsaver.flagsaver(workdir=str(tmp_path)):
-      monkeypatch.setattr(entry_point, '_CONFIG', type('Flag', (), dict(value=config)))
       entry_point.main([])
     return json.loads((tmp_path / 'latency.json').read_text()), capsys.readouterr().out
 
   result, text = run()
-  assert [(row['model'], row['dispatch']) for row in result['rows']] == [
-    ('crt', 4),
-    ('crt', 0),
-    ('plain', 4),
-    ('plain', 0),
-  ]
+  assert [row['model'] for row in result['rows']] == ['crt', 'plain']
   row = result['rows'][0]
   assert row['tokens_per_second'] == pytest.approx(1 / row['seconds'])
   assert row['match']['model'] == 'plain'
+  assert row['floor']['launches'] == pytest.approx(1e-6 * row['launches']) and row['launches'] > 9
   assert row['datasheet_share'] == 0.0, 'no guess about unknown hardware'
   assert {'device', 'versions', 'commit', 'command'} <= set(result)
   assert (tmp_path / 'latency.png').exists() and (tmp_path / 'advantage.png').exists()
-  assert text.count('scan 4') == 3 and 'reads' in text.splitlines()[0]
+  assert text.count('scan 4') == 3 and 'reads 10.0 GB/s (datasheet unknown)' in text
   # The same command measures nothing again; a torn line is measured anew.
   lines = (tmp_path / 'rows.jsonl').read_text().splitlines()
-  (tmp_path / 'rows.jsonl').write_text('\n'.join([*lines[:-1], lines[-1][:50]]) + '\n')
+  (tmp_path / 'rows.jsonl').write_text(f'{lines[0]}\n{lines[1][:50]}\n')
   again, _ = run()
   pairs = zip(again['rows'], result['rows'], strict=True)
-  kept = [one['seconds'] == two['seconds'] for one, two in pairs]
-  assert kept == [True, True, True, False]
-  assert len((tmp_path / 'rows.jsonl').read_text().splitlines()) == 5
+  assert [one['seconds'] == two['seconds'] for one, two in pairs] == [True, False]
+  assert len((tmp_path / 'rows.jsonl').read_text().splitlines()) == 3
 
 
 def test_prefill_errors_are_those_of_the_passes():
   """With K = T + 1 passes nothing is left of the error; with one, most is."""
   model = model_of('crt')
-  params, tokens = params_of(model), tokens_of(model)
-  found = {}
-  for way in prefill_study.ways(LENGTH, (2, 100), (1, LENGTH + 1)):
-    _, found[way] = prefill_study.read(model, params, tokens, way, 1)
-  (exact, *others) = found
-  assert exact.method == 'sequential' and exact.passes is None
-  assert [way.method for way in others] == ['parallel', 'chunked'] * 2
-  errors = {way: prefill_study.error(found[way], found[exact]) for way in others}
-  for way, error in errors.items():
-    assert (error['max_logit_error'] < 1e-3) == (way.passes > 1)
-    assert (error['kl'] < 1e-6) == (way.passes > 1)
+  params, tokens = params_of(model), tokens_of(model)[:, :3]
+  exact, *others = prefill_study.ways(3, (2, 100), (4,))
+  assert exact == ('sequential', 3, None)
+  assert others == [('parallel', 3, 4), ('chunked', 2, 4)]
+  record, expected = prefill_study.read(model, params, tokens, exact, 1)
+  assert record['tokens'] == 3 and record['seconds'] > 0
+  for way in (*others, prefill_study.Way('parallel', 3, 1)):
+    error = prefill_study.error(prefill_study.read(model, params, tokens, way, 1)[1], expected)
+    assert (error['max_logit_error'] < 1e-3) == (way.passes == 4)
+    assert (error['kl'] < 1e-6) == (way.passes == 4)
 
 
 @pytest.mark.parametrize('spec', ('latency.py', 'latency.py:paper', 'latency_cpu.py'))
