@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>')
+CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>', 'pointer_chasing')
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 
 
@@ -19,7 +19,9 @@ TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 class DataConfig:
   """Where the text comes from, how it is tokenised and split, and how windows are drawn from it."""
 
-  corpus: str = 'moby_dick'  # 'moby_dick' | 'sotu' | 'files' | 'tfds:<name>'
+  corpus: str = (
+    'moby_dick'  # 'moby_dick' | 'sotu' | 'files' | 'tfds:<name>' | 'pointer_chasing:...'
+  )
   files: str = ''  # glob of .txt and .jsonl files, plain or .gz; for corpus='files'
   text_field: str = 'text'  # field of .jsonl lines and of TFDS features
   tfds_dir: str = ''  # where prepared TFDS sets lie; '' = TFDS's default
@@ -106,7 +108,8 @@ def _typed(name: str, value: Any, kind: type) -> Any:
 
 def _check_corpus(config: DataConfig) -> None:
   corpus = config.corpus
-  known = corpus in CORPORA[:3] or (corpus.startswith('tfds:') and corpus != 'tfds:')
+  name = corpus.partition(':')[0]
+  known = corpus in CORPORA[:3] or name == CORPORA[4] or (name == 'tfds' and corpus != 'tfds:')
   if not known:
     raise ValueError(
       f'data.corpus={corpus!r} is unknown{near(corpus, CORPORA)} (one of {", ".join(CORPORA)})'

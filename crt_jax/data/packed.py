@@ -49,6 +49,16 @@ class PackedDataset:
   validation: TokenFile
   folder: Path
 
+  @property
+  def summary(self) -> str:
+    """How much there is, for people."""
+    return f'{len(self.train):,} tokens for training, {len(self.validation):,} for validation'
+
+  def remarks(self, model: Any) -> list[str]:
+    """What a person should know before training `config.model` on this: nothing."""
+    del model
+    return []
+
   def bytes_per_token(self, split: str) -> float:
     """Bits per byte = nats per token / (ln 2 * bytes per token)."""
     counts = self.manifest['splits'][split]
@@ -86,6 +96,10 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> P
       `sequence_length` + 1, or a cache folder that cannot be written; always one line.
   """
   config = resolve(config)
+  if config.corpus.partition(':')[0] == 'pointer_chasing':
+    from crt_jax.data import pointer_chasing  # which reads this module
+
+    return pointer_chasing.prepare(config)
   corpus = open_corpus(config)
   folder = config.cache_root / _folder_name(config, corpus)
   opened = functools.partial(open_packed, whole=whole)

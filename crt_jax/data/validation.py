@@ -1,5 +1,6 @@
 """Validation batches: the CRT paper's seeded random windows, and the whole split."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from crt_jax.data.windows import Batch, as_batch, check_seed, process_rows
 IGNORED = -1  # a target that does not count
 
 
+@functools.singledispatch
 def sampled_validation(
   dataset: PackedDataset,
   sequence_length: int,
@@ -42,6 +44,7 @@ def sampled_validation(
   return [as_batch(tokens.windows(starts_b[rows], sequence_length + 1)) for starts_b in starts]
 
 
+@functools.singledispatch
 def whole_validation(
   dataset: PackedDataset,
   sequence_length: int,

@@ -72,13 +72,14 @@ class WindowSource(grain.sources.RandomAccessDataSource):
     return f'WindowSource({len(self._tokens)} tokens, T={self._sequence_length}, seed={self._seed})'
 
 
+@functools.singledispatch
 def train_batches(
   dataset: PackedDataset, config: Any, seed: int, process_index: int = 0, process_count: int = 1
 ) -> TrainBatches:
   """The training batches of one process.
 
   Args:
-    dataset: packed data; only its train split is read.
+    dataset: packed data; only its train split is read. Other kinds of data register themselves.
     config: `config.data`, for `sequence_length` T, the global `batch_size` B, and `sampling`.
     seed: 0 <= seed < 2^32.
     process_index: this process takes rows [process_index * B / process_count, ...) of every global

@@ -26,8 +26,7 @@ def cost_card(run) -> str:
       f'model         {config.model.name}, {stored:,} parameters',
       f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = '
       f'{count(steps * tokens)} tokens',
-      f'data          {len(run.dataset.train):,} tokens for training, '
-      f'{len(run.dataset.validation):,} for validation',
+      f'data          {run.dataset.summary}',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
