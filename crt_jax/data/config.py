@@ -19,9 +19,7 @@ TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 class DataConfig:
   """Where the text comes from, how it is tokenised and split, and how windows are drawn from it."""
 
-  corpus: str = (
-    'moby_dick'  # 'moby_dick' | 'sotu' | 'files' | 'tfds:<name>' | 'pointer_chasing:...'
-  )
+  corpus: str = 'moby_dick'  # one of CORPORA; 'pointer_chasing:levels=3,keys=5' takes arguments
   files: str = ''  # glob of .txt and .jsonl files, plain or .gz; for corpus='files'
   text_field: str = 'text'  # field of .jsonl lines and of TFDS features
   tfds_dir: str = ''  # where prepared TFDS sets lie; '' = TFDS's default

@@ -54,6 +54,11 @@ class PackedDataset:
     """How much there is, for people."""
     return f'{len(self.train):,} tokens for training, {len(self.validation):,} for validation'
 
+  @property
+  def answer_groups(self) -> dict[str, np.ndarray]:
+    """Name -> positions of targets whose accuracy is asked for: text has none."""
+    return {}
+
   def remarks(self, model: Any) -> list[str]:
     """What a person should know before training `config.model` on this: nothing."""
     del model

@@ -36,8 +36,9 @@ class Attention(nn.Module):
   def __call__(self, x_BxTxC: Array, past=None) -> tuple[Array, dict | None]:
     """Returns y_BxTxC and, where `past` = (cache, position_B) was given, the entries to append.
 
-    The cache holds rotated keys and values [B, S, H, A] in slots 0..S-1; slots from position_B on
-    are not read. Entries are the same of the T new positions.
+    The cache holds rotated keys and values [B, H, S, A] of positions 0..S-1, or from a position on
+    that is a third element of `past`; those from position_B on, or below 0, are not read. Entries
+    are the same of the T new positions.
     """
     heads, head_width = self.heads, self.head_width
     options = dict(bias=self.bias, initializer=self.initializer, dtype=self.dtype)
@@ -53,7 +54,16 @@ class Attention(nn.Module):
     out = Linear(
       (self.width,), (heads, head_width), ('width', 'heads', 'head_width'), **options, name='out'
     )
-    return Dropout(self.dropout)(out(mixed_BxTxHxA)), None if past is None else dict(k=k, v=v)
+    return Dropout(self.dropout)(out(mixed_BxTxHxA)), None if past is None else entries_of(k, v)
+
+
+def entries_of(k_BxTxGxA: Array, v_BxTxGxA: Array) -> dict[str, Array]:
+  """New keys and values as a cache takes them, [B, G, T, A]: each head reads one stretch of memory.
+
+  One position over a cache of 4,096 slots (16 heads of 68, 2 CPU cores) took 3.3 ms in this layout
+  and 30 ms in [B, S, G, A], which XLA transposes at every step.
+  """
+  return dict(k=k_BxTxGxA.swapaxes(1, 2), v=v_BxTxGxA.swapaxes(1, 2))
 
 
 def new_positions(length: int, past) -> Array:
@@ -80,25 +90,32 @@ def attend(
   q = q.swapaxes(2, 3).reshape(batch, length * shared, groups, head_width)
   score_dtype = jnp.promote_types(q.dtype, jnp.float32)
 
-  def masked_scores(k_BxSxGxA, seen_BxTxS):
-    scores = jnp.einsum('btga,bsga->bgts', q, k_BxSxGxA, preferred_element_type=score_dtype)
+  def masked_scores(k, axes, seen_BxTxS):
+    # Keys come first: XLA:CPU would transpose a second factor that it contracts over its last axis.
+    scores = jnp.einsum(f'{axes},btga->bgst', k, q, preferred_element_type=score_dtype)
+    scores = scores.swapaxes(2, 3)
     hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
     return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
   steps = jnp.arange(length)
-  weights = masked_scores(k_BxTxGxA, within(steps[None, :, None], steps[None, None, :], window))
+  seen_1xTxT = within(steps[None, :, None], steps[None, None, :], window)
+  weights = masked_scores(k_BxTxGxA, 'bsga', seen_1xTxT)
   if past is not None:
-    cache, position_B = past
-    slot_S = jnp.arange(cache['k'].shape[1])[None, None, :]
+    cache, position_B, *first_B = past
+    slot_Bx1xS = jnp.arange(cache['k'].shape[2])[None, None, :]
+    if first_B:
+      slot_Bx1xS = slot_Bx1xS + first_B[0][:, None, None]
     position_BxTx1 = new_positions(length, past)[:, :, None]
-    seen_BxTxS = within(position_BxTx1, slot_S, window) & (slot_S < position_B[:, None, None])
-    weights = jnp.concatenate([masked_scores(cache['k'], seen_BxTxS), weights], axis=-1)
+    seen_BxTxS = within(position_BxTx1, slot_Bx1xS, window)
+    seen_BxTxS &= (slot_Bx1xS >= 0) & (slot_Bx1xS < position_B[:, None, None])
+    earlier = masked_scores(cache['k'], 'bgsa', seen_BxTxS)
+    weights = jnp.concatenate([earlier, weights], axis=-1)
   weights = jax.nn.softmax(weights, axis=-1).astype(q.dtype)
   if dropout is not None:
     weights = dropout(weights)
   mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
   if past is not None:
-    mixed = mixed + jnp.einsum('bgts,bsga->btga', weights[..., :-length], cache['v'])
+    mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], cache['v'])
   mixed = mixed.reshape(batch, length, shared, groups, head_width).swapaxes(2, 3)
   return mixed.reshape(q_BxTxHxA.shape)
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crt_jax.layers.attention import attend, new_positions
+from crt_jax.layers.attention import attend, entries_of, new_positions
 from crt_jax.layers.linear import Dropout, Linear
 from crt_jax.layers.rotary import rotate
 
@@ -73,7 +73,7 @@ class LatentAttention(nn.Module):
       position_BxT = new_positions(x_BxTxC.shape[1], past)
       q = rotate(q, position_BxT, 'standard', self.rotary_theta)
       k = rotate(k, position_BxT, 'standard', self.rotary_theta)
-      entries = None if past is None else dict(k=k, v=v)
+      entries = None if past is None else entries_of(k, v)
     dropout = Dropout(self.dropout) if self.dropout else None
     mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, self.kernel)
     axes = ('width', 'heads', 'head_width')

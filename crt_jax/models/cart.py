@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from crt_jax.layers.attention import entries_of
 from crt_jax.layers.latent_attention import KeysValues, LatentAttention
 from crt_jax.layers.linear import Linear
 from crt_jax.layers.norm import Norm
@@ -283,7 +284,7 @@ class CART(Model):
         loop_past = None if state is None else (cache, state.position_B)
       o_BxTxC, entries = parts.core(u_BxTxC, core_params, loop_past, given, loop_key)
       if self._is_cross and not is_frozen and state is not None:
-        entries = dict(k=given[0], v=given[1])
+        entries = entries_of(*given)
       if config.core_residual:
         o_BxTxC = (gain_C * u_BxTxC if config.gate else u_BxTxC) + o_BxTxC
       return o_BxTxC, entries
@@ -300,7 +301,7 @@ class CART(Model):
       return h_BxTxC, {}
     entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
     if is_frozen:
-      entries['anchor'] = with_layer_axis(dict(k=frozen[0], v=frozen[1]))
+      entries['anchor'] = with_layer_axis(entries_of(*frozen))
     else:
       entries['core'] = core_entries
     return h_BxTxC, entries

@@ -44,7 +44,7 @@ class LayerStack:
     return stack(self.apply_one, params_N, x_BxTxC, past, key, self.config.remat == 'layer')
 
   def cache(self, batch: int, max_len: int) -> dict[str, Array]:
-    """Empty keys and values, [N, B, S, H, A] in the compute dtype."""
+    """Empty keys and values, [N, B, H, S, A] in the compute dtype."""
     attention = self.layer.attention
     return empty_cache(
       self.count, batch, max_len, attention.heads, attention.head_width, self.config.dtype
@@ -58,13 +58,13 @@ def empty_cache(
   layers: int, batch: int, max_len: int, heads: int, head_width: int, dtype: str
 ) -> dict[str, Array]:
   """Keys and values of no position yet."""
-  shape = (layers, batch, max_len, heads, head_width)
+  shape = (layers, batch, heads, max_len, head_width)
   return dict(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
 
 
 def first_layer(past):
   """The past of a single layer, from a cache whose leading layer axis has length 1."""
-  return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), past[1])
+  return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), *past[1:])
 
 
 def with_layer_axis(entries):

@@ -16,7 +16,7 @@ def stack(
   Args:
     layer: params, x_BxTxC, past, key -> x_BxTxC, entries (None without past).
     params_N: the layers' parameters, stacked along a leading axis N.
-    past: None, or (cache with leaves [N, B, S, ...], position_B).
+    past: None, or what `DecodeState.past` gives; the cache has leaves [N, B, ...].
     key: dropout key, or None for none; layer n uses fold_in(key, n).
     remat: recompute each layer in the backward pass instead of storing what it computed.
 
@@ -26,7 +26,7 @@ def stack(
   def one(x_BxTxC, per_layer):
     params, cache, index = per_layer
     layer_key = None if key is None else jax.random.fold_in(key, index)
-    return layer(params, x_BxTxC, None if past is None else (cache, past[1]), layer_key)
+    return layer(params, x_BxTxC, None if past is None else (cache, *past[1:]), layer_key)
 
   count = jax.tree.leaves(params_N)[0].shape[0]
   cache_N = None if past is None else past[0]

@@ -17,6 +17,7 @@ def finish(run, say: Callable[[str], None]) -> None:
   say('evaluating')
   config, step = run.config, run.config.train.steps
   results = evaluation.protocol(run.model, run.state.params, run.dataset, config, run.place)
+  results |= evaluation.answers(run.model, run.state.params, run.dataset, config, run.place)
   say(table(results))
   text = sample(run.model, run.state.params, run.dataset.tokenizer, config.sample)
   say(f'sample: {text!r}')
@@ -49,6 +50,7 @@ def evaluate_checkpoint(path: str) -> None:
       'restore the corpus that it was made from'
     )
   results = evaluation.protocol(model, params, dataset, config)
+  results |= evaluation.answers(model, params, dataset, config)
   print(table(results))
   text = sample(model, params, tokenizer, config.sample)
   directory = workdir.Workdir(path)
@@ -89,14 +91,22 @@ def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
 
 
 def table(results: dict) -> str:
-  """Returns one line per protocol and form: perplexity and bits per byte."""
+  """Returns one line per protocol and form: perplexity and bits per byte, or shares of right
+  answers."""
   lines = ['protocol  form         K  perplexity  bits per byte']
   for name in ('sampled', 'whole'):
     for row in results.get(name, []):
       depth = '' if row['depth'] is None else row['depth']
       note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
+      bits = '' if row['bits_per_byte'] is None else f'{row["bits_per_byte"]:.4f}'
       lines.append(
-        f'{name:8}  {row["form"]:10}  {depth:>2}  {row["perplexity"]:10.3f}  '
-        f'{row["bits_per_byte"]:13.4f}{note}'
+        f'{name:8}  {row["form"]:10}  {depth:>2}  {row["perplexity"]:10.3f}  {bits:>13}{note}'
       )
+  for row in results.get('answers', []):
+    shares = [share for field, share in row.items() if field.startswith('accuracy_')]
+    depth = '' if row['depth'] is None else row['depth']
+    lines.append(
+      f'answers   {row["form"]:10}  {depth:>2}  {row["solved"]} of {len(shares)} solved: '
+      + ' '.join(f'{share:.2f}' for share in shares)
+    )
   return '\n'.join(lines)

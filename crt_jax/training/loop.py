@@ -89,8 +89,8 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
 
 
 def validate(run: Run) -> dict:
-  """Returns the validation numbers of a row: sampled batches, the same every time, at the
-  configured depth."""
+  """Returns the validation numbers of a row: sampled batches, the same every time, in the form that
+  is trained."""
   data_config = run.config.data
   batches = data.sampled_validation(
     run.dataset,
@@ -101,14 +101,20 @@ def validate(run: Run) -> dict:
     jax.process_index(),
     jax.process_count(),
   )
+  form, params = evaluation.trained_form(run.model), run.state.params
   found = evaluation.evaluate(
     run.model,
-    run.state.params,
+    params,
     map(run.place, batches),
+    sequential=form.kind == 'sequential',
     bytes_per_token=run.dataset.bytes_per_token('validation'),
   )
   names = ('cross_entropy', 'perplexity', 'bits_per_byte')
-  return {f'validation_{name}': found[name] for name in names}
+  row = {f'validation_{name}': found[name] for name in names if found[name] is not None}
+  if run.dataset.answer_groups:
+    groups = run.dataset.answer_groups
+    row |= evaluation.accuracy(run.model, params, map(run.place, batches), groups, form)
+  return row
 
 
 def measure(run: Run, batch) -> dict:

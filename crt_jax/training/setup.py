@@ -55,12 +55,15 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
+  remarks = model.check_length(config.data.sequence_length)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
+  for remark in remarks + dataset.remarks(config.model):
+    checkpoint.warn(remark)
   identity = {
     'corpus': dataset.manifest['corpus']['sha256'],
     'split': dataset.manifest['split']['rule'],

@@ -105,9 +105,8 @@ def test_a_batch_is_a_function_of_seed_and_step():
 def test_validation_is_the_same_every_time_and_no_training_batch():
   task = PointerChasing(levels=3, curriculum='0:1')
   first, second = data.sampled_validation(task, 83, 8, 2, 7)
-  np.testing.assert_array_equal(
-    first['tokens'], data.sampled_validation(task, 83, 8, 1, 7)[0]['tokens']
-  )
+  [again] = data.sampled_validation(task, 83, 8, 1, 7)
+  np.testing.assert_array_equal(first['tokens'], again['tokens'])
   assert not np.array_equal(first['tokens'], second['tokens'])
   assert not np.array_equal(first['tokens'], task.batch(7, 0, 8)['tokens'])
   assert (first['targets'] >= 0).sum() == 8 * 16, 'the curriculum is of training alone'

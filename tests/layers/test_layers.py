@@ -183,7 +183,7 @@ def draw_attention(groups):
   cache = dict(k=draw(SLOTS, groups), v=draw(SLOTS, groups))
   for a in cache.values():
     a[0, 3:] = 1e3
-  return q, k, v, (cache, position_B)
+  return q, k, v, ({name: a.swapaxes(1, 2) for name, a in cache.items()}, position_B)
 
 
 def attend_by_hand(q, k, v, past, window):
@@ -194,8 +194,8 @@ def attend_by_hand(q, k, v, past, window):
     valid = 0 if past is None else past[1][b]
     keys, values = list(k[b, : t + 1, g]), list(v[b, : t + 1, g])
     if past is not None:
-      keys = list(past[0]['k'][b, :valid, g]) + keys
-      values = list(past[0]['v'][b, :valid, g]) + values
+      keys = list(past[0]['k'][b, g, :valid]) + keys
+      values = list(past[0]['v'][b, g, :valid]) + values
     keys, values = np.array(keys[-window:]), np.array(values[-window:])  # -0 keeps all
     weights = np.exp(keys @ q[b, t, h] / math.sqrt(HEAD_WIDTH))
     mixed[b, t, h] = weights @ values / weights.sum()
@@ -212,11 +212,27 @@ def test_attend(groups, window):
     np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_trailing_cache_is_the_end_of_the_whole_one():
+  window, start = 4, 7
+  draw = np.random.default_rng(0).standard_normal
+  q, k, v = (draw((BATCH, LENGTH, 2, HEAD_WIDTH)).astype(np.float32) for _ in range(3))
+  whole = {name: draw((BATCH, 2, start, HEAD_WIDTH)).astype(np.float32) for name in 'kv'}
+  options = dict(window=window, dropout=None, kernel='xla')
+  position_1 = np.array([start], np.int32)
+  expected = _attend(q, k, v, (whole, position_1), **options)
+  for slots in (window - 1, window + 1, start + 2):  # the last one begins before position 0
+    cache = {name: a[:, :, -slots:] for name, a in whole.items()}
+    rubbish = np.full((BATCH, 2, max(slots - start, 0), HEAD_WIDTH), 1e3, np.float32)
+    cache = {name: np.concatenate([rubbish, a], axis=2) for name, a in cache.items()}
+    mixed = _attend(q, k, v, (cache, position_1, position_1 - slots), **options)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_grouped_queries_equal_repeated_keys():
   q, k, v, (cache, position_B) = draw_attention(groups=2)
   options = dict(window=0, dropout=None, kernel='xla')
   grouped = _attend(q, k, v, (cache, position_B), **options)
-  cache = {name: np.repeat(a, 2, axis=2) for name, a in cache.items()}
+  cache = {name: np.repeat(a, 2, axis=1) for name, a in cache.items()}
   k, v = np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2)
   whole = _attend(q, k, v, (cache, position_B), **options)
   np.testing.assert_allclose(grouped, whole, rtol=1e-5, atol=1e-6)
