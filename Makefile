@@ -37,7 +37,7 @@ endef
 
 quickstart: $(VENV)/installed
 	$(run) -m experiments.main --config=configs/quickstart.py --workdir=$(WORKDIR) $(ARGS)
-	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=200 --temperature=0.8 --top_k=50
+	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=120 --temperature=0.8 --top_k=50
 
 test: $(VENV)/installed-test
 	$(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -52,6 +52,7 @@ def transformer_model(**changes) -> dict:
     rotary='integer_reversed',
     rotary_theta=1e4,  # of rotary='standard' and style='cart_dense' only
     norm_eps=1e-6,  # of style='cart_dense' only
+    latent_ratio=0,  # of style='cart_dense' only: 4 as in a CART; 0 = full rank
     dropout=0.2,
     dtype='float32',
     remat='none',
@@ -61,11 +62,46 @@ def transformer_model(**changes) -> dict:
   return _changed(model, changes)
 
 
-def _changed(model: dict, changes: dict) -> dict:
-  unknown = changes.keys() - model.keys()
+def cart_model(**changes) -> dict:
+  """Returns all fields of a CART (crt_jax/models/cart.py says what each does); vocab_size follows
+  the data."""
+  model = dict(
+    name='cart',
+    width=256,  # C; a multiple of head_width
+    prelude_layers=6,  # P; below 2 with short_prelude
+    short_prelude=False,  # P = 0 or 1, which was not published
+    loops=6,  # R
+    loops_min=0,  # training draws R from loops_min .. loops; 0 = always loops
+    backprop_loops=0,  # gradients flow through the last so many loops; 0 = all
+    head_width=64,
+    latent_ratio=4,  # keys and values through C / 4; 0 = full rank
+    history=3,  # states that the blend mixes
+    gate_init=0.9,  # of sigmoid(a), in (0, 1)
+    loop_code_width=32,
+    norm_eps=1e-6,
+    rotary_theta=1e4,
+    anchor='frozen',  # 'per_loop'
+    anchor_norm=False,
+    share_core=True,
+    core='cross',  # 'self'
+    core_residual=True,  # False needs gate=False
+    blend=True,
+    gate=True,
+    loop_code=True,
+    dropout=0.0,
+    dtype='float32',  # compute; parameters and residual stream stay float32
+    remat='none',
+    window=0,
+    attention_kernel='xla',
+  )
+  return _changed(model, changes)
+
+
+def _changed(fields: dict, changes: dict) -> dict:
+  unknown = changes.keys() - fields.keys()
   if unknown:
-    raise ValueError(f'no such model field: {", ".join(sorted(unknown))}')
-  return model | changes
+    raise ValueError(f'no such field: {", ".join(sorted(unknown))}')
+  return fields | changes
 
 
 def base(model: dict) -> ConfigDict:
@@ -79,8 +115,9 @@ def base(model: dict) -> ConfigDict:
 
   config.data = ConfigDict(
     dict(
-      corpus='moby_dick',  # 'moby_dick' | 'sotu' | 'files' | 'tfds:NAME'
+      corpus='moby_dick',  # 'moby_dick' | 'sotu' | 'files' | 'tfds:NAME' | 'mixture'
       files='',  # glob of .txt and .jsonl, plain or .gz; for corpus='files'
+      validation_files='',  # glob of the validation split; '' = it is split off from `files`
       text_field='text',  # of .jsonl lines and TFDS features
       tfds_dir='',  # where prepared TFDS sets lie; '' = TFDS's default
       tokenizer='bytes',  # 'bytes' | 'bpe' | 'gpt2' | 'gpt2:DIR' | path of a tokenizer.json
@@ -93,6 +130,9 @@ def base(model: dict) -> ConfigDict:
       sequence_length=256,  # T, tokens
       batch_size=16,  # B, rows of the global batch; divisible by mesh.data * mesh.fsdp
       sampling='shuffled',  # 'shuffled' | 'random_offsets' | 'in_order'
+      sources=ConfigDict(),  # of corpus='mixture': name -> source(...)
+      interleave='',  # the pattern that a mixture repeats, 'name:chunks, name:chunks, ...'
+      chunk_tokens=1024,  # of a mixture
       cache_dir='',  # of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax
     )
   )
@@ -102,13 +142,14 @@ def base(model: dict) -> ConfigDict:
       name='adamw',  # 'adamw' | 'adam'
       learning_rate=2e-4,
       schedule='constant',  # 'constant' | 'cosine', to final_learning_rate at the last step
-      warmup_steps=0,
+      warmup_steps=0,  # linear; the full rate is reached at this step
       final_learning_rate=0.0,
       b1=0.9,
       b2=0.999,
       eps=1e-8,
       weight_decay=0.01,  # decoupled, multiplied by the learning rate
-      decay_mask='all',  # 'all' | 'matrices' (no biases, no norm scales)
+      decay_mask='all',  # 'all_but_gate' of a CART, 'matrices' (no biases, norms, gate, blend)
+      frozen=(),  # parts of the model that stay as initialised, as ('gate',)
       clip_norm=1.0,  # of the global gradient; 0 = off
     )
   )
@@ -125,12 +166,15 @@ def base(model: dict) -> ConfigDict:
   )
   config.eval = ConfigDict(
     dict(
-      batches=20,  # of the paper's protocol: random, the same every time
-      seed=42,
-      whole=True,  # at the end, also score every token of the validation set once
+      sample='random',  # windows that are scored: 'random' (CRT's paper) | 'first' (CART's)
+      batches=20,  # of sample='random', the same every time
+      seed=42,  # of sample='random'
+      windows=50,  # of sample='first'
+      whole=True,  # at the end, also score every token of the validation sets once
       depths=(),  # parallel K at the end; () = the configured one
       sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
-      during_training_batches=20,
+      during_training_batches=20,  # of sample='random', in training
+      dtype='',  # scored in; '' = model.dtype
     )
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left
@@ -138,6 +182,18 @@ def base(model: dict) -> ConfigDict:
     dict(prompt='The ', num_tokens=200, temperature=0.8, top_k=50, top_p=0.95, seed=0)
   )
   return config
+
+
+def source(**changes) -> ConfigDict:
+  """Returns one corpus of a mixture."""
+  fields = dict(
+    corpus='files',  # as of config.data, except 'mixture'
+    files='',
+    validation_files='',
+    text_field='text',
+    max_tokens=0,  # of its training split that the mixture uses; 0 = all
+  )
+  return ConfigDict(_changed(fields, changes))
 
 
 def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: int = 100_000):
@@ -189,3 +245,15 @@ def evaluation_depths(depth: int) -> tuple[int, ...]:
   """Returns the numbers of parallel passes that the paper reports for a model trained with K =
   depth."""
   return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))
+
+
+def study(config, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137, 271)):
+  """Adds what experiments.study reads: the variants, as changes of the config, and their seeds.
+
+  Args:
+    variants: name -> nested dict of the fields that differ.
+    figure: which figure of crt_jax/evaluation/study_figures.py shows the result.
+  """
+  config.study = ConfigDict(dict(seeds=seeds, figure=figure))
+  config.study.variants = ConfigDict({name.replace('.', '_'): v for name, v in variants.items()})
+  return config

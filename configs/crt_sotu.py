@@ -13,7 +13,7 @@ from configs import base
 
 
 def get_config():
-  return sotu(base.crt_model(layers=2, width=256, heads=4), steps=1200)
+  return sotu(base.crt_model(layers=2, width=256, heads=4), steps=600)
 
 
 def sotu(model: dict, steps: int):

@@ -37,6 +37,7 @@ FIELDS = {
   'driver': 'unroll',
   'prelude_layers': 4,
   'loops': 6,
+  'backprop_loops': 0,
   'latent_ratio': 4,
   'history': 3,
   'loop_code_width': 32,
@@ -45,6 +46,8 @@ FIELDS = {
   'share_core': True,
   'core': 'cross',
 }
+# Where a transformer's default is another.
+TRANSFORMER_FIELDS = {'latent_ratio': 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ def parts(model: Any) -> dict[str, Part]:
   Raises:
     ValueError: a field is missing, or has a value without a formula.
   """
-  fields = _resolve(model)
+  fields = resolve(model)
   if fields.name not in _BUILDERS:
     raise ValueError(f"model.name='{fields.name}' is unknown; use one of {', '.join(_BUILDERS)}")
   return _BUILDERS[fields.name](fields)
@@ -159,29 +162,33 @@ def model_flops(
 
   Args:
     depth: K or R; None takes the configured one. A run that draws K passes the drawn value.
-    training: forward and backward, 3 x forward. The convergence loss then adds the K-th correction.
+    training: forward and backward, 3 x forward. The convergence loss then adds the K-th correction;
+      loops of a CART before the last `backprop_loops` have no backward pass.
     sequential: the exact recurrent form of a CRT, block and correction once per token; a configured
       driver='sequential' implies it.
 
   Raises:
     ValueError: a depth below 1, or any for a transformer.
   """
-  fields = _resolve(model)
+  fields = resolve(model)
   if depth is not None:
     if fields.name == 'transformer' or depth < 1:
       reason = 'a transformer takes only None' if depth >= 1 else 'at least one pass is needed'
       raise ValueError(f'depth={depth} cannot be counted: {reason}')
-    fields = _resolve(model, **{'loops' if fields.name == 'cart' else 'depth': depth})
+    fields = resolve(model, **{'loops' if fields.name == 'cart' else 'depth': depth})
   repeats = {}
   if fields.name == 'crt' and not (sequential or fields.driver == 'sequential'):
     repeats = {'layers': fields.depth, 'correction': _corrections(fields, training)}
   attended_positions = _attended_positions(sequence_length, fields.window)
-  total = 2.0 * _vocabulary_matrix(fields)
+  total, forward_only = 2.0 * _vocabulary_matrix(fields), 0.0
   for name, part in _BUILDERS[fields.name](fields).items():
     if name != 'head':
       scores = 4.0 * attended_positions * part.applied * part.attended
-      total += repeats.get(name, 1) * (2.0 * part.multiplies + scores)
-  return 3.0 * total if training else total
+      cost = repeats.get(name, 1) * (2.0 * part.multiplies + scores)
+      total += cost
+      if name == 'core' and fields.backprop_loops:
+        forward_only = cost * max(fields.loops - fields.backprop_loops, 0) / fields.loops
+  return 3.0 * total - 2.0 * forward_only if training else total
 
 
 def match_width(
@@ -250,7 +257,7 @@ def peak_flops(device_kind: str) -> float:
 def _transformer(fields: types.SimpleNamespace) -> dict[str, Part]:
   width, layers = fields.width, fields.layers
   if fields.style == 'cart_dense':
-    weights = 4 * width**2 + _gated_feed_forward(width)
+    weights = 2 * width**2 + _keys_values(fields) + _gated_feed_forward(width)
     return _tied_ends(fields) | {'layers': Part(weights, 2 * width, width, layers, layers)}
   if fields.style == 'roformer':
     return _untied_ends(fields) | {'layers': _roformer_layers(fields)}
@@ -276,9 +283,7 @@ def _crt(fields: types.SimpleNamespace) -> dict[str, Part]:
 
 def _cart(fields: types.SimpleNamespace) -> dict[str, Part]:
   width, loops, preludes = fields.width, fields.loops, fields.prelude_layers
-  # Keys and values come through a latent of width C / ratio, or (ratio 0) from two full matrices.
-  latent = width // fields.latent_ratio if fields.latent_ratio else 0
-  keys_values = 3 * latent * width if latent else 2 * width**2
+  keys_values = _keys_values(fields)
   cross_layer = 2 * width**2 + _gated_feed_forward(width)
   self_layer = cross_layer + keys_values
   # History weights, gate and loop code are stored even where a switch leaves them unused. None of
@@ -327,6 +332,13 @@ def _roformer_layers(fields: types.SimpleNamespace) -> Part:
   return Part(12 * width**2, 13 * width, width, layers, layers)
 
 
+def _keys_values(fields: types.SimpleNamespace) -> int:
+  """Through a latent of width C / ratio, or (ratio 0) by two full matrices."""
+  if not fields.latent_ratio:
+    return 2 * fields.width**2
+  return 3 * (fields.width // fields.latent_ratio) * fields.width
+
+
 def _gated_feed_forward(width: int) -> int:
   return 3 * width * 256 * math.ceil(math.floor(8 / 3 * width) / 256)
 
@@ -361,14 +373,15 @@ def _attended_positions(sequence_length: int, window: int) -> float:
 
 
 def _vocabulary_matrix(model: Any) -> int:
-  fields = _resolve(model)
+  fields = resolve(model)
   return fields.vocab_size * fields.width
 
 
-def _resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
+def resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
   """The fields as attributes: what `model` gives, else the default, with `changes` on top."""
   get = model.get if isinstance(model, Mapping) else functools.partial(getattr, model)
-  values = {name: get(name, default) for name, default in FIELDS.items()} | changes
+  defaults = FIELDS | (TRANSFORMER_FIELDS if get('name', None) == 'transformer' else {})
+  values = {name: get(name, default) for name, default in defaults.items()} | changes
   needed = ('name', 'vocab_size', 'width') + (() if values['name'] == 'cart' else ('layers',))
   for name in needed:
     if values[name] is None:

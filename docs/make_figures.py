@@ -23,6 +23,7 @@ PATHS = ('cache_dir', 'tfds_dir', 'files')  # of config.data: they say nothing t
 
 def main(argv):
   del argv
+  from crt_jax.evaluation import figures
   from docs import diagrams
 
   run = pathlib.Path(_WORKDIR.value)
@@ -36,7 +37,8 @@ def main(argv):
   diagrams.crt_recurrence(FIGURES / 'crt_recurrence.png')
   diagrams.crt_passes(FIGURES / 'crt_passes.png', measured_gap(passes=6, positions=5))
   diagrams.cart(FIGURES / 'cart.png')
-  convergence(record, FIGURES / 'quickstart_convergence.png')
+  convergence = FIGURES / 'quickstart_convergence.png'
+  figures.perplexity_against_depth({'whole': record['results']}, convergence, record['origin'])
   (FIGURES / 'quickstart.json').write_text(json.dumps(record, indent=1) + '\n')
   for page, text in pages.items():
     page.write_text(text)
@@ -145,16 +147,16 @@ def exact_row(record: dict) -> dict:
   return next(row for row in record['results'] if row['form'] == 'sequential')
 
 
-def filled(page: pathlib.Path, text: str) -> str:
-  """The page with `text` between its two marks.
+def filled(page: pathlib.Path, text: str, mark: str = 'quickstart') -> str:
+  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
 
   Raises:
     Mistake: the marks are not there exactly once.
   """
-  marked = re.compile(r'(<!-- quickstart -->\n).*?(<!-- /quickstart -->)', re.DOTALL)
+  marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
   whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text())
   if count != 1:
-    raise cli.Mistake(f'{page}: found {count} pairs of <!-- quickstart --> marks, wanted one')
+    raise cli.Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
   return whole
 
 
@@ -188,41 +190,6 @@ def measured_gap(passes: int, positions: int):
     apply = jax.jit(model.apply, static_argnames='depth')
     logits = [apply(params, tokens, depth=k + 1).logits_BxTxV for k in range(passes)]
     return np.stack([np.abs(x - exact).max(axis=(0, 2)) for x in logits])
-
-
-def convergence(record: dict, path: pathlib.Path) -> None:
-  """Perplexity against K with the exact recurrence as a line, and the distance on a log scale."""
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import MaxNLocator
-
-  from docs.diagrams import BLUE, GREY, ORANGE
-
-  exact = exact_row(record)['perplexity']
-  rows = [row for row in record['results'] if row['form'] == 'parallel']
-  depths, values = [row['depth'] for row in rows], [row['perplexity'] for row in rows]
-  figure = Figure(figsize=(7, 3.3), layout='constrained')
-  left, right = figure.subplots(1, 2)
-  left.axhline(exact, color=ORANGE, linestyle='--', label=f'exact recurrence: {exact:.3f}')
-  left.plot(depths, values, color=BLUE, marker='o', label='K parallel passes')
-  if not rows[0]['is_inference_metric']:
-    first, words = (depths[0], values[0]), f'K = {depths[0]}: no recurrence'
-    left.plot(*first, 'o', color=BLUE, markerfacecolor='white')
-    left.annotate(words, first, (8, 0), textcoords='offset points', va='center')
-  left.set_ylabel('perplexity per token')
-  left.legend(frameon=False, loc='center right')
-  gaps = [(k, abs(value - exact)) for k, value in zip(depths, values, strict=True)]
-  right.plot(*zip(*[pair for pair in gaps if pair[1] > 0], strict=True), color=BLUE, marker='o')
-  right.set_yscale('log')
-  right.set_ylabel('|perplexity at K \u2212 exact|')
-  for axes in (left, right):
-    axes.set_xlabel('parallel passes K')
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color='#e4e4e4')
-    axes.set_axisbelow(True)
-    axes.spines[['top', 'right']].set_visible(False)
-  small = f'{target_words(record)}\n{made_with(record)}'
-  figure.supxlabel(small, fontsize=8, color=GREY)
-  figure.savefig(path, dpi=150, metadata={'Software': None})
 
 
 if __name__ == '__main__':

@@ -9,14 +9,21 @@ Text goes to stdout as it is made, the speed to stderr at the end. What is left 
   --temperature=0.8 --top_k=50 --top_p=0.95 --seed=1     varied, but no unlikely words
 
 The text ends at --num_tokens, at an end-of-text token, or where prompt and text fill the context.
+
+Many prompts at once, a line {"prompt": "..."} each, in batches; a bad line is reported and skipped:
+
+  python -m experiments.generate --workdir=runs/quickstart --prompts=in.jsonl --output=out.jsonl
 """
 
+import functools
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, prompt_file
 
 _WORKDIR = cli.define_workdir('Directory of the run; only read')
 _STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
@@ -35,6 +42,23 @@ _CONTEXT = flags.DEFINE_integer(
   None,
   'Most tokens of prompt and text together; when left out, the length the model was trained on '
   '(config.data.sequence_length). It has never seen a position beyond that.',
+)
+_PROMPTS = flags.DEFINE_string(
+  'prompts', None, 'A JSONL file of prompts, {"prompt": "..."} a line.'
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'Where the texts of --prompts go, as JSONL.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'How many of --prompts are continued together.')
+_DTYPE = flags.DEFINE_enum(
+  'dtype',
+  None,
+  ['float32', 'bfloat16'],
+  'What to compute in; matrices are cast once. When left out, as in training.',
+)
+_PREFILL = flags.DEFINE_enum(
+  'prefill',
+  'sequential',
+  ['sequential', 'parallel', 'chunked'],
+  'How prompts are read: exactly, or by the passes of training over all or 64 tokens at a time.',
 )
 
 
@@ -61,6 +85,36 @@ class StableText:
 
 def main(argv):
   del argv
+  if bool(_PROMPTS.value) != bool(_OUTPUT.value):
+    raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
+  if _PROMPTS.value and _PROMPT.value is not None:
+    raise ValueError('--prompt and --prompts are two sources; give one')
+  run = _load()
+  return _write_file(run) if _PROMPTS.value else _write_text(run)
+
+
+class _Run(NamedTuple):
+  """A trained model, ready to decode, and how.
+
+  Attributes:
+    encode: text -> the tokens that the model reads, [] for no text.
+    options: of `decoding.stream`.
+    num_tokens: at most this many for each prompt.
+    trained_length: of the windows it was trained on.
+  """
+
+  model: Any
+  params: dict
+  tokenizer: Any
+  encode: Callable[[str], list[int]]
+  options: dict
+  num_tokens: int
+  prompt: str
+  trained_length: int
+
+
+def _load() -> _Run:
+  """Raises ValueError for a run, a tokenizer or a flag that does not fit."""
   # Heavy imports wait until the flags are known to be right.
   import crt_jax
   from crt_jax import decoding
@@ -77,35 +131,75 @@ def main(argv):
   sampling = decoding.Sampling(
     sample['temperature'], sample['top_k'], sample['top_p'], tokenizer.vocab_size
   )
-  prompt = tokenizer.encode(sample['prompt'])
-  if not prompt:
-    raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
-  if config.data.separator == 'bos_eos':
-    prompt = [tokenizer.bos, *prompt]
-  context = config.data.sequence_length if _CONTEXT.value is None else _CONTEXT.value
-  if len(prompt) >= context:
-    raise ValueError(
-      f'--prompt has {len(prompt)} tokens, which leaves no room in the context of {context}; '
-      f'shorten it, or raise --context (the model was trained on {config.data.sequence_length})'
-    )
-  chunks = decoding.stream(
-    model,
-    params,
-    [prompt],
-    sample['num_tokens'],
-    context=context,
+  model, params = decoding.prepare(model, params, _DTYPE.value)
+  length = config.data.sequence_length
+  options = dict(
+    context=length if _CONTEXT.value is None else _CONTEXT.value,
     sampling=sampling,
     seed=sample['seed'],
     stop_tokens=() if tokenizer.eos is None else (tokenizer.eos,),
-    chunk=16,
+    prefill=_PREFILL.value,
   )
-  written = _print(chunks, StableText(tokenizer), prompt)
-  if written == context - len(prompt) < sample['num_tokens']:
+  first = [tokenizer.bos] if config.data.separator == 'bos_eos' else []
+
+  def encode(text: str) -> list[int]:
+    return [*first, *tokenizer.encode(text)] if text else []
+
+  return _Run(
+    model, params, tokenizer, encode, options, sample['num_tokens'], sample['prompt'], length
+  )
+
+
+def _write_text(run: _Run) -> None:
+  """One prompt, to the terminal, as it comes."""
+  from crt_jax import decoding
+
+  prompt, context = run.encode(run.prompt), run.options['context']
+  if not prompt:
+    raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
+  if len(prompt) >= context:
+    raise ValueError(
+      f'--prompt has {len(prompt)} tokens, which leaves no room in the context of {context}; '
+      f'shorten it, or raise --context (the model was trained on {run.trained_length})'
+    )
+  chunks = decoding.stream(run.model, run.params, [prompt], run.num_tokens, chunk=16, **run.options)
+  written = _print(chunks, StableText(run.tokenizer), prompt)
+  if written == context - len(prompt) < run.num_tokens:
     print(
-      f'stopped after {written} of {sample["num_tokens"]} tokens: prompt and text fill the context '
-      f'of {context}; --context={len(prompt) + sample["num_tokens"]} has room for all',
+      f'stopped after {written} of {run.num_tokens} tokens: prompt and text fill the context '
+      f'of {context}; --context={len(prompt) + run.num_tokens} has room for all',
       file=sys.stderr,
     )
+
+
+def _write_file(run: _Run) -> None:
+  """All prompts of a file, in batches; each batch is on disk before the next begins."""
+  from crt_jax import decoding
+
+  if _BATCH_SIZE.value < 1:
+    raise ValueError(f'--batch_size={_BATCH_SIZE.value} must be at least 1')
+  report = functools.partial(print, file=sys.stderr)
+  prompts = prompt_file.read(_PROMPTS.value, run.encode, run.options['context'], report)
+  count, seconds = 0, 0.0
+  with open(_OUTPUT.value, 'w', encoding='utf-8') as output:
+    for batch in prompt_file.batches(prompts, _BATCH_SIZE.value):
+      start = time.perf_counter()
+      # A short last batch is filled up, so that it compiles nothing and draws what it would alone.
+      rows = [batch[min(i, len(batch) - 1)] for i in range(min(_BATCH_SIZE.value, len(prompts)))]
+      texts = decoding.generate(
+        run.model,
+        run.params,
+        [prompt.tokens for prompt in rows],
+        run.num_tokens,
+        rows=[prompt.line for prompt in rows],
+        **run.options,
+      )
+      seconds += time.perf_counter() - start
+      for prompt, tokens in zip(batch, texts, strict=False):
+        count += len(tokens)
+        output.write(prompt_file.result(prompt, tokens, run.tokenizer.decode(tokens)))
+      output.flush()
+  report(f'{len(prompts)} prompts, {count} tokens, {count / seconds:.1f} tokens/s with compilation')
 
 
 def _or_default(name: str, default):

@@ -66,11 +66,19 @@ def _prepare() -> None:
   from crt_jax import data
 
   dataset = data.prepare(_CONFIG.value.data, whole=_VERIFY.value, report=_Progress())
+  for packed in dataset.validation_sets.values():
+    _describe(packed)
+  if _CONFIG.value.data.corpus == 'mixture':
+    print(f'mixture of {", ".join(dataset.sources)}: {len(dataset.train):,} tokens')
+
+
+def _describe(dataset) -> None:
   manifest = dataset.manifest
   tokenizer, split = manifest['tokenizer'], manifest['split']
   print(f'{dataset.folder}')
   print(f'  tokenizer   {tokenizer["name"]}, {tokenizer["vocab_size"]:,} tokens')
-  print(f'  split       {split["rule"]}, {split["validation_fraction"]:.0%} held out')
+  share = f', {split["validation_fraction"]:.0%} held out'
+  print(f'  split       {split["rule"]}{"" if split["rule"] == "validation_files" else share}')
   print(f'  separator   {manifest["separator"]}')
   for name, counts in manifest['splits'].items():
     documents = '' if counts['documents'] is None else f', {counts["documents"]:,} documents'

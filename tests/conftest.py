@@ -1,8 +1,17 @@
-"""What every test runs under: eight fake devices, no silent broadcasting of ranks, steady laws."""
+"""What every test runs under: eight fake devices, no silent broadcasting of ranks, steady laws, and
+a compiler that is quick rather than good: tests compile much and compute little, so it saves two
+thirds of their time. Set XLA_FLAGS (also to nothing) to test with other code.
+"""
 
-import hypothesis
-import jax
-import pytest
+import os
+
+os.environ.setdefault(
+  'XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+)
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)  # before the first use of a device
 jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -318,6 +318,26 @@ def test_model_flops_of_cart():
   assert accounting.model_flops(cart(1024, loops=4), 1024, depth=6, training=False) == expected
 
 
+@pytest.mark.parametrize('loops', [1, 2, 6])
+def test_loops_without_a_backward_pass_cost_their_forward_pass_alone(loops):
+  def flops(**fields):
+    return accounting.model_flops(cart(1024, loops=loops, **fields), 1024)
+
+  core = 2 * (2 * 1024**2 + 3 * 1024 * 2816) + 2 * 1024 * 1024  # one loop, forward
+  assert flops() - flops(backprop_loops=2) == 2 * max(loops - 2, 0) * core
+  forward = [
+    accounting.model_flops(cart(1024, backprop_loops=k), 1024, training=False) for k in (0, 2)
+  ]
+  assert forward[0] == forward[1]
+
+
+def test_a_dense_layer_with_a_latent_counts_as_one_of_the_prelude():
+  layers = [accounting.parts(dense(1024, 13) | dict(latent_ratio=4))['layers']]
+  layers.append(accounting.parts(cart(1024, preludes=13))['prelude'])
+  assert layers[0] == layers[1]
+  assert accounting.parameters(dense(1024, 13) | dict(latent_ratio=4)).stored == 182_742_016
+
+
 def test_fields_are_read_from_mapping_config_dict_or_object():
   model = ml_collections.ConfigDict(crt(5, 1120)).lock()
   assert accounting.parameters(model).stored == 157_094_080
@@ -367,6 +387,7 @@ CART_SWITCHES = [
     dict(name='transformer', **SMALL),
     dict(name='transformer', style='roformer_head_ffn', **SMALL),
     dict(name='transformer', style='cart_dense', **SMALL),
+    dict(name='transformer', style='cart_dense', latent_ratio=4, **SMALL),
     *[dict(name='cart', vocab_size=11, width=64) | switches for switches in CART_SWITCHES],
   ],
   ids=lambda fields: '-'.join(str(value) for value in fields.values()),
@@ -383,6 +404,9 @@ def test_the_formulas_count_the_arrays_that_models_make(fields):
 
 @pytest.mark.parametrize('config', [CRTConfig, TransformerConfig, CARTConfig])
 def test_defaults_are_those_of_the_models(config):
+  fields = accounting.FIELDS
+  if config is TransformerConfig:
+    fields = fields | accounting.TRANSFORMER_FIELDS
   for field in dataclasses.fields(config):
-    if field.name in accounting.FIELDS and field.default is not dataclasses.MISSING:
-      assert accounting.FIELDS[field.name] == field.default, field.name
+    if field.name in fields and field.default is not dataclasses.MISSING:
+      assert fields[field.name] == field.default, field.name

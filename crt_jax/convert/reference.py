@@ -173,6 +173,9 @@ def _again(slots: Iterator[Slot]) -> Iterator[Slot]:
 def _cart_dense(config) -> Iterator[Slot]:
   yield Slot('embedding.weight', ('embedding', 'weight'))
   for i in range(config.layers):
+    if config.latent_ratio:
+      yield from _cart_layer(f'layers.{i}', ('layers',), (i,), config, own_keys=True)
+      continue
     path = ('layers', 'attention')
     for role, part in enumerate('qkv'):
       yield Slot(f'layers.{i}.attn.{part}_proj.weight', (*path, 'qkv', 'weight'), (i, role), 2)

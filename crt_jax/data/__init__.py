@@ -2,14 +2,18 @@
 
 from crt_jax.data import tokenizers
 from crt_jax.data.config import DataConfig, resolve
-from crt_jax.data.packed import PackedDataset, open_packed, prepare
-from crt_jax.data.validation import sampled_validation, whole_validation
+from crt_jax.data.datasets import prepare
+from crt_jax.data.mixture import Dataset
+from crt_jax.data.packed import PackedDataset, open_packed
+from crt_jax.data.validation import first_validation, sampled_validation, whole_validation
 from crt_jax.data.windows import TrainBatches, train_batches
 
 __all__ = [
   'DataConfig',
+  'Dataset',
   'PackedDataset',
   'TrainBatches',
+  'first_validation',
   'open_packed',
   'prepare',
   'resolve',

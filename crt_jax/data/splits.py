@@ -1,4 +1,4 @@
-"""Which text is held out: by a hash of the document, or the tail of the token stream."""
+"""Which text is held out: separate files, documents by their hash, or the tail of the stream."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,13 @@ from crt_jax.data.documents import Survey
 
 
 def split_rule(config: DataConfig, found: Survey) -> str:
-  """'document_hash' or 'contiguous'; 'auto' takes the former where there are many documents.
+  """'validation_files' where they are given, else 'document_hash' or 'contiguous'.
 
-  Many is at least 1 / validation_fraction (10 by default): with fewer, no choice of documents comes
-  near that share.
+  'auto' takes 'document_hash' where there are many documents: at least 1 / validation_fraction (10
+  by default). With fewer, no choice of documents comes near that share.
   """
+  if config.validation_files:
+    return 'validation_files'
   if config.split != 'auto':
     return config.split
   many = math.ceil(1 / config.validation_fraction - 1e-9)

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from crt_jax.data.config import resolve
+from crt_jax.data.config import MIXTURE, resolve
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 
@@ -59,9 +59,14 @@ def write_tfds(config: Any, folder: str | Path) -> str:
     The value of `data.corpus` that reads it back.
 
   Raises:
-    ValueError: the corpus is missing, unreadable or empty, or the set is already there.
+    ValueError: the corpus is missing, unreadable, empty or a mixture, or the set is already there.
   """
   resolved = resolve(config)
+  if resolved.corpus == MIXTURE or resolved.validation_files:
+    raise ValueError(
+      'a TFDS set holds one corpus without a validation set; write each with data.corpus and '
+      "data.validation_files=''"
+    )
   corpus = open_corpus(resolved)
   name = ''.join(c if c.isalnum() else '_' for c in corpus.name)
   builder = RawText(

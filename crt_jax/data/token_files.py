@@ -5,6 +5,7 @@ blocks (the first, the last and evenly between). `verify` reads all of a small s
 a large one the size and the sampled blocks, unless asked for all.
 """
 
+import abc
 import dataclasses
 import hashlib
 import os
@@ -91,11 +92,41 @@ class TokenWriter:
     self._file, self._in_shard = None, 0
 
 
-class TokenFile:
-  """The tokens of one split as one sequence, whatever shards they lie in, read on demand.
+class Tokens(abc.ABC):
+  """A sequence of tokens that is read on demand.
 
   `len(tokens)`, `tokens[i]` and `tokens[a:b]` behave as an array's do.
   """
+
+  dtype: np.dtype
+
+  @abc.abstractmethod
+  def __len__(self) -> int:
+    """Number of tokens."""
+
+  @abc.abstractmethod
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    """Tokens start..stop-1, where 0 <= start <= stop <= len."""
+
+  def __getitem__(self, index: int | slice) -> np.ndarray:
+    if not isinstance(index, slice):
+      position = range(len(self))[index]
+      return self._read(position, position + 1)[0]
+    start, stop, step = index.indices(len(self))
+    if step != 1:
+      raise ValueError('tokens are read by contiguous slices; apply the step to the result')
+    return self._read(start, max(start, stop))
+
+  def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+    """Windows [starts[r], starts[r] + length) as rows of one array [len(starts), length]."""
+    rows = np.empty((len(starts), length), self.dtype)
+    for row, start in enumerate(starts.tolist()):
+      rows[row] = self._read(start, start + length)
+    return rows
+
+
+class TokenFile(Tokens):
+  """The tokens of one split as one sequence, whatever shards they lie in."""
 
   def __init__(self, paths: Sequence[Path], dtype: np.dtype):
     # np.asarray: slices of a bare view cost a tenth of a memmap's.
@@ -106,28 +137,9 @@ class TokenFile:
   def __len__(self) -> int:
     return int(self._ends[-1]) if self._shards else 0
 
-  def __getitem__(self, index: int | slice) -> np.ndarray:
-    if not isinstance(index, slice):
-      position = range(len(self))[index]
-      return self._read(position, position + 1)[0]
-    start, stop, step = index.indices(len(self))
-    if step != 1:
-      raise ValueError('a token file is read by contiguous slices; apply the step to the result')
-    return self._read(start, max(start, stop))
-
-  def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-    """Windows [starts[r], starts[r] + length) as rows of one array [len(starts), length]."""
-    rows = np.empty((len(starts), length), self.dtype)
-    if len(self._shards) == 1:
-      only = self._shards[0]
-      for row, start in enumerate(starts.tolist()):
-        rows[row] = only[start : start + length]
-    else:
-      for row, start in enumerate(starts.tolist()):
-        rows[row] = self._read(start, start + length)
-    return rows
-
   def _read(self, start: int, stop: int) -> np.ndarray:
+    if len(self._shards) == 1:
+      return self._shards[0][start:stop]
     first = int(np.searchsorted(self._ends, start, side='right'))
     parts = []
     for shard, end in zip(self._shards[first:], self._ends[first:].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Validation batches: the CRT paper's seeded random windows, and the whole split."""
+"""Validation batches: the CRT paper's seeded random windows, CART's first ones, the whole split."""
 
 import functools
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from crt_jax.data.packed import PackedDataset
+from crt_jax.data.token_files import Tokens
 from crt_jax.data.windows import Batch, as_batch, check_seed, process_rows
 
 IGNORED = -1  # a target that does not count
@@ -45,6 +46,31 @@ def sampled_validation(
 
 
 @functools.singledispatch
+def first_validation(
+  dataset: PackedDataset,
+  sequence_length: int,
+  batch_size: int,
+  count: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """CART's protocol (docs/cart.md, 5.4): the first `count` windows of T tokens, in file order.
+
+  All windows have T targets, so the mean over targets is the mean of the windows' losses. A split
+  of fewer windows gives all it has.
+
+  Returns:
+    Batches as of `whole_validation`.
+
+  Raises:
+    ValueError: T is longer than a split.
+  """
+  windows = min(count, (len(dataset.validation) - 1) // sequence_length)
+  predictions = windows * sequence_length
+  return _leading(dataset, sequence_length, batch_size, predictions, process_index, process_count)
+
+
+@functools.singledispatch
 def whole_validation(
   dataset: PackedDataset,
   sequence_length: int,
@@ -60,15 +86,27 @@ def whole_validation(
   Raises:
     ValueError: T is longer than a split.
   """
+  predictions = len(dataset.validation) - 1
+  return _leading(dataset, sequence_length, batch_size, predictions, process_index, process_count)
+
+
+def _leading(
+  dataset: PackedDataset,
+  sequence_length: int,
+  batch_size: int,
+  predictions: int,
+  process_index: int,
+  process_count: int,
+) -> Iterator[Batch]:
+  """Batches in which each of the first `predictions` targets counts once."""
   dataset.check_length(sequence_length, 'sequence_length')
   rows = process_rows(batch_size, process_index, process_count)
-  return _whole(dataset, sequence_length, batch_size, rows)
+  return _batches(dataset.validation, sequence_length, batch_size, predictions, rows)
 
 
-def _whole(
-  dataset: PackedDataset, sequence_length: int, batch_size: int, rows: slice
+def _batches(
+  tokens: Tokens, sequence_length: int, batch_size: int, predictions: int, rows: slice
 ) -> Iterator[Batch]:
-  tokens, predictions = dataset.validation, len(dataset.validation) - 1
   local = rows.stop - rows.start
   for first in range(0, predictions, batch_size * sequence_length):
     start = min(first + rows.start * sequence_length, predictions)

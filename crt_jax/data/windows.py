@@ -22,8 +22,8 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from crt_jax.data.config import DataConfig, resolve
-from crt_jax.data.packed import PackedDataset
-from crt_jax.data.token_files import TokenFile
+from crt_jax.data.mixture import Dataset
+from crt_jax.data.token_files import Tokens
 
 Batch = dict[str, np.ndarray]
 # Gives starts_B, the first token of each window of a step, of which the rows in a slice are wanted.
@@ -57,7 +57,7 @@ class TrainBatches:
 class WindowSource(grain.sources.RandomAccessDataSource):
   """Element `step` is this process's rows of the batch of that step."""
 
-  def __init__(self, tokens: TokenFile, sequence_length: int, rule: Rule, seed: int, rows: slice):
+  def __init__(self, tokens: Tokens, sequence_length: int, rule: Rule, seed: int, rows: slice):
     self._tokens, self._sequence_length = tokens, sequence_length
     self._rule, self._seed, self._rows = rule, seed, rows
 
@@ -74,12 +74,12 @@ class WindowSource(grain.sources.RandomAccessDataSource):
 
 @functools.singledispatch
 def train_batches(
-  dataset: PackedDataset, config: Any, seed: int, process_index: int = 0, process_count: int = 1
+  dataset: Dataset, config: Any, seed: int, process_index: int = 0, process_count: int = 1
 ) -> TrainBatches:
   """The training batches of one process.
 
   Args:
-    dataset: packed data; only its train split is read. Other kinds of data register themselves.
+    dataset: from `prepare`; only its train split is read. Generated data registers itself.
     config: `config.data`, for `sequence_length` T, the global `batch_size` B, and `sampling`.
     seed: 0 <= seed < 2^32.
     process_index: this process takes rows [process_index * B / process_count, ...) of every global

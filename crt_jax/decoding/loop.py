@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.decoding.prepare import empty_state
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
+from crt_jax.recurrence.state import in_place_options
 
 Array = jax.Array
 PREFILL_CHUNK = 64
+STEP_CHUNK = 8  # where a prompt is read position by position, padding costs as much as text
 
 
 def generate(
@@ -61,6 +64,7 @@ def stream(
   """Yields, chunk by chunk, each row's new tokens ([] for a row that has ended).
 
   Args:
+    params: the model's, or faster as `prepare` returns them.
     prompts: token ids, one list per row, of any lengths.
     num_tokens: at most this many new tokens per row; fewer if it meets a stop token or the context.
     context: prompt and new tokens together; the size of the caches.
@@ -82,9 +86,9 @@ def stream(
   key_B = row_keys(seed, rows_B)
   # The length of the caches is the context rounded up to whole prefill pieces: no piece is cut.
   capacity = _round_up(context, PREFILL_CHUNK)
-  state = model.decode_state(len(prompts), capacity, depth)
+  state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
-  decode = functools.partial(_decode_chunk, model, sampling, chunk, params, key_B)
+  decode = functools.partial(chunk_decoder(), model, sampling, chunk, params, key_B)
   return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
 
 
@@ -115,20 +119,28 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
   return taken
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=('model', 'sampling', 'length'),
-  donate_argnames=('state', 'logits_BxV'),
-)
+@functools.cache
+def chunk_decoder():
+  """The jitted `_decode_chunk`; made at its first use, when the platform is known."""
+  return jax.jit(
+    _decode_chunk,
+    static_argnames=('model', 'sampling', 'length'),
+    donate_argnames=('state', 'logits_BxV'),
+    compiler_options=in_place_options(),
+  )
+
+
 def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
   """Draws and consumes `length` tokens per row; returns state, logits_BxV, tokens_BxN."""
 
-  def one_token(carry, _):
+  def one_token(carry, noise_B):
     state, logits_BxV = carry
-    token_B = sample(sampling, logits_BxV, key_B, state.position_B)
+    token_B = sample(sampling, logits_BxV, noise_B)
     return model.step(params, state, token_B), token_B
 
-  carry, tokens_NxB = jax.lax.scan(one_token, (state, logits_BxV), length=length)
+  position_NxB = state.position_B[None] + jnp.arange(length)[:, None]
+  noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
+  carry, tokens_NxB = jax.lax.scan(one_token, (state, logits_BxV), noise_NxB)
   return *carry, tokens_NxB.T
 
 
@@ -140,12 +152,14 @@ def _read_prompts(model, params, state, prompts, lengths, capacity, method):
   if method == 'parallel':
     longest = int(lengths.max())
     return model.prefill(params, state, tokens_BxT[:, :longest], lengths, method=method)
+  is_stepwise = method == 'sequential' and state.recurrent_BxC is not None
+  chunk = STEP_CHUNK if is_stepwise else PREFILL_CHUNK
   logits_BxV = None
-  for start in range(0, int(lengths.max()), PREFILL_CHUNK):
-    piece_BxT = tokens_BxT[:, start : start + PREFILL_CHUNK]
-    new_B = np.clip(lengths - start, 0, PREFILL_CHUNK)
+  for start in range(0, int(lengths.max()), chunk):
+    piece_BxT = tokens_BxT[:, start : start + chunk]
+    new_B = np.clip(lengths - start, 0, chunk)
     state, piece_logits_BxV = model.prefill(
-      params, state, piece_BxT, new_B, method=method, chunk=PREFILL_CHUNK
+      params, state, piece_BxT, new_B, method=method, chunk=chunk
     )
     # A row that ended in an earlier piece keeps the logits it had there.
     first = logits_BxV is None

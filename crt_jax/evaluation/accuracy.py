@@ -1,14 +1,13 @@
 """How often the likeliest token is the target, for tasks whose answers stand at known places."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crt_jax import data
-from crt_jax.evaluation.perplexity import Form, forms, hidden_of
+from crt_jax.evaluation.perplexity import Form, hidden_of
 
 SOLVED = 0.9  # a group counts as solved above this share (crt.md 11.3)
 
@@ -42,35 +41,6 @@ def accuracy(
       raise ValueError(f'nothing to evaluate: {name} has no target that counts')
     found[f'accuracy_{name}'] = float(right_P[here].sum() / counted_P[here].sum())
   return found | {'solved': sum(share > SOLVED for share in found.values())}
-
-
-def answers(model, params: dict, dataset, config, place: Callable = lambda batch: batch) -> dict:
-  """The accuracy of every form that `config.eval` asks for, on the batches of `protocol`'s sample.
-
-  Returns: {'answers': one record per form}, or {} for data without known places of answers.
-  """
-  if not dataset.answer_groups:
-    return {}
-  sampled = data.sampled_validation(
-    dataset,
-    config.data.sequence_length,
-    config.data.batch_size,
-    config.eval.batches,
-    config.eval.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
-  return {
-    'answers': [
-      {
-        'form': form.kind,
-        'depth': form.depth,
-        'is_inference_metric': form.is_inference_metric(model),
-        **accuracy(model, params, map(place, sampled), dataset.answer_groups, form),
-      }
-      for form in forms(model, config)
-    ]
-  }
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'form'))

@@ -4,6 +4,7 @@ They are drawn with matplotlib's Agg canvas and no global state, so they need no
 no notebook.
 """
 
+import itertools
 import json
 import pathlib
 
@@ -11,7 +12,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-BLUE, ORANGE, GREY = '#2060a8', '#c8501e', '#707070'
+BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
+COLORS = (BLUE, ORANGE, GREEN)
+PASSES = {'crt': 'parallel passes K', 'cart': 'loops R'}
 STYLE = {
   'font.size': 10,
   'axes.spines.top': False,
@@ -25,33 +28,32 @@ STYLE = {
 def training_curve(
   metrics: str | pathlib.Path, path: str | pathlib.Path, origin: dict, title: str = ''
 ) -> None:
-  """Draws perplexity against the step, in training and on the validation set, into a PNG or SVG.
+  """Draws perplexity against the step, in training and on each validation set, into a PNG or SVG.
 
   Args:
     metrics: metrics.jsonl; rows with 'step' and 'perplexity' or 'validation_perplexity', and
-      'validation_bits_per_byte' where it was measured.
+      'validation_bits_per_byte' where it was measured; of several sets with '_' and the set's name.
     origin: what the numbers were made with, see `caption`.
 
   Raises:
     ValueError: there is no row to draw.
   """
   rows = [json.loads(line) for line in pathlib.Path(metrics).read_text().splitlines()]
-  curves = {
-    name: [(row['step'], row[name]) for row in rows if row.get(name) is not None]
-    for name in ('perplexity', 'validation_perplexity')
-  }
-  if not any(curves.values()):
+  curves = _perplexities(rows)
+  if not curves:
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
   with matplotlib.rc_context(STYLE):
-    figure, axes = _figure(title, origin, width=7)
-    steps, values = _columns(curves['perplexity'])
+    figure, axes = figure_of(title, origin, width=7)
+    steps, values = _columns(curves.pop('perplexity', []))
     axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
-    steps, values = _columns(curves['validation_perplexity'])
-    if values:
-      bits = [row['validation_bits_per_byte'] for row in rows if 'validation_bits_per_byte' in row]
-      words = f'validation: {_digits(values[-1])} at the end'
+    for color, (name, points) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
+      steps, values = _columns(points)
+      in_bits = name.replace('perplexity', 'bits_per_byte')
+      bits = [row[in_bits] for row in rows if in_bits in row]
+      words = name.replace('_perplexity', '').replace('_', ' ', 1)
+      words += f': {_digits(values[-1])} at the end'
       words += f', {_digits(bits[-1])} bits per byte' if bits else ''
-      axes.plot(steps, values, color=BLUE, marker='o', markersize=4, label=words)
+      axes.plot(steps, values, color=color, marker='o', markersize=4, label=words)
     axes.set_xlabel('optimiser step')
     axes.set_ylabel('perplexity per token (log scale)')
     _log_axis(axes)
@@ -60,16 +62,24 @@ def training_curve(
 
 
 def perplexity_against_depth(
-  results: dict, path: str | pathlib.Path, origin: dict, title: str = ''
+  results: dict,
+  path: str | pathlib.Path,
+  origin: dict,
+  title: str = '',
+  model: str = 'crt',
+  trained: list[int] = (),
 ) -> None:
-  """Draws perplexity against the number of parallel passes K, with the exact recurrence as a line.
+  """Draws perplexity against the number of passes, with the exact recurrence, if any, as a line.
 
   The left panel shows the values, the right one how fast they approach the recurrence. One pass
   (K = 1) is drawn hollow: it leaves the recurrence out and measures no way to use a CRT.
 
   Args:
-    results: what `protocol` returned; the whole set where it was evaluated, else the sample.
+    results: what `protocol` returned of one validation set; the whole of it where it was
+      evaluated, else the sample.
     origin: what the numbers were made with, see `caption`.
+    model: 'crt' counts parallel passes K, 'cart' loops R.
+    trained: depths that the model was trained with, to be marked.
 
   Raises:
     ValueError: no parallel form with a depth (a transformer has none), or a form of another kind.
@@ -86,14 +96,15 @@ def perplexity_against_depth(
     raise ValueError('nothing to draw: no parallel form has a depth (a transformer has none)')
   exact = next((r['perplexity'] for r in records if r['form'] == 'sequential'), None)
   words = {'whole': 'whole validation set', 'sampled': 'sampled validation windows'}[source]
-  made_from = f'{words}, {records[0]["targets"]:,} targets'
+  of = f' of {records[0]["set"]}' if 'set' in records[0] else ''
+  made_from = f'{words}{of}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
     panels = 1 if exact is None else 2
-    figure, axes = _figure(title, origin, 4.5 * panels, panels, made_from)
+    figure, axes = figure_of(title, origin, 4.5 * panels, panels, made_from)
     left = axes if exact is None else axes[0]
-    _draw_values(left, parallel, exact)
+    _draw_values(left, parallel, exact, PASSES[model], trained)
     if exact is not None:
-      _draw_gaps(axes[1], parallel, exact)
+      _draw_gaps(axes[1], parallel, exact, PASSES[model])
     figure.savefig(path, dpi=150)
 
 
@@ -108,10 +119,22 @@ def caption(origin: dict) -> str:
   return ', '.join(parts)
 
 
-def _draw_values(axes, parallel: list[dict], exact: float | None) -> None:
+def _perplexities(rows: list[dict]) -> dict[str, list[tuple]]:
+  """Name -> (step, value) of training and of each validation set, as far as there are any."""
+  curves = {}
+  for row in rows:
+    for name, value in row.items():
+      if name == 'perplexity' or name.startswith('validation_perplexity'):
+        curves.setdefault(name, []).append((row['step'], value))
+  return curves
+
+
+def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[int]) -> None:
   depths = [r['depth'] for r in parallel]
   values = [r['perplexity'] for r in parallel]
-  axes.plot(depths, values, color=BLUE, label='K parallel passes')
+  axes.plot(depths, values, color=BLUE, label=passes)
+  for depth in trained:
+    axes.axvline(depth, color=GREY, linewidth=1, zorder=0, label=f'trained with {depth}')
   for record in parallel:
     used = record['is_inference_metric']
     face = BLUE if used else 'white'
@@ -121,13 +144,13 @@ def _draw_values(axes, parallel: list[dict], exact: float | None) -> None:
   if exact is not None:
     axes.axhline(exact, color=ORANGE, linestyle='--', label=f'exact recurrence: {_digits(exact)}')
   axes.set_ylabel('perplexity per token')
-  _depth_axis(axes, depths)
+  _depth_axis(axes, depths, passes)
   # Above the panel, where no curve can pass.
   above = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
   axes.legend(frameon=False, fontsize=9, columnspacing=1, **above)
 
 
-def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
+def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
   gaps = [(r['depth'], abs(r['perplexity'] - exact)) for r in parallel]
   depths, values = _columns([(depth, gap) for depth, gap in gaps if gap > 0])
   axes.plot(depths, values, color=BLUE, marker='o')
@@ -135,16 +158,17 @@ def _draw_gaps(axes, parallel: list[dict], exact: float) -> None:
     _annotate(axes, depth, gap, f'{gap:.2g}')
   axes.set_yscale('log')
   axes.set_ylabel('|perplexity at K - exact| (log scale)')
-  _depth_axis(axes, [depth for depth, _ in gaps])
+  _depth_axis(axes, [depth for depth, _ in gaps], passes)
 
 
-def _figure(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+def figure_of(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
+  """A figure and its axes, with the origin of its numbers in small print below."""
   figure = Figure(figsize=(width, 4.2), layout='constrained')
   axes = figure.subplots(1, panels)
   if title:
     figure.suptitle(title)
   small = '\n'.join(filter(None, (made_from, caption(origin))))
-  figure.supxlabel(small, fontsize=7, color=GREY)
+  figure.supxlabel(small, fontsize=8, color=GREY)
   return figure, axes
 
 
@@ -159,13 +183,14 @@ def _digits(value: float) -> str:
   return f'{value:#.4g}'.rstrip('.')
 
 
-def _depth_axis(axes, depths: list[int]) -> None:
+def _depth_axis(axes, depths: list[int], passes: str) -> None:
   """Only the depths that were measured have a tick."""
-  axes.set_xscale('log', base=2)
+  if max(depths) > 10:
+    axes.set_xscale('log', base=2)
   axes.set_xticks(depths, [str(depth) for depth in depths])
   axes.xaxis.set_minor_formatter(NullFormatter())
   axes.tick_params(axis='x', which='minor', length=0)
-  axes.set_xlabel('parallel passes K')
+  axes.set_xlabel(passes)
   axes.margins(x=0.12, y=0.12)
 
 

@@ -6,11 +6,10 @@ The two forms are different functions of the same parameters, so every number sa
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 
-from crt_jax import data
 from crt_jax.models.loss import cross_entropy
 
 
@@ -115,56 +114,6 @@ def evaluate(
     'bits_per_byte': bytes_per_token and mean / math.log(2) / bytes_per_token,
     'targets': count,
   }
-
-
-def protocol(model, params: dict, dataset, config, place: Callable = lambda batch: batch) -> dict:
-  """The CRT paper's protocol (crt.md, 8.4) and the whole validation set, in every form wanted.
-
-  The paper draws `eval.batches` batches of random windows by `eval.seed`: the same for all models
-  of one T and batch size. The windows of the whole set do not overlap and score each token once.
-
-  Args:
-    dataset: from `data.prepare`.
-    config: the run's config; `forms` and `eval.whole` say what to evaluate.
-    place: puts this process's rows of a batch onto devices.
-
-  Returns:
-    A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
-    form: 'form', 'depth', 'is_inference_metric' and what `evaluate` returns; and 'data', the
-    numbers that a sample depends on.
-  """
-  asked = forms(model, config)
-  shape = (config.data.sequence_length, config.data.batch_size)
-  process = (jax.process_index(), jax.process_count())
-  bytes_per_token = dataset.bytes_per_token('validation')
-
-  def record(form: Form, batches: Iterable[dict]) -> dict:
-    described = {
-      'form': form.kind,
-      'depth': form.depth,
-      'is_inference_metric': form.is_inference_metric(model),
-    }
-    sequential = form.kind == 'sequential'
-    batches = map(place, batches)
-    found = evaluate(model, params, batches, form.depth, sequential, bytes_per_token)
-    return described | found
-
-  sampled = data.sampled_validation(
-    dataset, *shape, config.eval.batches, config.eval.seed, *process
-  )
-  results = {'sampled': [record(form, sampled) for form in asked]}
-  if config.eval.whole:
-    results['whole'] = [
-      record(form, data.whole_validation(dataset, *shape, *process)) for form in asked
-    ]
-  results['data'] = {
-    'sequence_length': shape[0],
-    'batch_size': shape[1],
-    'batches': config.eval.batches,
-    'seed': config.eval.seed,
-    'bytes_per_token': bytes_per_token,
-  }
-  return results
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))

@@ -90,16 +90,14 @@ def attend(
   q = q.swapaxes(2, 3).reshape(batch, length * shared, groups, head_width)
   score_dtype = jnp.promote_types(q.dtype, jnp.float32)
 
-  def masked_scores(k, axes, seen_BxTxS):
-    # Keys come first: XLA:CPU would transpose a second factor that it contracts over its last axis.
-    scores = jnp.einsum(f'{axes},btga->bgst', k, q, preferred_element_type=score_dtype)
-    scores = scores.swapaxes(2, 3)
+  def masked(scores, seen_BxTxS):
     hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
     return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
   steps = jnp.arange(length)
   seen_1xTxT = within(steps[None, :, None], steps[None, None, :], window)
-  weights = masked_scores(k_BxTxGxA, 'bsga', seen_1xTxT)
+  scores = jnp.einsum('btga,bsga->bgts', q, k_BxTxGxA, preferred_element_type=score_dtype)
+  weights = masked(scores, seen_1xTxT)
   if past is not None:
     cache, position_B, *first_B = past
     slot_Bx1xS = jnp.arange(cache['k'].shape[2])[None, None, :]
@@ -108,8 +106,12 @@ def attend(
     position_BxTx1 = new_positions(length, past)[:, :, None]
     seen_BxTxS = within(position_BxTx1, slot_Bx1xS, window)
     seen_BxTxS &= (slot_Bx1xS >= 0) & (slot_Bx1xS < position_B[:, None, None])
-    earlier = masked_scores(cache['k'], 'bgsa', seen_BxTxS)
-    weights = jnp.concatenate([earlier, weights], axis=-1)
+    if q.shape[1] == 1 and q.dtype == jnp.float32:
+      # Keys first: of a second factor XLA:CPU makes a transposed copy. It has no such bfloat16 dot.
+      scores = jnp.einsum('bgsa,btga->bgst', cache['k'], q).swapaxes(2, 3)
+    else:
+      scores = jnp.einsum('btga,bgsa->bgts', q, cache['k'], preferred_element_type=score_dtype)
+    weights = jnp.concatenate([masked(scores, seen_BxTxS), weights], axis=-1)
   weights = jax.nn.softmax(weights, axis=-1).astype(q.dtype)
   if dropout is not None:
     weights = dropout(weights)

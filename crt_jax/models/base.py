@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from crt_jax.models.config import ModelConfig, near, one_of, require, resolve
 from crt_jax.models.loss import cross_entropy
-from crt_jax.recurrence.state import DecodeState, take_position
+from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
 
 Array = jax.Array
 
@@ -91,8 +91,16 @@ class Model(abc.ABC):
     """The model's pure pieces, closed over `params`."""
 
   @abc.abstractmethod
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False) -> Hidden:
-    """The residual stream before the final norm, by parallel passes; key=None: no dropout."""
+  def hidden(
+    self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None
+  ) -> Hidden:
+    """The residual stream before the final norm, by parallel passes; key=None: no dropout.
+
+    Args:
+      telemetry: whether to return statistics of the recurrence.
+      probe_R: zeros [self.probes(depth)]: statistics too, and in their gradient the squared norms
+        of the loss's gradient at the states between the passes.
+    """
 
   @abc.abstractmethod
   def head(self, params: dict, hidden: Array) -> Array:
@@ -123,6 +131,25 @@ class Model(abc.ABC):
     """The distinct depths that training can draw; None without recurrence."""
     return None
 
+  def recurrent_map(self, params: dict, tokens_BxT: Array, depth: int | None = None) -> tuple:
+    """The last pass of the recurrence over real text, as a map of its own state.
+
+    Returns: step (state -> state), the state before the last of `depth` passes, and the axes over
+      which a position's state extends where positions do not depend on each other, else None.
+    Raises:
+      ValueError: the model has no recurrence.
+    """
+    raise ValueError(f'model.name={self.config.name!r} has no recurrent passes to analyse')
+
+  def probes(self, depth: int | None = None) -> int:
+    """The number of states between the passes, at which `hidden` can measure a gradient."""
+    del depth
+    return 0
+
+  def _probe(self, depth, telemetry: bool, probe_R: Array | None) -> Array | None:
+    """Zeros where statistics are wanted without gradients."""
+    return jnp.zeros(self.probes(depth)) if telemetry and probe_R is None else probe_R
+
   def depth_at(self, seed: int, step: int) -> int | None:
     """The training depth of a step: a pure function of (seed, step), the same on every process."""
     del seed, step
@@ -137,29 +164,32 @@ class Model(abc.ABC):
 
   # ---- what follows from it ------------------------------------------------------------------
 
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None) -> Hidden:
+  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
     """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
-    return self.hidden(params, tokens_BxT, depth, key)
+    return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
 
   def check_length(self, length: int) -> list[str]:
     """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
     del length
     return []
 
-  def loss(self, params, batch: dict, depth=None, key=None) -> tuple[Array, dict[str, Array]]:
+  def loss(
+    self, params, batch: dict, depth=None, key=None, probe_R=None
+  ) -> tuple[Array, dict[str, Array]]:
     """Mean cross-entropy plus auxiliary terms.
 
     Args:
       batch: 'tokens' and 'targets', both [B, T] and aligned; a target below 0 does not count.
       key: dropout key, or None for none.
+      probe_R: asks for statistics of the recurrence, see `hidden`.
 
     Returns: the total, and metrics: 'cross_entropy' (nats per counted target), 'targets' (how many
-      counted) and each auxiliary term by name.
+      counted), each auxiliary term and each statistic by name.
     """
-    hidden = self.training_hidden(params, batch['tokens'], depth, key)
+    hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
     head = functools.partial(self.head, params)
     mean, count = cross_entropy(head, hidden.hidden_BxTxC, batch['targets'], self.config.vocab_size)
-    metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses}
+    metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses, **hidden.telemetry}
     return mean + sum(hidden.losses.values()), metrics
 
   def apply(self, params, tokens_BxT, depth=None, key=None) -> Output:
@@ -220,24 +250,35 @@ class Model(abc.ABC):
       chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
     count = -(-length // chunk)
     tokens_BxT = jnp.pad(jnp.asarray(tokens_BxT), ((0, 0), (0, count * chunk - length)))
-    last_BxC = jnp.zeros((batch, self.config.width), jax.tree.leaves(params)[0].dtype)
+    last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
-      state, last_BxC = self._prefill_chunk(params, state, tokens_Bxc, rest_B, last_BxC, method)
+      state, last_BxC = _chunk_prefiller()(
+        self, params, state, tokens_Bxc, rest_B, last_BxC, method
+      )
     return state, self._jitted_head(params, last_BxC)
 
   @functools.partial(jax.jit, static_argnames='self')
   def _jitted_head(self, params, hidden_BxC):
     return self.head(params, hidden_BxC)
 
-  @functools.partial(jax.jit, static_argnames=('self', 'method'))
   def _prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method):
     chunk = tokens_Bxc.shape[1]
     new_B = jnp.clip(rest_B, 0, chunk)
     state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)
     ends_BxC = take_position(hidden_BxcxC, jnp.maximum(new_B - 1, 0))
     return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
+
+
+@functools.cache
+def _chunk_prefiller():
+  """`Model._prefill_chunk`, jitted at its first use, when the platform is known."""
+  return jax.jit(
+    Model._prefill_chunk,
+    static_argnames=('self', 'method'),
+    compiler_options=in_place_options(),
+  )
 
 
 def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int):
@@ -263,6 +304,11 @@ def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int
 
 def _match_precision(state: DecodeState, params: dict) -> DecodeState:
   """Float64 parameters need a float64 state, also where the configuration says float32."""
-  if all(a.dtype != jnp.float64 for a in jax.tree.leaves(params)):
+  if _stream_dtype(params) != jnp.float64:
     return state
   return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state)
+
+
+def _stream_dtype(params: dict):
+  """The dtype of the residual stream: float64 where any parameter is, else float32."""
+  return jnp.result_type(jnp.float32, *{a.dtype for a in jax.tree.leaves(params)})

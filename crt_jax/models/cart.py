@@ -13,17 +13,18 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from crt_jax.layers.attention import entries_of
-from crt_jax.layers.latent_attention import KeysValues, LatentAttention
 from crt_jax.layers.linear import Linear
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import (
   LayerStack,
   apply_module,
-  cart_feed_forward,
+  cart_keys_values,
+  cart_layer,
   empty_cache,
   first_layer,
   with_layer_axis,
@@ -34,6 +35,7 @@ from crt_jax.models.transformer import (
   init_modules,
   output_modules,
   project,
+  require_latent_ratio,
 )
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.recurrence.state import DecodeState, advance
@@ -47,7 +49,11 @@ class CARTConfig(ModelConfig):
 
   Attributes:
     head_width: 64 as published; width must be a multiple of it.
-    prelude_layers, loops: P and R.
+    prelude_layers: P, at least 2 as published, or fewer with `short_prelude`.
+    short_prelude: whether P may be 0 or 1.
+    loops: R.
+    loops_min: above 0, training draws R uniformly from [loops_min, loops] at each step.
+    backprop_loops: gradients flow through the last so many loops only; 0 = all.
     latent_ratio: keys and values pass through width // latent_ratio; 0 = full rank.
     history: states that the blend mixes.
     gate_init: initial sigmoid(a) of every channel, in (0, 1).
@@ -63,7 +69,10 @@ class CARTConfig(ModelConfig):
 
   head_width: int = 0
   prelude_layers: int = 4
+  short_prelude: bool = False
   loops: int = 6
+  loops_min: int = 0
+  backprop_loops: int = 0
   latent_ratio: int = 4
   history: int = 3
   gate_init: float = 0.9
@@ -83,13 +92,21 @@ class CARTConfig(ModelConfig):
     if not self.heads and not self.head_width:
       object.__setattr__(self, 'head_width', 64)
     super().__post_init__()
-    for field in ('prelude_layers', 'loops', 'history'):
+    for field in ('loops', 'history'):
       require(getattr(self, field) >= 1, f'model.{field}={getattr(self, field)} must be at least 1')
+    least = 0 if self.short_prelude else 2
     require(
-      self.latent_ratio == 0 or (self.latent_ratio > 0 and self.width % self.latent_ratio == 0),
-      f'model.latent_ratio={self.latent_ratio} must be 0 (full rank) or divide '
-      f'model.width={self.width}',
+      self.prelude_layers >= least,
+      f'model.prelude_layers={self.prelude_layers} must be at least {least}'
+      + (' (as published); set model.short_prelude=True to go below' if least else ''),
     )
+    for field in ('loops_min', 'backprop_loops'):
+      value = getattr(self, field)
+      require(
+        0 <= value <= self.loops,
+        f'model.{field}={value} must lie between 0 and model.loops={self.loops}',
+      )
+    require_latent_ratio(self)
     require(0 < self.gate_init < 1, f'model.gate_init={self.gate_init} must lie in (0, 1)')
     code = self.loop_code_width
     require(code >= 2 and code % 2 == 0, f'model.loop_code_width={code} must be even and above 0')
@@ -100,9 +117,19 @@ class CARTConfig(ModelConfig):
       "model.core='self' has no anchor to renew; set model.anchor='frozen'",
     )
     require(
+      not self.backprop_loops or (self.core == 'cross' and self.anchor == 'frozen'),
+      f'model.backprop_loops={self.backprop_loops} leaves the prelude no gradient but through a '
+      "frozen anchor; set model.core='cross' and model.anchor='frozen', or model.backprop_loops=0",
+    )
+    require(
       self.core_residual or not self.gate,
       'model.core_residual=False leaves the gate nothing to scale; set model.gate=False too',
     )
+
+  @property
+  def schedule(self) -> DepthSchedule:
+    """Which R training draws."""
+    return DepthSchedule((0,), ((self.loops_min or self.loops, self.loops),))
 
 
 class CARTParts(NamedTuple):
@@ -125,36 +152,24 @@ class CART(Model):
 
   # ---- modules -------------------------------------------------------------------------------
 
-  def _keys(self) -> KeysValues:
-    config = self.config
-    return KeysValues(
-      config.width, config.heads, config.head_width, config.latent_ratio, config.dtype
-    )
-
-  def _layer(self, own_keys: bool) -> TransformerLayer:
-    config = self.config
-    attention = LatentAttention(
-      width=config.width,
-      heads=config.heads,
-      head_width=config.head_width,
-      kv=self._keys() if own_keys else None,
-      rotary_theta=config.rotary_theta,
-      window=config.window,
-      dropout=config.dropout,
-      kernel=config.attention_kernel,
-      dtype=config.dtype,
-    )
-    return TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
-
   def _prelude(self) -> LayerStack:
-    return LayerStack(self._layer(own_keys=True), self.config.prelude_layers, self.config)
+    return LayerStack(cart_layer(self.config), self.config.prelude_layers, self.config)
 
   @property
   def _is_cross(self) -> bool:
     return self.config.core == 'cross'
 
+  @property
+  def _is_frozen(self) -> bool:
+    return self._is_cross and self.config.anchor == 'frozen'
+
+  @property
+  def _history(self) -> int:
+    """How many states a loop reads."""
+    return self.config.history if self.config.blend else 1
+
   def _core(self) -> TransformerLayer:
-    return self._layer(own_keys=not self._is_cross)
+    return cart_layer(self.config, own_keys=not self._is_cross)
 
   def _core_example(self) -> tuple:
     config = self.config
@@ -174,9 +189,9 @@ class CART(Model):
       bias=False,
       initializer='normal',
     )
-    modules = output_modules(config, tied=True) | dict(coda=self._layer(own_keys=True))
+    modules = output_modules(config, tied=True) | dict(coda=cart_layer(config))
     if self._is_cross:
-      modules['anchor'] = self._keys()
+      modules['anchor'] = cart_keys_values(config)
       if config.anchor_norm:
         modules['anchor_norm'] = Norm(config.width, 'rms', config.norm_eps)
     return modules | dict(loop_code=code)
@@ -251,18 +266,41 @@ class CART(Model):
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
-    hidden_BxTxC, _ = self._forward(params, tokens_BxT, None, self.resolve_depth(depth), key)
-    return Hidden(hidden_BxTxC, {}, {})
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
+    depth = self.resolve_depth(depth)
+    probe_R = self._probe(depth, telemetry, probe_R)
+    hidden_BxTxC, _, statistics = self._forward(params, tokens_BxT, None, depth, key, probe_R)
+    if probe_R is not None:
+      statistics = statistics | self._mixing_statistics(params)
+    return Hidden(hidden_BxTxC, {}, statistics)
 
-  def _forward(self, params, tokens_BxT, state: DecodeState | None, depth: int, key):
-    """hidden_BxTxC and the entries of every cache of `state`."""
-    config = self.config
+  def _forward(self, params, tokens_BxT, state: DecodeState | None, depth: int, key, probe_R=None):
+    """hidden_BxTxC, the entries of every cache of `state`, and the statistics of the loops."""
     parts = self.parts(params)
     past = state.past if state is not None else lambda name: None
     prelude_key, core_key, coda_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     e_BxTxC, prelude_entries = parts.prelude(parts.embed(tokens_BxT), past('prelude'), prelude_key)
-    is_frozen = self._is_cross and config.anchor == 'frozen'
+    step, per_loop, frozen = self._loop(params, e_BxTxC, state, depth, core_key)
+    remat = self.config.remat != 'none'
+    (h_BxTxC, *_), core_entries, statistics = depth_loop(
+      step, e_BxTxC, depth, self._history, per_loop, remat, probe_R, self.config.backprop_loops
+    )
+    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
+    if state is None:
+      return h_BxTxC, {}, statistics
+    entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
+    if self._is_frozen:
+      entries['anchor'] = with_layer_axis(entries_of(*frozen))
+    else:
+      entries['core'] = core_entries
+    return h_BxTxC, entries, statistics
+
+  def _loop(self, params, e_BxTxC, state: DecodeState | None, depth: int, core_key):
+    """The step of the depth loop, its inputs per loop, and the frozen keys and values (or None)."""
+    config = self.config
+    parts = self.parts(params)
+    past = state.past if state is not None else lambda name: None
+    is_frozen = self._is_frozen
     frozen = parts.anchor(e_BxTxC) if is_frozen else None
     blend_weights = jax.nn.softmax(params['blend']['weight'])
     gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
@@ -294,17 +332,31 @@ class CART(Model):
       core_params = jax.tree.map(lambda a: a[:depth], params['core'])
     core_past = past('core')
     per_loop = (codes_RxC, core_params, None if core_past is None else core_past[0])
-    remat = config.remat != 'none'
-    h_BxTxC, core_entries = depth_loop(step, e_BxTxC, depth, config.history, per_loop, remat)
-    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
-    if state is None:
-      return h_BxTxC, {}
-    entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
-    if is_frozen:
-      entries['anchor'] = with_layer_axis(entries_of(*frozen))
-    else:
-      entries['core'] = core_entries
-    return h_BxTxC, entries
+    return step, per_loop, frozen
+
+  def recurrent_map(self, params, tokens_BxT, depth=None):
+    depth = self.resolve_depth(depth)
+    parts = self.parts(params)
+    e_BxTxC, _ = parts.prelude(parts.embed(tokens_BxT))
+    step, per_loop, _ = self._loop(params, e_BxTxC, None, depth, None)
+    before = jax.tree.map(lambda a: a[:-1], per_loop)
+    ring, _, _ = depth_loop(step, e_BxTxC, depth - 1, self._history, before)
+    last = jax.tree.map(lambda a: a[-1], per_loop)
+    # Over frozen keys and values a position depends on no other state than its own.
+    axes = (-1,) if self._is_frozen else None
+    return lambda ring: (step(ring, depth - 1, last)[0], *ring[:-1]), ring, axes
+
+  def _mixing_statistics(self, params) -> dict[str, Array]:
+    """What gate and blend have become; gate_histogram counts channels in 20 bins over [0, 1]."""
+    gate_C = jax.nn.sigmoid(params['gate']['logit'])
+    found = {}
+    if self.config.gate:
+      histogram, _ = jnp.histogram(gate_C, bins=20, range=(0, 1))
+      found |= dict(gate_max=gate_C.max(), gate_mean=gate_C.mean(), gate_min=gate_C.min())
+      found |= dict(gate_histogram=histogram)
+    if self.config.blend:
+      found |= dict(blend=jax.nn.softmax(params['blend']['weight']))
+    return found
 
   def _codes(self, depth: int) -> Array:
     """The sinusoidal code of loops 0..depth-1, [R, loop_code_width]; any R (cart.md 2.6)."""
@@ -328,22 +380,25 @@ class CART(Model):
     )
     return depth
 
+  def probes(self, depth=None):
+    return self.resolve_depth(depth)
+
   def depths(self):
-    return (self.config.loops,)
+    return self.config.schedule.depths()
 
   def depth_at(self, seed, step):
-    return self.config.loops
+    return self.config.schedule.draw(seed, step)
 
   def decode_state(self, batch, max_len, depth=None):
     config, depth = self.config, self.resolve_depth(depth)
     shape = (batch, max_len, config.heads, config.head_width, config.dtype)
     caches = dict(prelude=self._prelude().cache(batch, max_len), coda=empty_cache(1, *shape))
-    if self._is_cross and config.anchor == 'frozen':
+    if self._is_frozen:
       caches['anchor'] = empty_cache(1, *shape)
     else:
       caches['core'] = empty_cache(depth, *shape)
     return DecodeState(caches, None, jnp.zeros(batch, jnp.int32), depth)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):
-    h_BxTxC, entries = self._forward(params, tokens_BxT, state, state.depth, None)
+    h_BxTxC, entries, _ = self._forward(params, tokens_BxT, state, state.depth, None)
     return advance(state, entries, None, lengths_B), h_BxTxC

@@ -95,7 +95,9 @@ def functions(
   network = modules(variant, config)
   weights = params.get('correction', {})
   if variant.tied:
-    last_layer = jax.tree.map(lambda a: a[-1], params['layers'])
+    layers = params['layers']
+    is_stacked = isinstance(layers, dict)
+    last_layer = jax.tree.map(lambda a: a[-1], layers) if is_stacked else layers[-1]
     weights = weights | dict(feed_forward=last_layer['feed_forward'])
     network = network | dict(feed_forward=roformer_feed_forward(config))
   if variant.tied == 'norm':

@@ -24,7 +24,14 @@ from crt_jax.models.transformer import (
   require_rotary,
 )
 from crt_jax.recurrence.backward import LOOPS, Loop
-from crt_jax.recurrence.context import Passes, Recurrence, chunked, sequential, unroll
+from crt_jax.recurrence.context import (
+  Passes,
+  Recurrence,
+  chunked,
+  correction_map,
+  sequential,
+  unroll,
+)
 from crt_jax.recurrence.estimators import implicit, last_passes, truncated
 from crt_jax.recurrence.state import DecodeState
 
@@ -222,14 +229,14 @@ class CRT(Model):
     e_BxTxC = embed(self._modules(), params, tokens_BxT)
     return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
     depth = self.resolve_depth(depth)
+    probe_R = self._probe(depth, telemetry, probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
-    done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, telemetry)
+    done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, probe_R)
     hidden_BxTxC, gap_BxT = self._read_with_gap(done)
-    statistics = dict(residual=done.residual_K) if telemetry else {}
-    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), statistics)
+    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), done.statistics)
 
   def _read_with_gap(self, done: Passes):
     """What the head reads, and per position the mean square of what one more pass would change."""
@@ -240,27 +247,24 @@ class CRT(Model):
     weight = self.config.convergence_weight
     return dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
 
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None):
+  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None):
     config = self.config
     self.check_length(tokens_BxT.shape[1])
     if config.driver == 'unroll' and config.gradient == 'full':
-      return self.hidden(params, tokens_BxT, depth, key)
+      return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
     recurrence = self.recurrence(params)
     if config.driver == 'sequential':
       require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
-      state = self._training_state(e_BxTxC)
-      return Hidden(
-        sequential(recurrence, self.read, state, e_BxTxC, None, key, self._loop())[1], {}, {}
-      )
+      state, loop = self._training_state(e_BxTxC), self._loop()
+      _, hidden_BxTxC = sequential(recurrence, self.read, state, e_BxTxC, None, key, loop)
+      return Hidden(hidden_BxTxC, {}, {})
     depth, start, reach = self.resolve_depth(depth), config.start, config.gradient_reach
     if config.driver == 'chunked':
-      state = self._training_state(e_BxTxC)
-      read, chunk, loop = self._read_with_gap, config.chunk, self._loop()
-      _, (hidden_BxTxC, gap_BxT) = chunked(
-        recurrence, read, state, e_BxTxC, None, chunk, depth, start, key, loop
-      )
+      state, loop, read = self._training_state(e_BxTxC), self._loop(), self._read_with_gap
+      arguments = (recurrence, read, state, e_BxTxC, None, config.chunk, depth, start, key, loop)
+      _, (hidden_BxTxC, gap_BxT) = chunked(*arguments)
     elif config.gradient == 'last_passes':
       done = last_passes(recurrence, e_BxTxC, depth, reach, start, key)
       hidden_BxTxC, gap_BxT = self._read_with_gap(done)
@@ -269,27 +273,28 @@ class CRT(Model):
       hidden_BxTxC, gap_BxT = self._read_with_gap(done)
     return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), {})
 
+  @property
+  def _chunk(self) -> int:
+    """Positions per step of the loop over a sequence."""
+    return self.config.chunk if self.config.driver == 'chunked' else 1
+
   def _loop(self) -> Loop:
-    """The loop over chunks, or over positions in the sequential driver."""
+    """What `backward` and `gradient` make of the loop over a sequence."""
     loop, reach = LOOPS[self.config.backward], self.config.gradient_reach
-    if self.config.gradient != 'truncated':
-      return loop
-    return truncated(loop, reach // (self.config.chunk if self.config.driver == 'chunked' else 1))
+    return truncated(loop, reach // self._chunk) if self.config.gradient == 'truncated' else loop
 
   def check_length(self, length):
-    config, remarks = self.config, []
-    if config.driver == 'chunked':
-      chunk = config.chunk
-      require(
-        chunk <= length, f'model.chunk={chunk} exceeds the {length} positions; use at most {length}'
+    chunk, remarks = self._chunk, []
+    require(
+      chunk <= length, f'model.chunk={chunk} exceeds the {length} positions; use at most {length}'
+    )
+    if length % chunk:
+      remarks.append(
+        f'model.chunk={chunk} does not divide the {length} positions: the last chunk is padded by '
+        f'{-length % chunk}, which changes nothing but the time'
       )
-      if length % chunk:
-        remarks.append(
-          f'model.chunk={chunk} does not divide the {length} positions: the last chunk is padded '
-          f'by {-length % chunk}, which changes nothing but the time'
-        )
-    if config.gradient == 'truncated':
-      reach = config.gradient_reach
+    if self.config.gradient == 'truncated':
+      reach = self.config.gradient_reach
       require(
         reach <= length,
         f'model.gradient_reach={reach} exceeds the {length} positions; use at most {length}',
@@ -303,6 +308,14 @@ class CRT(Model):
     depth = self.config.depth if depth is None else depth
     require(depth >= 1, f'depth={depth} must be at least 1 (K block passes)')
     return depth
+
+  def recurrent_map(self, params, tokens_BxT, depth=None):
+    recurrence, e_BxTxC = self.recurrence(params), self._embed(params, tokens_BxT, None)
+    done = unroll(recurrence, e_BxTxC, self.resolve_depth(depth), self.config.start)
+    return correction_map(recurrence, e_BxTxC), done.x_BxTxC, None
+
+  def probes(self, depth=None):
+    return self.resolve_depth(depth) - 1
 
   def decayed(self):
     used = super().decayed()
@@ -340,8 +353,7 @@ class CRT(Model):
     """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
     of the whole sequence, or of what the window sees."""
     batch, length, _ = e_BxTxC.shape
-    chunk = self.config.chunk if self.config.driver == 'chunked' else 1
-    capacity, window = -(-length // chunk) * chunk, self.config.window
+    capacity, window = -(-length // self._chunk) * self._chunk, self.config.window
     trailing = 0 < window <= capacity
     state = self._empty_state(batch, window - 1 if trailing else capacity, e_BxTxC.dtype)
     return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from crt_jax.layers.attention import Attention
 from crt_jax.layers.feed_forward import FeedForward
+from crt_jax.layers.latent_attention import KeysValues, LatentAttention
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.config import ModelConfig
@@ -108,7 +109,12 @@ def roformer_stack(config: ModelConfig, count: int) -> LayerStack:
 
 
 def cart_dense_stack(config: ModelConfig, count: int) -> LayerStack:
-  """The layers of CART's dense baseline: RMSNorm, full-rank rotary attention, SwiGLU, no biases."""
+  """The layers of CART's dense baseline: RMSNorm, full-rank rotary attention, SwiGLU, no biases.
+
+  With a `latent_ratio` they are those of a CART's prelude.
+  """
+  if config.latent_ratio:
+    return LayerStack(cart_layer(config), count, config)
   attention = Attention(
     width=config.width,
     heads=config.heads,
@@ -124,6 +130,29 @@ def cart_dense_stack(config: ModelConfig, count: int) -> LayerStack:
   )
   return LayerStack(
     TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps), count, config
+  )
+
+
+def cart_layer(config: ModelConfig, own_keys: bool = True) -> TransformerLayer:
+  """A layer of a CART: keys and values from its own input, or (its core) from what it is given."""
+  attention = LatentAttention(
+    width=config.width,
+    heads=config.heads,
+    head_width=config.head_width,
+    kv=cart_keys_values(config) if own_keys else None,
+    rotary_theta=config.rotary_theta,
+    window=config.window,
+    dropout=config.dropout,
+    kernel=config.attention_kernel,
+    dtype=config.dtype,
+  )
+  return TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
+
+
+def cart_keys_values(config: ModelConfig) -> KeysValues:
+  """The projection to keys and values, of a layer or of the anchor."""
+  return KeysValues(
+    config.width, config.heads, config.head_width, config.latent_ratio, config.dtype
   )
 
 

@@ -42,6 +42,8 @@ class TransformerConfig(ModelConfig):
     rotary: kind of angles; required for the roformer styles, 'standard' in 'cart_dense'.
     rotary_theta: base of the 'standard' kind.
     norm_eps: of 'cart_dense'; the roformer styles use 1e-5.
+    latent_ratio: of 'cart_dense'; keys and values pass through width // latent_ratio, as in the
+      prelude of a CART; 0 = full rank.
   """
 
   layers: int
@@ -49,6 +51,7 @@ class TransformerConfig(ModelConfig):
   rotary: str = ''
   rotary_theta: float = 1e4
   norm_eps: float = 1e-6
+  latent_ratio: int = 0
 
   def __post_init__(self):
     one_of('model.style', self.style, STYLES)
@@ -64,6 +67,20 @@ class TransformerConfig(ModelConfig):
     super().__post_init__()
     require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
     require_rotary(self.rotary)
+    require(
+      self.latent_ratio == 0 or self.style == 'cart_dense',
+      f"model.latent_ratio={self.latent_ratio} needs model.style='cart_dense'; use 0",
+    )
+    require_latent_ratio(self)
+
+
+def require_latent_ratio(config: ModelConfig):
+  """Raises ValueError unless the width of the latent is whole, or there is none."""
+  ratio, width = config.latent_ratio, config.width
+  require(
+    ratio == 0 or (ratio > 0 and width % ratio == 0),
+    f'model.latent_ratio={ratio} must be 0 (full rank) or divide model.width={width}',
+  )
 
 
 def require_rotary(rotary: str):
@@ -130,7 +147,7 @@ class Transformer(Model):
       x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
     return x_BxTxC, entries
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False):
+  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
     self.resolve_depth(depth)
     x_BxTxC = embed(self._modules(), params, tokens_BxT)
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
@@ -184,9 +201,12 @@ def example_input(module, config: ModelConfig) -> Array:
 
 
 def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
-  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations."""
+  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations.
+
+  It begins the residual stream, so it is at least float32, also where the table is stored in less.
+  """
   e_BxTxC = apply_module(modules['embedding'], params['embedding'], tokens_BxT)
-  return sharding.split_rows(e_BxTxC)
+  return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
 
 
 def project(modules: dict, params: dict, hidden: Array, config: ModelConfig) -> Array:

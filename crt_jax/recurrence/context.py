@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.backward import Loop
+from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
 from crt_jax.recurrence.state import DecodeState, advance
 
 Array = jax.Array
@@ -48,7 +49,7 @@ class Passes:
     x_next_BxTxC: the input that a further pass would read, x^(K+1).
     summary_BxTxC: the last pass's summaries.
     entries: what the positions add to each cache; {} where there is none.
-    residual_K: telemetry, ||x^(k+1) - x^(k)|| / ||x^(k+1)|| for k = 1..K-1; None if not asked for.
+    statistics: of x^(k+1) against x^(k), k = 1..K-1 (spectra.loop_statistics); {} if not asked for.
   """
 
   z_BxTxC: Array
@@ -56,7 +57,7 @@ class Passes:
   x_next_BxTxC: Array
   summary_BxTxC: Array
   entries: dict
-  residual_K: Array | None
+  statistics: dict
 
 
 def passes(
@@ -66,7 +67,7 @@ def passes(
   depth: int,
   start: str | Array,
   key: Array | None,
-  telemetry: bool = False,
+  probe_K: Array | None = None,
   first: int = 0,
 ) -> Passes:
   """Refines the inputs of T positions by `depth` parallel passes, from what came before them.
@@ -78,14 +79,20 @@ def passes(
     start: first input 'embedding' (x = e) or 'corrected' (x from the carried summary; zero inside),
       or the summaries s_BxTxC of an earlier pass, from which it is made.
     key: dropout key, or None for none; pass k draws from fold_in(key, k), k = first+1..first+K.
+    probe_K: zeros [depth - 1] if statistics are wanted; their gradients are the squared norms of
+      the gradients at x^(2) .. x^(K).
     first: number of passes that were made before, of which `start` are the summaries.
   """
 
-  def refine(carry, k):
+  def refine(carry, pass_input):
+    k, probe = pass_input
     x_BxTxC, _ = carry
     _, _, x_next_BxTxC, entries = one_pass(recurrence, e_BxTxC, x_BxTxC, state, _split(key, k))
-    ys = _relative_change(x_next_BxTxC, x_BxTxC) if telemetry else None
-    return (x_next_BxTxC, entries['correction']), ys
+    statistics = {}
+    if probe is not None:
+      x_next_BxTxC = gradient_probe(x_next_BxTxC, probe)
+      statistics = loop_statistics(x_next_BxTxC, x_BxTxC)
+    return (x_next_BxTxC, entries['correction']), statistics
 
   # The last pass is the first that the backward pass needs, so recomputing it would save nothing.
   body = jax.checkpoint(refine, prevent_cse=False) if recurrence.remat else refine
@@ -100,16 +107,17 @@ def passes(
   )
   if is_named and start == 'embedding':
     x_BxTxC = e_BxTxC
-  residual_K = jnp.zeros(0, e_BxTxC.dtype) if telemetry else None
+  statistics = {}
   if depth > 1:
-    carry, residual_K = jax.lax.scan(body, (x_BxTxC, entries), first + jnp.arange(1, depth))
+    numbers = first + jnp.arange(1, depth)
+    carry, statistics = jax.lax.scan(body, (x_BxTxC, entries), (numbers, probe_K))
     x_BxTxC, entries = carry
   z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(
     recurrence, e_BxTxC, x_BxTxC, state, _split(key, first + depth)
   )
   entries = {'block': last_entries['block'], 'correction': entries}
   entries = {name: value for name, value in entries.items() if value is not None}
-  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, entries, residual_K)
+  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, entries, statistics)
 
 
 def one_pass(
@@ -140,10 +148,15 @@ def unroll(
   depth: int,
   start: str = 'embedding',
   key: Array | None = None,
-  telemetry: bool = False,
+  probe_K: Array | None = None,
 ) -> Passes:
   """K parallel passes over a whole sequence (crt.md 3); K = 1 of the embedding corrects nothing."""
-  return passes(recurrence, e_BxTxC, None, depth, start, key, telemetry)
+  return passes(recurrence, e_BxTxC, None, depth, start, key, probe_K)
+
+
+def correction_map(recurrence: Recurrence, e_BxTxC: Array) -> Callable:
+  """x^(k) -> x^(k+1), the map that the parallel passes iterate, without dropout."""
+  return lambda x_BxTxC: one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)[2]
 
 
 def chunked(
@@ -223,7 +236,3 @@ def _previous(recurrence: Recurrence, s_BxTxC: Array, state: DecodeState | None)
 
 def _split(key: Array | None, k) -> tuple:
   return (None,) * 3 if key is None else tuple(jax.random.split(jax.random.fold_in(key, k), 3))
-
-
-def _relative_change(new: Array, old: Array) -> Array:
-  return jnp.linalg.norm(new - old) / jnp.linalg.norm(new)

@@ -5,12 +5,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
+
 Array = jax.Array
 
 
 def depth_loop(
-  step: Callable, start_BxTxC: Array, depth: int, history: int, per_loop=None, remat: bool = False
-) -> tuple[Array, dict | None]:
+  step: Callable,
+  start_BxTxC: Array,
+  depth: int,
+  history: int,
+  per_loop=None,
+  remat: bool = False,
+  probe_R: Array | None = None,
+  backprop: int = 0,
+) -> tuple[tuple[Array, ...], dict | None, dict]:
   """Runs h_r = step(h_{r-1}, ..., h_{r-history}) for r = 0..depth-1 (cart.md 2.4 and 2.7).
 
   Args:
@@ -18,14 +27,32 @@ def depth_loop(
     start_BxTxC: fills all slots of the ring before the first loop.
     per_loop: arrays with a leading axis of length `depth`, or None.
     remat: recompute each loop in the backward pass; it then stores the ring alone.
+    probe_R: zeros, one per loop, if statistics are wanted; their gradients are the squared norms of
+      the gradients at the loops' outputs.
+    backprop: gradients flow through the last so many loops only: the ring before them counts as a
+      constant, the value stays the same; 0 = through all.
 
-  Returns: the last state and what the steps returned besides, stacked over loops.
+  Returns: the ring, newest first; what the steps returned besides and the statistics ({} without
+    probe_R), both stacked over loops.
   """
 
   def one(ring, loop_input):
-    h_BxTxC, collected = step(ring, *loop_input)
-    return (h_BxTxC, *ring[:-1]), collected
+    r, loop_slice, probe = loop_input
+    h_BxTxC, collected = step(ring, r, loop_slice)
+    statistics = {}
+    if probe is not None:
+      h_BxTxC = gradient_probe(h_BxTxC, probe)
+      statistics = loop_statistics(h_BxTxC, ring[0])
+    return (h_BxTxC, *ring[:-1]), (collected, statistics)
 
   body = jax.checkpoint(one, prevent_cse=False) if remat else one
-  ring, collected = jax.lax.scan(body, (start_BxTxC,) * history, (jnp.arange(depth), per_loop))
-  return ring[0], collected
+  ring, inputs = (start_BxTxC,) * history, (jnp.arange(depth), per_loop, probe_R)
+  constant = max(depth - backprop, 0) if backprop else 0
+  if not constant:
+    ring, (collected, statistics) = jax.lax.scan(body, ring, inputs)
+    return ring, collected, statistics
+  ring, first = jax.lax.scan(body, ring, jax.tree.map(lambda a: a[:constant], inputs))
+  ring = jax.lax.stop_gradient(ring)
+  ring, last = jax.lax.scan(body, ring, jax.tree.map(lambda a: a[constant:], inputs))
+  collected, statistics = jax.tree.map(lambda *a: jnp.concatenate(a), first, last)
+  return ring, collected, statistics

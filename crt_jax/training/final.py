@@ -1,7 +1,9 @@
 """What a run leaves behind at its end: evaluation.json, figures and a sample of text. Also
 `--mode=eval`, from a checkpoint."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -17,7 +19,6 @@ def finish(run, say: Callable[[str], None]) -> None:
   say('evaluating')
   config, step = run.config, run.config.train.steps
   results = evaluation.protocol(run.model, run.state.params, run.dataset, config, run.place)
-  results |= evaluation.answers(run.model, run.state.params, run.dataset, config, run.place)
   say(table(results))
   text = sample(run.model, run.state.params, run.dataset.tokenizer, config.sample)
   say(f'sample: {text!r}')
@@ -40,23 +41,41 @@ def evaluate_checkpoint(path: str) -> None:
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
+  run = open_run(path)
+  results = evaluation.protocol(run.model, run.params, run.dataset, run.config)
+  print(table(results))
+  text = sample(run.model, run.params, run.dataset.tokenizer, run.config.sample)
+  directory = workdir.Workdir(path)
+  record = {'step': run.step, 'results': results, 'origin': origin()}
+  write(directory, run.config, record, text)
+  print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """The newest checkpoint of a work directory, with its model and text."""
+
+  config: Any
+  model: Any
+  params: dict
+  dataset: Any
+  step: int
+
+
+def open_run(path: str) -> TrainedRun:
+  """Opens a trained run to evaluate it.
+
+  Raises:
+    ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
+  """
   config, params, tokenizer, step = checkpoint.load_params(path)
-  model = crt_jax.build(config.model)
   dataset = data.prepare(config.data)
   if dataset.tokenizer.hash != tokenizer.hash:
     raise ValueError(
       f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '
-      'checkpoint was trained with; '
-      'restore the corpus that it was made from'
+      'checkpoint was trained with; restore the corpus that it was made from'
     )
-  results = evaluation.protocol(model, params, dataset, config)
-  results |= evaluation.answers(model, params, dataset, config)
-  print(table(results))
-  text = sample(model, params, tokenizer, config.sample)
-  directory = workdir.Workdir(path)
-  record = {'step': step, 'results': results, 'origin': origin()}
-  write(directory, config, record, text)
-  print(f'checkpoint of step {step}; written to {directory.evaluation}')
+  return TrainedRun(config, crt_jax.build(config.model), params, dataset, step)
 
 
 def sample(model, params, tokenizer, config) -> str:
@@ -86,27 +105,45 @@ def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
-  if any(row['depth'] for row in record['results']['sampled']):
-    figures.perplexity_against_depth(record['results'], folder / 'convergence.png', origin, title)
+  for name, results in by_set(record['results']).items():
+    if len({(row['form'], row['depth']) for row in results['sampled']}) > 1:
+      file = folder / f'convergence{name and "_" + name}.png'
+      figures.perplexity_against_depth(results, file, origin, title, config.model.name)
+
+
+def by_set(results: dict) -> dict[str, dict]:
+  """Returns the results of each validation set by its name; '' where there is only one."""
+  names = dict.fromkeys(row['set'] for row in results['sampled'])
+  if len(names) == 1:
+    return {'': results}
+  kinds = [kind for kind in ('sampled', 'whole') if kind in results]
+  return {
+    name: {kind: [row for row in results[kind] if row['set'] == name] for kind in kinds}
+    for name in names
+  }
 
 
 def table(results: dict) -> str:
-  """Returns one line per protocol and form: perplexity and bits per byte, or shares of right
-  answers."""
-  lines = ['protocol  form         K  perplexity  bits per byte']
-  for name in ('sampled', 'whole'):
-    for row in results.get(name, []):
-      depth = '' if row['depth'] is None else row['depth']
-      note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
-      bits = '' if row['bits_per_byte'] is None else f'{row["bits_per_byte"]:.4f}'
-      lines.append(
-        f'{name:8}  {row["form"]:10}  {depth:>2}  {row["perplexity"]:10.3f}  {bits:>13}{note}'
-      )
-  for row in results.get('answers', []):
-    shares = [share for field, share in row.items() if field.startswith('accuracy_')]
+  """Returns one line per protocol, validation set and form: perplexity, and bits per byte or shares
+  of right answers."""
+  rows = [row for kind in ('sampled', 'whole') for row in results.get(kind, [])]
+  width = max(len('set'), *(len(row['set']) for row in rows))
+  several = len(by_set(results)) > 1
+  lines = [
+    'protocol  ' + (f'{"set":{width}}  ' if several else '') + 'form        depth  perplexity  '
+    'bits per byte'
+  ]
+  for row in rows:
+    name = f'{row["set"]:{width}}  ' if several else ''
     depth = '' if row['depth'] is None else row['depth']
+    note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
+    shares = [share for field, share in row.items() if field.startswith('accuracy_')]
+    if shares:
+      last = f'{row["solved"]} of {len(shares)} solved: ' + ' '.join(f'{s:.2f}' for s in shares)
+    else:
+      last = f'{row["bits_per_byte"]:13.4f}'
     lines.append(
-      f'answers   {row["form"]:10}  {depth:>2}  {row["solved"]} of {len(shares)} solved: '
-      + ' '.join(f'{share:.2f}' for share in shares)
+      f'{row["protocol"]:8}  {name}{row["form"]:10}  {depth:>5}  {row["perplexity"]:10.3f}  '
+      f'{last}{note}'
     )
   return '\n'.join(lines)

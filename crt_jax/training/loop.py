@@ -4,7 +4,7 @@ happen."""
 import jax
 import numpy as np
 
-from crt_jax import data, evaluation
+from crt_jax import evaluation
 from crt_jax.training import final
 from crt_jax.training.checkpoint import steps_on_disk
 from crt_jax.training.cost import cost_card
@@ -62,11 +62,11 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
     is_last = step == train_config.steps
     validates = is_last or step % train_config.eval_every == 0
     saves = is_last or step % train_config.checkpoint_every == 0
-    measures = train_config.telemetry_every and step % train_config.telemetry_every == 0
+    measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     with run.clock:
       batch = run.place(next(run.feed))
-      run.state, metrics = run.compiled(depth, run.state, batch)
+      run.state, metrics = run.compiled(depth, run.state, batch, measures)
       # The metrics of the step before are read while this one runs: the device never waits for the
       # host.
       if pending is not None:
@@ -78,8 +78,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       row = reporter.read(*pending)
       pending = None
     validation = validate(run) if validates else {}
-    telemetry = measure(run, batch) if measures else {}
-    reporter.write(row | validation | telemetry, always=validates or measures)
+    reporter.write(row | validation, always=validates or measures)
     if saves or stops:
       run.save(validation.get('validation_cross_entropy'))
     if stops:
@@ -89,42 +88,21 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
 
 
 def validate(run: Run) -> dict:
-  """Returns the validation numbers of a row: sampled batches, the same every time, in the form that
-  is trained."""
-  data_config = run.config.data
-  batches = data.sampled_validation(
-    run.dataset,
-    data_config.sequence_length,
-    data_config.batch_size,
-    run.config.eval.during_training_batches,
-    run.config.eval.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
-  form, params = evaluation.trained_form(run.model), run.state.params
-  found = evaluation.evaluate(
-    run.model,
-    params,
-    map(run.place, batches),
-    sequential=form.kind == 'sequential',
-    bytes_per_token=run.dataset.bytes_per_token('validation'),
-  )
-  names = ('cross_entropy', 'perplexity', 'bits_per_byte')
-  row = {f'validation_{name}': found[name] for name in names if found[name] is not None}
-  if run.dataset.answer_groups:
-    groups = run.dataset.answer_groups
-    row |= evaluation.accuracy(run.model, params, map(run.place, batches), groups, form)
-  return row
+  """Returns the validation numbers of a row, of windows that are the same every time.
 
-
-def measure(run: Run, batch) -> dict:
-  """Returns the statistics of a batch, one number a field: residual_1, residual_2, ... for the
-  passes of a CRT."""
-  found = jax.device_get(run.compiled.telemetry(run.state.params, batch))
-  return {
-    f'{name}_{index}': float(value)
-    for name, values in found.items()
-    for index, value in enumerate(np.ravel(values), start=1)
+  Of several sets each number ends in the name of its set, and validation_cross_entropy, by which
+  the best checkpoint is chosen, is their mean.
+  """
+  found = evaluation.during_training(
+    run.model, run.state.params, run.dataset, run.config, run.place
+  )
+  several = len(found) > 1
+  mean = sum(record['cross_entropy'] for record in found.values()) / len(found)
+  return {'validation_cross_entropy': mean} | {
+    f'validation_{name}' + (f'_{of}' if several else ''): value
+    for of, record in found.items()
+    for name, value in record.items()
+    if name != 'targets' and value is not None
   }
 
 

@@ -34,9 +34,9 @@ class MetricsWriter:
 
   def write(self, row: dict) -> None:
     """Writes one row; `step` is one of its fields. Raises OSError that names the file."""
-    values = [summary.scalar(name, x).value[0] for name, x in row.items() if name != 'step']
     event = event_pb2.Event(wall_time=time.time(), step=row['step'])
-    event.summary.value.extend(values)
+    for name, value in scalars(row):
+      event.summary.value.extend(summary.scalar(name, value).value)
     try:
       self._rows.write(json.dumps(row) + '\n')
       self._rows.flush()
@@ -55,6 +55,15 @@ class MetricsWriter:
         file.close()
       except OSError:
         pass
+
+
+def scalars(row: dict):
+  """Yields (name, number) of a row without its step; a list is name_1, name_2, ..."""
+  for name, value in row.items():
+    if isinstance(value, list):
+      yield from ((f'{name}_{index}', x) for index, x in enumerate(value, start=1))
+    elif name != 'step':
+      yield name, value
 
 
 def cut_back(path: pathlib.Path, step: int) -> None:

@@ -14,25 +14,24 @@ CLIP_EPSILON = 1e-6
 def make_schedule(config, steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the number of updates already done.
 
-  Warm-up is linear and reaches the full rate at update `warmup_steps` (the first update already
-  moves); after it the rate is constant, or
-  falls on a half cosine to `final_learning_rate` at the last update.
+  Counted from 1, update s of `warmup_steps` W has the share s / W of the full rate; from update W
+  on (1 without warm-up) the rate is constant, or falls on a half cosine to `final_learning_rate` at
+  the last update (docs/cart.md, section 6).
 
   Args:
     config: config.optimizer.
     steps: config.train.steps.
   """
-  peak, warmup = config.learning_rate, config.warmup_steps
-  final, cosine = config.final_learning_rate, config.schedule == 'cosine'
+  peak, final = config.learning_rate, config.final_learning_rate
+  full = max(config.warmup_steps, 1)  # the first update at the full rate
 
   def schedule(count):
-    count = jnp.asarray(count, jnp.float32)
-    ramp = jnp.minimum(1.0, (count + 1) / max(warmup, 1)) if warmup else 1.0
-    if not cosine:
-      return jnp.asarray(peak * ramp, jnp.float32)
-    progress = jnp.clip((count - warmup) / max(steps - 1 - warmup, 1), 0.0, 1.0)
-    rate = final + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    return jnp.where(count < warmup, peak * ramp, rate)
+    update = jnp.asarray(count, jnp.float32) + 1
+    rate = jnp.asarray(peak, jnp.float32)
+    if config.schedule == 'cosine':
+      progress = jnp.clip((update - full) / max(steps - full, 1), 0.0, 1.0)
+      rate = final + (peak - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return jnp.where(update < full, peak * update / full, rate)
 
   return schedule
 
@@ -53,6 +52,8 @@ def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
       optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask))
     )
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
+  if config.frozen:
+    parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
   return optax.chain(*parts)
 
 
@@ -62,7 +63,7 @@ def check_optimizer(config) -> None:
   for field, allowed in (
     ('name', ('adamw', 'adam')),
     ('schedule', ('constant', 'cosine')),
-    ('decay_mask', ('all', 'matrices')),
+    ('decay_mask', ('all', 'all_but_gate', 'matrices')),
   ):
     if config[field] not in allowed:
       raise ValueError(f'optimizer.{field}={config[field]!r} must be one of {", ".join(allowed)}')
@@ -97,9 +98,12 @@ def decay_mask(model, rule: str):
   """Returns a tree of booleans: which parameters weight decay pulls to zero.
 
   `model.decayed()`, when a model offers it, switches off parameters that no loss reads (a part that
-  a variant leaves out): an
-  optimiser that skips missing gradients would leave them alone too. The rule 'matrices' then also
-  spares biases and norm scales.
+  a variant leaves out): an optimiser that skips missing gradients would leave them alone too. Of
+  the others 'all_but_gate' spares a CART's gate, 'matrices' all that is no matrix: biases, norm
+  scales, gate and blend.
+
+  Raises:
+    ValueError: 'all_but_gate' for a model without a gate.
   """
   axes = model.axes()
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
@@ -110,11 +114,35 @@ def decay_mask(model, rule: str):
   )
   if rule == 'all':
     return used
-  return jax.tree_util.tree_map_with_path(lambda path, keep: keep and not is_vector(path), used)
+  if rule == 'all_but_gate':
+    if 'gate' not in used:
+      raise ValueError("optimizer.decay_mask='all_but_gate' needs a model with a gate; use 'all'")
+    return used | {'gate': jax.tree.map(lambda _: False, used['gate'])}
+  return jax.tree_util.tree_map_with_path(
+    lambda path, spec, keep: keep and not is_vector(path, spec), axes, used, is_leaf=is_spec
+  )
 
 
-def is_vector(path) -> bool:
-  """Whether a parameter is a bias or a norm scale, by its name: shapes do not tell, since layers
-  and heads are stacked."""
+def frozen_mask(model, frozen: tuple[str, ...]):
+  """Returns a tree of booleans: which parameters stay as they were initialised.
+
+  Raises:
+    ValueError: a name in optimizer.frozen is no part of the model.
+  """
+  axes = model.axes()
+  for name in frozen:
+    if name not in axes:
+      raise ValueError(
+        f'optimizer.frozen={tuple(frozen)}: {name!r} is no part of the model; it has '
+        f'{", ".join(axes)}'
+      )
+  return {
+    name: jax.tree.map(lambda _, is_frozen=name in frozen: is_frozen, axes[name]) for name in axes
+  }
+
+
+def is_vector(path, spec: PartitionSpec) -> bool:
+  """Whether a parameter is no matrix: it has one dimension, or is named as a bias or a norm scale,
+  which layers and heads stack."""
   name = str(getattr(path[-1], 'key', path[-1]))
-  return name.endswith(('bias', 'scale'))
+  return len(spec) <= 1 or name.endswith(('bias', 'scale'))

@@ -47,9 +47,13 @@ def describe(row: dict, seconds_left: float) -> str:
     f'grad norm {row["grad_norm"]:.3f}  {count(row["tokens_per_second"])} tokens/s  '
     f'MFU {100 * row["mfu"]:.1f}%  ETA {duration(seconds_left)}'
   )
-  if 'validation_perplexity' in row:
-    text += f'  validation perplexity {row["validation_perplexity"]:.2f}'
-  return text
+  start = 'validation_perplexity'
+  validation = [
+    f'{name.removeprefix(start).lstrip("_")} {value:.2f}'.lstrip()
+    for name, value in row.items()
+    if name.startswith(start)
+  ]
+  return text + (f'  validation perplexity {", ".join(validation)}' if validation else '')
 
 
 def count(number: float) -> str:

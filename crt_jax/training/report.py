@@ -82,7 +82,7 @@ class Reporter:
     Raises:
       NonFinite: the loss or the norm of the gradient is NaN or infinite.
     """
-    values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+    values = {name: x.tolist() for name, x in jax.device_get(metrics).items()}
     if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
       raise NonFinite(step, values)
     self._flops += self._tokens * self._flops_per_token[depth]

@@ -49,27 +49,20 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   """
   model = crt_jax.build(config.model)
   check_config(config)
-  evaluation.forms(model, config)
+  evaluation.forms(evaluation.scoring_model(model, config), config)
   changed = workdir.check_workdir(path, config, fork)
   finished = workdir.finished_step(path)
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
-  remarks = model.check_length(config.data.sequence_length)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
-  for remark in remarks + dataset.remarks(config.model):
+  for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
-  identity = {
-    'corpus': dataset.manifest['corpus']['sha256'],
-    'split': dataset.manifest['split']['rule'],
-    'tokenizer': dataset.tokenizer.hash,
-  }
-
   directory = workdir.open_workdir(path, config)
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   restored = checkpoints.restore_latest(abstract)
@@ -80,7 +73,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
-    check_continuation(config, path, record, identity)
+    check_continuation(config, path, record, dataset.identity)
   first_step = int(start.step)
   if changed:
     workdir.record_fork(directory, config, changed, first_step)
@@ -92,9 +85,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     () if is_done else model.depths() or (None,),
     abstract,
     step.abstract_batch(config, mesh),
-    step.make_telemetry(model, abstract, mesh)
-    if config.train.telemetry_every and not is_done
-    else None,
+    telemetry=config.train.telemetry_every > 0,
   )
   batches = data.train_batches(
     dataset, config.data, config.seed, jax.process_index(), jax.process_count()
@@ -114,7 +105,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     batches=batches,
     feed=batches.iterator(first_step),
     place=lambda batch: sharding.place_batch(batch, rows),
-    record={'config': workdir.plain(config), 'origin': origin(), 'data': identity},
+    record={'config': workdir.plain(config), 'origin': origin(), 'data': dataset.identity},
   )
 
 
@@ -149,7 +140,7 @@ def check_config(config) -> None:
       'train',
       ('steps', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints'),
     ),
-    ('eval', ('batches', 'during_training_batches')),
+    ('eval', ('batches', 'during_training_batches', 'windows')),
     ('sample', ('num_tokens',)),
   ):
     for field in fields:
@@ -159,6 +150,11 @@ def check_config(config) -> None:
     raise ValueError(
       f'train.telemetry_every={config.train.telemetry_every} must be 0 (never) or more'
     )
+  for field, allowed in (('sample', evaluation.SAMPLES), ('dtype', evaluation.DTYPES)):
+    if config.eval[field] not in allowed:
+      raise ValueError(
+        f'eval.{field}={config.eval[field]!r} must be one of {", ".join(map(repr, allowed))}'
+      )
   for depth in config.eval.depths:
     if depth < 1:
       raise ValueError(f'eval.depths={config.eval.depths}: every depth must be at least 1')

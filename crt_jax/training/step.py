@@ -15,9 +15,11 @@ from crt_jax.training import state as state_lib
 from crt_jax.training.state import TrainState
 
 
-def train_step(model, optimizer, schedule, seed, accumulation, state, batch, *, depth):
-  """Returns the state after one update, and its metrics as float32 scalars (loss, cross_entropy,
-  grad_norm before clipping, ...).
+def train_step(
+  model, optimizer, schedule, seed, accumulation, state, batch, *, depth, telemetry=False
+):
+  """Returns the state after one update, and its metrics in float32 (loss, cross_entropy, grad_norm
+  before clipping, ...).
 
   Randomness is fold_in(key(seed), step), so a step is a function of (state, batch) and a resumed
   run repeats it.
@@ -26,11 +28,23 @@ def train_step(model, optimizer, schedule, seed, accumulation, state, batch, *, 
     model, optimizer, schedule, seed, accumulation: fixed for a run (make_train_step binds them).
     state: the TrainState before the update.
     batch: tokens_BxT and targets_BxT, int32; target -1 does not count.
-    depth: static, the number of recurrent passes K; None takes the configured one.
+    depth: static, the number of recurrent passes, K or R; None takes the configured one.
+    telemetry: static, whether the metrics hold what the model measures of its recurrence, and
+      state_gradient_norm: the root mean square over slices of the norm of a slice's gradient at
+      each state between the passes. The update is the same.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
-  loss_of = functools.partial(model.loss, depth=depth)
-  grads, metrics = accumulate_gradients(loss_of, state.params, batch, key, accumulation)
+  probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
+
+  def loss_of(variables, batch, key):
+    params, probe_R = variables
+    extra = {} if probe_R is None else dict(probe_R=probe_R)
+    return model.loss(params, batch, depth=depth, key=key, **extra)
+
+  variables = (state.params, probe_R)
+  (grads, squares_R), metrics = accumulate_gradients(loss_of, variables, batch, key, accumulation)
+  if telemetry:
+    metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   metrics = metrics | {
@@ -83,12 +97,14 @@ def strided_slices(rows_BxT, parts: int):
 
 
 def make_train_step(model, optimizer, schedule, config, abstract: TrainState, mesh):
-  """Returns depth -> the jitted step (state, batch) -> (state, metrics) with shardings; the state
-  is donated."""
+  """Returns (depth, telemetry) -> the jitted step, (state, batch) -> (state, metrics).
+
+  It has shardings; the state is donated.
+  """
   state_shardings = state_lib.shardings_of(abstract)
   batch_sharding = sharding.batch_sharding(mesh)
 
-  def step(depth, state, batch):
+  def step(depth, telemetry, state, batch):
     with sharding.in_mesh(mesh):
       return train_step(
         model,
@@ -99,17 +115,18 @@ def make_train_step(model, optimizer, schedule, config, abstract: TrainState, me
         state,
         batch,
         depth=depth,
+        telemetry=telemetry,
       )
 
-  def for_depth(depth):
+  def variant(depth, telemetry=False):
     return jax.jit(
-      functools.partial(step, depth),
+      functools.partial(step, depth, telemetry),
       in_shardings=(state_shardings, batch_sharding),
       out_shardings=(state_shardings, sharding.replicated(mesh)),
       donate_argnums=0,
     )
 
-  return for_depth
+  return variant
 
 
 def abstract_batch(config, mesh):
@@ -119,54 +136,43 @@ def abstract_batch(config, mesh):
   return {'tokens': x, 'targets': x}
 
 
-def make_telemetry(model, abstract: TrainState, mesh):
-  """Returns the jitted (params, batch) -> statistics of the passes at the configured depth, without
-  dropout.
-
-  A function of its own, so that the step that trains pays nothing for it; {} for a model that has
-  none.
-  """
-
-  def telemetry(params, batch):
-    with sharding.in_mesh(mesh):
-      return model.hidden(params, batch['tokens'], telemetry=True).telemetry
-
-  shardings = (state_lib.shardings_of(abstract.params), sharding.batch_sharding(mesh))
-  return jax.jit(telemetry, in_shardings=shardings, out_shardings=sharding.replicated(mesh))
-
-
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """The executables of a run and what making them cost."""
+  """The executables of a run and what making them cost.
 
-  executables: dict  # depth (None for a transformer) -> executable
-  telemetry: Callable | None  # params, batch -> statistics; None when it is not asked for
+  Attributes:
+    executables: depth (None for a transformer) -> executable.
+    telemetry: the same for the steps that measure the recurrence too; {} where none does.
+    memory_bytes: depth -> bytes on one device: arguments and temporaries, donated outputs once.
+  """
+
+  executables: dict
+  telemetry: dict
   seconds: float
-  memory_bytes: (
-    dict  # depth -> bytes on one device: arguments and temporaries, donated outputs counted once
-  )
+  memory_bytes: dict
 
-  def __call__(self, depth, state, batch):
-    return self.executables[depth](state, batch)
+  def __call__(self, depth, state, batch, telemetry: bool = False):
+    return (self.telemetry if telemetry else self.executables)[depth](state, batch)
 
 
 def compile_steps(
-  for_depth: Callable, depths, abstract: TrainState, batch, telemetry: Callable | None = None
+  variant: Callable, depths, abstract: TrainState, batch, telemetry: bool = False
 ) -> Compiled:
   """Compiles one executable for each distinct depth, so that no step of the run waits for the
   compiler.
 
   Args:
-    for_depth: what make_train_step returns.
-    telemetry: what make_telemetry returns, or None.
+    variant: what make_train_step returns.
+    telemetry: whether some steps measure the recurrence.
   """
   start = time.perf_counter()
-  executables = {depth: for_depth(depth).lower(abstract, batch).compile() for depth in depths}
-  if telemetry is not None:
-    telemetry = telemetry.lower(abstract.params, batch).compile()
-  seconds = time.perf_counter() - start
+
+  def compiled(telemetry):
+    return {d: variant(d, telemetry).lower(abstract, batch).compile() for d in depths}
+
+  executables, measuring = compiled(False), compiled(True) if telemetry else {}
   memory = {depth: memory_of(executable) for depth, executable in executables.items()}
-  return Compiled(executables, telemetry, seconds, memory)
+  return Compiled(executables, measuring, time.perf_counter() - start, memory)
 
 
 def memory_of(executable) -> int:

@@ -12,12 +12,16 @@ import pytest
 import crt_jax
 from configs import base
 from crt_jax import accounting, data, sharding
+from crt_jax.evaluation import study_figures
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import setup, state, step
+from crt_jax.training import setup, state, step, study
 from experiments import config_files
 
 CONFIGS = pathlib.Path(base.__file__).parent
-FILES = sorted(p for p in CONFIGS.rglob('*.py') if p.name not in ('__init__.py', 'base.py'))
+STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
+# configs/latency*.py are no experiments of training; tests/decoding/test_latency.py reads them.
+OTHERS = {CONFIGS / '__init__.py', CONFIGS / 'base.py', *STUDIES, *CONFIGS.glob('latency*.py')}
+FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
 
 
 def specs():
@@ -147,3 +151,16 @@ def test_state_of_every_config_fits_in_shards(config):
         size *= n
       split += size
   assert split < 0.27 * whole
+
+
+@pytest.mark.parametrize('file', STUDIES, ids=lambda file: file.name)
+def test_every_variant_of_a_study_is_a_config_that_lowers(file):
+  config = config_files.load(str(file))
+  text = ast.get_docstring(ast.parse(file.read_text()))
+  assert f'python -m experiments.study --config=configs/studies/{file.name}' in text
+  assert config.study.figure in study_figures.FIGURES
+  mesh = sharding.make_abstract_mesh(data=1)
+  for name in config.study.variants:
+    variant = study.variant_config(config, name)
+    setup.check_config(variant)
+    lower(variant, mesh)

@@ -22,6 +22,7 @@ CONFIGS = {
   'roformer': _TRANSFORMER | dict(rotary='integer_reversed'),
   'roformer_head_ffn': _TRANSFORMER | dict(rotary='standard', style='roformer_head_ffn', window=3),
   'cart_dense': _TRANSFORMER | dict(style='cart_dense'),
+  'cart_dense_latent': _TRANSFORMER | dict(style='cart_dense', latent_ratio=4),
 }
 
 BATCH, LENGTH = 2, 7

@@ -146,6 +146,7 @@ EVERY_LAYOUT = {
   'roformer_head_ffn': dict(ROFORMER, style='roformer_head_ffn'),
   'pointer_chasing_transformer': dict(ROFORMER, rotary='integer'),
   'cart_dense': CART_DENSE,
+  'cart_dense_latent': dict(CART_DENSE, latent_ratio=4),
   **{name: dict(CART, **changes) for name, changes in CART_VARIANTS.items()},
   'cart_unshared': dict(CART, share_core=False),
   'cart_self': dict(CART, core='self'),

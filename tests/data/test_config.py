@@ -28,6 +28,9 @@ def test_missing_fields_take_their_defaults_and_references_are_resolved():
     ('batch_size', 0, ['data.batch_size=0 must be at least 1']),
     ('sequence_length', '16', ["data.sequence_length='16' must be int"]),
     ('sequence_length', True, ['must be int, not bool']),
+    ('chunk_tokens', '9', ["data.chunk_tokens='9' must be int"]),
+    ('corpus', 'mixtur', ["did you mean 'mixture'"]),
+    ('validation_files', 'a', ["read only where data.corpus='files'"]),
     ('validation_fraction', 1, ['data.validation_fraction=1.0 must lie between']),
   ],
 )
@@ -37,6 +40,57 @@ def test_a_wrong_value_is_one_line_that_names_the_field(field, value, words):
   assert '\n' not in str(error.value)
   for word in words:
     assert word in str(error.value)
+
+
+MIXTURE = {
+  'corpus': 'mixture',
+  'sources': {'wiki': {'files': '/texts/*.txt', 'max_tokens': 9}, 'tiny': {'corpus': 'sotu'}},
+  'interleave': 'wiki:3, tiny:4',
+}
+
+
+def test_a_source_has_its_own_fields_and_the_rest_of_the_mixture():
+  config = resolve(ConfigDict({**MIXTURE, 'separator': 'eos'}))
+  assert resolve(config) == config
+  assert list(config.pattern.items()) == [('wiki', 3), ('tiny', 4)]
+  alone = {'files': '/texts/*.txt', 'corpus': 'files', 'separator': 'eos'}
+  assert config.of_source('wiki') == DataConfig(**alone)
+  assert config.of_source('tiny') == DataConfig(corpus='sotu', separator='eos')
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'sources': {}}, 'data.sources is empty'),
+    ({'sources': 'wiki'}, "data.sources='wiki' must be a mapping"),
+    ({'sources': {'wiki': {'file': ''}}}, "data.sources.wiki.file is not a .*mean 'files'"),
+    ({'sources': {'wiki': {'files': 3}}}, 'data.sources.wiki.files=3 must be str'),
+    ({'sources': {'wiki': {}}, 'interleave': 'wiki:1'}, 'data.sources.wiki.files is empty'),
+    ({'interleave': 'wiki:3, tiny'}, "data.interleave entry 'tiny' must read 'name:chunks'"),
+    ({'interleave': 'wiki:3, tiny:0'}, "data.interleave entry 'tiny:0' must read"),
+    ({'interleave': ''}, "data.interleave entry '' must read"),
+    ({'interleave': 'wiki:3, tny:1'}, "data.interleave names 'tny', .*did you mean 'tiny'"),
+    ({'interleave': 'wiki:3'}, 'data.interleave=.* must name each of wiki, tiny once'),
+    ({'interleave': 'wiki:3, tiny:1, wiki:1'}, 'must name each of wiki, tiny once'),
+    ({'chunk_tokens': 0}, 'data.chunk_tokens=0 must be at least 1'),
+    (
+      {'sources': {'wiki': {'corpus': 'mixture'}}, 'interleave': 'wiki:1'},
+      "data.sources.wiki.corpus='mixture' is unknown",
+    ),
+    (
+      {'sources': {'wiki': {'corpus': 'sotu', 'max_tokens': -1}}, 'interleave': 'wiki:1'},
+      'data.sources.wiki.max_tokens=-1 must be 0',
+    ),
+    (
+      {'sources': {'wiki': {'corpus': 'sotu', 'validation_files': 'a'}}, 'interleave': 'wiki:1'},
+      'data.sources.wiki.validation_files is read only where',
+    ),
+  ],
+)
+def test_a_mistake_in_a_mixture_names_the_source(fields, words):
+  with pytest.raises(ValueError, match=words) as error:
+    resolve({**MIXTURE, **fields})
+  assert '\n' not in str(error.value)
 
 
 def test_the_cache_folder_is_configured_or_from_the_environment(monkeypatch, tmp_path):

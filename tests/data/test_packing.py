@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crt_jax import data
-from crt_jax.data import packing
+from crt_jax.data import packing, vocabularies
 from crt_jax.data.corpora import open_corpus
 
 SPLITS = ('train', 'validation')
@@ -43,6 +43,38 @@ def test_a_contiguous_cut_is_of_the_token_stream(settings, tokenizer, documents)
   expected = [dataset.tokenizer.count_bytes(all_tokens(dataset, split)) for split in SPLITS]
   assert [counts[split]['bytes'] for split in SPLITS] == expected
   assert sum(expected) == len(''.join(documents).encode('utf-8'))
+
+
+@pytest.mark.parametrize('tokenizer', ['bytes', 'bpe'])
+def test_validation_files_are_the_validation_split(settings, folder_of, documents, tokenizer):
+  held_out = ['Ахав, ' * 9, 'whale ' * 9]
+  config = settings(documents, tokenizer=tokenizer, vocab_size=280, separator='eos')
+  without = data.prepare(config)
+  dataset = data.prepare({**config, 'validation_files': folder_of(held_out, 'held_out')})
+  assert documents_in(dataset, 'train') == documents
+  assert documents_in(dataset, 'validation') == held_out
+  assert dataset.manifest['split']['rule'] == 'validation_files'
+  counts = dataset.manifest['splits']['validation']
+  assert (counts['documents'], counts['bytes']) == (2, sum(len(t.encode()) for t in held_out))
+  assert dataset.folder != without.folder
+  if tokenizer == 'bpe':  # made from the training documents alone
+    alone = vocabularies.make(data.resolve(config), open_corpus(data.resolve(config)).documents())
+    assert dataset.tokenizer.hash == alone.hash
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'validation_files': '/nowhere/*.txt'}, "data.validation_files='/nowhere/.*' matches no file"),
+    ({'split': 'contiguous'}, "data.split='contiguous' splits nothing off"),
+    ({}, 'data.validation_files=.* and data.files both match .*0000.txt'),
+  ],
+)
+def test_wrong_validation_files_are_one_line(settings, fields, words):
+  config = settings()
+  with pytest.raises(ValueError, match=words) as error:
+    data.prepare({**config, 'validation_files': config['files'], **fields})
+  assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize(

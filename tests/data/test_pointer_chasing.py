@@ -161,7 +161,7 @@ def test_it_is_opened_by_its_name():
   assert task == PointerChasing(levels=2, keys=3, values=4, shuffle=True)
   task.check_vocabulary(14)
   other = data.prepare(config | dict(corpus='pointer_chasing:levels=2,keys=3,values=4'))
-  assert task.manifest['corpus']['sha256'] != other.manifest['corpus']['sha256']
+  assert task.identity != other.identity
 
 
 @pytest.mark.parametrize(

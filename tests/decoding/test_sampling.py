@@ -1,16 +1,20 @@
 """The cuts keep exactly the right tokens, and those are drawn as often as they should be."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 
 LOGITS = np.log([0.05, 0.4, 0.15, 0.3, 0.1]).astype(np.float32)
 
 
-jitted = jax.jit(sample, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def jitted(sampling, logits, keys, positions):
+  return sample(sampling, logits, noise(keys, positions))
 
 
 def frequencies(sampling, draws=4000):
@@ -42,6 +46,22 @@ def test_frequencies(sampling, expected):
   expected = np.asarray(expected)
   assert not found[expected == 0].any()
   assert np.all(np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000))
+
+
+@pytest.mark.parametrize('vocabulary', (1, 127, 128, 129, 1000))
+def test_what_is_impossible_is_never_drawn(vocabulary):
+  """In any block, beside the padding, and where one token has nearly all the probability."""
+  logits = np.full(vocabulary, -np.inf, np.float32)
+  logits[[0, vocabulary // 2, vocabulary - 1]] = (0, 0, 16)
+  draws = 3000
+  keys, positions = row_keys(0, jnp.zeros(draws, int)), jnp.arange(draws)
+  tokens = jitted(Sampling(), jnp.broadcast_to(logits, (draws, vocabulary)), keys, positions)
+  assert set(np.asarray(tokens)) <= {0, vocabulary // 2, vocabulary - 1}
+  even = np.where(logits > -np.inf, 0, logits)
+  tokens = jitted(Sampling(), jnp.broadcast_to(even, (draws, vocabulary)), keys, positions)
+  found, counts = np.unique(np.asarray(tokens), return_counts=True)
+  assert set(found) == {0, vocabulary // 2, vocabulary - 1}
+  assert np.all(np.abs(counts - draws / len(found)) <= 4 * np.sqrt(draws / len(found)))
 
 
 def test_ties_do_not_let_more_tokens_through():

@@ -72,6 +72,29 @@ def test_refused(tmp_path):
     figures.training_curve(tmp_path / 'metrics.jsonl', tmp_path / 'figure.png', ORIGIN)
 
 
+def test_a_figure_says_of_which_set_and_what_is_counted(tmp_path, drawn):
+  records = [record('parallel', r, p) | {'set': 'wiki'} for r, p in ((2, 22.0), (6, 20.5))]
+  path = tmp_path / 'figure.png'
+  figures.perplexity_against_depth({'sampled': records}, path, ORIGIN, model='cart')
+  assert f'sampled validation windows of wiki, 1,234 targets\n{CAPTION}' in drawn['texts']
+  assert 'loops R' in drawn['texts'] and not any('passes' in text for text in drawn['texts'])
+
+
+def test_training_curves_of_several_sets(tmp_path, drawn):
+  rows = [{'step': 10, 'perplexity': 80.0, 'validation_cross_entropy': 3.0}]
+  rows[0] |= {'validation_perplexity_tiny': 5.0, 'validation_perplexity_wiki_en': 50.0}
+  rows[0] |= {'validation_bits_per_byte_tiny': 0.9}
+  metrics = tmp_path / 'metrics.jsonl'
+  metrics.write_text(json.dumps(rows[0]) + '\n')
+  figures.training_curve(metrics, tmp_path / 'figure.png', ORIGIN)
+  assert drawn['lines'] == [[[10, 80]], [[10, 5]], [[10, 50]]]
+  labels = {
+    'validation tiny: 5.000 at the end, 0.9000 bits per byte',
+    'validation wiki_en: 50.00 at the end',
+  }
+  assert labels <= set(drawn['texts'])
+
+
 def test_training_curve(tmp_path, drawn):
   rows = [{'step': 10, 'perplexity': 80.0}, {'step': 20, 'perplexity': 20.0}]
   rows.append({'step': 20, 'validation_perplexity': 21.5, 'validation_bits_per_byte': 4.426})

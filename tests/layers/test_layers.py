@@ -1,5 +1,6 @@
 """Each layer against its formula, worked by hand or in plain Python."""
 
+import functools
 import math
 
 import jax
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 
 import crt_jax
-from crt_jax.layers.attention import Attention, attend
+from crt_jax.layers import linear
+from crt_jax.layers.attention import Attention, attend, entries_of
 from crt_jax.layers.feed_forward import FeedForward, gelu
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.rotary import KINDS, rotate
 
 _CRT = dict(name='crt', vocab_size=97, width=32, heads=4, layers=2, rotary='integer')
-_CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=1)
+_CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=2)
 
 
 def initial(config, generator=None):
@@ -164,6 +166,54 @@ def test_swiglu():
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+# ---- linear -----------------------------------------------------------------------------------
+
+SHAPES = (((6,), (8,)), ((3, 2, 4), (8,)), ((6,), (2, 4)))
+
+
+@pytest.mark.parametrize('out_shape, in_shape', SHAPES)
+@pytest.mark.parametrize('batch_shape', ((1, 1), (2, 1), (2, 3)))
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
+def test_few_rows_give_the_same_product_and_derivatives(out_shape, in_shape, batch_shape, dtype):
+  """However a platform reads the weight; with bfloat16 the sum is float32 either way."""
+  generator = np.random.default_rng(0)
+
+  def draw(shape):
+    return jnp.asarray(generator.standard_normal(shape), dtype)
+
+  arguments = draw(batch_shape + in_shape), draw(out_shape + in_shape)
+  few, product = (
+    jax.jit(functools.partial(f, len(in_shape), jnp.dtype('float32')))
+    for f in (linear._few_rows, linear._product)
+  )
+  np.testing.assert_allclose(few(*arguments), product(*arguments), rtol=1e-5, atol=1e-5)
+  tangents = jax.tree.map(jnp.sin, arguments)
+  for one, two in zip(
+    jax.jvp(few, arguments, tangents), jax.jvp(product, arguments, tangents), strict=True
+  ):
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+  gradients = (
+    jax.jit(jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) ** 2), (0, 1)))(*arguments)
+    for f in (few, product)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a.astype('float32'), b.astype('float32'), rtol=1e-5, atol=1e-5
+    ),
+    *gradients,
+  )
+
+
+@pytest.mark.parametrize('rows', (1, 4))
+@pytest.mark.parametrize('out_shape, in_shape', (((3, 8, 64), (512,)), ((512,), (8, 64))))
+def test_few_rows_read_the_weight_where_it_lies(rows, out_shape, in_shape):
+  """A transposed or packed weight would be a buffer of its size."""
+  x, weight = jnp.zeros((rows, 1, *in_shape)), jnp.zeros(out_shape + in_shape)
+  product = jax.jit(functools.partial(linear.contract, count=len(in_shape)))
+  memory = product.lower(x, weight).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < weight.nbytes / 4
+
+
 # ---- attention --------------------------------------------------------------------------------
 
 BATCH, SLOTS, LENGTH, HEADS, HEAD_WIDTH = 2, 5, 4, 4, 8
@@ -180,10 +230,10 @@ def draw_attention(groups):
 
   q, k, v = draw(LENGTH, HEADS), draw(LENGTH, groups), draw(LENGTH, groups)
   position_B = np.array([3, SLOTS], np.int32)
-  cache = dict(k=draw(SLOTS, groups), v=draw(SLOTS, groups))
+  cache = entries_of(draw(SLOTS, groups), draw(SLOTS, groups))
   for a in cache.values():
-    a[0, 3:] = 1e3
-  return q, k, v, ({name: a.swapaxes(1, 2) for name, a in cache.items()}, position_B)
+    a[0, :, 3:] = 1e3
+  return q, k, v, (cache, position_B)
 
 
 def attend_by_hand(q, k, v, past, window):
@@ -210,22 +260,6 @@ def test_attend(groups, window):
     mixed = _attend(q, k, v, given, window=window, dropout=None, kernel='xla')
     expected = attend_by_hand(q, k, v, given, window)
     np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_trailing_cache_is_the_end_of_the_whole_one():
-  window, start = 4, 7
-  draw = np.random.default_rng(0).standard_normal
-  q, k, v = (draw((BATCH, LENGTH, 2, HEAD_WIDTH)).astype(np.float32) for _ in range(3))
-  whole = {name: draw((BATCH, 2, start, HEAD_WIDTH)).astype(np.float32) for name in 'kv'}
-  options = dict(window=window, dropout=None, kernel='xla')
-  position_1 = np.array([start], np.int32)
-  expected = _attend(q, k, v, (whole, position_1), **options)
-  for slots in (window - 1, window + 1, start + 2):  # the last one begins before position 0
-    cache = {name: a[:, :, -slots:] for name, a in whole.items()}
-    rubbish = np.full((BATCH, 2, max(slots - start, 0), HEAD_WIDTH), 1e3, np.float32)
-    cache = {name: np.concatenate([rubbish, a], axis=2) for name, a in cache.items()}
-    mixed = _attend(q, k, v, (cache, position_1, position_1 - slots), **options)
-    np.testing.assert_allclose(mixed, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_grouped_queries_equal_repeated_keys():

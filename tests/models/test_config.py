@@ -64,6 +64,15 @@ def test_missing_fields(field):
   (
     (dict(width=100), 'model.width=100 must be divisible by model.head_width=64; use 64 or 128'),
     (dict(loops=0), 'model.loops=0 must be at least 1'),
+    (
+      dict(prelude_layers=1),
+      'model.prelude_layers=1 must be at least 2 .*model.short_prelude=True',
+    ),
+    (dict(prelude_layers=-1, short_prelude=True), 'model.prelude_layers=-1 must be at least 0'),
+    (dict(loops=4, loops_min=5), 'model.loops_min=5 must lie between 0 and model.loops=4'),
+    (dict(loops=4, backprop_loops=5), 'model.backprop_loops=5 must lie between 0'),
+    (dict(backprop_loops=2, anchor='per_loop'), 'model.backprop_loops=2 leaves the prelude no'),
+    (dict(backprop_loops=2, core='self'), "set model.core='cross' and model.anchor='frozen'"),
     (dict(core='self', anchor='per_loop'), "model.core='self' has no anchor"),
     (dict(core_residual=False), 'set model.gate=False'),
     (dict(latent_ratio=3), 'model.latent_ratio=3'),
@@ -72,5 +81,18 @@ def test_missing_fields(field):
   ),
 )
 def test_mistakes_of_cart(changes, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=message) as error:
     crt_jax.build(CART | changes)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  (
+    (dict(latent_ratio=3, style='cart_dense', width=64), 'model.latent_ratio=3 must be 0'),
+    (dict(latent_ratio=4, heads=2, rotary='integer'), "model.latent_ratio=4 needs model.style='ca"),
+  ),
+)
+def test_mistakes_of_a_transformer(changes, message):
+  with pytest.raises(ValueError, match=message):
+    crt_jax.build(dict(name='transformer', vocab_size=11, width=8, layers=1) | changes)

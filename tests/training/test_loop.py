@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from configs import base
 from crt_jax.training import final, loop, preemption, setup, workdir
 from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
 
@@ -63,7 +64,9 @@ def test_a_run_leaves_its_records(finished):
     assert row['depth'] in (1, 2)
     assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
     assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
-    assert ('residual_1' in row) == (row['step'] in (6, 12))
+    assert ('state_gradient_norm' in row) == (row['step'] in (6, 12))
+    if 'state_gradient_norm' in row:
+      assert len(row['state_gradient_norm']) == len(row.get('residual', [])) == row['depth'] - 1
   assert rows[-1]['loss'] < rows[0]['loss']
   saved = json.loads((finished / 'config.json').read_text())
   assert saved['config']['model']['vocab_size'] == 256  # references are resolved
@@ -75,6 +78,64 @@ def test_a_run_leaves_its_records(finished):
   for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
     assert (finished / name).stat().st_size > 0
   assert list((finished / 'tensorboard').iterdir())
+
+
+@pytest.fixture(scope='module')
+def mixture(tmp_path_factory):
+  """Changes that train on a mixture of two texts and score it as CART does."""
+  folder = tmp_path_factory.mktemp('texts')
+  for name, text in (('b', 'whale '), ('a', 'ship! ')):
+    (folder / f'{name}.txt').write_text(text * 200)
+  with (config := tiny_config()).unlocked():
+    config.data.update(corpus='mixture', interleave='b:2, a:1', chunk_tokens=16)
+    config.data.sources = {n: base.source(files=str(folder / f'{n}.txt')) for n in 'ab'}
+    config.data.sampling = 'in_order'
+    config.eval.update(sample='first', windows=5, whole=True)
+    config.train.update(steps=4, log_every=2, eval_every=2)
+    config.model.update(depth_min=0, dropout=0.0)
+  return folder, config
+
+
+def test_a_run_on_a_mixture_reports_every_set(mixture, tmp_path, capsys):
+  _, config = mixture
+  train(config, tmp_path)
+  rows = rows_of(tmp_path)
+  by_set = [f'validation_{name}_{of}' for of in 'ba' for name in ('cross_entropy', 'perplexity')]
+  for row in rows[1:]:
+    assert set(by_set) <= set(row) and 'validation_perplexity' not in row
+    mean = np.mean([row[f'validation_cross_entropy_{of}'] for of in 'ba'])
+    assert row['validation_cross_entropy'] == pytest.approx(mean)
+  results = json.loads((tmp_path / 'evaluation.json').read_text())['results']
+  assert [(r['set'], r['protocol'], r['targets']) for r in results['sampled']] == [
+    ('b', 'first', 80), ('a', 'first', 80)
+  ]  # fmt: skip
+  for record in results['sampled']:
+    of_the_end = rows[-1][f'validation_cross_entropy_{record["set"]}']
+    assert record['cross_entropy'] == pytest.approx(of_the_end, rel=1e-6)
+  said = capsys.readouterr().out
+  assert 'protocol  set  form        depth  perplexity' in said
+  assert 'first     a    parallel        2' in said and 'validation perplexity b ' in said
+  assert (tmp_path / 'figures' / 'training.png').exists()
+
+
+def test_a_run_does_not_go_on_when_a_source_changed(mixture, tmp_path, monkeypatch):
+  folder, config = mixture
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    stop_after(patch, 2)
+    train(config, tmp_path)
+  (folder / 'a.txt').write_text('boat: ' * 200)
+  with pytest.raises(ValueError, match='the corpus is not the one this run began with'):
+    train(config, tmp_path)
+  (folder / 'a.txt').write_text('ship! ' * 200)
+  train(config, tmp_path)
+
+
+def test_each_set_has_its_own_figure():
+  rows = [{'set': name, 'depth': r} for name in ('tiny', 'wiki') for r in (2, 6)]
+  results = final.by_set({'sampled': rows, 'data': {}})
+  assert list(results) == ['tiny', 'wiki'] and results['wiki']['sampled'] == rows[2:]
+  alone = {'sampled': rows[:2], 'data': {}}
+  assert final.by_set(alone) == {'': alone}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):
@@ -161,6 +222,9 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
     ({'mesh.fsdp': 3}, r'mesh.fsdp=3'),
     ({'train.steps': 0}, r'train.steps=0 must be at least 1'),
     ({'eval.depths': (0,)}, r'eval.depths='),
+    ({'eval.sample': 'last'}, r"eval.sample='last' must be one of 'random', 'first'"),
+    ({'eval.dtype': 'float64'}, r"eval.dtype='float64' must be one of"),
+    ({'eval.windows': 0}, r'eval.windows=0 must be at least 1'),
     ({'optimizer.b1': 1.0}, r'optimizer.b1='),
   ],
 )

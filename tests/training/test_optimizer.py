@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from crt_jax.training import optimizer as optimizer_lib
+from tests.contract.models import model_of
 from tests.training.fake_model import FakeModel, fake_batch
 
 
@@ -24,6 +25,7 @@ def optimizer_config(**overrides):
       eps=1e-8,
       weight_decay=0.3,
       decay_mask='all',
+      frozen=(),
       clip_norm=0.5,
     )
   )
@@ -124,8 +126,64 @@ def test_schedules():
   config.update(schedule='cosine', final_learning_rate=0.1)
   cosine = optimizer_lib.make_schedule(config, steps=25)
   assert cosine(3) == 1.0
-  np.testing.assert_allclose(cosine(14), 0.55, atol=1e-6)  # half-way between update 4 and update 24
+  assert cosine(4) < 1.0
+  np.testing.assert_allclose(cosine(13.5), 0.55, atol=1e-6)  # half-way between updates 4 and 25
   np.testing.assert_allclose([cosine(24), cosine(99)], 0.1, atol=1e-6)
+  config.update(warmup_steps=0)
+  plain = optimizer_lib.make_schedule(config, steps=25)
+  np.testing.assert_allclose([plain(0), plain(12), plain(24)], [1.0, 0.55, 0.1], atol=1e-6)
+
+
+@pytest.mark.parametrize('steps', [3000, 30_500])
+def test_the_schedule_of_cart(steps):
+  """docs/cart.md, section 6, whose s counts updates from 1."""
+  peak, least = 3e-4, 3e-5
+  config = optimizer_config(
+    learning_rate=peak, warmup_steps=100, schedule='cosine', final_learning_rate=least
+  )
+  schedule = optimizer_lib.make_schedule(config, steps)
+  for s in (1, 2, 99, 100, 101, 102, steps // 2, steps - 1, steps):
+    cosine = np.cos(np.pi * (s - 100) / (steps - 100))
+    expected = peak * s / 100 if s < 100 else least + 0.5 * (peak - least) * (1 + cosine)
+    np.testing.assert_allclose(schedule(s - 1), expected, rtol=3e-7, err_msg=f's={s}')
+
+
+@pytest.mark.parametrize(
+  ('rule', 'spared'),
+  [
+    ('all', set()),
+    ('all_but_gate', {'gate/logit'}),
+    ('matrices', {'gate/logit', 'blend/weight', 'final_norm/scale', 'prelude/norm1/scale'}),
+  ],
+)
+def test_what_of_a_cart_decays(rule, spared):
+  def mask(**changes):
+    return flat(optimizer_lib.decay_mask(model_of('cart', **changes), rule))
+
+  found = mask()
+  assert {name for name in spared if not found[name]} == spared
+  kept = {name for name, decays in found.items() if decays}
+  assert {'embedding/weight', 'prelude/attention/q/weight', 'loop_code/weight'} <= kept
+  assert (set(found) - kept == spared) if rule != 'matrices' else len(set(found) - kept) == 9
+  # What a switch leaves unused stays out, whatever the rule.
+  unused = mask(gate=False, blend=False, loop_code=False)
+  assert not any(unused[n] for n in ('gate/logit', 'blend/weight', 'loop_code/weight'))
+
+
+def test_only_a_cart_has_a_gate():
+  with pytest.raises(ValueError, match="decay_mask='all_but_gate' needs a model with a gate"):
+    optimizer_lib.decay_mask(model_of('crt'), 'all_but_gate')
+
+
+def test_decay_alone_draws_the_published_curve():
+  """sigmoid(a) without any gradient over both published schedules (cart.md, 9.3)."""
+  for steps, expected in ((3000, 0.8901), (30_500, 0.7906)):
+    config = optimizer_config(
+      learning_rate=3e-4, warmup_steps=100, schedule='cosine', final_learning_rate=3e-5
+    )
+    rates = jax.vmap(optimizer_lib.make_schedule(config, steps))(jnp.arange(steps))
+    logit = np.log(9) * np.prod(1 - 0.1 * np.asarray(rates, np.float64))
+    assert 1 / (1 + np.exp(-logit)) == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +194,7 @@ def test_schedules():
     ('learning_rate', 0.0),
     ('clip_norm', -1.0),
     ('schedule', 'linear'),
+    ('decay_mask', 'gate'),
   ],
 )
 def test_wrong_values_name_the_field(field, value):

@@ -1,0 +1,20 @@
+"""How fast models decode, on a CPU of a few cores, in float32: minutes, plain PyTorch beside it.
+
+  python -m experiments.latency --config=configs/latency_cpu.py
+
+Without PyTorch: --config.peers='()'. One model: --config.only=crt_d1_c2048. Results measured so far
+are in docs/latency.md.
+"""
+
+from configs import latency
+
+
+def get_config():
+  config = latency.base()
+  config.batches = (1, 2, 8)
+  config.contexts = (1, 1024)
+  config.dtypes = ('float32',)
+  config.dispatches = (16, 1, 0)
+  config.tokens = 32
+  config.warmup = 16
+  return config

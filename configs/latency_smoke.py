@@ -1,0 +1,29 @@
+"""Whether the latency bench works: two toy models, seconds; the numbers mean nothing.
+
+  python -m experiments.latency --config=configs/latency_smoke.py
+
+What it measured is in no table.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import latency
+
+
+def get_config():
+  config = latency.base()
+  small = dict(vocab_size=64, width=32, heads=2, rotary='standard')
+  config.models = ConfigDict(
+    dict(crt=small | dict(name='crt', layers=1), plain=small | dict(name='transformer', layers=2))
+  )
+  config.matches = ConfigDict(dict(crt='plain'))
+  config.batches = (1, 2)
+  config.contexts = (1, 40)
+  config.dtypes = ('float32',)
+  config.dispatches = (4, 0)
+  config.tokens = 8
+  config.rounds = 2
+  config.warmup = 4
+  config.peers = ()
+  config.bandwidth_megabytes = 1
+  return config

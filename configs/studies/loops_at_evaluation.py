@@ -1,0 +1,22 @@
+"""Does a CART trained with R loops work with other R, and what if R was drawn at random in training
+(cart.md 8.5)?
+
+  python -m experiments.study --config=configs/studies/loops_at_evaluation.py --workdir=runs/loops
+
+The small CART of configs/studies/gate.py, trained with R=4, or with R drawn from 1 .. 8 at every
+step (mean 4.5); three seeds each, evaluated with 1 to 16 loops.
+"""
+
+from configs import base
+from configs.studies import gate
+
+
+def get_config():
+  config = gate.small_run()
+  config.train.telemetry_every = 0
+  config.eval.depths = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+  variants = {
+    'R_4': {},
+    'R_drawn_from_1_to_8': {'model': {'loops': 8, 'loops_min': 1}},
+  }
+  return base.study(config, variants, figure='depths')

@@ -1,0 +1,116 @@
+"""Several corpora as one training stream: chunks in a repeated pattern, nothing copied.
+
+With chunks of c tokens and the pattern a:3, b:3, d:4 the stream is the first three chunks of a, the
+first three of b, the first four of d, then the next ones, until a source cannot fill its part of a
+period (docs/cart.md, section 5.2).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from crt_jax.data.packed import PackedDataset, TextDataset
+from crt_jax.data.token_files import Tokens
+from crt_jax.data.tokenizers import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """What one source gives to a mixture.
+
+  Attributes:
+    tokens: the source, read in order from its start.
+    chunks: how many it gives to each period.
+    max_tokens: how many of its tokens may be used; 0 = all.
+  """
+
+  tokens: Tokens
+  chunks: int
+  max_tokens: int = 0
+
+  def periods(self, chunk_tokens: int) -> int:
+    """For how many periods it lasts."""
+    available = min(len(self.tokens), self.max_tokens or len(self.tokens))
+    return available // (self.chunks * chunk_tokens)
+
+
+class Mixture(Tokens):
+  """The chunks of several sources as one sequence, interleaved; whole periods only."""
+
+  def __init__(self, parts: Sequence[Part], chunk_tokens: int):
+    self._chunk_tokens = chunk_tokens
+    # For each place in a period: the source, its chunks in a period, and those of them before.
+    self._places = [(part, before) for part in parts for before in range(part.chunks)]
+    self._periods = min(part.periods(chunk_tokens) for part in parts)
+    self.dtype = parts[0].tokens.dtype
+
+  def __len__(self) -> int:
+    return self._periods * len(self._places) * self._chunk_tokens
+
+  def _read(self, start: int, stop: int) -> np.ndarray:
+    tokens, done = np.empty(stop - start, self.dtype), 0
+    while done < len(tokens):
+      chunk, offset = divmod(start + done, self._chunk_tokens)
+      period, place = divmod(chunk, len(self._places))
+      part, before = self._places[place]
+      first = (period * part.chunks + before) * self._chunk_tokens + offset
+      size = min(self._chunk_tokens - offset, len(tokens) - done)
+      tokens[done : done + size] = part.tokens[first : first + size]
+      done += size
+    return tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedDataset(TextDataset):
+  """A mixture for training, and one validation set for each of its sources.
+
+  Attributes:
+    sources: name -> packed data, in the order of the pattern; all with one tokenizer.
+    train: the mixture of their train splits.
+  """
+
+  sources: dict[str, PackedDataset]
+  train: Mixture
+
+  @property
+  def tokenizer(self) -> Tokenizer:
+    return self._first.tokenizer
+
+  @property
+  def validation_sets(self) -> dict[str, PackedDataset]:
+    """Name -> the data whose validation split it is."""
+    return self.sources
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What must not change while a run goes on; JSON-able."""
+    of_sources = {name: source.identity for name, source in self.sources.items()}
+    return {
+      'corpus': {name: identity['corpus'] for name, identity in of_sources.items()},
+      'split': {name: identity['split'] for name, identity in of_sources.items()},
+      'tokenizer': self.tokenizer.hash,
+    }
+
+  def check_length(self, sequence_length: int, field: str = 'data.sequence_length') -> None:
+    """Raises ValueError when a split or the mixture is too short for one window and its targets."""
+    for source in self.sources.values():
+      source.check_length(sequence_length, field)
+    if len(self.train) < sequence_length + 1:
+      raise ValueError(
+        f'{field}={sequence_length} needs {sequence_length + 1} tokens but the mixture has '
+        f'{len(self.train)}: it ends with the first source that cannot fill a period; use a smaller'
+        ' data.chunk_tokens or more text'
+      )
+
+  def check_vocabulary(self, model_vocab_size: int) -> None:
+    """Raises ValueError when some token id has no row in the model's embedding."""
+    self._first.check_vocabulary(model_vocab_size)
+
+  @property
+  def _first(self) -> PackedDataset:
+    return next(iter(self.sources.values()))
+
+
+Dataset = PackedDataset | MixedDataset

@@ -1,0 +1,56 @@
+"""How many kernels a compiled program starts, read from its text."""
+
+import re
+
+# What a backend does no work for, or what only holds other computations.
+FREE = frozenset(
+  'parameter constant tuple get-tuple-element bitcast after-all while call conditional '
+  'opt-barrier partition-id replica-id'.split()
+)
+_HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([\w\-]+)\(')
+
+
+def launches(text: str) -> int:
+  """Kernels that one run of an optimised HLO module starts; loops count as often as they run.
+
+  Args:
+    text: `compiled.as_text()`.
+
+  Raises:
+    ValueError: a loop whose trip count is not known to the compiler.
+  """
+  computations, entry = _computations(text)
+  return _count(computations, entry)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Name -> lines of every computation, and the name of the entry."""
+  found, entry, lines = {}, '', []
+  # Long tuples carry comments, which would break the line into an assignment too many.
+  for line in re.sub(r'/\*.*?\*/', '', text).splitlines():
+    if match := _HEAD.match(line):
+      lines = found.setdefault(match[2], [])
+      entry = match[2] if match[1] else entry
+    elif _INSTRUCTION.match(line):
+      lines.append(line)
+  return found, entry
+
+
+def _count(computations: dict[str, list[str]], name: str) -> int:
+  total = 0
+  for line in computations[name]:
+    operation = _INSTRUCTION.match(line)[1]
+    if operation == 'while':
+      trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+      if trips is None:
+        raise ValueError(f'a loop of unknown length: {line.strip()[:100]}')
+      total += int(trips[1]) * _count(computations, re.search(r'body=%?([\w.\-]+)', line)[1])
+    elif operation == 'call':
+      total += _count(computations, re.search(r'to_apply=%?([\w.\-]+)', line)[1])
+    elif operation == 'conditional':
+      branches = re.search(r'branch_computations=\{([^}]*)\}', line)[1].split(',')
+      total += max(_count(computations, branch.strip().lstrip('%')) for branch in branches)
+    elif operation not in FREE:
+      total += 1
+  return total

@@ -1,0 +1,167 @@
+"""Figures of `experiments.latency`: time per token beside its floors, and what launches decide."""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+
+from crt_jax.evaluation.figures import BLUE, GREY, ORANGE, STYLE, figure_of
+
+COLOURS = (BLUE, ORANGE, '#3a8f4d', '#8a4fa3')
+
+
+def latency(result: dict, path: str | pathlib.Path) -> None:
+  """Milliseconds per token of every model at the first point, by way of dispatch and peer.
+
+  Args:
+    result: what latency.json holds.
+  """
+  rows = [row for row in result['rows'] if _is_base(row, result['config'])]
+  names = list(dict.fromkeys(row['model'] for row in rows))
+  series = {}
+  for row in rows:
+    way = f'scan of {row["dispatch"]}' if row['dispatch'] else 'Python loop'
+    series.setdefault(way, {})[row['model']] = 1e3 * row['seconds']
+    for peer, values in row['peers'].items():
+      series.setdefault(peer, {})[row['model']] = 1e3 * values['seconds']
+  with matplotlib.rc_context(STYLE):
+    words = f'batch {rows[0]["batch"]}, context {rows[0]["context"]}, {rows[0]["dtype"]}'
+    figure, axes = figure_of('Decoding, one token', result, width=9, made_from=words)
+    width = 0.8 / len(series)
+    for index, (way, values) in enumerate(series.items()):
+      x = [names.index(name) + (index - (len(series) - 1) / 2) * width for name in values]
+      axes.bar(x, values.values(), width, label=way, color=COLOURS[index % len(COLOURS)])
+    for name, row in {row['model']: row for row in rows}.items():
+      floor = 1e3 * row['floor']['streamed']
+      x = names.index(name)
+      axes.hlines(floor, x - 0.45, x + 0.45, color='black', linewidth=1.5)
+    axes.plot([], [], color='black', label='floor: its bytes at the measured bandwidth')
+    axes.set_xticks(range(len(names)), names, rotation=20)
+    axes.set_ylabel('milliseconds per token')
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def advantage(result: dict, path: str | pathlib.Path) -> bool:
+  """How many times faster than its transformer a model is, against the cost of a launch.
+
+  A curve is (bytes_T / bandwidth + launches_T * cost) / (the same of the model): solid with the
+  launches of the compiled programs, dashed with those of eager PyTorch. A measured point lies at
+  the cost that explains the transformer's time; how far it is from its curve says how well bytes
+  and launches explain the model's.
+
+  Returns: whether there was a pair to draw.
+  """
+  pairs = _pairs(result)
+  if not pairs:
+    return False
+  with matplotlib.rc_context(STYLE):
+    words = 'curves: bytes + launches x cost (dashed: launches of eager PyTorch); points: measured'
+    figure, axes = figure_of('', result, width=7.5, made_from=words)
+    costs = np.logspace(-8, -3, 200)
+    for colour, (model, other) in zip(COLOURS, pairs, strict=False):
+      label = f'{model["model"]} : {other["model"]}'
+      axes.plot(1e6 * costs, predicted(model, other, costs), color=colour, label=label)
+      if eager := _as_peer(model, other, 'torch'):
+        axes.plot(1e6 * costs, predicted(*eager, costs), '--', color=colour)
+      for marker, cost, ratio, words in _measured(model, other, result):
+        axes.plot(1e6 * cost, ratio, marker, color=colour)
+        axes.annotate(words, (1e6 * cost, ratio), (5, 4), textcoords='offset points', fontsize=7)
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.set_xscale('log')
+    axes.set_xlabel('cost of one launch, microseconds (log scale)')
+    axes.set_ylabel('times faster than its transformer')
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+  return True
+
+
+def predicted(model: dict, other: dict, cost):
+  """The ratio that bytes and launches of two rows give at a cost per launch (seconds)."""
+  return seconds_at(other, cost) / seconds_at(model, cost)
+
+
+def seconds_at(row: dict, cost):
+  """Bytes at the measured bandwidth, and launches at `cost` each."""
+  return row['floor']['streamed'] + row['launches'] * cost
+
+
+def explaining_cost(row: dict, seconds: float) -> float:
+  """The cost of a launch at which bytes and launches add up to the time, in seconds."""
+  return max(seconds - row['floor']['streamed'], 0.0) / row['launches']
+
+
+def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
+  """Both rows with the time and launches of a peer; [] if it did not time both or counts none."""
+  pair = [row['peers'].get(peer, {}) for row in (model, other)]
+  if not all(values.get('launches') for values in pair):
+    return []
+  return [row | values for row, values in zip((model, other), pair, strict=True)]
+
+
+def _measured(model: dict, other: dict, result: dict):
+  """Yields marker, cost, ratio and words of every measured pair of these two."""
+  yield 'o', *_point(model, other), 'crt_jax, one program'
+  eager = _as_peer(model, other, 'torch')
+  if not eager:
+    return
+  yield 's', *_point(*eager), 'torch'
+  paper = result['paper']
+  if model['model'] in paper and other['model'] in paper:
+    # On an A100, where these bytes take a tenth of the time: all of it counts as launches.
+    no_bytes = dict(floor=dict(streamed=0.0))
+    there = [row | dict(seconds=1e-3 * paper[row['model']]) | no_bytes for row in eager]
+    yield '^', *_point(*there), 'paper, A100'
+
+
+def _point(model: dict, other: dict) -> tuple[float, float]:
+  cost = explaining_cost(other, other['seconds'])
+  return max(cost, 1e-8), other['seconds'] / model['seconds']
+
+
+def _pairs(result: dict) -> list[tuple[dict, dict]]:
+  """Models and their transformers at the first point, as one compiled program."""
+  rows = {
+    row['model']: row
+    for row in result['rows']
+    if _is_base(row, result['config']) and row['launches'] and row['dispatch']
+  }
+  matches = {row['model']: row.get('match', {}).get('model') for row in rows.values()}
+  return [(rows[name], rows[match]) for name, match in matches.items() if match in rows]
+
+
+def _is_base(row: dict, config: dict) -> bool:
+  """Whether only the way of dispatch differs from the first value of every axis."""
+  return all(
+    row[name] == config[axis][0]
+    for name, axis in (('batch', 'batches'), ('context', 'contexts'), ('dtype', 'dtypes'))
+  )
+
+
+def prefill(result: dict, path: str | pathlib.Path) -> None:
+  """Time and error of every way to read a prompt, against its length.
+
+  Args:
+    result: what prefill.json holds.
+  """
+  curves = {}
+  for row in result['rows']:
+    name = row['method'] + (f' {row["chunk"]}' if row['method'] == 'chunked' else '')
+    name += f', K = {row["passes"]}' if row['passes'] else ' (exact)'
+    curves.setdefault(name, []).append(row)
+  with matplotlib.rc_context(STYLE):
+    words = f'{result["prompts"]} prompts of validation text; trained on {result["trained_length"]}'
+    figure, (left, right) = figure_of('Reading a prompt', result, 9, 2, words)
+    for index, (name, rows) in enumerate(curves.items()):
+      lengths, colour = [row['tokens'] for row in rows], f'C{index}'
+      left.plot(lengths, [1e3 * row['seconds'] for row in rows], 'o-', color=colour, label=name)
+      errors = [(row['tokens'], row['kl']) for row in rows if row['kl'] > 0]
+      if rows[0]['passes'] and errors:
+        right.plot(*zip(*errors, strict=True), 'o-', color=colour)
+    for axes, words in ((left, 'milliseconds'), (right, 'KL to the exact next token, nats')):
+      axes.set_xscale('log', base=2)
+      axes.set_yscale('log')
+      axes.set_xlabel('tokens of the prompt')
+      axes.set_ylabel(words)
+    left.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,131 @@
+"""What is scored: the sample of each validation set that a paper scores, and the whole of it.
+
+'random' is the CRT paper's sample (crt.md, 8.4): `eval.batches` batches of random windows by
+`eval.seed`, the same for all models of one T and batch size. 'first' is CART's (cart.md, 5.4): the
+first `eval.windows` windows in file order. The windows of the whole do not overlap and score each
+token once. Numbers of different samples, or of one sample at different T, cannot be compared.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import jax
+
+from crt_jax import data
+from crt_jax.evaluation.accuracy import accuracy
+from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
+
+SAMPLES = ('random', 'first')
+DTYPES = ('', 'float32', 'bfloat16', 'float16')
+
+
+def protocol(model, params: dict, dataset, config, place: Callable = lambda batch: batch) -> dict:
+  """Scores every validation set, its sample and the whole of it, in every form wanted.
+
+  Args:
+    dataset: from `data.prepare`.
+    config: the run's config; `forms` and config.eval say what to evaluate.
+    place: puts this process's rows of a batch onto devices.
+
+  Returns:
+    A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
+    validation set and form: 'set', 'protocol' ('random', 'first' or 'whole'), 'form', 'depth',
+    'is_inference_metric' and what `evaluate` returns; and 'data', what a sample depends on.
+  """
+  model = scoring_model(model, config)
+  asked = forms(model, config)
+  sets = dataset.validation_sets
+
+  def records(protocol: str, batches_of: Callable) -> list[dict]:
+    return [
+      {'set': name, 'protocol': protocol}
+      | _score(model, params, form, map(place, batches_of(packed)), packed)
+      for name, packed in sets.items()
+      for form in asked
+    ]
+
+  results = {
+    'sampled': records(
+      config.eval.sample, lambda packed: _sample(packed, config, config.eval.batches)
+    )
+  }
+  if config.eval.whole:
+    results['whole'] = records('whole', lambda packed: _whole(packed, config))
+  results['data'] = {
+    'sequence_length': config.data.sequence_length,
+    'batch_size': config.data.batch_size,
+    'batches': config.eval.batches,
+    'seed': config.eval.seed,
+    'windows': config.eval.windows,
+    'dtype': model.config.dtype,
+    'bytes_per_token': {
+      name: packed.bytes_per_token('validation') for name, packed in sets.items()
+    },
+  }
+  return results
+
+
+def during_training(model, params: dict, dataset, config, place: Callable) -> dict[str, dict]:
+  """Scores the sample of every validation set in the form that is trained.
+
+  Returns:
+    Name of the set -> what `evaluate` returns.
+  """
+  model = scoring_model(model, config)
+  form, found = trained_form(model), {}
+  for name, packed in dataset.validation_sets.items():
+    batches = _sample(packed, config, config.eval.during_training_batches)
+    found[name] = _evaluate(model, params, form, map(place, batches), packed)
+  return found
+
+
+def scoring_model(model, config):
+  """The model in `eval.dtype`, where that is set: CART was trained in bfloat16 and scored in
+  float32 (cart.md, 2.9)."""
+  dtype = config.eval.dtype or model.config.dtype
+  if dtype == model.config.dtype:
+    return model
+  # The fused kernel takes 16 bits only.
+  fields = dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla')
+  return type(model)(fields)
+
+
+def _score(model, params: dict, form: Form, batches: Iterable[dict], packed) -> dict:
+  described = {
+    'form': form.kind,
+    'depth': form.depth,
+    'is_inference_metric': form.is_inference_metric(model),
+  }
+  return described | _evaluate(model, params, form, batches, packed)
+
+
+def _evaluate(model, params: dict, form: Form, batches: Iterable[dict], packed) -> dict:
+  """What `evaluate` returns, and the accuracy where answers stand at known places."""
+  bytes_per_token = packed.bytes_per_token('validation')
+  arguments = (form.depth, form.kind == 'sequential', bytes_per_token)
+  if not packed.answer_groups:
+    return evaluate(model, params, batches, *arguments)
+  batches = list(batches)
+  found = accuracy(model, params, batches, packed.answer_groups, form)
+  return evaluate(model, params, batches, *arguments) | found
+
+
+def _sample(packed, config, random_batches: int) -> Iterable[dict]:
+  """This process's rows of the windows that `eval.sample` names."""
+  if config.eval.sample == 'first':
+    return data.first_validation(packed, *_shape(config), config.eval.windows, *_process())
+  return data.sampled_validation(
+    packed, *_shape(config), random_batches, config.eval.seed, *_process()
+  )
+
+
+def _whole(packed, config) -> Iterable[dict]:
+  return data.whole_validation(packed, *_shape(config), *_process())
+
+
+def _shape(config) -> tuple[int, int]:
+  return config.data.sequence_length, config.data.batch_size
+
+
+def _process() -> tuple[int, int]:
+  return jax.process_index(), jax.process_count()

@@ -1,0 +1,145 @@
+"""Figures of the studies, from their results."""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+
+from crt_jax.evaluation.figures import GREY, STYLE, figure_of
+
+COLOURS = ('#2060a8', '#c8501e', '#3a8a4a', '#8a4a9a')
+
+
+def draw(record: dict, path: str | pathlib.Path) -> None:
+  """Draws the figure that a study asks for, from results.json, into a PNG or SVG."""
+  with matplotlib.rc_context(STYLE):
+    FIGURES[record['study']](record).savefig(path, dpi=150)
+
+
+def gate(record: dict):
+  """The mean gate over training beside the curve of decay alone, and what it did to loss and
+  Jacobian."""
+  variants, origin = record['variants'], record['origin']
+  figure, (left, middle, right) = figure_of(
+    'Is it the gate, or its weight decay?',
+    origin,
+    width=13,
+    panels=3,
+    made_from=_made_from(variants),
+  )
+  starts = sorted({v['config']['model']['gate_init'] for v in variants.values()})
+  for name, variant in variants.items():
+    rows = [row for row in variant['history'] if 'gate_mean' in row]
+    if not rows:
+      continue
+    start = variant['config']['model']['gate_init']
+    decays = variant['config']['optimizer']['decay_mask'] == 'all'
+    colour = COLOURS[starts.index(start)]
+    frozen = bool(variant['config']['optimizer']['frozen'])
+    steps = [row['step'] for row in rows]
+    means = np.array([row['gate_mean'] for row in rows])
+    style = ':' if frozen else '-' if decays else '--'
+    left.plot(steps, means.mean(axis=1), style, color=colour, label=_words(name))
+    left.fill_between(steps, means.min(axis=1), means.max(axis=1), color=colour, alpha=0.2)
+    if decays and not frozen:
+      left.plot(steps, decayed(start, rows), 'x', color=GREY, markersize=4)
+  left.plot([], [], 'x', color=GREY, label='weight decay alone (formula)')
+  left.set_xlabel('optimiser step')
+  left.set_ylabel('gate sigmoid(a), mean over channels')
+  left.legend(frameon=False, fontsize=7)
+  _dots(middle, variants, [v['validation'][0]['perplexity'] for v in variants.values()])
+  middle.set_xlabel('validation perplexity, one dot a seed')
+  _dots(right, variants, [v['jacobian']['jacobian_radius'] for v in variants.values()])
+  right.set_xlabel('spectral radius of the last loop, mean over positions')
+  right.axvline(1, color=GREY, linewidth=1)
+  right.set_yticklabels([])
+  return figure
+
+
+def depths(record: dict):
+  """Perplexity against the number of loops at evaluation, one line a variant."""
+  variants, origin = record['variants'], record['origin']
+  figure, axes = figure_of(
+    'Evaluated with another number of loops than trained', origin, 7, 1, _made_from(variants)
+  )
+  for colour, (name, variant) in zip(COLOURS, variants.items(), strict=False):
+    records = [r for r in variant['validation'] if r['form'] == 'parallel']
+    depth = [r['depth'] for r in records]
+    values = np.array([r['perplexity'] for r in records])
+    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=_words(name), markersize=4)
+    axes.fill_between(depth, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
+  axes.set_xlabel('loops R at evaluation')
+  axes.set_ylabel('validation perplexity per token (log scale)')
+  axes.set_yscale('log')
+  axes.legend(frameon=False)
+  return figure
+
+
+def grid(record: dict):
+  """Perplexity against FLOPs: prelude layers by colour, loops by number."""
+  variants, origin = record['variants'], record['origin']
+  figure, axes = figure_of('Prelude depth against loops', origin, 7, 1, _made_from(variants))
+  preludes = sorted({v['config']['model']['prelude_layers'] for v in variants.values()})
+  for colour, prelude in zip(COLOURS, preludes, strict=False):
+    chosen = [v for v in variants.values() if v['config']['model']['prelude_layers'] == prelude]
+    chosen.sort(key=lambda v: v['config']['model']['loops'])
+    flops = [v['cost']['forward_backward_flops_per_token'] / 1e6 for v in chosen]
+    values = np.array([v['validation'][0]['perplexity'] for v in chosen])
+    label = f'P={prelude}' + (' (published with P >= 2)' if prelude < 2 else '')
+    axes.plot(flops, values.mean(axis=1), 'o-', color=colour, label=label, markersize=4)
+    axes.fill_between(flops, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
+    for v, x, y in zip(chosen, flops, values.mean(axis=1), strict=True):
+      axes.annotate(f'R={v["config"]["model"]["loops"]}', (x, y), (3, 4), fontsize=8, color=colour,
+                    textcoords='offset points')  # fmt: skip
+  axes.set_xlabel('training MFLOPs per token')
+  axes.set_ylabel('validation perplexity per token')
+  axes.legend(frameon=False)
+  return figure
+
+
+def state_growth(record: dict):
+  """RMS of the state after each loop at initialisation, one line a variant."""
+  made_from = f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation'
+  figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
+  for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=True):
+    values = np.array(seeds)
+    loops = np.arange(values.shape[1])
+    axes.plot(loops, values.mean(axis=0), 'o-', color=colour, label=name, markersize=4)
+    axes.fill_between(loops, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
+  axes.set_xlabel('loops done (0: the output of the prelude)')
+  axes.set_ylabel('root mean square of the state (log scale)')
+  axes.set_yscale('log')
+  axes.legend(frameon=False)
+  return figure
+
+
+FIGURES = {'gate': gate, 'depths': depths, 'grid': grid, 'state_growth': state_growth}
+
+
+def decayed(start: float, rows: list[dict]) -> np.ndarray:
+  """The gate at the steps of a history if nothing but weight decay moved it (cart.md 9.3)."""
+  logit = np.log(start / (1 - start)) * np.array([row['decay_factor'] for row in rows])
+  return 1 / (1 + np.exp(-logit))
+
+
+def _dots(axes, variants: dict, values_S: list[list[float]]) -> None:
+  """One row a variant, one dot a seed."""
+  for y, values in enumerate(values_S):
+    axes.plot(values, [y] * len(values), 'o', color=COLOURS[0], alpha=0.7, markersize=5)
+  axes.set_yticks(range(len(variants)), [_words(name) for name in variants])
+  axes.invert_yaxis()
+
+
+def _words(name: str) -> str:
+  """decay_0_9 -> 'decay 0.9'."""
+  return name.replace('0_', '0.').replace('_', ' ')
+
+
+def _made_from(variants: dict) -> str:
+  first = next(iter(variants.values()))
+  model, data = first['config']['model'], first['config']['data']
+  steps, seeds = first['config']['train']['steps'], len(first['seeds'])
+  return (
+    f'{model["name"]}, C={model["width"]}, {data["corpus"]}, {steps} steps of '
+    f'{data["batch_size"]} x {data["sequence_length"]} tokens, {seeds} seeds, band = their range'
+  )

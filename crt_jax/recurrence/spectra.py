@@ -1,0 +1,110 @@
+"""What a recurrence does to its state: residuals, gradient norms, and the true Jacobian.
+
+Nothing here knows a model; a recurrence is a function from a state (an array or a pytree of arrays)
+to the next one.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def loop_statistics(new: Array, old: Array) -> dict[str, Array]:
+  """Scalars of one step of a recurrence, whose state goes from `old` to `new`.
+
+  Returns: 'residual', ||new - old|| / ||new||, and 'state_rms', the root mean square of `new`.
+  """
+  norm = jnp.linalg.norm
+  return dict(residual=norm(new - old) / norm(new), state_rms=norm(new) / new.size**0.5)
+
+
+@jax.custom_vjp
+def gradient_probe(x: Array, probe: Array) -> Array:
+  """Returns x; the gradient with respect to the scalar `probe` is ||dL/dx||^2.
+
+  So a loop reports the norm of the gradient at each of its states without storing any of them.
+  """
+  del probe
+  return x
+
+
+def _probe_forward(x, probe):
+  return x, probe
+
+
+def _probe_backward(probe, gradient):
+  return gradient, jnp.sum(jnp.square(gradient)).astype(probe.dtype)
+
+
+gradient_probe.defvjp(_probe_forward, _probe_backward)
+
+
+def jacobian_norm(step: Callable, state, key: Array, iterations: int = 20) -> Array:
+  """The largest singular value of the Jacobian of `step` at `state`: power iteration on J^T J.
+
+  A lower bound, from below, that iterations tighten.
+
+  Args:
+    step: state -> state, a pytree of arrays of the same shapes.
+    key: of the random start.
+  """
+  _, pull = jax.vjp(step, state)
+
+  def iterate(vector, _):
+    pushed = jax.jvp(step, (state,), (vector,))[1]
+    (back,) = pull(pushed)
+    return _normalised(back, None)[0], _norm(pushed, None)
+
+  start = _normalised(_random_like(state, key), None)[0]
+  _, norms = jax.lax.scan(iterate, start, None, length=iterations)
+  return norms[-1]
+
+
+def spectral_radius(
+  step: Callable, state, key: Array, iterations: int = 60, axes: tuple[int, ...] | None = None
+) -> Array:
+  """The spectral radius of the Jacobian of `step` at `state`, as growth per application.
+
+  The growth is the geometric mean over the second half of the iterations, which also holds where
+  the dominant eigenvalues are a complex pair. Of a nilpotent Jacobian, such as a CRT's, whose
+  spectral radius is 0, it is the transient growth over so many applications.
+
+  Args:
+    axes: the axes of every array over which a vector extends; the others count separate Jacobians,
+      as for a map that acts on each position alone. None: one Jacobian over everything.
+
+  Returns: a scalar, or one radius for each separate Jacobian.
+  """
+
+  def iterate(vector, _):
+    pushed = jax.jvp(step, (state,), (vector,))[1]
+    pushed, norm = _normalised(pushed, axes)
+    return pushed, jnp.log(norm)
+
+  start, _ = _normalised(_random_like(state, key), axes)
+  _, growth = jax.lax.scan(iterate, start, None, length=iterations)
+  return jnp.exp(jnp.mean(growth[iterations // 2 :], axis=0))
+
+
+def _norm(tree, axes) -> Array:
+  squares = (jnp.sum(jnp.square(x), axis=axes) for x in jax.tree.leaves(tree))
+  return jnp.sqrt(sum(squares))
+
+
+def _normalised(tree, axes) -> tuple:
+  """The tree divided by its norm, and the norm; what has vanished stays zero."""
+  norm = _norm(tree, axes)
+  scale = 1 / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+  if axes is not None:
+    scale = jnp.expand_dims(scale, axes)
+  return jax.tree.map(lambda x: x * scale, tree), norm
+
+
+def _random_like(tree, key: Array):
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(key, len(leaves))
+  drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(structure, drawn)

@@ -1,0 +1,112 @@
+"""Several seeds of one small run trained at once, stacked by vmap: for studies, where a difference
+counts only beside the spread over seeds."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import crt_jax
+from crt_jax import accounting, data, evaluation
+from crt_jax.evaluation.jacobian import jacobian
+from crt_jax.training import optimizer, setup
+from crt_jax.training.state import TrainState, quick_compile
+from crt_jax.training.step import train_step
+
+MEASURED = ('cross_entropy', 'perplexity', 'bits_per_byte')
+
+
+def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]) -> dict:
+  """Trains `config` once per seed, in lockstep on one device, and evaluates the end.
+
+  The seeds decide parameters and dropout. The data and drawn depths are those of `config.seed`, so
+  all seeds see the same batches.
+
+  Args:
+    config: a complete config (configs/base.py); mesh, checkpoints and samples are not read.
+    report: called with every row of the history, as it is made.
+
+  Returns:
+    A dict ready for JSON; where a value differs by seed it is a list in the order of `seeds`.
+    'history': rows of 'step', 'decay_factor' (by what weight decay alone has multiplied a
+    parameter), the metrics and, every telemetry_every steps, the statistics of the recurrence.
+    'validation': what config.eval scores. 'jacobian': of the last pass.
+
+  Raises:
+    ValueError: a mistake in the config, before anything is compiled.
+  """
+  model = crt_jax.build(config.model)
+  setup.check_config(config)
+  evaluation.forms(model, config)
+  dataset = data.prepare(config.data)
+  dataset.check_vocabulary(config.model.vocab_size)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+
+  def init(seed):
+    params = model.init(jax.random.key(seed))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+  @functools.partial(jax.jit, static_argnames=('depth', 'telemetry'), donate_argnums=0)
+  def step(states, seeds_S, batch, depth, telemetry):
+    def one(seed, state):
+      return train_step(
+        model, tx, schedule, seed, config.train.accumulation, state, batch,
+        depth=depth, telemetry=telemetry,
+      )  # fmt: skip
+
+    return jax.vmap(one)(seeds_S, states)
+
+  rates = np.asarray(jax.vmap(schedule)(jnp.arange(config.train.steps)), np.float64)
+  decay_factor = np.cumprod(1 - config.optimizer.weight_decay * rates)
+  seeds_S = jnp.asarray(seeds, jnp.uint32)
+  states = jax.jit(jax.vmap(init), compiler_options=quick_compile())(seeds_S)
+  history = []
+  batches = data.train_batches(dataset, config.data, config.seed).iterator()
+  for index in range(1, config.train.steps + 1):
+    measures = config.train.telemetry_every > 0 and index % config.train.telemetry_every == 0
+    depth = model.depth_at(config.seed, index - 1)
+    states, metrics = step(states, seeds_S, next(batches), depth, measures)
+    if measures or index % config.train.log_every == 0 or index in (1, config.train.steps):
+      row = {'step': index, 'decay_factor': decay_factor[index - 1]}
+      row |= {name: x.tolist() for name, x in jax.device_get(metrics).items()}
+      history.append(row)
+      report(row)
+  params_S = [jax.tree.map(lambda a, i=i: a[i], states.params) for i in range(len(seeds))]
+  return {
+    'seeds': list(seeds),
+    'cost': _cost(model, config),
+    'history': history,
+    'validation': _validation(model, params_S, dataset, config),
+    'jacobian': _jacobian(model, params_S, dataset, config) if model.depths() else {},
+  }
+
+
+def _cost(model, config) -> dict:
+  length = config.data.sequence_length
+  return {
+    'parameters': accounting.parameters(config.model).stored,
+    'forward_backward_flops_per_token': accounting.model_flops(config.model, length, None),
+    'tokens': config.train.steps * config.data.batch_size * length,
+  }
+
+
+def _validation(model, params_S, dataset, config) -> list[dict]:
+  """Every set and form of the evaluation, of the whole set where that is asked for, by seed."""
+  kind = 'whole' if config.eval.whole else 'sampled'
+  results_S = [evaluation.protocol(model, params, dataset, config)[kind] for params in params_S]
+  return [
+    {name: records_S[0][name] for name in ('set', 'form', 'depth')}
+    | {name: [record[name] for record in records_S] for name in MEASURED}
+    for records_S in zip(*results_S, strict=True)
+  ]
+
+
+def _jacobian(model, params_S, dataset, config) -> dict:
+  """Spectral radius and norm of the last pass on the first validation window, for every seed."""
+  packed = next(iter(dataset.validation_sets.values()))
+  tokens_1xT = np.asarray(packed.validation[: config.data.sequence_length], np.int32)[None]
+  found = [jax.device_get(jacobian(model, params, tokens_1xT)) for params in params_S]
+  return {name: [float(one[name]) for one in found] for name in found[0]}

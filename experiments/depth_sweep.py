@@ -1,0 +1,54 @@
+"""Evaluates a trained model with other numbers of recurrent passes than it was trained with.
+
+  python -m experiments.depth_sweep --workdir=runs/cart_cpu --depths=1,2,4,6,8,10,12,16
+
+R loops of a CART, K passes of a CRT; the parameters stay as they are. Writes depth_sweep.json and
+figures/depth_sweep.png beside the run: what config.eval scores, at every depth. --whole=false
+leaves the whole validation set out, for a quick look.
+"""
+
+from absl import flags
+
+from experiments import cli
+
+_WORKDIR = cli.define_workdir('Directory of a trained run')
+_DEPTHS = flags.DEFINE_list('depths', ['1', '2', '4', '6', '8', '10', '12', '16'], 'R or K to try.')
+_WHOLE = flags.DEFINE_bool('whole', True, 'Score the whole validation set, not only its sample.')
+
+
+def main(argv):
+  del argv
+  try:
+    depths = tuple(int(depth) for depth in _DEPTHS.value)
+  except ValueError:
+    raise cli.Mistake(
+      f'--depths={",".join(_DEPTHS.value)}: expected whole numbers, as in --depths=1,2,4'
+    ) from None
+  # After the flags: a typo is answered at once.
+  from crt_jax import evaluation
+  from crt_jax.evaluation import figures
+  from crt_jax.training import final, workdir
+  from crt_jax.training.origin import origin
+
+  run = final.open_run(_WORKDIR.value)
+  if run.model.depths() is None:
+    raise cli.Mistake(f'--workdir={_WORKDIR.value}: this model has no recurrent passes to vary')
+  config = run.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.eval.update(depths=depths, sequential=False, whole=_WHOLE.value)
+  results = evaluation.protocol(run.model, run.params, run.dataset, config)
+  print(final.table(results))
+  directory, trained = workdir.Workdir(_WORKDIR.value), list(run.model.depths())
+  record = {'step': run.step, 'trained_depths': trained, 'results': results, 'origin': origin()}
+  workdir.write_json(directory.path / 'depth_sweep.json', record)
+  title = f'{config.model.name}, {config.data.corpus}, step {run.step}'
+  for name, of_set in final.by_set(results).items():
+    file = directory.folder('figures') / f'depth_sweep{name and "_" + name}.png'
+    figures.perplexity_against_depth(
+      of_set, file, record['origin'], title, config.model.name, trained
+    )
+  print(f'written to {directory.path}: depth_sweep.json and figures')
+
+
+if __name__ == '__main__':
+  cli.run(main)

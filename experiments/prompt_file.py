@@ -1,0 +1,81 @@
+"""Prompts from a JSONL file and their continuations into one, for `experiments.generate`.
+
+Each line in is {"prompt": "text"}; each line out {"line": its number, "prompt", "text", "tokens"},
+in the same order. A bad line is reported by its number and skipped.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+
+class Prompt(NamedTuple):
+  """One usable line."""
+
+  line: int
+  text: str
+  tokens: list[int]
+
+
+def read(
+  path: str, encode: Callable[[str], list[int]], context: int, report: Callable[[str], None]
+) -> list[Prompt]:
+  """The usable prompts of a file.
+
+  Args:
+    encode: text -> the tokens that the model reads.
+    context: a prompt must leave room in it.
+    report: gets one line for every line that is skipped.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: it is not text, or has no usable line.
+  """
+  try:
+    lines = pathlib.Path(path).read_text('utf-8').split('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path} is not UTF-8 text (byte {error.start})') from None
+  prompts = []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      text = _text_of(line)
+      prompts.append(Prompt(number, text, _tokens_of(text, encode, context)))
+    except ValueError as error:
+      report(f'{path}:{number}: {error}; skipped')
+  if not prompts:
+    raise ValueError(f'{path} has no usable line; one looks like {{"prompt": "Call me"}}')
+  return prompts
+
+
+def _text_of(line: str) -> str:
+  try:
+    record = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'no JSON ({error.msg} at column {error.colno})') from None
+  if not isinstance(record, dict) or not isinstance(record.get('prompt'), str):
+    raise ValueError('no text under "prompt", as in {"prompt": "Call me"}')
+  if not record['prompt']:
+    raise ValueError('the prompt is empty')
+  return record['prompt']
+
+
+def _tokens_of(text: str, encode, context: int) -> list[int]:
+  tokens = encode(text)
+  if len(tokens) >= context:
+    raise ValueError(f'{len(tokens)} tokens leave no room in the context of {context}')
+  return tokens
+
+
+def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
+  """The prompts in their order, `size` at a time."""
+  for start in range(0, len(prompts), size):
+    yield prompts[start : start + size]
+
+
+def result(prompt: Prompt, tokens: list[int], text: str) -> str:
+  """The line to write."""
+  record = dict(line=prompt.line, prompt=prompt.text, text=text, tokens=len(tokens))
+  return json.dumps(record, ensure_ascii=False) + '\n'

@@ -1,0 +1,126 @@
+"""Which windows of which set are scored, and what the records say of them."""
+
+import functools
+import json
+import math
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from crt_jax import data, evaluation
+from tests.contract.models import model_of, params_of
+
+LENGTH, BATCH = 16, 4
+
+
+@pytest.fixture(scope='module')
+def model():
+  return model_of('crt', vocab_size=256)
+
+
+@pytest.fixture(scope='module')
+def params(model):
+  return params_of(model)
+
+
+@pytest.fixture(scope='module')
+def one(tmp_path_factory):
+  """The data of one corpus."""
+  folder = tmp_path_factory.mktemp('one')
+  (folder / 'a.txt').write_text('A novel — not a long one. ' * 40)
+  return data.prepare(settings(folder, corpus='files', files=str(folder / '*.txt')))
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """A mixture of two corpora, the second of which holds only three validation windows."""
+  folder = tmp_path_factory.mktemp('two')
+  for name, text in (('b', 'whale '), ('a', 'ship! '), ('held_out', 'sea: ')):
+    (folder / f'{name}.txt').write_text(text * (12 if name == 'held_out' else 100))
+  sources = {
+    'b': {'files': str(folder / 'b.txt')},
+    'a': {'files': str(folder / 'a.txt'), 'validation_files': str(folder / 'held_out.txt')},
+  }
+  mixture = dict(corpus='mixture', sources=sources, interleave='b:1, a:1', chunk_tokens=32)
+  return data.prepare(settings(folder, **mixture))
+
+
+def settings(folder, **fields):
+  cache = str(folder / 'cache')
+  return dict(sequence_length=LENGTH, validation_fraction=0.3, cache_dir=cache, **fields)
+
+
+def a_config(**changes):
+  fields = dict(sample='random', batches=3, seed=42, windows=5, whole=True, depths=(2,))
+  fields |= dict(sequential=False, during_training_batches=2, dtype='')
+  data_fields = dict(sequence_length=LENGTH, batch_size=BATCH)
+  return ml_collections.ConfigDict(dict(eval=fields | changes, data=data_fields))
+
+
+def test_one_corpus_in_every_form(model, params, one):
+  placed = []
+  config = a_config(depths=(1, 2), sequential=True)
+  results = evaluation.protocol(model, params, one, config, lambda b: placed.append(b) or b)
+  assert json.loads(json.dumps(results)) == results
+  sizes = (('sampled', 'random', 3 * BATCH * LENGTH), ('whole', 'whole', len(one.validation) - 1))
+  for name, protocol, targets in sizes:
+    assert [(r['form'], r['depth']) for r in results[name]] == [
+      ('parallel', 1),
+      ('parallel', 2),
+      ('sequential', None),
+    ]
+    assert [r['is_inference_metric'] for r in results[name]] == [False, True, True]
+    assert {(r['set'], r['protocol'], r['targets']) for r in results[name]} == {
+      ('files', protocol, targets)
+    }
+  sampled = data.sampled_validation(one, LENGTH, BATCH, 3, 42)
+  expected = evaluation.evaluate(model, params, sampled, 2, bytes_per_token=1.0)
+  assert results['sampled'][1].items() >= expected.items()
+  assert len(placed) == 3 * (3 + math.ceil(results['whole'][0]['targets'] / 64))
+  assert results['data']['bytes_per_token'] == {'files': 1.0}
+  assert 'whole' not in evaluation.protocol(model, params, one, a_config(whole=False))
+
+
+def test_the_first_windows_are_scored_as_cart_does(model, params, two):
+  """exp of the mean of the losses of single windows, one at a time (cart.md, 5.4)."""
+  config = a_config(sample='first')
+  loss_of = jax.jit(functools.partial(model.loss, depth=2))
+  results = evaluation.protocol(model, params, two, config)
+  assert [(r['set'], r['protocol']) for r in results['sampled']] == [('b', 'first'), ('a', 'first')]
+  for record, windows in zip(results['sampled'], (5, 3), strict=True):
+    tokens = two.sources[record['set']].validation
+    losses = []
+    for i in range(windows):
+      row = tokens[i * LENGTH : i * LENGTH + LENGTH + 1][None].astype(np.int32)
+      loss, _ = loss_of(params, dict(tokens=row[:, :-1], targets=row[:, 1:]))
+      losses.append(float(loss))
+    assert record['targets'] == windows * LENGTH
+    assert record['cross_entropy'] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert record['perplexity'] == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
+  whole = {r['set']: r['targets'] for r in results['whole']}
+  assert whole == {name: len(s.validation) - 1 for name, s in two.sources.items()}
+
+
+def test_training_scores_the_same_windows(model, params, two):
+  depth = model.config.depth
+  for sample in evaluation.SAMPLES:
+    config = a_config(sample=sample, batches=2, depths=(depth,), whole=False)
+    final = evaluation.protocol(model, params, two, config)['sampled']
+    found = evaluation.during_training(model, params, two, config, lambda batch: batch)
+    assert list(found) == ['b', 'a']
+    for record in final:
+      assert record.items() >= found[record['set']].items()
+
+
+def test_scoring_may_be_more_precise_than_training(params, two):
+  model = model_of('crt', vocab_size=256, dtype='bfloat16')
+  config = a_config(dtype='float32', whole=False)
+  results = evaluation.protocol(model, params, two, config)
+  expected = evaluation.protocol(model_of('crt', vocab_size=256), params, two, config)
+  assert results == expected and results['data']['dtype'] == 'float32'
+  coarse = evaluation.protocol(model, params, two, a_config(whole=False))
+  assert coarse['sampled'] != results['sampled'] and coarse['data']['dtype'] == 'bfloat16'
+  fused = model_of('crt', dtype='bfloat16', attention_kernel='cudnn')
+  assert evaluation.scoring_model(fused, config).config.attention_kernel == 'xla'
