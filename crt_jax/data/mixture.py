@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crt_jax.data.packed import PackedDataset
+from crt_jax.data.packed import PackedDataset, TextDataset
 from crt_jax.data.token_files import Tokens
 from crt_jax.data.tokenizers import Tokenizer
 
@@ -63,7 +63,7 @@ class Mixture(Tokens):
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedDataset:
+class MixedDataset(TextDataset):
   """A mixture for training, and one validation set for each of its sources.
 
   Attributes:

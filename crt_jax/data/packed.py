@@ -31,8 +31,28 @@ from crt_jax.data.packing import Report, pack
 from crt_jax.data.token_files import READ_WHOLE_BYTES, DamagedCache, Shard, TokenFile, verify
 
 
+class TextDataset:
+  """What data made of text says when it is asked for what generated data has."""
+
+  @property
+  def summary(self) -> str:
+    """How much there is, for people."""
+    held_out = sum(len(packed.validation) for packed in self.validation_sets.values())
+    return f'{len(self.train):,} tokens for training, {held_out:,} for validation'
+
+  @property
+  def answer_groups(self) -> dict[str, np.ndarray]:
+    """Name -> positions of targets whose accuracy is asked for: none."""
+    return {}
+
+  def remarks(self, model: Any) -> list[str]:
+    """What a person should know before training `config.model` on this: nothing."""
+    del model
+    return []
+
+
 @dataclasses.dataclass(frozen=True)
-class PackedDataset:
+class PackedDataset(TextDataset):
   """Tokenised text, opened.
 
   Attributes:

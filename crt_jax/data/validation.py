@@ -1,5 +1,6 @@
 """Validation batches: the CRT paper's seeded random windows, CART's first ones, the whole split."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from crt_jax.data.windows import Batch, as_batch, check_seed, process_rows
 IGNORED = -1  # a target that does not count
 
 
+@functools.singledispatch
 def sampled_validation(
   dataset: PackedDataset,
   sequence_length: int,
@@ -43,6 +45,7 @@ def sampled_validation(
   return [as_batch(tokens.windows(starts_b[rows], sequence_length + 1)) for starts_b in starts]
 
 
+@functools.singledispatch
 def first_validation(
   dataset: PackedDataset,
   sequence_length: int,
@@ -67,6 +70,7 @@ def first_validation(
   return _leading(dataset, sequence_length, batch_size, predictions, process_index, process_count)
 
 
+@functools.singledispatch
 def whole_validation(
   dataset: PackedDataset,
   sequence_length: int,

@@ -72,13 +72,14 @@ class WindowSource(grain.sources.RandomAccessDataSource):
     return f'WindowSource({len(self._tokens)} tokens, T={self._sequence_length}, seed={self._seed})'
 
 
+@functools.singledispatch
 def train_batches(
   dataset: Dataset, config: Any, seed: int, process_index: int = 0, process_count: int = 1
 ) -> TrainBatches:
   """The training batches of one process.
 
   Args:
-    dataset: from `prepare`; only its train split is read.
+    dataset: from `prepare`; only its train split is read. Generated data registers itself.
     config: `config.data`, for `sequence_length` T, the global `batch_size` B, and `sampling`.
     seed: 0 <= seed < 2^32.
     process_index: this process takes rows [process_index * B / process_count, ...) of every global

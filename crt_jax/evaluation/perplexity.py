@@ -34,6 +34,21 @@ class Form:
     return not (model.config.name == 'crt' and self == Form('parallel', 1))
 
 
+def trained_form(model) -> Form:
+  """The form that validation during training takes: parallel passes where those are trained, else
+  the recurrence, which the other drivers of a CRT lead to."""
+  driver = getattr(model.config, 'driver', 'unroll')
+  return Form('parallel') if driver == 'unroll' else Form('sequential')
+
+
+def hidden_of(model, params: dict, tokens_BxT, form: Form):
+  """hidden_BxTxC in one form, without dropout. Not `loss`, which takes the form that training
+  differentiates."""
+  if form.kind == 'sequential':
+    return model.sequential_hidden(params, tokens_BxT, form.depth)
+  return model.hidden(params, tokens_BxT, form.depth).hidden_BxTxC
+
+
 def forms(model, config) -> tuple[Form, ...]:
   """The forms that `config.eval` asks for: parallel at each of its depths, then sequential.
 
@@ -104,11 +119,8 @@ def evaluate(
 @functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))
 def _cross_entropy(model, params, batch, depth, sequential):
   """Mean cross-entropy of one batch and how many targets it has, the head in chunks."""
-  if sequential:
-    hidden_BxTxC = model.sequential_hidden(params, batch['tokens'], depth)
-  else:
-    # Not `loss`, which takes the form that training differentiates.
-    hidden_BxTxC = model.hidden(params, batch['tokens'], depth).hidden_BxTxC
+  form = Form('sequential' if sequential else 'parallel', depth)
+  hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)
   head = functools.partial(model.head, params)
   return cross_entropy(head, hidden_BxTxC, batch['targets'], model.config.vocab_size)
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 import jax
 
 from crt_jax import data
-from crt_jax.evaluation.perplexity import Form, evaluate, forms
+from crt_jax.evaluation.accuracy import accuracy
+from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
 
 SAMPLES = ('random', 'first')
 DTYPES = ('', 'float32', 'bfloat16', 'float16')
@@ -65,17 +66,16 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
 
 
 def during_training(model, params: dict, dataset, config, place: Callable) -> dict[str, dict]:
-  """Scores the sample of every validation set by parallel passes at the configured depth.
+  """Scores the sample of every validation set in the form that is trained.
 
   Returns:
     Name of the set -> what `evaluate` returns.
   """
   model = scoring_model(model, config)
-  found = {}
+  form, found = trained_form(model), {}
   for name, packed in dataset.validation_sets.items():
     batches = _sample(packed, config, config.eval.during_training_batches)
-    bytes_per_token = packed.bytes_per_token('validation')
-    found[name] = evaluate(model, params, map(place, batches), bytes_per_token=bytes_per_token)
+    found[name] = _evaluate(model, params, form, map(place, batches), packed)
   return found
 
 
@@ -96,9 +96,18 @@ def _score(model, params: dict, form: Form, batches: Iterable[dict], packed) -> 
     'depth': form.depth,
     'is_inference_metric': form.is_inference_metric(model),
   }
+  return described | _evaluate(model, params, form, batches, packed)
+
+
+def _evaluate(model, params: dict, form: Form, batches: Iterable[dict], packed) -> dict:
+  """What `evaluate` returns, and the accuracy where answers stand at known places."""
   bytes_per_token = packed.bytes_per_token('validation')
-  is_sequential = form.kind == 'sequential'
-  return described | evaluate(model, params, batches, form.depth, is_sequential, bytes_per_token)
+  arguments = (form.depth, form.kind == 'sequential', bytes_per_token)
+  if not packed.answer_groups:
+    return evaluate(model, params, batches, *arguments)
+  batches = list(batches)
+  found = accuracy(model, params, batches, packed.answer_groups, form)
+  return evaluate(model, params, batches, *arguments) | found
 
 
 def _sample(packed, config, random_batches: int) -> Iterable[dict]:

@@ -36,8 +36,9 @@ class Attention(nn.Module):
   def __call__(self, x_BxTxC: Array, past=None) -> tuple[Array, dict | None]:
     """Returns y_BxTxC and, where `past` = (cache, position_B) was given, the entries to append.
 
-    The cache holds rotated keys and values [B, H, S, A] in slots 0..S-1; slots from position_B on
-    are not read. Entries are the same of the T new positions.
+    The cache holds rotated keys and values [B, H, S, A] of positions 0..S-1, or from a position on
+    that is a third element of `past`; those from position_B on, or below 0, are not read. Entries
+    are the same of the T new positions.
     """
     heads, head_width = self.heads, self.head_width
     options = dict(bias=self.bias, initializer=self.initializer, dtype=self.dtype)
@@ -98,10 +99,13 @@ def attend(
   scores = jnp.einsum('btga,bsga->bgts', q, k_BxTxGxA, preferred_element_type=score_dtype)
   weights = masked(scores, seen_1xTxT)
   if past is not None:
-    cache, position_B = past
-    slot_S = jnp.arange(cache['k'].shape[2])[None, None, :]
+    cache, position_B, *first_B = past
+    slot_Bx1xS = jnp.arange(cache['k'].shape[2])[None, None, :]
+    if first_B:
+      slot_Bx1xS = slot_Bx1xS + first_B[0][:, None, None]
     position_BxTx1 = new_positions(length, past)[:, :, None]
-    seen_BxTxS = within(position_BxTx1, slot_S, window) & (slot_S < position_B[:, None, None])
+    seen_BxTxS = within(position_BxTx1, slot_Bx1xS, window)
+    seen_BxTxS &= (slot_Bx1xS >= 0) & (slot_Bx1xS < position_B[:, None, None])
     if q.shape[1] == 1 and q.dtype == jnp.float32:
       # Keys first: of a second factor XLA:CPU makes a transposed copy. It has no such bfloat16 dot.
       scores = jnp.einsum('bgsa,btga->bgst', cache['k'], q).swapaxes(2, 3)

@@ -168,6 +168,11 @@ class Model(abc.ABC):
     """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
     return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
 
+  def check_length(self, length: int) -> list[str]:
+    """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
+    del length
+    return []
+
   def loss(
     self, params, batch: dict, depth=None, key=None, probe_R=None
   ) -> tuple[Array, dict[str, Array]]:

@@ -23,6 +23,7 @@ from crt_jax.models.transformer import (
   project,
   require_rotary,
 )
+from crt_jax.recurrence.backward import LOOPS, Loop
 from crt_jax.recurrence.context import (
   Passes,
   Recurrence,
@@ -31,12 +32,20 @@ from crt_jax.recurrence.context import (
   sequential,
   unroll,
 )
+from crt_jax.recurrence.estimators import implicit, last_passes, truncated
 from crt_jax.recurrence.state import DecodeState
 
 Array = jax.Array
 
 DRIVERS = ('unroll', 'chunked', 'sequential')
 STARTS = ('embedding', 'corrected')
+# What a gradient's reach counts, and the drivers that it goes with.
+GRADIENTS = {
+  'full': ('', DRIVERS),
+  'truncated': ('positions', ('chunked', 'sequential')),
+  'last_passes': ('passes', ('unroll',)),
+  'implicit': ('reverse passes', ('unroll',)),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +67,12 @@ class CRTConfig(ModelConfig):
       'sequential' driver has nothing that could converge and leaves it out.
     driver: what `loss` differentiates: 'unroll', 'chunked' (with `chunk`) or 'sequential' (BPTT).
     chunk: positions per chunk of the 'chunked' driver.
+    backward: what the backward pass of the drivers 'chunked' and 'sequential' stores: 'replay' (the
+      caches), 'segments' (every sqrt(T)-th state) or 'scan' (everything); recurrence/backward.py.
+    gradient: 'full', or what recurrence/estimators.py leaves of it: 'truncated' (of the sequential
+      and chunked drivers), 'last_passes' or 'implicit' (of unroll).
+    gradient_reach: of 'truncated' the positions, of 'last_passes' the passes, of 'implicit' the
+      reverse passes that the gradient knows; 0 with 'full'.
   """
 
   layers: int
@@ -73,6 +88,9 @@ class CRTConfig(ModelConfig):
   convergence_weight: float = 0.0
   driver: str = 'unroll'
   chunk: int = 0
+  backward: str = 'replay'
+  gradient: str = 'full'
+  gradient_reach: int = 0
 
   def __post_init__(self):
     super().__post_init__()
@@ -95,6 +113,36 @@ class CRTConfig(ModelConfig):
       require(self.chunk >= 1, f"model.chunk={self.chunk} must be at least 1 for driver='chunked'")
     if self.driver != 'unroll':
       self.require_sequential_form(f'model.driver={self.driver!r}')
+    one_of('model.backward', self.backward, LOOPS)
+    self._check_gradient()
+
+  def _check_gradient(self):
+    one_of('model.gradient', self.gradient, GRADIENTS)
+    unit, drivers = GRADIENTS[self.gradient]
+    named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
+    one_of(f'{named}: model.driver', self.driver, drivers)
+    if self.gradient == 'full':
+      require(reach == 0, f'model.gradient_reach={reach} must be 0 for {named}')
+      return
+    require(reach >= 1, f'model.gradient_reach={reach} must be at least 1 ({unit}) for {named}')
+    if self.gradient == 'truncated' and self.driver == 'chunked':
+      require(
+        reach % self.chunk == 0,
+        f'model.gradient_reach={reach} must be a multiple of model.chunk={self.chunk}; '
+        f'use {reach // self.chunk * self.chunk or self.chunk}',
+      )
+    if self.gradient == 'last_passes':
+      least = self.schedule.depths()[0]
+      require(
+        reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
+      )
+    if self.gradient == 'implicit':
+      self.require_sequential_form(named)
+      require(
+        self.dropout == 0,
+        f'{named} needs model.dropout=0 (is {self.dropout}): a map that differs in every pass has '
+        'no fixed point',
+      )
 
   @property
   def schedule(self) -> DepthSchedule:
@@ -200,22 +248,58 @@ class CRT(Model):
     return dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
 
   def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None):
-    if self.config.driver == 'unroll':
+    config = self.config
+    self.check_length(tokens_BxT.shape[1])
+    if config.driver == 'unroll' and config.gradient == 'full':
       return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
-    batch, length = tokens_BxT.shape
-    state = self._empty_state(batch, length, e_BxTxC.dtype)
-    lengths_B = jnp.full(batch, length, jnp.int32)
-    arguments = (state, e_BxTxC, lengths_B)
-    if self.config.driver == 'sequential':
+    recurrence = self.recurrence(params)
+    if config.driver == 'sequential':
       require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
-      return Hidden(sequential(self.recurrence(params), self.read, *arguments, key)[1], {}, {})
-    depth, start, chunk = self.resolve_depth(depth), self.config.start, self.config.chunk
-    _, (hidden_BxTxC, gap_BxT) = chunked(
-      self.recurrence(params), self._read_with_gap, *arguments, chunk, depth, start, key
-    )
+      state, loop = self._training_state(e_BxTxC), self._loop()
+      _, hidden_BxTxC = sequential(recurrence, self.read, state, e_BxTxC, None, key, loop)
+      return Hidden(hidden_BxTxC, {}, {})
+    depth, start, reach = self.resolve_depth(depth), config.start, config.gradient_reach
+    if config.driver == 'chunked':
+      state, loop, read = self._training_state(e_BxTxC), self._loop(), self._read_with_gap
+      arguments = (recurrence, read, state, e_BxTxC, None, config.chunk, depth, start, key, loop)
+      _, (hidden_BxTxC, gap_BxT) = chunked(*arguments)
+    elif config.gradient == 'last_passes':
+      done = last_passes(recurrence, e_BxTxC, depth, reach, start, key)
+      hidden_BxTxC, gap_BxT = self._read_with_gap(done)
+    else:
+      done = implicit(recurrence, e_BxTxC, depth, reach, start)
+      hidden_BxTxC, gap_BxT = self._read_with_gap(done)
     return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), {})
+
+  @property
+  def _chunk(self) -> int:
+    """Positions per step of the loop over a sequence."""
+    return self.config.chunk if self.config.driver == 'chunked' else 1
+
+  def _loop(self) -> Loop:
+    """What `backward` and `gradient` make of the loop over a sequence."""
+    loop, reach = LOOPS[self.config.backward], self.config.gradient_reach
+    return truncated(loop, reach // self._chunk) if self.config.gradient == 'truncated' else loop
+
+  def check_length(self, length):
+    chunk, remarks = self._chunk, []
+    require(
+      chunk <= length, f'model.chunk={chunk} exceeds the {length} positions; use at most {length}'
+    )
+    if length % chunk:
+      remarks.append(
+        f'model.chunk={chunk} does not divide the {length} positions: the last chunk is padded by '
+        f'{-length % chunk}, which changes nothing but the time'
+      )
+    if self.config.gradient == 'truncated':
+      reach = self.config.gradient_reach
+      require(
+        reach <= length,
+        f'model.gradient_reach={reach} exceeds the {length} positions; use at most {length}',
+      )
+    return remarks
 
   def head(self, params, hidden):
     return project(self._modules(), params, hidden, self.config)
@@ -264,6 +348,15 @@ class CRT(Model):
     )
     recurrent_BxC = jnp.zeros((batch, self.config.width), stream_dtype)
     return DecodeState(caches, recurrent_BxC, jnp.zeros(batch, jnp.int32))
+
+  def _training_state(self, e_BxTxC: Array) -> DecodeState:
+    """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
+    of the whole sequence, or of what the window sees."""
+    batch, length, _ = e_BxTxC.shape
+    capacity, window = -(-length // self._chunk) * self._chunk, self.config.window
+    trailing = 0 < window <= capacity
+    state = self._empty_state(batch, window - 1 if trailing else capacity, e_BxTxC.dtype)
+    return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):
     e_BxTxC = self._embed(params, tokens_BxT, None)

@@ -65,7 +65,7 @@ def empty_cache(
 
 def first_layer(past):
   """The past of a single layer, from a cache whose leading layer axis has length 1."""
-  return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), past[1])
+  return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), *past[1:])
 
 
 def with_layer_axis(entries):

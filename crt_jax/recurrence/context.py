@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from crt_jax.recurrence.backward import Loop
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
 from crt_jax.recurrence.state import DecodeState, advance
 
@@ -64,9 +65,10 @@ def passes(
   e_BxTxC: Array,
   state: DecodeState | None,
   depth: int,
-  start: str,
+  start: str | Array,
   key: Array | None,
   probe_K: Array | None = None,
+  first: int = 0,
 ) -> Passes:
   """Refines the inputs of T positions by `depth` parallel passes, from what came before them.
 
@@ -74,33 +76,18 @@ def passes(
     e_BxTxC: embeddings, dropped out once for all passes.
     state: what the earlier positions left behind; None at the start of a sequence.
     depth: number of block passes K >= 1.
-    start: first input 'embedding' (x = e) or 'corrected' (x from the carried summary; zero inside).
-    key: dropout key, or None for none; pass k draws from fold_in(key, k), k = 1..K.
+    start: first input 'embedding' (x = e) or 'corrected' (x from the carried summary; zero inside),
+      or the summaries s_BxTxC of an earlier pass, from which it is made.
+    key: dropout key, or None for none; pass k draws from fold_in(key, k), k = first+1..first+K.
     probe_K: zeros [depth - 1] if statistics are wanted; their gradients are the squared norms of
       the gradients at x^(2) .. x^(K).
+    first: number of passes that were made before, of which `start` are the summaries.
   """
-  past = state.past if state is not None else lambda name: None
-  last_BxC = state.recurrent_BxC if state is not None else jnp.zeros_like(e_BxTxC[:, 0])
-
-  def previous(s_BxTxC):
-    if not recurrence.shift:
-      return s_BxTxC
-    return jnp.concatenate([last_BxC[:, None], s_BxTxC[:, :-1]], axis=1)
-
-  def one_pass(x_BxTxC, k):
-    block_key, summary_key, inject_key = _split(key, k)
-    z_BxTxC, block_entries = recurrence.block(x_BxTxC, past('block'), block_key)
-    s_BxTxC = recurrence.summary(z_BxTxC, x_BxTxC, summary_key)
-    inject_past = past('correction')
-    x_next_BxTxC, entries = recurrence.inject(
-      previous(s_BxTxC), e_BxTxC, x_BxTxC, inject_key, inject_past
-    )
-    return z_BxTxC, s_BxTxC, x_next_BxTxC, {'block': block_entries, 'correction': entries}
 
   def refine(carry, pass_input):
     k, probe = pass_input
     x_BxTxC, _ = carry
-    _, _, x_next_BxTxC, entries = one_pass(x_BxTxC, k)
+    _, _, x_next_BxTxC, entries = one_pass(recurrence, e_BxTxC, x_BxTxC, state, _split(key, k))
     statistics = {}
     if probe is not None:
       x_next_BxTxC = gradient_probe(x_next_BxTxC, probe)
@@ -109,20 +96,50 @@ def passes(
 
   # The last pass is the first that the backward pass needs, so recomputing it would save nothing.
   body = jax.checkpoint(refine, prevent_cse=False) if recurrence.remat else refine
-  zero_BxTxC = jnp.zeros_like(e_BxTxC)
+  is_named = isinstance(start, str)
+  s_BxTxC = jnp.zeros_like(e_BxTxC) if is_named else start
   x_BxTxC, entries = recurrence.inject(
-    previous(zero_BxTxC), e_BxTxC, e_BxTxC, _split(key, 0)[2], past('correction')
+    _previous(recurrence, s_BxTxC, state),
+    e_BxTxC,
+    e_BxTxC,
+    _split(key, first)[2],
+    _past(state, 'correction'),
   )
-  if start == 'embedding':
+  if is_named and start == 'embedding':
     x_BxTxC = e_BxTxC
   statistics = {}
   if depth > 1:
-    carry, statistics = jax.lax.scan(body, (x_BxTxC, entries), (jnp.arange(1, depth), probe_K))
+    numbers = first + jnp.arange(1, depth)
+    carry, statistics = jax.lax.scan(body, (x_BxTxC, entries), (numbers, probe_K))
     x_BxTxC, entries = carry
-  z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(x_BxTxC, depth)
+  z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(
+    recurrence, e_BxTxC, x_BxTxC, state, _split(key, first + depth)
+  )
   entries = {'block': last_entries['block'], 'correction': entries}
   entries = {name: value for name, value in entries.items() if value is not None}
   return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, entries, statistics)
+
+
+def one_pass(
+  recurrence: Recurrence,
+  e_BxTxC: Array,
+  x_BxTxC: Array,
+  state: DecodeState | None,
+  keys: tuple,
+) -> tuple[Array, Array, Array, dict]:
+  """One pass over T positions: z_BxTxC, s_BxTxC, x_next_BxTxC and the entries of each cache.
+
+  Args:
+    keys: dropout keys of block, summary and inject, or three times None.
+  """
+  block_key, summary_key, inject_key = keys
+  z_BxTxC, block_entries = recurrence.block(x_BxTxC, _past(state, 'block'), block_key)
+  s_BxTxC = recurrence.summary(z_BxTxC, x_BxTxC, summary_key)
+  s_prev_BxTxC = _previous(recurrence, s_BxTxC, state)
+  x_next_BxTxC, entries = recurrence.inject(
+    s_prev_BxTxC, e_BxTxC, x_BxTxC, inject_key, _past(state, 'correction')
+  )
+  return z_BxTxC, s_BxTxC, x_next_BxTxC, {'block': block_entries, 'correction': entries}
 
 
 def unroll(
@@ -139,15 +156,7 @@ def unroll(
 
 def correction_map(recurrence: Recurrence, e_BxTxC: Array) -> Callable:
   """x^(k) -> x^(k+1), the map that the parallel passes iterate, without dropout."""
-
-  def step(x_BxTxC):
-    z_BxTxC, _ = recurrence.block(x_BxTxC, None, None)
-    s_BxTxC = recurrence.summary(z_BxTxC, x_BxTxC, None)
-    if recurrence.shift:
-      s_BxTxC = jnp.pad(s_BxTxC, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    return recurrence.inject(s_BxTxC, e_BxTxC, x_BxTxC, None, None)[0]
-
-  return step
+  return lambda x_BxTxC: one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)[2]
 
 
 def chunked(
@@ -155,11 +164,12 @@ def chunked(
   read: Callable[[Passes], Any],
   state: DecodeState,
   e_BxTxC: Array,
-  lengths_B: Array,
+  lengths_B: Array | None,
   chunk: int,
   depth: int,
   start: str,
   key: Array | None = None,
+  loop: Loop = jax.lax.scan,
 ) -> tuple[DecodeState, Any]:
   """Chunks of `chunk` positions in sequence, each refined by `depth` passes from what came before.
 
@@ -168,7 +178,9 @@ def chunked(
   Args:
     read: what to keep of a chunk's passes, arrays [B, c, ...], such as what the head reads.
     lengths_B: number of positions that count in each row; the rest is padding and leaves no trace.
+      None: all T, where the state behind them is of no use: it is the one behind the padding.
     chunk: a T that it does not divide is padded, which changes nothing that counts.
+    loop: of backward.py, decides what the backward pass stores; `replay` takes no lengths.
 
   Returns: the state behind the last counted position, and what was read, [B, T, ...].
   """
@@ -177,15 +189,18 @@ def chunked(
   e_BxTxC = jnp.pad(e_BxTxC, ((0, 0), (0, count * chunk - length), (0, 0)))
   batch, _, width = e_BxTxC.shape
   e_JxBxcxC = jnp.moveaxis(e_BxTxC.reshape(batch, count, chunk, width), 1, 0)
+  j_J = jnp.arange(count, dtype=jnp.int32)
+  key_J = None if key is None else jax.vmap(lambda j: jax.random.fold_in(key, j))(j_J)
+  new_JxB = jnp.full((count, state.position_B.shape[0]), chunk, jnp.int32)
+  if lengths_B is not None:
+    new_JxB = jnp.clip(lengths_B[None] - chunk * j_J[:, None], 0, chunk)
 
   def one_chunk(state, chunk_input):
-    j, e_BxcxC = chunk_input
-    chunk_key = None if key is None else jax.random.fold_in(key, j)
+    e_BxcxC, new_B, chunk_key = chunk_input
     done = passes(recurrence, e_BxcxC, state, depth, start, chunk_key)
-    new_B = jnp.clip(lengths_B - j * chunk, 0, chunk)
     return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
 
-  state, h_JxBxc = jax.lax.scan(one_chunk, state, (jnp.arange(count, dtype=jnp.int32), e_JxBxcxC))
+  state, h_JxBxc = loop(one_chunk, state, (e_JxBxcxC, new_JxB, key_J))
 
   def join(h_JxBxc):
     h_BxJxc = jnp.moveaxis(h_JxBxc, 0, 1)
@@ -199,11 +214,24 @@ def sequential(
   read: Callable[[Passes], Any],
   state: DecodeState,
   e_BxTxC: Array,
-  lengths_B: Array,
+  lengths_B: Array | None,
   key: Array | None = None,
+  loop: Loop = jax.lax.scan,
 ) -> tuple[DecodeState, Any]:
   """The exact recurrence, position by position: one pass from the corrected input (crt.md 4)."""
-  return chunked(recurrence, read, state, e_BxTxC, lengths_B, 1, 1, 'corrected', key)
+  return chunked(recurrence, read, state, e_BxTxC, lengths_B, 1, 1, 'corrected', key, loop)
+
+
+def _past(state: DecodeState | None, name: str):
+  return None if state is None else state.past(name)
+
+
+def _previous(recurrence: Recurrence, s_BxTxC: Array, state: DecodeState | None) -> Array:
+  """The summary that each position reads; the first one's is that of the position before."""
+  if not recurrence.shift:
+    return s_BxTxC
+  last_BxC = jnp.zeros_like(s_BxTxC[:, 0]) if state is None else state.recurrent_BxC
+  return jnp.concatenate([last_BxC[:, None], s_BxTxC[:, :-1]], axis=1)
 
 
 def _split(key: Array | None, k) -> tuple:

@@ -32,7 +32,7 @@ def stack(
   def one(x_BxTxC, per_layer):
     params, cache, index = per_layer
     layer_key = None if key is None else jax.random.fold_in(key, index)
-    return layer(params, x_BxTxC, None if past is None else (cache, past[1]), layer_key)
+    return layer(params, x_BxTxC, None if past is None else (cache, *past[1:]), layer_key)
 
   cache_N = None if past is None else past[0]
   if isinstance(params_N, tuple):

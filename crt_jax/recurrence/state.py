@@ -16,21 +16,27 @@ class DecodeState:
 
   Attributes:
     caches: named trees of arrays [N, B, H, S, A] with one slot per position, append-only; slots
-      from position_B on hold nothing.
+      from position_B on hold nothing. Where `trailing`, the S latest positions, oldest first.
     recurrent_BxC: the summary of the last position, zero before the first; None where a model has
       no recurrence along the sequence.
-    position_B: number of positions seen, per row.
+    position_B: number of positions seen, per row; of length 1 if all rows stand at the same.
     depth: recurrent passes per position (static), or None.
+    trailing: the caches forget what windowed attention no longer sees (static).
   """
 
   caches: dict[str, Any]
   recurrent_BxC: Array | None
   position_B: Array
   depth: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+  trailing: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
   def past(self, name: str):
-    """The pair (cache, position_B) that attention reads; None if this cache does not exist."""
-    return (self.caches[name], self.position_B) if name in self.caches else None
+    """What attention reads: (cache, position_B), and of trailing caches the position in slot 0,
+    below 0 while there is none; None if this cache does not exist."""
+    if name not in self.caches:
+      return None
+    first_B = (self.position_B - self.capacity,) if self.trailing else ()
+    return self.caches[name], self.position_B, *first_B
 
   @property
   def capacity(self) -> int:
@@ -49,9 +55,17 @@ def advance(
   Args:
     entries: for each cache the new positions' arrays [N, B, H, T, A].
     summaries_BxTxC: the new positions' summaries, or None without recurrence.
+    lengths_B: of length 1 where position_B is.
   """
   lengths_B = lengths_B.astype(state.position_B.dtype)
-  caches = {name: _append(state.caches[name], entries[name], state.position_B) for name in entries}
+  if state.trailing:
+    put, where_B = _shift, lengths_B
+  else:
+    put, where_B = _append, state.position_B
+  caches = {
+    name: jax.tree.map(lambda a, b: put(a, b.astype(a.dtype), where_B), state.caches[name], new)
+    for name, new in entries.items()
+  }
   recurrent_BxC = state.recurrent_BxC
   if recurrent_BxC is not None:
     candidates = jnp.concatenate([recurrent_BxC[:, None], summaries_BxTxC], axis=1)
@@ -71,24 +85,48 @@ def in_place_options() -> dict | None:
   return {'xla_cpu_copy_insertion_use_region_analysis': True} if is_cpu else None
 
 
+def leaving(caches, length: int):
+  """The oldest slots of trailing caches, which the next `length` positions push out."""
+  return jax.tree.map(lambda a: a[:, :, :, :length], caches)
+
+
+def rewind(caches, left):
+  """Trailing caches as they were before they moved on and `left` left them."""
+  back = lambda a, b: jnp.concatenate([b, a], axis=3)[:, :, :, : a.shape[3]]  # noqa: E731
+  return jax.tree.map(back, caches, left)
+
+
 def take_position(x_BxTxC: Array, index_B: Array) -> Array:
-  """Row b's vector at position index_B[b]: [B, C]."""
+  """Row b's vector at position index_B[b], or at index_B[0] in all rows: [B, C]."""
+  if index_B.shape[0] == 1:
+    return jax.lax.dynamic_index_in_dim(x_BxTxC, index_B[0], axis=1, keepdims=False)
   return jnp.take_along_axis(x_BxTxC, index_B[:, None, None], axis=1)[:, 0]
 
 
-def _append(cache, entries, position_B: Array):
-  """Writes entries [N, B, H, T, A] behind each row's position; what does not fit is dropped.
+def _append(cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, position_B: Array) -> Array:
+  """Writes entries behind each row's position; what does not fit is dropped (where all rows stand
+  at the same position, all has to fit).
 
   A row shorter than T writes its padding too: those slots lie at or behind its new position, where
   nothing reads, and the next entries replace them.
   """
+  if position_B.shape[0] == 1:
+    return jax.lax.dynamic_update_slice_in_dim(
+      cache_NxBxHxSxA, entries_NxBxHxTxA, position_B[0], axis=3
+    )
+  batch, length = entries_NxBxHxTxA.shape[1], entries_NxBxHxTxA.shape[3]
+  slot_BxT = position_B[:, None] + jnp.arange(length)[None, :]
+  row_Bx1 = jnp.arange(batch)[:, None]
+  # Indexed dimensions come first in what is written: [B, T, N, H, A].
+  entries_BxTxNxHxA = jnp.moveaxis(entries_NxBxHxTxA, (1, 3), (0, 1))
+  return cache_NxBxHxSxA.at[:, row_Bx1, :, slot_BxT].set(entries_BxTxNxHxA, mode='drop')
 
-  def write(cache_NxBxHxSxA, entries_NxBxHxTxA):
-    batch, length = entries_NxBxHxTxA.shape[1], entries_NxBxHxTxA.shape[3]
-    slot_BxT = position_B[:, None] + jnp.arange(length)[None, :]
-    row_Bx1 = jnp.arange(batch)[:, None]
-    # Indexed dimensions come first in what is written: [B, T, N, H, A].
-    entries = jnp.moveaxis(entries_NxBxHxTxA.astype(cache_NxBxHxSxA.dtype), (1, 3), (0, 1))
-    return cache_NxBxHxSxA.at[:, row_Bx1, :, slot_BxT].set(entries, mode='drop')
 
-  return jax.tree.map(write, cache, entries)
+def _shift(cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, lengths_B: Array) -> Array:
+  """Moves the cache on by lengths_B entries, of which it takes in the first so many."""
+  slots = cache_NxBxHxSxA.shape[3]
+  both = jnp.concatenate([cache_NxBxHxSxA, entries_NxBxHxTxA], axis=3)
+  if lengths_B.shape[0] == 1:
+    return jax.lax.dynamic_slice_in_dim(both, lengths_B[0], slots, axis=3)
+  slot_BxS = lengths_B[:, None] + jnp.arange(slots)[None, :]
+  return jnp.take_along_axis(both, slot_BxS[None, :, None, :, None], axis=3)

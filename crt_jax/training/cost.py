@@ -22,13 +22,12 @@ def cost_card(run) -> str:
   mesh = ' x '.join(f'{axis} {size}' for axis, size in run.mesh.shape.items())
   tokens = config.data.batch_size * length
   steps = config.train.steps - run.first_step
-  held_out = sum(len(packed.validation) for packed in run.dataset.validation_sets.values())
   return '\n'.join(
     [
       f'model         {config.model.name}, {stored:,} parameters',
       f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = '
       f'{count(steps * tokens)} tokens',
-      f'data          {len(run.dataset.train):,} tokens for training, {held_out:,} for validation',
+      f'data          {run.dataset.summary}',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '

@@ -124,7 +124,8 @@ def by_set(results: dict) -> dict[str, dict]:
 
 
 def table(results: dict) -> str:
-  """Returns one line per protocol, validation set and form: perplexity and bits per byte."""
+  """Returns one line per protocol, validation set and form: perplexity, and bits per byte or shares
+  of right answers."""
   rows = [row for kind in ('sampled', 'whole') for row in results.get(kind, [])]
   width = max(len('set'), *(len(row['set']) for row in rows))
   several = len(by_set(results)) > 1
@@ -136,8 +137,13 @@ def table(results: dict) -> str:
     name = f'{row["set"]:{width}}  ' if several else ''
     depth = '' if row['depth'] is None else row['depth']
     note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
+    shares = [share for field, share in row.items() if field.startswith('accuracy_')]
+    if shares:
+      last = f'{row["solved"]} of {len(shares)} solved: ' + ' '.join(f'{s:.2f}' for s in shares)
+    else:
+      last = f'{row["bits_per_byte"]:13.4f}'
     lines.append(
       f'{row["protocol"]:8}  {name}{row["form"]:10}  {depth:>5}  {row["perplexity"]:10.3f}  '
-      f'{row["bits_per_byte"]:13.4f}{note}'
+      f'{last}{note}'
     )
   return '\n'.join(lines)

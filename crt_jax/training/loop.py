@@ -99,9 +99,10 @@ def validate(run: Run) -> dict:
   several = len(found) > 1
   mean = sum(record['cross_entropy'] for record in found.values()) / len(found)
   return {'validation_cross_entropy': mean} | {
-    f'validation_{name}' + (f'_{of}' if several else ''): record[name]
+    f'validation_{name}' + (f'_{of}' if several else ''): value
     for of, record in found.items()
-    for name in ('cross_entropy', 'perplexity', 'bits_per_byte')
+    for name, value in record.items()
+    if name != 'targets' and value is not None
   }
 
 

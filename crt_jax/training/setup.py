@@ -61,6 +61,8 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
+  for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
+    checkpoint.warn(remark)
   directory = workdir.open_workdir(path, config)
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   restored = checkpoints.restore_latest(abstract)

@@ -1,0 +1,107 @@
+"""Gradient estimators: the values of a driver, with part of its gradient left out.
+
+  full          any driver of context.py as it is: every path from a parameter to the loss
+  truncated     ignores what a stretch of positions owes to the ones before it
+  last_passes   ignores how the first passes came to their result
+  implicit      ignores that the passes have not converged, and paths through more corrections than
+                it makes reverse passes
+
+Each composes with jit, grad, vmap and float64; `truncated` over `jax.lax.scan` or `segments`, and
+`last_passes`, also with jvp.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from crt_jax.recurrence.backward import Loop, in_stretches
+from crt_jax.recurrence.context import Passes, Recurrence, one_pass, passes, unroll
+
+Array = jax.Array
+
+
+def truncated(loop: Loop, length: int) -> Loop:
+  """A loop that cuts the gradient at every `length`-th step: truncated backpropagation.
+
+  The state that a stretch starts from, summary and caches, counts as given, so a target learns from
+  at most `length` steps back, on average from half as many. What is computed stays exact.
+  """
+
+  def run(step: Callable, state, xs: tuple):
+    def one_stretch(state, xs):
+      return loop(step, jax.lax.stop_gradient(state), xs)
+
+    return in_stretches(one_stretch, state, xs, length)
+
+  return run
+
+
+def last_passes(
+  recurrence: Recurrence,
+  e_BxTxC: Array,
+  depth: int,
+  last: int,
+  start: str = 'embedding',
+  key: Array | None = None,
+) -> Passes:
+  """`unroll` whose gradient knows only the last `last` of `depth` passes, 1 <= last <= depth.
+
+  The summaries that the earlier passes end with count as given, as those of a truncated recurrence
+  do; they are corrected `last` times, so embeddings, correction and block learn even from one pass.
+  """
+  if last == depth:
+    return unroll(recurrence, e_BxTxC, depth, start, key)
+  first = depth - last
+  earlier = unroll(recurrence, jax.lax.stop_gradient(e_BxTxC), first, start, key)
+  given_BxTxC = jax.lax.stop_gradient(earlier.summary_BxTxC)
+  return passes(recurrence, e_BxTxC, None, last, given_BxTxC, key, first=first)
+
+
+def implicit(
+  recurrence: Recurrence,
+  e_BxTxC: Array,
+  depth: int,
+  reverse: int,
+  start: str = 'embedding',
+) -> Passes:
+  """`unroll` whose gradient is that of a fixed point, by `reverse` >= 1 reverse passes.
+
+  With x = G(x), the gradient of the loss at x is pulled back through the sum of the first `reverse`
+  powers of the transposed Jacobian of G, all at the last input; the memory is that of one pass,
+  whatever `depth` is. Equal to exact backpropagation where the passes are exact and reverse >= T.
+  There is no dropout: masks that change from pass to pass leave no fixed point.
+  """
+
+  def refined(x_BxTxC, e_BxTxC):
+    return one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)[2]
+
+  refined, consts = jax.closure_convert(refined, e_BxTxC, e_BxTxC)
+
+  def solve(consts, e_BxTxC, x_BxTxC):
+    def refine(x_BxTxC, _):
+      return refined(x_BxTxC, e_BxTxC, *consts), None
+
+    return jax.lax.scan(refine, x_BxTxC, length=depth - 1)[0]
+
+  def forward(consts, e_BxTxC, x_BxTxC):
+    x_BxTxC = solve(consts, e_BxTxC, x_BxTxC)
+    return x_BxTxC, (consts, e_BxTxC, x_BxTxC)
+
+  def backward(residuals, dx_BxTxC):
+    consts, e_BxTxC, x_BxTxC = residuals
+    _, to_input = jax.vjp(lambda x_BxTxC: refined(x_BxTxC, e_BxTxC, *consts), x_BxTxC)
+    _, to_rest = jax.vjp(lambda c, e_BxTxC: refined(x_BxTxC, e_BxTxC, *c), consts, e_BxTxC)
+
+    def add_power(total_BxTxC, _):
+      return dx_BxTxC + to_input(total_BxTxC)[0], None
+
+    total_BxTxC, _ = jax.lax.scan(add_power, dx_BxTxC, length=reverse - 1)
+    return *to_rest(total_BxTxC), jnp.zeros_like(x_BxTxC)
+
+  fixed_point = jax.custom_vjp(solve)
+  fixed_point.defvjp(forward, backward)
+  first_BxTxC = jax.lax.stop_gradient(unroll(recurrence, e_BxTxC, 1, start).x_BxTxC)
+  x_BxTxC = fixed_point(consts, e_BxTxC, first_BxTxC)
+  z_BxTxC, s_BxTxC, x_next_BxTxC, _ = one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)
+  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, {}, {})
