@@ -9,6 +9,7 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.peer_torch_crt import _rotate
 
@@ -81,8 +82,27 @@ class Decoder(nn.Module):
     self.position += 1
 
 
+class _Counter(TorchDispatchMode):
+  """Counts operations that start a kernel: all but views of memory that is there already."""
+
+  def __init__(self):
+    super().__init__()
+    self.count = 0
+
+  def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    self.count += not function.is_view
+    return function(*args, **(kwargs or {}))
+
+
+def launches(decoder: Decoder) -> int:
+  """Operations of one token; the decoder goes one position further."""
+  with _Counter() as counter:
+    decoder.step()
+  return counter.count
+
+
 def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int):
-  """A function tokens -> seconds of each, which goes on where it stopped.
+  """A function tokens -> seconds of each, which goes on where it stopped; and what it is.
 
   Args:
     fields: of `config.model`; a CRT with correction 'add' or a transformer of style 'roformer'.
@@ -96,6 +116,7 @@ def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, thr
   torch.set_num_threads(threads)
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   decoder = Decoder(fields, batch, capacity, dtype, device)
+  about = dict(what=f'PyTorch {torch.__version__} eager on {device}', launches=launches(decoder))
   decoder.position = context
 
   def run(tokens: int) -> list[float]:
@@ -107,4 +128,4 @@ def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, thr
       seconds.append(time.perf_counter() - start)
     return seconds
 
-  return run, f'PyTorch {torch.__version__} eager on {device}'
+  return run, about

@@ -82,5 +82,8 @@ def models() -> dict:
 
 
 def only(config: ConfigDict, *names: str) -> None:
-  """Keeps these models."""
+  """Keeps these models, and what is compared among them."""
   config.models = ConfigDict({name: config.models[name] for name in names})
+  config.matches = ConfigDict(
+    {name: other for name, other in config.matches.items() if {name, other} <= set(names)}
+  )

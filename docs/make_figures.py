@@ -147,16 +147,16 @@ def exact_row(record: dict) -> dict:
   return next(row for row in record['results'] if row['form'] == 'sequential')
 
 
-def filled(page: pathlib.Path, text: str) -> str:
-  """The page with `text` between its two marks.
+def filled(page: pathlib.Path, text: str, mark: str = 'quickstart') -> str:
+  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
 
   Raises:
     Mistake: the marks are not there exactly once.
   """
-  marked = re.compile(r'(<!-- quickstart -->\n).*?(<!-- /quickstart -->)', re.DOTALL)
+  marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
   whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text())
   if count != 1:
-    raise cli.Mistake(f'{page}: found {count} pairs of <!-- quickstart --> marks, wanted one')
+    raise cli.Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
   return whole
 
 

@@ -107,14 +107,14 @@ def measure(entry: Entry, config, machine) -> dict:
   sampling = Sampling(config.temperature, config.top_k)
   decoder = latency.Decoder(model, params, point, capacity, sampling)
   timers = {'crt_jax': functools.partial(_round, decoder, config)}
-  names = {}
+  about = {}
   for peer in config.peers:
     arguments = (entry.fields, point.batch, point.context, point.dtype)
     try:
       make = functools.partial(
         peer_module(peer).timer, *arguments, capacity, threads=len(os.sched_getaffinity(0))
       )
-      _, names[peer] = make()
+      _, about[peer] = make()
     except ValueError:
       continue  # this peer has no such model
     timers[peer] = functools.partial(_peer_round, make, config)
@@ -128,7 +128,7 @@ def measure(entry: Entry, config, machine) -> dict:
   for peer, values in seconds.items():
     peer_median, peer_p95 = quantiles(values)
     peers[peer] = dict(
-      what=names[peer], seconds=peer_median, p95=peer_p95, speedup=peer_median / median
+      **about[peer], seconds=peer_median, p95=peer_p95, speedup=peer_median / median
     )
   return dict(
     model=entry.name,
@@ -216,6 +216,8 @@ def describe(machine, device: str) -> str:
 def line(row: dict) -> str:
   """A row of the table; times in milliseconds, % of the time that each floor explains."""
   dispatch = f'scan {row["dispatch"]}' if row['dispatch'] else 'python'
+  is_paper = row['batch'] == 1 and row['dtype'] == 'bfloat16' and row['model'] in PAPER
+  paper = f'  paper (A100, eager) {PAPER[row["model"]]:.2f} ms' if is_paper else ''
   floor, share = row['floor'], row['share']
   peers = '  '.join(
     f'{name} {1e3 * peer["seconds"]:.2f} ms ({peer["speedup"]:.2f}x)'
@@ -226,7 +228,7 @@ def line(row: dict) -> str:
     f'{1e3 * row["seconds"]:9.3f}{1e3 * row["p95"]:9.3f}{row["tokens_per_second"]:10.1f}'
     f'{1e3 * row["first_token"]:10.1f}{1e3 * floor["streamed"]:10.3f}'
     f'{1e3 * floor["resident"]:10.3f}{1e3 * floor["launches"]:10.3f}'
-    f'{share["streamed"]:5.0%}{share["resident"]:5.0%}{share["launches"]:5.0%}  {peers}'
+    f'{share["streamed"]:5.0%}{share["resident"]:5.0%}{share["launches"]:5.0%}  {peers}{paper}'
   )
 
 

@@ -16,7 +16,7 @@ PACKAGES = ('crt_jax', 'experiments', 'configs')
 LEVELS = (
   ('layers', 'recurrence', 'data', 'sharding'),
   ('models', 'crt_jax'),
-  ('accounting', 'training', 'decoding', 'evaluation', 'convert'),
+  ('accounting', 'floors', 'training', 'decoding', 'evaluation', 'convert'),
   ('configs',),
   ('experiments',),
 )

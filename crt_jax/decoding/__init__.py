@@ -2,6 +2,6 @@
 
 from crt_jax.decoding.loop import generate, stream
 from crt_jax.decoding.prepare import prepare
-from crt_jax.decoding.sampling import Sampling, sample
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 
-__all__ = ['Sampling', 'generate', 'prepare', 'sample', 'stream']
+__all__ = ['Sampling', 'generate', 'noise', 'prepare', 'row_keys', 'sample', 'stream']

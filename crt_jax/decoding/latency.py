@@ -12,7 +12,7 @@ import numpy as np
 from crt_jax.decoding.launches import launches
 from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
-from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.models.config import one_of, require
 
 PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the token fetched each time
@@ -104,7 +104,9 @@ class Decoder:
       state = empty_state(self.model, self._params, point.batch, self._capacity)
       jax.block_until_ready(state)
       start = time.perf_counter()
-      state, logits_BxV = self.model.prefill(self._params, state, tokens_BxT, method=method)
+      state, logits_BxV = self.model.prefill(
+        self._params, state, tokens_BxT, method=method, chunk=min(64, point.context)
+      )
       np.asarray(_sample(self._sampling, logits_BxV, self._key_B, state.position_B))
       return time.perf_counter() - start
 
@@ -115,7 +117,9 @@ class Decoder:
 _step = jax.jit(
   lambda model, *arguments: model.step(*arguments), static_argnums=0, donate_argnums=2
 )
-_sample = jax.jit(sample, static_argnums=0)
+_sample = jax.jit(
+  lambda sampling, logits_BxV, *where: sample(sampling, logits_BxV, noise(*where)), static_argnums=0
+)
 
 
 def random_params(model, dtype: str) -> tuple:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.decoding.prepare import empty_state
-from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.recurrence.state import in_place_options
 
 Array = jax.Array
@@ -133,12 +133,14 @@ def chunk_decoder():
 def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
   """Draws and consumes `length` tokens per row; returns state, logits_BxV, tokens_BxN."""
 
-  def one_token(carry, _):
+  def one_token(carry, noise_B):
     state, logits_BxV = carry
-    token_B = sample(sampling, logits_BxV, key_B, state.position_B)
+    token_B = sample(sampling, logits_BxV, noise_B)
     return model.step(params, state, token_B), token_B
 
-  carry, tokens_NxB = jax.lax.scan(one_token, (state, logits_BxV), length=length)
+  position_NxB = state.position_B[None] + jnp.arange(length)[:, None]
+  noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
+  carry, tokens_NxB = jax.lax.scan(one_token, (state, logits_BxV), noise_NxB)
   return *carry, tokens_NxB.T
 
 

@@ -8,6 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from crt_jax.decoding.latency import Decoder, Point, random_params
+from crt_jax.decoding.sampling import Sampling
+from crt_jax.models.base import build
+
 WIDTHS = (2048, 4096, 8192)  # of the weights whose product with one vector is timed
 
 
@@ -33,7 +37,7 @@ def measure(megabytes: int = 512, repeats: int = 12) -> Machine:
     megabytes: size of the weight that is read; more than any cache holds.
     repeats: of each; the best counts, since everything else can only be slower.
   """
-  return Machine(read_bandwidth(megabytes, repeats), *_call_costs(repeats))
+  return Machine(read_bandwidth(megabytes, repeats), launch_cost(repeats), *call_costs(repeats))
 
 
 def read_bandwidth(megabytes: int, repeats: int) -> float:
@@ -47,25 +51,29 @@ def read_bandwidth(megabytes: int, repeats: int) -> float:
   return best
 
 
-def _call_costs(repeats: int) -> tuple[float, float, float]:
-  """launch, dispatch and round_trip of `Machine`."""
-  # A product of small matrices is one kernel that is not fused with the next.
-  small = jnp.eye(32, dtype=jnp.float32)
+def launch_cost(repeats: int) -> float:
+  """Seconds per kernel of a decode program whose bytes and arithmetic are negligible.
 
-  def chain(length):
-    return jax.jit(lambda x: jax.lax.scan(lambda x, _: (x @ small, None), x, length=length)[0])
+  A chain of single operations would not do: XLA:CPU compiles a small loop into one function.
+  """
+  toy = dict(name='transformer', vocab_size=64, width=32, heads=2, layers=8, rotary='standard')
+  point = Point(dispatch=32)
+  model, params = random_params(build(toy), point.dtype)
+  decoder = Decoder(model, params, point, 64, Sampling(temperature=0))
+  decoder.time(point.dispatch)
+  return min(decoder.time(repeats * point.dispatch)) / decoder.launches
 
-  short, long = (best_time(chain(length), small, repeats=repeats) for length in (100, 1100))
-  one = chain(1)
-  round_trip = best_time(one, small, repeats=100 * repeats)
+
+def call_costs(repeats: int) -> tuple[float, float]:
+  """dispatch and round_trip of `Machine`."""
+  few, one = jnp.ones(8, jnp.float32), jax.jit(jnp.sin)
 
   def calls(x):
     for _ in range(100):
       x = one(x)
     return x
 
-  dispatch = best_time(calls, small, repeats=repeats) / 100
-  return max(long - short, 0.0) / 1000, dispatch, round_trip
+  return best_time(calls, few, repeats=repeats) / 100, best_time(one, few, repeats=100 * repeats)
 
 
 def best_time(function: Callable, *arguments, repeats: int) -> float:

@@ -45,9 +45,10 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
 def advantage(result: dict, path: str | pathlib.Path) -> bool:
   """How many times faster than its transformer a model is, against the cost of a launch.
 
-  The curve is (bytes_T / bandwidth + launches_T * cost) / (the same of the model), with bytes and
-  launches of both. A measured point lies at the cost that explains the transformer's time; how far
-  it is from the curve says how well these two terms explain the model's.
+  A curve is (bytes_T / bandwidth + launches_T * cost) / (the same of the model): solid with the
+  launches of the compiled programs, dashed with those of eager PyTorch. A measured point lies at
+  the cost that explains the transformer's time; how far it is from its curve says how well bytes
+  and launches explain the model's.
 
   Returns: whether there was a pair to draw.
   """
@@ -55,12 +56,14 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
   if not pairs:
     return False
   with matplotlib.rc_context(STYLE):
-    words = 'curves: floor + launches, counted in the compiled programs; points: measured'
+    words = 'curves: bytes + launches x cost (dashed: launches of eager PyTorch); points: measured'
     figure, axes = figure_of('', result, width=7.5, made_from=words)
     costs = np.logspace(-8, -3, 200)
     for colour, (model, other) in zip(COLOURS, pairs, strict=False):
       label = f'{model["model"]} : {other["model"]}'
       axes.plot(1e6 * costs, predicted(model, other, costs), color=colour, label=label)
+      if eager := _as_peer(model, other, 'torch'):
+        axes.plot(1e6 * costs, predicted(*eager, costs), '--', color=colour)
       for marker, cost, ratio, words in _measured(model, other, result):
         axes.plot(1e6 * cost, ratio, marker, color=colour)
         axes.annotate(words, (1e6 * cost, ratio), (5, 4), textcoords='offset points', fontsize=7)
@@ -85,21 +88,35 @@ def seconds_at(row: dict, cost):
 
 def explaining_cost(row: dict, seconds: float) -> float:
   """The cost of a launch at which bytes and launches add up to the time, in seconds."""
-  return max(seconds - row['floor']['streamed'], 0.0) / row['launches'] or 1e-8
+  return max(seconds - row['floor']['streamed'], 0.0) / row['launches']
+
+
+def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
+  """Both rows with the time and launches of a peer; [] if it did not time both or counts none."""
+  pair = [row['peers'].get(peer, {}) for row in (model, other)]
+  if not all(values.get('launches') for values in pair):
+    return []
+  return [row | values for row, values in zip((model, other), pair, strict=True)]
 
 
 def _measured(model: dict, other: dict, result: dict):
   """Yields marker, cost, ratio and words of every measured pair of these two."""
-  cost = explaining_cost(other, other['seconds'])
-  yield 'o', max(cost, 1e-8), other['seconds'] / model['seconds'], 'crt_jax, one program'
-  for peer in model['peers'].keys() & other['peers'].keys():
-    slow, fast = other['peers'][peer]['seconds'], model['peers'][peer]['seconds']
-    yield 's', max(explaining_cost(other, slow), 1e-8), slow / fast, peer
-  paper = result.get('paper', {})
+  yield 'o', *_point(model, other), 'crt_jax, one program'
+  eager = _as_peer(model, other, 'torch')
+  if not eager:
+    return
+  yield 's', *_point(*eager), 'torch'
+  paper = result['paper']
   if model['model'] in paper and other['model'] in paper:
-    # Its launches are those of eager code, its bytes those of an A100: both go into one cost.
-    slow, fast = 1e-3 * paper[other['model']], 1e-3 * paper[model['model']]
-    yield '^', max(slow / other['launches'], 1e-8), slow / fast, 'paper, A100'
+    # On an A100, where these bytes take a tenth of the time: all of it counts as launches.
+    no_bytes = dict(floor=dict(streamed=0.0))
+    there = [row | dict(seconds=1e-3 * paper[row['model']]) | no_bytes for row in eager]
+    yield '^', *_point(*there), 'paper, A100'
+
+
+def _point(model: dict, other: dict) -> tuple[float, float]:
+  cost = explaining_cost(other, other['seconds'])
+  return max(cost, 1e-8), other['seconds'] / model['seconds']
 
 
 def _pairs(result: dict) -> list[tuple[dict, dict]]:
@@ -119,3 +136,32 @@ def _is_base(row: dict, config: dict) -> bool:
     row[name] == config[axis][0]
     for name, axis in (('batch', 'batches'), ('context', 'contexts'), ('dtype', 'dtypes'))
   )
+
+
+def prefill(result: dict, path: str | pathlib.Path) -> None:
+  """Time and error of every way to read a prompt, against its length.
+
+  Args:
+    result: what prefill.json holds.
+  """
+  curves = {}
+  for row in result['rows']:
+    name = row['method'] + (f' {row["chunk"]}' if row['method'] == 'chunked' else '')
+    name += f', K = {row["passes"]}' if row['passes'] else ' (exact)'
+    curves.setdefault(name, []).append(row)
+  with matplotlib.rc_context(STYLE):
+    words = f'{result["prompts"]} prompts of validation text; trained on {result["trained_length"]}'
+    figure, (left, right) = figure_of('Reading a prompt', result, 9, 2, words)
+    for index, (name, rows) in enumerate(curves.items()):
+      lengths, colour = [row['tokens'] for row in rows], f'C{index}'
+      left.plot(lengths, [1e3 * row['seconds'] for row in rows], 'o-', color=colour, label=name)
+      errors = [(row['tokens'], row['kl']) for row in rows if row['kl'] > 0]
+      if rows[0]['passes'] and errors:
+        right.plot(*zip(*errors, strict=True), 'o-', color=colour)
+    for axes, words in ((left, 'milliseconds'), (right, 'KL to the exact next token, nats')):
+      axes.set_xscale('log', base=2)
+      axes.set_yscale('log')
+      axes.set_xlabel('tokens of the prompt')
+      axes.set_ylabel(words)
+    left.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)

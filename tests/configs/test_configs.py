@@ -21,7 +21,8 @@ from experiments import config_files
 CONFIGS = pathlib.Path(base.__file__).parent
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
 HELPERS = [CONFIGS / f'{name}.py' for name in ('__init__', 'base', 'cart_base', 'cart_grid')]
-OTHERS = (*HELPERS, *STUDIES)
+# configs/latency*.py are no experiments of training; tests/decoding/test_latency.py reads them.
+OTHERS = {*HELPERS, *STUDIES, *CONFIGS.glob('latency*.py')}
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
 
 

@@ -1,16 +1,20 @@
 """The cuts keep exactly the right tokens, and those are drawn as often as they should be."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crt_jax.decoding.sampling import Sampling, row_keys, sample
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 
 LOGITS = np.log([0.05, 0.4, 0.15, 0.3, 0.1]).astype(np.float32)
 
 
-jitted = jax.jit(sample, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def jitted(sampling, logits, keys, positions):
+  return sample(sampling, logits, noise(keys, positions))
 
 
 def frequencies(sampling, draws=4000):
