@@ -21,7 +21,7 @@ def get_config(arguments=''):
   config.seed = given.seed
   config.data.update(
     corpus='mixture',
-    interleave='speeches:5, novel:1',  # 1.7 M tokens before the novel ends
+    interleave='speeches:5, novel:1',  # 2.1 M tokens before the novel ends
     tokenizer='bpe',
     vocab_size=4096,
     separator='bos_eos',
