@@ -8,8 +8,8 @@ nowhere else. The mesh has three axes:
 What happens when a dimension does not divide:
   * `tensor`: an error, because a model that is meant to be split by heads must have heads to split.
   * `fsdp`: the largest other dimension of the same parameter that divides takes it; when none does
-    the parameter is replicated and
-    a line in the log says so. Splitting is a matter of memory only, so this never changes a result.
+    the parameter is replicated and a line in the log says so. So it is with matrices of a latent
+    that have no width. Splitting is a matter of memory only, so this never changes a result.
 """
 
 import math
@@ -199,7 +199,9 @@ def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh) -> Par
         )
       mesh_axis = None
     spec.append(mesh_axis)
-  wanted = any(logical is not None and RULES[logical] == 'fsdp' for logical in axes)
+  wanted = any(
+    logical == 'latent' or (logical is not None and RULES[logical] == 'fsdp') for logical in axes
+  )
   if wanted and mesh.shape['fsdp'] > 1 and 'fsdp' not in spec:
     spec = split_elsewhere(name, spec, shape, mesh.shape['fsdp'])
   return PartitionSpec(*spec)

@@ -37,6 +37,10 @@ def test_mesh_axis_of_size_one_is_left_out():
 
 def test_fsdp_takes_another_dimension_or_replicates():
   mesh = sharding.make_abstract_mesh(fsdp=4)
+  up = P('keys_values', 'heads', 'head_width', 'latent')
+  assert sharding.spec_of('w', up, (2, 8, 64, 128), mesh) == P(None, None, None, 'fsdp')
+  assert sharding.spec_of('w', P('latent', 'width'), (128, 512), mesh) == P(None, 'fsdp')
+  assert sharding.spec_of('w', P('history'), (4,), mesh) == P(None)
   assert sharding.spec_of('w', P('vocab', 'width'), (64, 30), mesh) == P('fsdp', None)
   assert sharding.spec_of('w', P('vocab', 'width'), (63, 30), mesh) == P(None, None)
 

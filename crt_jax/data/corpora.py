@@ -94,7 +94,8 @@ def _matching(field: str, pattern: str) -> Sequence[Path]:
   paths = sorted(Path(match) for match in glob.glob(str(expanded), recursive=True))
   if not paths:
     raise ValueError(
-      f'data.{field}={pattern!r} matches no file (seen from {Path.cwd()}); check path and quotes'
+      f'data.{field}={pattern!r} matches no file (seen from {Path.cwd()}); check path and '
+      'quotes, or get some text first (docs/cart.md, 5.2)'
     )
   files = [path for path in paths if not path.is_dir()]
   if not files:

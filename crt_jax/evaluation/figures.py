@@ -99,8 +99,8 @@ def perplexity_against_depth(
   of = f' of {records[0]["set"]}' if 'set' in records[0] else ''
   made_from = f'{words}{of}, {records[0]["targets"]:,} targets'
   with matplotlib.rc_context(STYLE):
-    panels = 1 if exact is None else 2
-    figure, axes = figure_of(title, origin, 4.5 * panels, panels, made_from)
+    panels, width = (1, 7) if exact is None else (2, 9)
+    figure, axes = figure_of(title, origin, width, panels, made_from)
     left = axes if exact is None else axes[0]
     _draw_values(left, parallel, exact, PASSES[model], trained)
     if exact is not None:

@@ -12,6 +12,7 @@ import pytest
 import crt_jax
 from configs import base
 from crt_jax import accounting, data, sharding
+from crt_jax.data.config import SourceConfig
 from crt_jax.evaluation import study_figures
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import setup, state, step, study
@@ -19,8 +20,9 @@ from experiments import config_files
 
 CONFIGS = pathlib.Path(base.__file__).parent
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
+HELPERS = [CONFIGS / f'{name}.py' for name in ('__init__', 'base', 'cart_base', 'cart_grid')]
 # configs/latency*.py are no experiments of training; tests/decoding/test_latency.py reads them.
-OTHERS = {CONFIGS / '__init__.py', CONFIGS / 'base.py', *STUDIES, *CONFIGS.glob('latency*.py')}
+OTHERS = {*HELPERS, *STUDIES, *CONFIGS.glob('latency*.py')}
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
 
 
@@ -55,19 +57,26 @@ def test_the_issue_s_experiments_are_there():
   } <= names
   assert {f'crt_341m-D={d}' for d in (1, 3, 5, 6, 11)} <= names
   assert {f'transformer_341m-N={n}' for n in (2, 4, 6, 12, 24)} <= names
-  assert {'quickstart', 'crt_sotu'} <= names
+  assert {'quickstart', 'crt_sotu', 'cart_cpu'} <= names
+  assert {f'cart_d{d}' for d in (256, 512, 768, 1024)} <= names
+  assert {f'dense_{layers}l_d1024' for layers in (7, 12, 17)} <= names
 
 
 def test_config_has_every_field_and_no_other(config):
   complete = base.base(config.model.to_dict())
-  assert flat(config) == flat(complete)
+  assert {name for name in flat(config) if not name.startswith('data.sources.')} == flat(complete)
+  for source in config.data.sources.values():
+    assert {field.name for field in dataclasses.fields(SourceConfig)} == set(source)
   model = crt_jax.build(config.model)
-  derived = {'head_width'}  # from heads
+  heads = {'heads', 'head_width'}  # one is given, the other follows
   fields = {field.name for field in dataclasses.fields(model.config)}
-  assert fields - derived == set(config.model), 'add the field to configs/base.py'
+  assert fields - heads == set(config.model) - heads, 'add the field to configs/base.py'
+  assert len(heads & set(config.model)) == 1
   setup.check_config(config)
   data_fields = {field.name for field in dataclasses.fields(data.DataConfig)}
   assert data_fields == set(config.data)
+  is_file = pathlib.Path(config.data.tokenizer).suffix == '.json'  # which nobody has to have
+  data.resolve({**config.data, 'tokenizer': 'bytes'} if is_file else config.data)
 
 
 def flat(config, prefix=''):
@@ -106,7 +115,7 @@ def test_train_step_lowers_on_eight_devices(spec):
   config = config_files.load(spec)
   mesh = sharding.make_abstract_mesh(data=2, fsdp=4)
   with config.unlocked():
-    config.data.batch_size = 8
+    config.data.batch_size = 8 * config.train.accumulation
   lowered = lower(config, mesh)
   assert '"fsdp"=4' in lowered.as_text(), 'nothing is split'
 
