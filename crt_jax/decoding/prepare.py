@@ -81,7 +81,7 @@ def _cast(part: dict, dtype: str) -> dict:
 
   def cast(path, leaf):
     is_weight = path[-1].key == 'weight' and leaf.ndim >= 2
-    return leaf.astype(dtype) if is_weight and leaf.dtype != jnp.float64 else leaf
+    return leaf.astype(dtype) if is_weight and leaf.dtype not in (dtype, jnp.float64) else leaf
 
   return jax.tree_util.tree_map_with_path(cast, part)
 

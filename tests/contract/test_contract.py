@@ -171,10 +171,10 @@ def test_prompt_length_compiles_nothing_new(name):
   model, params, tokens, _ = prepared(name)
   state = model.decode_state(BATCH, 16)
   model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :9], chunk=4)
-  compiled = type(model)._prefill_chunk._cache_size()
+  compiled = _chunk_prefiller()._cache_size()
   for length in (3, 5, 11):
     model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :length], chunk=4)
-  assert type(model)._prefill_chunk._cache_size() == compiled
+  assert _chunk_prefiller()._cache_size() == compiled
 
 
 @each_model
