@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import crt_jax.models.loss
+from crt_jax.models import base
 from tests.contract.models import (
   BATCH,
   CONFIGS,
@@ -171,10 +172,10 @@ def test_prompt_length_compiles_nothing_new(name):
   model, params, tokens, _ = prepared(name)
   state = model.decode_state(BATCH, 16)
   model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :9], chunk=4)
-  compiled = _chunk_prefiller()._cache_size()
+  compiled = base._chunk_prefiller()._cache_size()
   for length in (3, 5, 11):
     model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :length], chunk=4)
-  assert _chunk_prefiller()._cache_size() == compiled
+  assert base._chunk_prefiller()._cache_size() == compiled
 
 
 @each_model
