@@ -7,35 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import crt_jax
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.recurrence.context import chunked, sequential, unroll
-
-BATCH, LENGTH = 2, 3
-BASE = dict(name='crt', vocab_size=11, width=8, heads=2, layers=1, rotary='integer_reversed')
+from tests.recurrence.scaled import BATCH, LENGTH, largest_gap, loss_and_gradient, prepared
 
 pytestmark = pytest.mark.usefixtures('float64')
-
-
-@functools.cache
-def prepared(**changes):
-  """Model, parameters with all matrices but the embedding x4, tokens, exact logits."""
-  model = crt_jax.build(BASE | changes)
-  generator = np.random.default_rng(0)
-
-  def draw(path, a):
-    """PyTorch's initialisation (crt.md 2.6), all matrices but the embedding x4."""
-    values = generator.uniform(-1, 1, a.shape) * BASE['width'] ** -0.5
-    if path[0].key == 'embedding':
-      return jnp.asarray(generator.standard_normal(a.shape))
-    if path[-1].key == 'weight':
-      return jnp.asarray(4 * values)
-    return jnp.asarray(1.0 + values if path[-1].key == 'scale' else values)
-
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
-  params = jax.tree_util.tree_map_with_path(draw, shapes)
-  tokens = jnp.asarray(generator.integers(0, 11, (BATCH, LENGTH)))
-  return model, params, tokens, model.sequential(params, tokens)
 
 
 def assert_exact_exactly_when(gap_T, is_exact_T):
@@ -99,6 +75,27 @@ def test_chunks_meet_both_ends(correction, window):
   if correction == 'add':
     assert np.abs(run(2, 2, 'embedding') - exact_hidden).max() > 1e-6
     assert np.abs(run(2, 1, 'corrected') - exact_hidden).max() > 1e-6
+
+
+@pytest.mark.parametrize('chunk', (1, 2))
+def test_gradients_of_chunks_meet_both_ends(chunk):
+  """What holds for values holds for gradients, and no earlier."""
+  exact = loss_and_gradient(*prepared(driver='sequential')[:3])
+  for start, needed in (('embedding', chunk + 1), ('corrected', chunk)):
+    for depth in {max(needed - 1, 1), needed}:
+      model, params, tokens, _ = prepared(driver='chunked', chunk=chunk, start=start, depth=depth)
+      found = loss_and_gradient(model, params, tokens)
+      if depth == needed:
+        assert largest_gap(found, exact) < 1e-10, start
+      else:
+        assert abs(found[0] - exact[0]) > 1e-6 and largest_gap(found[1], exact[1]) > 1e-4, start
+
+
+def test_gradient_of_one_chunk_is_that_of_the_unroll():
+  for depth in (1, 2):
+    one_chunk = dict(driver='chunked', chunk=LENGTH, depth=depth)
+    found = loss_and_gradient(*prepared(**one_chunk)[:3])
+    assert largest_gap(found, loss_and_gradient(*prepared(depth=depth)[:3])) < 1e-12
 
 
 def plain_loop(model, params, tokens, depth):
