@@ -7,6 +7,7 @@ A config file defines `get_config()`, which returns a ConfigDict, and may take a
 import ast
 import importlib.util
 import inspect
+import re
 import sys
 import types
 from pathlib import Path
@@ -113,8 +114,12 @@ def find(path: str) -> Path:
   raise Mistake(f'no config file {path!r}{hint}')
 
 
-def available() -> dict[str, str]:
-  """Returns the config files of `configs/` with the first line of their docstrings."""
+def available(module: str = '') -> dict[str, str]:
+  """Returns the config files of `configs/` with the first line of their docstrings.
+
+  Args:
+    module: leaves out the files whose docstring shows commands of other entry points only.
+  """
   found = {}
   for root in (Path(), _home()):
     for file in sorted((root / 'configs').glob('**/*.py')):
@@ -123,8 +128,10 @@ def available() -> dict[str, str]:
       except (OSError, ValueError, SyntaxError):
         continue  # a file that cannot be read says so when it is asked for by name
       if any(isinstance(node, ast.FunctionDef) and node.name == 'get_config' for node in tree.body):
-        summary = (ast.get_docstring(tree) or '').partition('\n')[0]
-        found.setdefault(str(file.relative_to(root)), summary)
+        text = ast.get_docstring(tree) or ''
+        commands = set(re.findall(r'python -m ([\w.]+)', text))
+        if not module or not commands or module in commands:
+          found.setdefault(str(file.relative_to(root)), text.partition('\n')[0])
   return found
 
 

@@ -56,10 +56,10 @@ def _flags() -> str:
 
 
 def _configs() -> str:
-  files = config_files.available()
+  module = getattr(sys.modules['__main__'].__spec__, 'name', sys.argv[0])
+  files = config_files.available(module)
   width = max(map(len, files), default=0)
   lines = [f'  {file:{width}}  {summary}' for file, summary in files.items()]
-  module = getattr(sys.modules['__main__'].__spec__, 'name', sys.argv[0])
   listing = ['Config files:', *lines] if files else []
   hint = 'All fields of one, with their values:'
   return '\n'.join([hint, f'  python -m {module} --config=FILE --help', '', *listing])

@@ -75,8 +75,10 @@ def test_config_has_every_field_and_no_other(config):
   setup.check_config(config)
   data_fields = {field.name for field in dataclasses.fields(data.DataConfig)}
   assert data_fields == set(config.data)
-  is_file = pathlib.Path(config.data.tokenizer).suffix == '.json'  # which nobody has to have
-  data.resolve({**config.data, 'tokenizer': 'bytes'} if is_file else config.data)
+  # The user's own text and vocabulary need not be here.
+  own = {'files': '*.txt'} if config.data.corpus == 'files' else {}
+  own |= {'tokenizer': 'bytes'} if config.data.tokenizer.endswith('.json') else {}
+  data.resolve({**config.data, **own})
 
 
 def flat(config, prefix=''):
