@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.peer_torch_crt import clipped_step
+
 
 class SequentialCRT(nn.Module):
   """The exact recurrence as its paper trains it (crt.md 5): keys and values in lists of the last
@@ -84,14 +86,4 @@ def training_step(fields: dict, length: int, tokens, targets, lean: bool, thread
   names = ('vocab_size', 'width', 'heads', 'window')
   model = SequentialCRT(*(fields[name] for name in names), length, lean)
   optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-  tokens, targets = torch.tensor(tokens), torch.tensor(targets)
-
-  def step() -> float:
-    optimizer.zero_grad(set_to_none=True)
-    loss = model(tokens, targets)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
-
-  return step
+  return clipped_step(model, optimizer, tokens, targets)

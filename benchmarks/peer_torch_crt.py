@@ -76,6 +76,11 @@ def training_step(fields: dict, length: int, tokens, targets, fused: bool, threa
   names = ('vocab_size', 'width', 'heads', 'layers', 'depth')
   model = CRT(*(fields[name] for name in names), length, fused)
   optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.01)
+  return clipped_step(model, optimizer, tokens, targets)
+
+
+def clipped_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens, targets):
+  """A function that takes one step with gradients clipped to norm 1 and returns its loss."""
   tokens, targets = torch.tensor(tokens), torch.tensor(targets)
 
   def step() -> float:

@@ -1,6 +1,6 @@
 """What every test runs under: eight fake devices, no silent broadcasting of ranks, steady laws, and
-a compiler that is quick rather than good: tests compile much and compute little, so it saves two
-thirds of their time. Set XLA_FLAGS (also to nothing) to test with other code.
+a compiler that is quick rather than good, since tests compile much and compute little (measured in
+docs/LOG.md). Set XLA_FLAGS (also to nothing) to test with other code.
 """
 
 import os
