@@ -52,8 +52,8 @@ def layout(axes: Any, abstract: TrainState) -> str:
   mesh = jax.tree.leaves(abstract)[0].sharding.mesh
   sizes = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
   lines = [
-    f'mesh of {math.prod(mesh.shape.values())} devices: {sizes}. Every parameter has two moments '
-    'of the optimiser that lie as it does.',
+    f'mesh of {math.prod(mesh.shape.values())} devices: {sizes}. The moments of the optimiser lie '
+    'as their parameters do.',
     '',
   ]
   for row in rows:

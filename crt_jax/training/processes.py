@@ -34,7 +34,15 @@ LISTEN_EVERY = 1.0  # seconds
 LINGER_SECONDS = 10.0  # that process 0, which holds the texts, stays for the others to read them
 
 # What is in the message of a collective that broke because somebody else is gone.
-BROKEN = ('gloo', 'nccl', 'connection closed', 'connection reset', 'coordination', 'heartbeat')
+BROKEN = (
+  'gloo',
+  'nccl',
+  'connection closed',
+  'connection reset',
+  'coordination',
+  'heartbeat',
+  'barrier',
+)
 
 
 class _Here(NamedTuple):
@@ -177,7 +185,7 @@ class Companions:
     elif isinstance(error, KeyboardInterrupt):
       code, said, shown = 130, f'{me} was interrupted', 'interrupted'
     elif isinstance(error, SystemExit):
-      code = error.code if isinstance(error.code, int) else 1
+      code = error.code if isinstance(error.code, int) else int(error.code is not None)
       said = f'{me} stopped' + (' on SIGTERM' if code == PREEMPTED else '')
       shown = error.code if isinstance(error.code, str) else ''
     elif line := self._describe(error):

@@ -28,6 +28,10 @@ SIZES = (
 )
 SPLIT = '--config.mesh.fsdp=2'
 LONGER = (*SIZES, '--config.train.steps=400')
+# A compiler that is quick rather than good, as in tests/conftest.py; it is the same for all runs.
+QUICK = {
+  'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
+}
 PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
 BOUND = 60  # seconds in which the others have to end; a few on an idle machine
 
@@ -41,7 +45,7 @@ def cache(tmp_path_factory):
 def alone(tmp_path_factory, cache):
   """One process with two devices: what several processes have to equal."""
   path = tmp_path_factory.mktemp('runs') / 'alone'
-  devices = {'JAX_NUM_CPU_DEVICES': '2'}
+  devices = {**QUICK, 'JAX_NUM_CPU_DEVICES': '2'}
   process = runs.start(path, cache, '--distributed=off', SPLIT, sizes=SIZES, extra=devices)
   out, _ = process.communicate(timeout=300)
   assert process.returncode == 0, out
@@ -61,7 +65,7 @@ def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None):
       f'--process_id={rank}',
       *(flags or {}).get(rank, ()),
       sizes=sizes,
-      extra=(environments or {}).get(rank),
+      extra=QUICK | (environments or {}).get(rank, {}),
     )
     for rank in range(count)
   ]
