@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import platform
+import signal
 import sys
 import threading
 import time
@@ -161,6 +162,8 @@ class Companions:
   def __enter__(self):
     if self._here is not None:
       self._thread.start()
+      # Joining has put a handler there that only makes a note, which nobody would read so early.
+      signal.signal(signal.SIGTERM, _stop)
     return self
 
   def __exit__(self, kind, error, traceback):
@@ -221,6 +224,11 @@ class Companions:
           lambda: len(service.key_value_dir_get(f'{PREFIX}/heard/')) == count, LINGER_SECONDS
         )
     leave(code)
+
+
+def _stop(*_):
+  """SIGTERM before there is anything to save; while training, preemption.StopSignal answers it."""
+  raise SystemExit(PREEMPTED)
 
 
 def shortened(text: str, limit: int = 200) -> str:
