@@ -36,6 +36,20 @@ PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
 BOUND = 60  # seconds in which the others have to end; a few on an idle machine
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind():
+  """A test that fails must not leave its processes to those that follow."""
+  yield
+  while STARTED:
+    process = STARTED.pop()
+    if process.poll() is None:
+      process.kill()
+      process.communicate()
+
+
 @pytest.fixture(scope='module')
 def cache(tmp_path_factory):
   return tmp_path_factory.mktemp('tokens')
@@ -47,7 +61,7 @@ def alone(tmp_path_factory, cache):
   path = tmp_path_factory.mktemp('runs') / 'alone'
   devices = {**QUICK, 'JAX_NUM_CPU_DEVICES': '2'}
   process = runs.start(path, cache, '--distributed=off', SPLIT, sizes=SIZES, extra=devices)
-  out, _ = process.communicate(timeout=300)
+  out, _ = process.communicate(timeout=600)
   assert process.returncode == 0, out
   return path
 
@@ -57,7 +71,7 @@ def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None):
   with socket.create_server(('', 0)) as server:
     port = server.getsockname()[1]
   common = (f'--coordinator=localhost:{port}', f'--num_processes={count}')
-  return [
+  started = [
     runs.start(
       workdir,
       cache,
@@ -69,9 +83,11 @@ def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None):
     )
     for rank in range(count)
   ]
+  STARTED.extend(started)
+  return started
 
 
-def finish(processes, timeout=300):
+def finish(processes, timeout=600):
   outs = [process.communicate(timeout=timeout)[0] for process in processes]
   return [process.returncode for process in processes], outs
 
@@ -220,6 +236,3 @@ def test_a_full_disk_under_one_process_ends_all_and_keeps_the_last_checkpoint(
   again = start(2, tmp_path, cache, split, slow)
   out = runs.wait_for_step(again[0], kept[-1] + 1)
   assert f'continuing after step {kept[-1]}' in out
-  for process in again:
-    process.kill()
-    process.communicate()
