@@ -131,6 +131,11 @@ class Model(abc.ABC):
     """The distinct depths that training can draw; None without recurrence."""
     return None
 
+  @property
+  def has_sequential_form(self) -> bool:
+    """Whether `sequential`, `decode_state` and `step` exist."""
+    return True
+
   def recurrent_map(self, params: dict, tokens_BxT: Array, depth: int | None = None) -> tuple:
     """The last pass of the recurrence over real text, as a map of its own state.
 

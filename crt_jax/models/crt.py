@@ -179,6 +179,10 @@ class CRT(Model):
   def variant(self) -> corrections.Variant:
     return corrections.VARIANTS[self.config.correction]
 
+  @property
+  def has_sequential_form(self):
+    return not (self.config.cumulative or self.config.self_inclusive)
+
   def _modules(self) -> dict:
     return output_modules(self.config, tied=False)
 

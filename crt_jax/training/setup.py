@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, evaluation, sharding
+from crt_jax import data, decoding, evaluation, sharding
 from crt_jax.training import checkpoint, optimizer, state, step, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
@@ -61,6 +61,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
+  decoding.sample_arguments(config, dataset.tokenizer)
   for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
   directory = workdir.open_workdir(path, config)
@@ -135,6 +136,12 @@ def check_config(config) -> None:
   """Raises ValueError, naming the field, for values that the other sections do not check
   themselves."""
   optimizer.check_optimizer(config.optimizer)
+  for name, seed in (
+    ('seed', config.seed),
+    ('eval.seed', config.eval.seed),
+    ('sample.seed', config.sample.seed),
+  ):
+    data.check_seed(seed, name)
   for section, fields in (
     (
       'train',

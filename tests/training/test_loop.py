@@ -11,6 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import base
+from crt_jax.data import tokenizers
 from crt_jax.training import final, loop, preemption, setup, workdir
 from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
 
@@ -226,6 +227,12 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
     ({'eval.dtype': 'float64'}, r"eval.dtype='float64' must be one of"),
     ({'eval.windows': 0}, r'eval.windows=0 must be at least 1'),
     ({'optimizer.b1': 1.0}, r'optimizer.b1='),
+    ({'seed': -1}, r'^seed=-1 must lie in'),
+    ({'eval.seed': 2**32}, r'^eval.seed=4294967296 must lie in'),
+    ({'sample.seed': -1}, r'^sample.seed=-1 must lie in'),
+    ({'sample.prompt': ''}, r"^sample.prompt='' has no token; give"),
+    ({'sample.top_p': 0.0}, r'^sample.top_p=0.0 must lie in'),
+    ({'sample.temperature': -1.0}, r'^sample.temperature=-1.0 must be'),
   ],
 )
 def test_mistakes_are_found_before_compiling_and_leave_no_directory(
@@ -236,6 +243,30 @@ def test_mistakes_are_found_before_compiling_and_leave_no_directory(
     train(tiny_config(**changes), tmp_path / 'run')
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_vocabulary_larger_than_the_tokenizer_ends_in_a_readable_sample(tmp_path, capsys):
+  """A fresh model at a high temperature draws every id; those without a text are left out."""
+  sample = {'sample.temperature': 50.0, 'sample.top_k': 0, 'sample.top_p': 1.0}
+  steps = {'train.steps': 1, 'sample.num_tokens': 40, 'model.vocab_size': 512}
+  train(tiny_config(**PLAIN | sample | steps), tmp_path)
+  assert (tmp_path / 'samples' / 'step_1.txt').read_text().startswith('The ')
+  assert 'the tokenizer has 256 tokens' in capsys.readouterr().err
+
+
+def test_a_model_without_a_sequential_form_ends_without_a_sample(tmp_path, capsys):
+  train(tiny_config(**PLAIN | {'train.steps': 1, 'model.cumulative': True}), tmp_path)
+  assert 'no sample: the model has no sequential form' in capsys.readouterr().out
+  assert workdir.finished_step(tmp_path) == 1
+  assert not (tmp_path / 'samples').exists() and (tmp_path / 'evaluation.json').exists()
+
+
+def test_another_tokenizer_is_not_that_of_the_checkpoint(finished, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(finished, copy)
+  tokenizers.ByteTokenizer(eos=256).save(copy / 'tokenizer')
+  with pytest.raises(ValueError, match='is not the tokenizer that the checkpoint of step 12'):
+    final.evaluate_checkpoint(copy)
 
 
 def test_fewer_steps_than_were_taken_are_refused(tmp_path):
