@@ -2,7 +2,7 @@
 Not an experiment itself.
 
 A config is complete: every field that the code reads is here, so a misspelt one is refused, and a
-  variant is a small function of these.
+variant is a small function of these.
 """
 
 import ml_collections
@@ -200,8 +200,8 @@ def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: 
   """Returns the CRT paper's recipe on OpenWebText around a model (crt.md, section 8).
 
   The text is not in the package: point data.files to it, for instance
-    --config.data.files='/data/openwebtext/*.jsonl.gz'. It is
-  tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
+  It is tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without
   separators and cut 90/10.
   """
   config = base(model)

@@ -100,11 +100,11 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   unit = shards * accumulation
   if batch_size % unit:
-    lower = max(unit, batch_size // unit * unit)
+    fits = [n for n in (batch_size // unit * unit, (batch_size // unit + 1) * unit) if n]
     raise ValueError(
       f'data.batch_size={batch_size} must be divisible by {unit} (mesh.data x mesh.fsdp = '
       f'{shards}, '
-      f'train.accumulation={accumulation}); use {lower} or {(batch_size // unit + 1) * unit}'
+      f'train.accumulation={accumulation}); use {" or ".join(map(str, fits))}'
     )
 
 

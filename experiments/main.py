@@ -3,10 +3,9 @@
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 trains from the start, or from where the run in that directory stands: a run that was killed,
-  preempted or out of disk space goes on with the
-same command, to the same parameters. A finished run stays as it is. At the end the model is
-evaluated by parallel passes and by the exact
-recurrence, and writes a sample of text. The directory then holds
+preempted or out of disk space goes on with the same command, to the same parameters. A finished run
+stays as it is. At the end the model is evaluated by parallel passes and by the exact recurrence,
+and writes a sample of text. The directory then holds
 
   config.json      every value of the config, and what it ran on
   metrics.jsonl    one line per report: step, loss, perplexity, ...
@@ -16,7 +15,7 @@ recurrence, and writes a sample of text. The directory then holds
 
   python -m experiments.main --mode=eval --workdir=runs/quickstart
 
-evaluates the newest checkpoint again, with the config that lies beside it.
+evaluates the newest checkpoint again, with the config that it was trained with.
 """
 
 from absl import flags
@@ -58,6 +57,7 @@ def main(argv):
   from crt_jax.training import final, loop  # after the flags: a typo is answered at once
 
   if _MODE.value == 'eval':
+    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
     final.evaluate_checkpoint(_WORKDIR.value)
   else:
     loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
