@@ -8,8 +8,10 @@ import optax
 import pytest
 
 import crt_jax
+from configs import base
 from crt_jax.convert.reference import export_arrays, import_params
 from crt_jax.models.corrections import VARIANTS
+from crt_jax.training.optimizer import make_optimizer
 from tests.contract.models import params_of
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures'
@@ -89,18 +91,21 @@ def test_pointer_chasing_bptt():
   assert_close(model.sequential(params, batch['tokens']), arrays['logits'])
   metrics, grad, tree = gradients(model, POINTER_CHASING, params, batch)
   assert_close(metrics['cross_entropy'], arrays['loss'])
-  check_gradients_and_step(POINTER_CHASING, params, grad, tree, arrays, 1e-3, optax.adam(1e-3))
+  check_gradients_and_step(
+    POINTER_CHASING, params, grad, tree, arrays, name='adam', learning_rate=1e-3
+  )
 
 
-def check_gradients_and_step(config, params, grad, tree, arrays, rate=2e-4, optimizer=None):
+def check_gradients_and_step(config, params, grad, tree, arrays, **recipe):
   for key, value in grad.items():
     assert_close(value, arrays[f'grad/{key}'])
   assert_close(optax.global_norm(tree), arrays['gradnorm'])
   # The reference's own gradients: Adam would amplify the round-off of those that are truly zero.
   reference = {key: arrays[f'grad/{key}'] for key in grad}
   tree = import_params(config, reference)
-  optimizer = optimizer or optax.adamw(rate, weight_decay=0.01)
-  chain = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+  optimizer = base.base(base.crt_model()).optimizer
+  optimizer.update(recipe)
+  chain = make_optimizer(optimizer, crt_jax.build(config), steps=1)
   updates, _ = chain.update(tree, chain.init(params), params)
   stepped = export_arrays(config, optax.apply_updates(params, updates))
   for key, value in stepped.items():
