@@ -101,6 +101,7 @@ def test_vocabulary_follows_the_data(config):
 def test_docstring_says_the_command_and_the_expectation(file):
   text = ast.get_docstring(ast.parse(file.read_text()))
   assert f'python -m experiments.main --config=configs/{file.relative_to(CONFIGS)}' in text
+  assert not re.search(r'python -m .*[^\\]\n +--', text), 'a command that goes on needs a backslash'
   assert re.search(r'published|measured|reached', text.lower()), 'say which number it should reach'
   sizes = re.findall(r'C=(\d+): ([\d.]+) M parameters', text)
   if sizes:

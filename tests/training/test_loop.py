@@ -269,6 +269,16 @@ def test_another_tokenizer_is_not_that_of_the_checkpoint(finished, tmp_path):
     final.evaluate_checkpoint(copy)
 
 
+def test_the_cost_is_said_before_the_first_step(tmp_path, capsys):
+  train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
+  card, _, rest = capsys.readouterr().out.partition('step 1/1')
+  names = [line.split('  ')[0] for line in card.splitlines()]
+  assert names[:5] == ['model', 'training', 'data', 'FLOPs/token', 'memory']
+  parameters = sum(x.size for x in params_of(tmp_path).values())
+  assert f'crt, {parameters:,} parameters' in card and ' MiB a device, compiled' in card
+  assert 'MFU 0.0%' in rest  # the peak of a CPU is not known
+
+
 def test_fewer_steps_than_were_taken_are_refused(tmp_path):
   train(tiny_config(**{'train.steps': 2} | PLAIN), tmp_path)
   with pytest.raises(ValueError, match='train.steps=1 but .* is at step 2 already'):

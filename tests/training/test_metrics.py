@@ -1,6 +1,8 @@
 """Rows on disk: appended, cut back on resume, and the same in TensorBoard's format."""
 
+import io
 import json
+import sys
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -61,6 +63,36 @@ def test_tensorboard_has_the_same_numbers_and_knows_the_restart(tmp_path):
   assert scalars == {1: ('loss', 0.5), 2: ('loss', 1.0)}
   starts = [e for e in events(tmp_path / 'tensorboard') if e.HasField('session_log')]
   assert [e.step for e in starts] == [1]  # TensorBoard drops what it had from this step on
+
+
+ROW = dict(
+  step=5,
+  loss=2.5,
+  perplexity=12.0,
+  learning_rate=1e-3,
+  grad_norm=0.5,
+  tokens_per_second=123_456.0,
+  mfu=0.0,
+)
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  shown = {}
+  for stream in (io.StringIO(), Terminal()):
+    monkeypatch.setattr(sys, 'stdout', stream)
+    line = progress.ProgressLine(steps=10, first_step=0)
+    line.report(ROW, seconds_left=60.0)
+    line.close()
+    shown[stream.isatty()] = stream.getvalue()
+  text = 'step 5/10  loss 2.5000  perplexity 12.00'
+  assert shown[False].startswith(text) and shown[False].count('\n') == 1
+  assert text in shown[True] and '━' in shown[True] and '0:01:00 left' in shown[True]
 
 
 def test_progress_line_says_it_all():
