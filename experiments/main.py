@@ -52,12 +52,13 @@ def join_cluster():
 
 def main(argv):
   del argv
+  if _MODE.value == 'eval':
+    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
   if _DISTRIBUTED.value:
     join_cluster()
   from crt_jax.training import final, loop  # after the flags: a typo is answered at once
 
   if _MODE.value == 'eval':
-    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
     final.evaluate_checkpoint(_WORKDIR.value)
   else:
     loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)

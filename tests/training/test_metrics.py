@@ -96,16 +96,7 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
 
 
 def test_progress_line_says_it_all():
-  row = dict(
-    step=5,
-    loss=2.5,
-    perplexity=12.0,
-    learning_rate=1e-3,
-    grad_norm=0.5,
-    tokens_per_second=123456.0,
-    mfu=0.412,
-    validation_perplexity=13.5,
-  )
+  row = ROW | dict(mfu=0.412, validation_perplexity=13.5)
   text = progress.describe(row, seconds_left=3725)
   assert text == (
     'loss 2.5000  perplexity 12.00  lr 1.00e-03  grad norm 0.500  123k tokens/s  MFU 41.2%  '
