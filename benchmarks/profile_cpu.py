@@ -1,7 +1,9 @@
-"""Where the CPU time of a training step goes: one traced step of train_cpu's model, by part.
+"""Where the CPU time of a training step goes: one traced step of train_cpu's models, by part.
 
-  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.profile_cpu \
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.profile_cpu --model=crt \
     --output=benchmarks/results/profile_cpu.json
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.profile_cpu --model=cart \
+    --output=benchmarks/results/profile_cart_cpu.json
 
 XLA names each operation of the compiled step after the code that it came from. The time of an
 operation, without what it waits for inside, is added to the first part below whose pattern fits.
@@ -15,11 +17,10 @@ import re
 import tempfile
 
 import jax
-import numpy as np
 from absl import app
 
 from benchmarks.results import publish
-from benchmarks.train_cpu import BATCH, FIELDS, LENGTH, jax_step
+from benchmarks.train_cpu import CASES, MODEL, jax_step
 
 # (part, pattern of 'operation name'), the first that fits counts.
 PARTS = (
@@ -39,9 +40,8 @@ PARTS = (
 
 def main(argv):
   del argv
-  rng = np.random.default_rng(0)
-  tokens, targets = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH)).astype(np.int32)
-  step, text = jax_step(tokens, targets, with_text=True)
+  case = CASES[MODEL.value]
+  step, text = jax_step(case, with_text=True)
   step()
   with tempfile.TemporaryDirectory() as folder:
     options = jax.profiler.ProfileOptions()
@@ -60,7 +60,7 @@ def main(argv):
   publish(
     dict(
       what='share of the CPU time of one training step, by part',
-      model=FIELDS | dict(length=LENGTH, batch=BATCH, dtype='float32'),
+      model=case.described(),
       operations_milliseconds=round(total, 1),
       share={part: round(time / total, 3) for part, time in milliseconds.most_common()},
     )

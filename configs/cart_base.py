@@ -92,6 +92,7 @@ def recipe(model: dict, given: types.SimpleNamespace) -> ConfigDict:
     telemetry_every=50 if model['name'] == 'cart' else 0,
   )
   config.eval.update(sample='first', windows=50, dtype='float32')
+  config.eval.jacobian_iterations = 40 if model['name'] == 'cart' else 0
   return config
 
 

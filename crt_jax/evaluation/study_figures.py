@@ -39,7 +39,7 @@ def gate(record: dict):
     steps = [row['step'] for row in rows]
     means = np.array([row['gate_mean'] for row in rows])
     style = ':' if frozen else '-' if decays else '--'
-    left.plot(steps, means.mean(axis=1), style, color=colour, label=_words(name))
+    left.plot(steps, means.mean(axis=1), style, color=colour, label=words(name))
     left.fill_between(steps, means.min(axis=1), means.max(axis=1), color=colour, alpha=0.2)
     if decays and not frozen:
       left.plot(steps, decayed(start, rows), 'x', color=GREY, markersize=4)
@@ -66,7 +66,7 @@ def depths(record: dict):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
     depth = [r['depth'] for r in records]
     values = np.array([r['perplexity'] for r in records])
-    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=_words(name), markersize=4)
+    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=words(name), markersize=4)
     axes.fill_between(depth, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
   axes.set_xlabel('loops R at evaluation')
   axes.set_ylabel('validation perplexity per token (log scale)')
@@ -126,11 +126,11 @@ def _dots(axes, variants: dict, values_S: list[list[float]]) -> None:
   """One row a variant, one dot a seed."""
   for y, values in enumerate(values_S):
     axes.plot(values, [y] * len(values), 'o', color=COLOURS[0], alpha=0.7, markersize=5)
-  axes.set_yticks(range(len(variants)), [_words(name) for name in variants])
+  axes.set_yticks(range(len(variants)), [words(name) for name in variants])
   axes.invert_yaxis()
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
   """decay_0_9 -> 'decay 0.9'."""
   return name.replace('0_', '0.').replace('_', ' ')
 

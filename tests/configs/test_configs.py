@@ -91,6 +91,11 @@ def flat(config, prefix=''):
   }
 
 
+def test_every_cart_measures_its_recurrence(config):
+  if config.model.name == 'cart':
+    assert config.train.telemetry_every == 50 and config.eval.jacobian_iterations == 40
+
+
 def test_vocabulary_follows_the_data(config):
   with config.unlocked():
     config.data.vocab_size = 1234
