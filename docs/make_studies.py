@@ -13,12 +13,11 @@ import json
 import pathlib
 
 import numpy as np
-from absl import flags
 
 from docs.make_figures import PATHS, ROOT, filled
 from experiments import cli
 
-_WORKDIR = flags.DEFINE_string('workdir', '', 'Directory of a study; only read. Empty: none new.')
+_WORKDIR = cli.define_workdir('Directory of a study; only read. Left out: no new one')
 
 PAGE = ROOT / 'docs' / 'cart.md'
 RESULTS = ROOT / 'docs' / 'results'
