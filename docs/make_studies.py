@@ -109,10 +109,10 @@ def section(name: str, record: dict) -> str:
   """Table, figure and origin, as the page shows them."""
   from crt_jax.evaluation import figures
 
-  missing = record.get('variants_of_study', 0) - len(record['variants'])
-  lines = TABLES[record['study']](record)
-  if missing > 0:
-    lines += ['', f'Unfinished: {missing} more variants are to come.']
+  done, lines = len(record['variants']), TABLES[record['study']](record)
+  wanted = record.get('variants_of_study', done)
+  if done < wanted:
+    lines += ['', f'Unfinished: {done} of {wanted} variants.']
   commit = record['origin']['commit'][:7]
   return '\n'.join(
     [
@@ -151,12 +151,13 @@ def gate_table(record: dict) -> list[str]:
 
 def depths_table(record: dict) -> list[str]:
   """Perplexity by R at evaluation, one column a variant."""
-  from crt_jax.evaluation.study_figures import words
+  from crt_jax.evaluation.study_figures import trained_with
 
-  variants = record['variants']
-  columns = [{r['depth']: r['perplexity'] for r in v['validation']} for v in variants.values()]
+  variants = record['variants'].values()
+  columns = [{r['depth']: r['perplexity'] for r in v['validation']} for v in variants]
+  titles = [trained_with(v['config']['model']) for v in variants]
   lines = [
-    f'| R at evaluation | {" | ".join(map(words, variants))} |',
+    f'| R at evaluation | {" | ".join(titles)} |',
     '|---' * (len(columns) + 1) + '|',
   ]
   for depth in columns[0]:

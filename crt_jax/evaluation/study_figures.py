@@ -68,11 +68,8 @@ def depths(record: dict):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
     depth = [r['depth'] for r in records]
     values = np.array([r['perplexity'] for r in records])
-    model = variant['config']['model']
-    trained = f'trained with R = {model["loops"]}'
-    if model['loops_min']:
-      trained = f'R drawn from {model["loops_min"]} to {model["loops"]} in training'
-    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=trained, markersize=4)
+    label = trained_with(variant['config']['model'])
+    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=label, markersize=4)
     axes.fill_between(depth, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
   depth_axis(axes, depth, f'{PASSES["cart"]} at evaluation')
   axes.set_ylabel('validation perplexity per token (log scale)')
@@ -128,6 +125,12 @@ def decayed(start: float, rows: list[dict]) -> np.ndarray:
   """The gate at the steps of a history if nothing but weight decay moved it (cart.md 9.3)."""
   logit = np.log(start / (1 - start)) * np.array([row['decay_factor'] for row in rows])
   return 1 / (1 + np.exp(-logit))
+
+
+def trained_with(model: dict) -> str:
+  """Which loops a CART saw in training."""
+  low, high = model['loops_min'], model['loops']
+  return f'trained with R drawn from {low} to {high}' if low else f'trained with R = {high}'
 
 
 def _dots(axes, variants: dict, values_S: list[list[float]]) -> None:

@@ -12,7 +12,9 @@ ORIGIN = dict(command='--workdir=/home/me', commit='0123456789', at='2026-01-02'
 
 def variant(perplexities, depths=(None,), **model):
   config = {name: {} for name in ('train', 'eval', 'mesh')}
-  config['model'] = dict(name='cart', width=128, gate_init=0.9, loops=4, prelude_layers=2) | model
+  config['model'] = (
+    dict(name='cart', width=128, gate_init=0.9, loops=4, loops_min=0, prelude_layers=2) | model
+  )
   config['optimizer'] = dict(decay_mask='all', frozen=[])
   config['data'] = dict(corpus='moby_dick', files='/home/me/*.txt')
   rows = [
@@ -48,17 +50,18 @@ def test_an_unfinished_study_is_recognised_thinned_and_shown(tmp_path):
   cells = [cell.strip() for cell in row.strip('|').split('|')]
   assert cells[1:4] == ['0.8939', '0.8939', '0.9000']
   assert cells[4:] == ['1.420 (1.410 to 1.430)', '5.1 (5.0 to 5.2)', '6.625 (6.500 to 6.750)']
-  assert 'Unfinished: 6 more variants' in page and '(results/gate.png)' in page
+  assert 'Unfinished: 2 of 8 variants' in page and '(results/gate.png)' in page
 
 
 def test_tables_of_the_other_studies(tmp_path):
   loops = {
     'R_4': variant([6.5, 6.5], depths=(1, 4)),
-    'R_drawn_from_1_to_8': variant([6.0, 7.0], depths=(1, 4)),
+    'R_drawn_from_1_to_8': variant([6.0, 7.0], depths=(1, 4), loops=8, loops_min=1),
   }
   name, record = make_studies.read_study(written(tmp_path, loops))
   assert name == 'loops_at_evaluation'
   page = make_studies.section(name, record)
+  assert '| trained with R = 4 | trained with R drawn from 1 to 8 |' in page
   assert '| 4 | 6.500 | 6.500 (6.000 to 7.000) |' in page and 'Unfinished' not in page
   record = dict(record, study='grid', variants={'P2_R4': variant([6.5, 6.5])})
   assert '| 2 | 4 | 1.50 | 9.0 | 6.50 |' in make_studies.section('prelude_or_loops', record)
