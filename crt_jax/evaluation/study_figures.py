@@ -103,7 +103,11 @@ def grid(record: dict):
 
 def state_growth(record: dict):
   """RMS of the state after each loop at initialisation, one line a variant."""
-  made_from = f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation'
+  seeds = len(next(iter(record['variants'].values())))
+  made_from = (
+    f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation, '
+    f'{record["positions"]} random tokens, {seeds} seeds, band = their range'
+  )
   figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
   for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=True):
     values = np.array(seeds)
