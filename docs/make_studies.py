@@ -5,8 +5,8 @@
 
 Which study it is, the variants tell. An unfinished one is published with what there is, and says
 so. docs/results/ keeps the JSON, without the rows and fields that nothing shows, and the figure is
-drawn from that JSON. `python -m docs.make_studies` alone draws and writes anew what docs/results/
-holds, that of experiments.state_growth too.
+drawn from that JSON. What docs/results/ holds already, that of experiments.state_growth too, is
+drawn and written anew; --workdir=docs/results does that alone.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from docs.make_figures import PATHS, ROOT, filled
 from experiments import cli
 
-_WORKDIR = cli.define_workdir('Directory of a study; only read. Left out: no new one')
+_WORKDIR = cli.define_workdir('Directory of a study, only read; or docs/results')
 
 PAGE = ROOT / 'docs' / 'cart.md'
 RESULTS = ROOT / 'docs' / 'results'
@@ -31,8 +31,9 @@ def main(argv):
   from crt_jax.evaluation import study_figures
 
   RESULTS.mkdir(exist_ok=True)
-  if _WORKDIR.value:
-    name, record = read_study(pathlib.Path(_WORKDIR.value))
+  folder = pathlib.Path(_WORKDIR.value)
+  if folder.resolve() != RESULTS:
+    name, record = read_study(folder)
     (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n')
   for file in sorted(RESULTS.glob('*.json')):
     record = json.loads(file.read_text())
