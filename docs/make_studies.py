@@ -190,7 +190,7 @@ def growth_table(record: dict) -> list[str]:
   lines.append('|---' * (len(loops) + 1) + '|')
   for name, seeds in record['variants'].items():
     mean = np.mean(seeds, axis=0)
-    lines.append(f'| {name} | {" | ".join(f"{mean[r]:.3g}" for r in loops)} |')
+    lines.append(f'| {name} | {" | ".join(short(mean[r]) for r in loops)} |')
   return lines
 
 
@@ -202,6 +202,11 @@ def footnote(record: dict) -> str:
     f'Mean (lowest to highest) of the seeds {", ".join(map(str, seeds))}; {data["corpus"]}, '
     f'{first["cost"]["tokens"]:,} training tokens.'
   )
+
+
+def short(value: float) -> str:
+  """Three digits, or all before the point."""
+  return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def spread(values: list[float], digits: int) -> str:
