@@ -89,7 +89,8 @@ def during_training(model, params: dict, dataset, config, place: Callable) -> di
 def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
   """The Jacobian of the last pass or loop of the trained depth over the first window scored.
 
-  In float32 whatever eval.dtype says: power iteration in 16 bits measures their rounding.
+  In float32 at least, whatever eval.dtype says: power iteration in 16 bits measures their rounding.
+  Without a fused attention kernel, which has no forward derivative.
 
   Returns:
     Name of the set -> what `jacobian` returns; {} where eval.jacobian_iterations is 0.
@@ -97,7 +98,8 @@ def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
   iterations, found = config.eval.jacobian_iterations, {}
   if not iterations:
     return found
-  model = _in_dtype(model, 'float32')
+  dtype = 'float64' if model.config.dtype == 'float64' else 'float32'
+  model = type(model)(dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla'))
   for name, packed in dataset.validation_sets.items():
     tokens_1xT = _first_window(packed, config)['tokens']
     measured = jax.device_get(jacobian(model, params, tokens_1xT, iterations=iterations))
@@ -108,10 +110,7 @@ def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
 def scoring_model(model, config):
   """The model in `eval.dtype`, where that is set: CART was trained in bfloat16 and scored in
   float32 (cart.md, 2.9)."""
-  return _in_dtype(model, config.eval.dtype or model.config.dtype)
-
-
-def _in_dtype(model, dtype: str):
+  dtype = config.eval.dtype or model.config.dtype
   if dtype == model.config.dtype:
     return model
   # The fused kernel takes 16 bits only.
