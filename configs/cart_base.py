@@ -64,8 +64,8 @@ def dense_model(layers: int, **changes) -> dict:
 def recipe(model: dict, given: types.SimpleNamespace) -> ConfigDict:
   """Returns the published recipe around a model.
 
-  Two things differ: the moments are float32 where the published run had large ones in 8 bits, and
-  rotary angles are never rounded to bfloat16.
+  Three things differ: the moments are float32 where the published run had large ones in 8 bits,
+  rotary angles are never rounded to bfloat16, and logits neither.
   """
   if given.stage not in STAGES:
     raise ValueError(f'stage={given.stage} must be 1 or 2')

@@ -106,6 +106,13 @@ def test_codes_of_any_loop():
   np.testing.assert_allclose(codes[r, 1::2], np.cos(angle), atol=1e-5)
 
 
+def test_an_unshared_core_has_no_further_loops():
+  model = model_of('cart', share_core=False)
+  assert model.resolve_depth(2) == 2
+  with pytest.raises(ValueError, match='depth=4: an unshared core has only model.loops=3 blocks'):
+    model.decode_state(1, 4, depth=4)
+
+
 def test_an_anchor_of_another_length_is_refused():
   model = model_of('cart')
   parts = model.parts(params_of(model))
