@@ -25,14 +25,14 @@ from benchmarks.train_cpu import CASES, MODEL, jax_step
 # (part, pattern of 'operation name'), the first that fits counts.
 PARTS = (
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
-  ('output layer and loss: matrix products', r'Linear/dot_general'),
+  ('output layer and loss: matrix products', r'Linear/dot_general|checkpoint.*dot_general'),
   ('attention: scores and values', r'attention/b.*dot_general'),
   ('attention: query, key, value and output projections', r'attention/.*dot_general'),
   ('attention: softmax and rotation', r'attention/'),
   ('feed-forward: matrix products', r'TransformerLayer/feed_forward/.*dot_general'),
-  ('feed-forward: GELU, bias', r'TransformerLayer/feed_forward/'),
+  ('feed-forward: activation, bias', r'TransformerLayer/feed_forward/'),
   ('correction: matrix products', r'FeedForward/.*dot_general'),
-  ('correction: GELU, bias', r'FeedForward/'),
+  ('correction: activation, bias', r'FeedForward/'),
   ('norms and residuals', r'TransformerLayer|[Nn]orm'),
   ('output layer and loss: softmax', r'checkpoint|exp|log'),
 )
