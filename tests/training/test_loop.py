@@ -228,6 +228,7 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
     ({'eval.sample': 'last'}, r"eval.sample='last' must be one of 'random', 'first'"),
     ({'eval.dtype': 'float64'}, r"eval.dtype='float64' must be one of"),
     ({'eval.windows': 0}, r'eval.windows=0 must be at least 1'),
+    ({'eval.jacobian_iterations': -1}, r'eval.jacobian_iterations=-1 must be 0'),
     ({'optimizer.b1': 1.0}, r'optimizer.b1='),
   ],
 )
