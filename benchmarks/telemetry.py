@@ -15,11 +15,11 @@ import time
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app, flags
+from absl import app
 
 import crt_jax
 from benchmarks.results import publish
-from benchmarks.train_cpu import CASES, MODEL, Case
+from benchmarks.train_cpu import CASES, MODEL, ROUNDS, Case
 from crt_jax import evaluation
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.training.state import TrainState
@@ -28,8 +28,6 @@ from crt_jax.training.step import train_step
 EVERY = 50  # steps
 WINDOWS = 50
 ITERATIONS = 40
-
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Alternations.', lower_bound=1)
 
 
 def steps_of(case: Case, model, params) -> dict:
@@ -73,7 +71,7 @@ def main(argv):
   for run in steps.values():  # compiles
     run()
   seconds = {name: [] for name in steps}
-  for _ in range(_ROUNDS.value):
+  for _ in range(ROUNDS.value):
     for name in ('plain', 'telemetry'):
       seconds[name].append(timed(steps[name]))
   for name in ('validation', 'jacobian'):

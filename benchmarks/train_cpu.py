@@ -65,7 +65,7 @@ CASES = {
   ),
 }
 MODEL = flags.DEFINE_enum('model', 'crt', list(CASES), 'Which model.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the two sides.', lower_bound=1)
+ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the sides.', lower_bound=1)
 _THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX uses all cores.')
 _PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
 
@@ -102,7 +102,7 @@ def main(argv):
     for name, fused in (('torch_materialised', False), ('torch_fused', True)):
       steps[name] = peer.training_step(case.fields, case.length, *rows, fused, _THREADS.value)
   seconds = {name: [] for name in steps}
-  for _ in range(_ROUNDS.value):
+  for _ in range(ROUNDS.value):
     for name, step in steps.items():
       step()
       start = time.perf_counter()
