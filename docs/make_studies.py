@@ -144,7 +144,7 @@ def gate_table(record: dict) -> list[str]:
       if config['optimizer']['decay_mask'] == 'all' and not config['optimizer']['frozen']:
         cells[1] = f'{decayed(config["model"]["gate_init"], [row])[0]:.4f}'
     jacobian = variant['jacobian']
-    cells += [spread(jacobian['jacobian_radius'], 3), spread(jacobian['jacobian_norm'], 1)]
+    cells += [spread(jacobian['jacobian_radius'], 3), spread(jacobian['jacobian_norm'], 2)]
     cells += [spread(variant['validation'][0]['perplexity'], 3)]
     lines.append(f'| {words(name)} | {" | ".join(cells)} |')
   return lines + ['', footnote(record)]

@@ -49,7 +49,7 @@ def test_an_unfinished_study_is_recognised_thinned_and_shown(tmp_path):
   row = next(line for line in page.splitlines() if line.startswith('| decay 0.9 '))
   cells = [cell.strip() for cell in row.strip('|').split('|')]
   assert cells[1:4] == ['0.8939', '0.8939', '0.9000']
-  assert cells[4:] == ['1.420 (1.410 to 1.430)', '5.1 (5.0 to 5.2)', '6.625 (6.500 to 6.750)']
+  assert cells[4:] == ['1.420 (1.410 to 1.430)', '5.10 (5.00 to 5.20)', '6.625 (6.500 to 6.750)']
   assert 'Unfinished: 2 of 8 variants' in page and '(results/gate.png)' in page
 
 
