@@ -175,6 +175,7 @@ def base(model: dict) -> ConfigDict:
       sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
       during_training_batches=20,  # of sample='random', in training
       dtype='',  # scored in; '' = model.dtype
+      jacobian_iterations=0,  # power iterations for the recurrence's Jacobian; 0 = not measured
     )
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left
@@ -230,7 +231,7 @@ def crt_paper(
   sequentially."""
   model = crt_model(layers=layers, width=width, heads=heads, depth=depth, depth_min=depth_min)
   config = paper(model, **sizes)
-  config.eval.depths = evaluation_depths(depth)
+  config.eval.update(depths=evaluation_depths(depth), jacobian_iterations=40)
   return config
 
 

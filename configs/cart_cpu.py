@@ -35,8 +35,9 @@ def get_config(arguments=''):
   cart_base.optimiser(config.optimizer)
   config.optimizer.update(learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=40)
   config.train.update(
-    steps=600, log_every=20, eval_every=100, checkpoint_every=100, telemetry_every=100
+    steps=600, log_every=20, eval_every=100, checkpoint_every=100, telemetry_every=50
   )
   config.eval.update(sample='first', windows=50, depths=(1, 2, given.R, 2 * given.R))
+  config.eval.jacobian_iterations = 40
   config.sample.update(prompt='Fellow citizens,', num_tokens=120)
   return config

@@ -13,6 +13,7 @@ import jax
 
 from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
+from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
 
 SAMPLES = ('random', 'first')
@@ -30,8 +31,10 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
   Returns:
     A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
     validation set and form: 'set', 'protocol' ('random', 'first' or 'whole'), 'form', 'depth',
-    'is_inference_metric' and what `evaluate` returns; and 'data', what a sample depends on.
+    'is_inference_metric' and what `evaluate` returns; 'jacobian', where it is asked for, what
+    `jacobians` returns; and 'data', what a sample depends on.
   """
+  measured = jacobians(model, params, dataset, config)
   model = scoring_model(model, config)
   asked = forms(model, config)
   sets = dataset.validation_sets
@@ -51,6 +54,8 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
   }
   if config.eval.whole:
     results['whole'] = records('whole', lambda packed: _whole(packed, config))
+  if measured:
+    results['jacobian'] = measured
   results['data'] = {
     'sequence_length': config.data.sequence_length,
     'batch_size': config.data.batch_size,
@@ -69,13 +74,36 @@ def during_training(model, params: dict, dataset, config, place: Callable) -> di
   """Scores the sample of every validation set in the form that is trained.
 
   Returns:
-    Name of the set -> what `evaluate` returns.
+    Name of the set -> what `evaluate` returns, and its Jacobian where that is asked for.
   """
+  measured = jacobians(model, params, dataset, config)
   model = scoring_model(model, config)
   form, found = trained_form(model), {}
   for name, packed in dataset.validation_sets.items():
     batches = _sample(packed, config, config.eval.during_training_batches)
     found[name] = _evaluate(model, params, form, map(place, batches), packed)
+    found[name] |= measured.get(name, {})
+  return found
+
+
+def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
+  """The Jacobian of the last pass or loop of the trained depth over the first window scored.
+
+  In float32 at least, whatever eval.dtype says: power iteration in 16 bits measures their rounding.
+  Without a fused attention kernel, which has no forward derivative.
+
+  Returns:
+    Name of the set -> what `jacobian` returns; {} where eval.jacobian_iterations is 0.
+  """
+  iterations, found = config.eval.jacobian_iterations, {}
+  if not iterations:
+    return found
+  dtype = 'float64' if model.config.dtype == 'float64' else 'float32'
+  model = type(model)(dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla'))
+  for name, packed in dataset.validation_sets.items():
+    tokens_1xT = _first_window(packed, config)['tokens']
+    measured = jax.device_get(jacobian(model, params, tokens_1xT, iterations=iterations))
+    found[name] = {what: float(value) for what, value in measured.items()}
   return found
 
 
@@ -117,6 +145,14 @@ def _sample(packed, config, random_batches: int) -> Iterable[dict]:
   return data.sampled_validation(
     packed, *_shape(config), random_batches, config.eval.seed, *_process()
   )
+
+
+def _first_window(packed, config) -> dict:
+  """The same one row on every process."""
+  length = config.data.sequence_length
+  if config.eval.sample == 'first':
+    return next(iter(data.first_validation(packed, length, 1, 1)))
+  return data.sampled_validation(packed, length, 1, 1, config.eval.seed)[0]
 
 
 def _whole(packed, config) -> Iterable[dict]:

@@ -210,13 +210,13 @@ class Model(abc.ABC):
   def sequential_hidden(self, params, tokens_BxT, depth=None) -> Array:
     """hidden_BxTxC of the exact recurrence."""
     batch, length = tokens_BxT.shape
-    state = _match_precision(self.decode_state(batch, length, depth), params)
+    state = self.decode_state(batch, length, depth).widened(_stream_dtype(params))
     lengths_B = jnp.full(batch, length, jnp.int32)
     return self.advance(params, state, tokens_BxT, lengths_B, 'sequential')[1]
 
   def step(self, params, state: DecodeState, token_B: Array) -> tuple[DecodeState, Array]:
     """Consumes one token per row; returns the new state and logits_BxV of what follows it."""
-    state = _match_precision(state, params)
+    state = state.widened(_stream_dtype(params))
     one_B = jnp.ones_like(state.position_B)
     state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], one_B, 'sequential')
     return state, self.head(params, hidden_Bx1xC[:, 0])
@@ -250,7 +250,7 @@ class Model(abc.ABC):
       lengths_B = jnp.full(batch, length, jnp.int32)
     lengths_B = jnp.asarray(lengths_B)
     _check_lengths(lengths_B, state, batch, length)
-    state = _match_precision(state, params)
+    state = state.widened(_stream_dtype(params))
     if method == 'parallel':
       chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
     count = -(-length // chunk)
@@ -305,13 +305,6 @@ def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int
     f'a prompt that ends at position {end} does not fit a state of max_len={state.capacity}; '
     f'make it with decode_state(batch, max_len={end}) or more',
   )
-
-
-def _match_precision(state: DecodeState, params: dict) -> DecodeState:
-  """Float64 parameters need a float64 state, also where the configuration says float32."""
-  if _stream_dtype(params) != jnp.float64:
-    return state
-  return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state)
 
 
 def _stream_dtype(params: dict):

@@ -337,20 +337,13 @@ class CRT(Model):
   def decode_state(self, batch, max_len, depth=None):
     self.config.require_sequential_form('decoding')
     require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
-    return self._empty_state(batch, max_len, self.config.param_dtype)
-
-  def _empty_state(self, batch: int, max_len: int, stream_dtype) -> DecodeState:
     caches = dict(block=self._stack().cache(batch, max_len))
     if self.variant.reads == 'attention':
       config = self.config
       caches['correction'] = empty_cache(
         1, batch, max_len, config.heads, config.head_width, config.dtype
       )
-    # Float64 parameters compute in float64 whatever the configuration says.
-    caches = jax.tree.map(
-      lambda a: a.astype(jnp.float64) if stream_dtype == jnp.float64 else a, caches
-    )
-    recurrent_BxC = jnp.zeros((batch, self.config.width), stream_dtype)
+    recurrent_BxC = jnp.zeros((batch, self.config.width), self.config.param_dtype)
     return DecodeState(caches, recurrent_BxC, jnp.zeros(batch, jnp.int32))
 
   def _training_state(self, e_BxTxC: Array) -> DecodeState:
@@ -359,7 +352,8 @@ class CRT(Model):
     batch, length, _ = e_BxTxC.shape
     capacity, window = -(-length // self._chunk) * self._chunk, self.config.window
     trailing = 0 < window <= capacity
-    state = self._empty_state(batch, window - 1 if trailing else capacity, e_BxTxC.dtype)
+    state = self.decode_state(batch, window - 1 if trailing else capacity)
+    state = state.widened(e_BxTxC.dtype)
     return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):

@@ -153,9 +153,13 @@ def check_config(config) -> None:
     for field in fields:
       if config[section][field] < 1:
         raise ValueError(f'{section}.{field}={config[section][field]} must be at least 1')
-  if config.train.telemetry_every < 0:
+  for section, field in (('train', 'telemetry_every'), ('eval', 'jacobian_iterations')):
+    if config[section][field] < 0:
+      raise ValueError(f'{section}.{field}={config[section][field]} must be 0 (never) or more')
+  if config.eval.jacobian_iterations and config.model.name == 'transformer':
     raise ValueError(
-      f'train.telemetry_every={config.train.telemetry_every} must be 0 (never) or more'
+      f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a transformer has no '
+      'recurrence; use 0'
     )
   for field, allowed in (('sample', evaluation.SAMPLES), ('dtype', evaluation.DTYPES)):
     if config.eval[field] not in allowed:

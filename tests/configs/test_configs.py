@@ -91,6 +91,18 @@ def flat(config, prefix=''):
   }
 
 
+def test_every_cart_measures_its_recurrence(config):
+  if config.model.name == 'cart':
+    assert config.train.telemetry_every == 50 and config.eval.jacobian_iterations == 40
+
+
+def test_a_transformer_has_no_jacobian():
+  config = config_files.load(str(CONFIGS / 'dense_7l_d1024.py'))
+  config.eval.jacobian_iterations = 3
+  with pytest.raises(ValueError, match='eval.jacobian_iterations=3: a transformer has no'):
+    setup.check_config(config)
+
+
 def test_vocabulary_follows_the_data(config):
   with config.unlocked():
     config.data.vocab_size = 1234

@@ -187,6 +187,31 @@ def test_names_of_the_variants():
   assert 'ln_corr.weight' in names('tied') and 'corr_ffn.ffn.0.weight' not in names('tied')
 
 
+@pytest.mark.parametrize('share_core', [True, False])
+@pytest.mark.parametrize('core', ['cross', 'self'])
+def test_names_of_a_cart(core, share_core):
+  """As tests/fixtures' source lists them, C=128, P=1, R=2: matrices [out, in]."""
+  config = dict(CART, core=core, share_core=share_core, loops=2, prelude_layers=1)
+  config |= dict(short_prelude=True)
+  shapes = jax.eval_shape(crt_jax.build(config).init, jax.random.key(0))
+  zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), shapes)
+  found = {name: a.shape for name, a in export_arrays(config, zeros).items()}
+  d, c, hidden = 128, 32, 512
+  query = {'attn.q_proj.weight': (d, d), 'attn.o_proj.weight': (d, d)}
+  keys = {'kv_down.weight': (c, d), 'k_up.weight': (d, c), 'v_up.weight': (d, c)}
+  rest = {'norm1.weight': (d,), 'norm2.weight': (d,), 'ffn.down.weight': (d, hidden)}
+  rest |= {'ffn.gate.weight': (hidden, d), 'ffn.up.weight': (hidden, d)}
+  layer = query | rest | {f'attn.{name}': shape for name, shape in keys.items()}
+  expected = {'embedding.weight': (61, d), 'final_norm.weight': (d,), 'hyper.weights': (3,)}
+  expected |= {'lti.a_param': (d,), 'lie.proj.weight': (d, 32)}
+  parts = {'prelude.0': layer, 'coda': layer, 'kv_proj': keys if core == 'cross' else {}}
+  for name in ('core',) if share_core else ('core.0', 'core.1'):
+    parts[name] = query | rest if core == 'cross' else layer
+  for part, arrays in parts.items():
+    expected |= {f'{part}.{name}': shape for name, shape in arrays.items()}
+  assert found == expected
+
+
 def test_keys_play_the_query_in_the_language_model_alone():
   for rotary, name in (('integer_reversed', 'keys'), ('integer', 'queries')):
     config = dict(CRT['crt_d1'], rotary=rotary)

@@ -35,7 +35,7 @@ def start_two(workdir, cache, port_seed):
 
 
 def finish_two(processes):
-  outs = [process.communicate(timeout=300)[0] for process in processes]
+  outs = [process.communicate(timeout=600)[0] for process in processes]
   return [process.returncode for process in processes], outs
 
 

@@ -30,7 +30,7 @@ def _caches(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
-FULL = {'eval.sequential': True, 'train.telemetry_every': 6}
+FULL = {'eval.sequential': True, 'train.telemetry_every': 6, 'eval.jacobian_iterations': 2}
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 
 
@@ -65,6 +65,7 @@ def test_a_run_leaves_its_records(finished):
     assert row['depth'] in (1, 2)
     assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
     assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
+    assert ('validation_jacobian_radius' in row) == (row['step'] in (4, 8, 12))
     assert ('state_gradient_norm' in row) == (row['step'] in (6, 12))
     if 'state_gradient_norm' in row:
       assert len(row['state_gradient_norm']) == len(row.get('residual', [])) == row['depth'] - 1
@@ -76,6 +77,8 @@ def test_a_run_leaves_its_records(finished):
   assert {(row['form'], row['depth']) for row in results['sampled']} == {
     ('parallel', 2), ('sequential', None)
   }  # fmt: skip
+  at_the_end = rows[-1]['validation_jacobian_norm']
+  assert results['jacobian']['moby_dick']['jacobian_norm'] == pytest.approx(at_the_end, rel=1e-5)
   for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
     assert (finished / name).stat().st_size > 0
   assert list((finished / 'tensorboard').iterdir())
@@ -226,6 +229,7 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
     ({'eval.sample': 'last'}, r"eval.sample='last' must be one of 'random', 'first'"),
     ({'eval.dtype': 'float64'}, r"eval.dtype='float64' must be one of"),
     ({'eval.windows': 0}, r'eval.windows=0 must be at least 1'),
+    ({'eval.jacobian_iterations': -1}, r'eval.jacobian_iterations=-1 must be 0'),
     ({'optimizer.b1': 1.0}, r'optimizer.b1='),
     ({'seed': -1}, r'^seed=-1 must lie in'),
     ({'eval.seed': 2**32}, r'^eval.seed=4294967296 must lie in'),
