@@ -38,7 +38,7 @@ def run(monkeypatch, capfd):
     ).lock()
     tokenizer = ByteTokenizer(bos=None, eos=EOS)
     loaded = (config, params, tokenizer, 10)
-    monkeypatch.setattr(checkpoint, 'load_params', lambda workdir, step: loaded)
+    monkeypatch.setattr(checkpoint, 'load_params', lambda workdir, step, mesh: loaded)
     with flagsaver.flagsaver(workdir='runs/x', **values):
       generate.main([])
     return capfd.readouterr()

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import PartitionSpec
 
 from configs import base
+from crt_jax import sharding
 from crt_jax.data import tokenizers
-from crt_jax.training import final, loop, preemption, setup, workdir
+from crt_jax.training import checkpoint, final, loop, preemption, setup, workdir
 from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
 
 
@@ -82,6 +84,18 @@ def test_a_run_leaves_its_records(finished):
   for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
     assert (finished / name).stat().st_size > 0
   assert list((finished / 'tensorboard').iterdir())
+
+
+def test_parameters_come_back_onto_a_mesh_for_decoding(finished):
+  """The run lay on eight replicas, as its sharding.txt says; two devices share its parameters."""
+  layout = (finished / 'sharding.txt').read_text()
+  assert layout.startswith('mesh of 8 devices: data 8') and 'embedding/weight' in layout
+  whole = checkpoint.load_params(finished)[1]
+  split = checkpoint.load_params(finished, mesh=sharding.tensor_mesh(2))[1]
+  jax.tree.map(np.testing.assert_array_equal, split, whole)
+  assert split['embedding']['weight'].sharding.spec == PartitionSpec('tensor', None)
+  with pytest.raises(ValueError, match=r'heads, 2\) is not divisible by mesh.tensor=4'):
+    checkpoint.load_params(finished, mesh=sharding.tensor_mesh(4))
 
 
 @pytest.fixture(scope='module')
