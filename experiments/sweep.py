@@ -1,8 +1,8 @@
 """Runs every experiment that a sweep lists, on this machine or as jobs of a Slurm cluster.
 
   python -m experiments.sweep --config=configs/sweeps/cart_stage1.py:cpu
-  python -m experiments.sweep --config=configs/sweeps/cart_stage1.py --executor=slurm --parallel=16 \\
-      --minutes=480 --slurm=partition=gpu,gpus-per-node=1,cpus-per-task=8,mem=64G
+  python -m experiments.sweep --config=configs/sweeps/cart_stage1.py --executor=slurm \\
+      --parallel=16 --minutes=480 --slurm=partition=gpu,gpus-per-node=1,cpus-per-task=8,mem=64G
   python -m experiments.sweep --workdir=runs/cart_stage1 --status
 
 A finished run is skipped, an interrupted one goes on, one that failed is started again --retries
@@ -68,7 +68,7 @@ def main(argv):
 
   steps = {name: run['steps'] for name, run in listing['runs'].items()}
   todo = [one.name for one in status.standings(workdir, steps) if may_start(one)]
-  distributed = '--distributed=on' if slurm.processes(options) > 1 else '--distributed=off'
+  distributed = '--distributed' if slurm.processes(options) > 1 else '--nodistributed'
   launches = [
     attempts.Launch.of(
       name,

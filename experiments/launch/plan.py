@@ -29,8 +29,8 @@ def saved(workdir: pathlib.Path) -> dict:
   found = records.read_json(workdir / LISTING)
   if not isinstance(found, dict) or 'runs' not in found:
     raise Mistake(
-      f'--workdir={workdir} holds no sweep ({LISTING} is missing); start one with --config, or give '
-      'the --workdir it was started with'
+      f'--workdir={workdir} holds no sweep ({LISTING} is missing); start one with --config, or '
+      'give the --workdir it was started with'
     )
   return found
 
@@ -50,8 +50,8 @@ def merged(workdir: pathlib.Path, new: dict) -> dict:
   if LISTING not in entries:
     listed = ', '.join(entries[:3])
     raise Mistake(
-      f'--workdir={workdir} holds something else ({listed}) and no {LISTING}; choose a new or empty '
-      'directory'
+      f'--workdir={workdir} holds something else ({listed}) and no {LISTING}; choose a new or '
+      'empty directory'
     )
   old = saved(workdir)
   if old['config'].partition(':')[0] != new['config'].partition(':')[0]:

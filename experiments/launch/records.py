@@ -1,4 +1,4 @@
-"""The small JSON files of a sweep. Nothing here imports JAX, so that looking at a sweep is quick."""
+"""The small JSON files of a sweep. Nothing here imports JAX, so looking at a sweep is quick."""
 
 import datetime
 import json

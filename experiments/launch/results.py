@@ -26,10 +26,12 @@ create table runs (
   devices integer
 );
 create table config (run text, field text, value text, primary key (run, field));
-create table metrics (run text, step integer, name text, value real, primary key (run, step, name));
+create table metrics (
+  run text, step integer, name text, value real, primary key (run, step, name)
+);
 create table evaluations (
-  run text, protocol text, validation_set text, form text, depth integer, is_inference_metric integer,
-  perplexity real, cross_entropy real, bits_per_byte real, targets integer
+  run text, protocol text, validation_set text, form text, depth integer,
+  is_inference_metric integer, perplexity real, cross_entropy real, bits_per_byte real, targets integer
 );
 create view configs as select run, json_group_object(field, json(value)) as config
   from config group by run;
@@ -120,7 +122,5 @@ def leaves(config: dict, prefix: str = '') -> Iterator[tuple[str, object]]:
 
 def insert(database: sqlite3.Connection, table: str, values: dict) -> None:
   """Adds one row, by the names of its columns."""
-  marks = ', '.join('?' * len(values))
-  database.execute(
-    f'insert into {table} ({", ".join(values)}) values ({marks})', [*values.values()]
-  )
+  columns, marks = ', '.join(values), ', '.join('?' * len(values))
+  database.execute(f'insert into {table} ({columns}) values ({marks})', [*values.values()])

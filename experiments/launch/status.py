@@ -84,10 +84,8 @@ def validation(row: dict) -> str:
   """Returns the validation perplexities of a row: '12.3', or 'tiny 6.04  wiki 97.7'."""
   if VALIDATION in row:
     return f'{row[VALIDATION]:.4g}'
-  start = f'{VALIDATION}_'
-  return '  '.join(
-    f'{k.removeprefix(start)} {v:.4g}' for k, v in row.items() if k.startswith(start)
-  )
+  sets = {k.partition(f'{VALIDATION}_')[2]: v for k, v in row.items()}
+  return '  '.join(f'{name} {value:.4g}' for name, value in sets.items() if name)
 
 
 def table(title: str, found: list[Standing]):

@@ -1,6 +1,6 @@
-"""A Slurm cluster of one node on this machine, for as long as a test needs it: munged, slurmctld and
-slurmd as root, in a temporary folder, on ports of their own. Nothing of an installed cluster is
-touched.
+"""A Slurm cluster of one node on this machine, for as long as a test needs it: munged, slurmctld
+and slurmd as root, in a temporary folder, on ports of their own. Nothing of an installed cluster
+is touched.
 """
 
 import contextlib
