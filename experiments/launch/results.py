@@ -31,7 +31,8 @@ create table metrics (
 );
 create table evaluations (
   run text, protocol text, validation_set text, form text, depth integer,
-  is_inference_metric integer, perplexity real, cross_entropy real, bits_per_byte real, targets integer
+  is_inference_metric integer, perplexity real, cross_entropy real, bits_per_byte real,
+  targets integer
 );
 create view configs as select run, json_group_object(field, json(value)) as config
   from config group by run;

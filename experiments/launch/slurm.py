@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 
 from experiments.launch import attempts, records
 from experiments.launch.attempts import FINISHED, PREEMPTED, Launch
@@ -50,12 +51,16 @@ def name_of_this_job() -> str:
 
 def requeue(job: str) -> None:
   """Asks Slurm to start this job again; not if it was cancelled, or is requeued by Slurm itself."""
-  state = call('squeue', '--noheader', '--format=%T', f'--jobs={job}').stdout.strip()
-  if state != 'RUNNING':
-    print(f'job {job} is {state or "gone"}: not requeued from here', flush=True)
-    return
-  result = call('scontrol', 'requeue', job)
-  print(f'job {job}: ' + (result.stderr.strip() or 'requeued'), flush=True)
+  for pause in (1, 5, 30, 60, 0):  # a controller may be busy, or restarting
+    found = call('squeue', '--noheader', '--format=%T', f'--jobs={job}')
+    state = found.stdout.strip()
+    result = call('scontrol', 'requeue', job) if state == 'RUNNING' else found
+    if result.returncode == 0:
+      break
+    print(f'job {job}: {result.stderr.strip()}', flush=True)
+    time.sleep(pause)
+  said = 'requeued' if state == 'RUNNING' else f'{state or "gone"}, so not requeued from here'
+  print(f'job {job}: {said}', flush=True)
 
 
 def submit(
