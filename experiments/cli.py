@@ -138,10 +138,15 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     line = _describe_flag_error(error) if isinstance(error, flags.Error) else describe(error)
     if line is None:
       raise
-    if '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0'):
+    if wants_traceback():
       traceback.print_exc()
     print(f'error: {line}', file=sys.stderr)
     sys.exit(USER_MISTAKE)
+
+
+def wants_traceback() -> bool:
+  """Whether the person wants to see where a mistake was noticed."""
+  return '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0')
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -54,6 +54,9 @@ _DTYPE = flags.DEFINE_enum(
   ['float32', 'bfloat16'],
   'What to compute in; matrices are cast once. When left out, as in training.',
 )
+_TENSOR = flags.DEFINE_integer(
+  'tensor', 1, 'Over how many devices heads, hidden units and vocabulary are split.', 1
+)
 _PREFILL = flags.DEFINE_enum(
   'prefill',
   'sequential',
@@ -117,10 +120,11 @@ def _load() -> _Run:
   """Raises ValueError for a run, a tokenizer or a flag that does not fit."""
   # Heavy imports wait until the flags are known to be right.
   import crt_jax
-  from crt_jax import decoding
+  from crt_jax import decoding, sharding
   from crt_jax.training import checkpoint
 
-  config, params, tokenizer, _ = checkpoint.load_params(_WORKDIR.value, _STEP.value)
+  mesh = None if _TENSOR.value == 1 else sharding.tensor_mesh(_TENSOR.value)
+  config, params, tokenizer, _ = checkpoint.load_params(_WORKDIR.value, _STEP.value, mesh)
   model = crt_jax.build(config.model)
   if tokenizer.vocab_size > model.config.vocab_size:
     raise ValueError(

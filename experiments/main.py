@@ -21,7 +21,7 @@ evaluates the newest checkpoint again, with the config that lies beside it.
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, distributed
 
 _CONFIG = cli.define_config(required=False)
 _WORKDIR = cli.define_workdir('Directory of the run: new, empty, or holding this very run')
@@ -31,36 +31,18 @@ _MODE = flags.DEFINE_enum(
 _FORK = flags.DEFINE_bool(
   'fork', False, 'Continue a run although its config was another one; both are recorded.'
 )
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'One of several processes; JAX finds the others from the cluster (BUILD.md).',
-)
-
-
-def join_cluster():
-  """Meets the other processes, as Slurm, MPI or the cloud announce them; before JAX looks for
-  devices."""
-  import jax
-
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
-    raise ValueError(
-      f'--distributed: no cluster announces itself here ({error}); leave it out on one machine'
-    ) from None
+distributed.define_flags()
 
 
 def main(argv):
   del argv
-  if _DISTRIBUTED.value:
-    join_cluster()
-  from crt_jax.training import final, loop  # after the flags: a typo is answered at once
+  with distributed.joined():
+    from crt_jax.training import final, loop  # after the flags: a typo is answered at once
 
-  if _MODE.value == 'eval':
-    final.evaluate_checkpoint(_WORKDIR.value)
-  else:
-    loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
+    if _MODE.value == 'eval':
+      final.evaluate_checkpoint(_WORKDIR.value)
+    else:
+      loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
 
 
 if __name__ == '__main__':

@@ -68,7 +68,7 @@ def main(argv):
 
   steps = {name: run['steps'] for name, run in listing['runs'].items()}
   todo = [one.name for one in status.standings(workdir, steps) if may_start(one)]
-  distributed = '--distributed' if slurm.processes(options) > 1 else '--nodistributed'
+  distributed = '--distributed=on' if slurm.processes(options) > 1 else '--distributed=off'
   launches = [
     attempts.Launch.of(
       name,

@@ -41,6 +41,8 @@ def evaluate_checkpoint(path: str) -> None:
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
+  if jax.process_count() > 1:
+    raise ValueError('--mode=eval runs in one process; add --distributed=off and start it once')
   run = open_run(path)
   results = evaluation.protocol(run.model, run.params, run.dataset, run.config)
   print(table(results))

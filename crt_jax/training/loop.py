@@ -16,6 +16,8 @@ from crt_jax.training.setup import Run, prepare
 class Diverged(SystemExit):
   """A loss or gradient was not finite: exit code 1 and one line that says where."""
 
+  together = True  # the loss is the same on every process, so all of them stop at this step
+
 
 def train(config, path: str, fork: bool = False) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
@@ -83,7 +85,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       run.save(validation.get('validation_cross_entropy'))
     if stops:
       run.checkpoints.wait()
-      raise Preempted()
+      raise Preempted(together=True)
     run.checkpoints.check()
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 import crt_jax
 from crt_jax import data, evaluation, sharding
-from crt_jax.training import checkpoint, optimizer, state, step, workdir
+from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
 
@@ -47,6 +47,9 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
       nothing that was there was changed.
   """
+  processes.agree(
+    'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
+  )
   model = crt_jax.build(config.model)
   check_config(config)
   evaluation.forms(evaluation.scoring_model(model, config), config)
@@ -63,7 +66,11 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   dataset.check_vocabulary(config.model.vocab_size)
   for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
+  processes.agree('data', processes.data_identity(dataset))
   directory = workdir.open_workdir(path, config)
+  processes.agree('work directory', workdir.seen(directory))
+  if jax.process_index() == 0:
+    (directory.path / 'sharding.txt').write_text(layout.layout(model.axes(), abstract))
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   restored = checkpoints.restore_latest(abstract)
   if restored is None:
@@ -107,6 +114,11 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     place=lambda batch: sharding.place_batch(batch, rows),
     record={'config': workdir.plain(config), 'origin': origin(), 'data': dataset.identity},
   )
+
+
+def devices() -> dict:
+  """Returns what every process has to find in its place."""
+  return {'platform': jax.default_backend(), 'device kind': jax.devices()[0].device_kind}
 
 
 def check_continuation(config, path: str, record: dict, identity: dict) -> None:

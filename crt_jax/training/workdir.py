@@ -1,6 +1,7 @@
 """The work directory of a run: what lies in it, whose it is, and whether a command may go on in it.
 
 config.json     the resolved config, where it came from, and every fork
+sharding.txt    which part of every parameter lies on a device, and its bytes
 metrics.jsonl   one object a line, in order of `step`
 tensorboard/    the same as events
 checkpoints/    see checkpoint.py; damaged/ holds what could not be read
@@ -12,6 +13,7 @@ finished.json   written last
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -19,11 +21,13 @@ import pathlib
 import jax
 import ml_collections
 
+from crt_jax.training.launch import wait_until
 from crt_jax.training.origin import now, origin
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
 ATTEMPTS = 'attempts'  # may be there before the run is
+SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 
 class Workdir:
@@ -111,6 +115,15 @@ def open_workdir(path: str | pathlib.Path, config) -> Workdir:
       f'--workdir={path} cannot be written ({error.strerror or error}); choose another directory'
     ) from None
   return workdir
+
+
+def seen(workdir: Workdir) -> dict:
+  """Returns what this process finds in a directory that process 0 has opened: all have to see the
+  same, or checkpoints would be written in pieces into several places."""
+  file = workdir.path / CONFIG
+  wait_until(file.exists, SECONDS_TO_APPEAR)
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else 'not there'
+  return {CONFIG: digest}
 
 
 def record_fork(workdir: Workdir, config, changed: dict[str, list], step: int) -> None:
