@@ -23,7 +23,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import cli, sweep_files
-from experiments.launch import attempts, local, plan, records, results, slurm, status
+from experiments.jobs import attempts, local, plan, records, results, slurm, status
 
 _CONFIG = cli.define_config(required=False, load=sweep_files.first_config)
 _WORKDIR = cli.define_workdir('Directory of the sweep')

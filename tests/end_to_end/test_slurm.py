@@ -18,7 +18,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.launch import attempts
+from experiments.jobs import attempts
 from tests.end_to_end import runs, slurm_cluster
 from tests.end_to_end.slurm_cluster import call, wait_for
 from tests.training.tiny import rows_of
@@ -31,7 +31,7 @@ pytestmark = [
   pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing()),
 ]
 
-SWEEP = '''
+SWEEP = """
 from configs.base import Run
 
 def get_sweep(arguments=''):
@@ -43,7 +43,7 @@ def get_sweep(arguments=''):
     Run('killed', 'tests/training/tiny.py', changes),
     Run('left_alone', 'tests/training/tiny.py', changes),
   ]
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -115,7 +115,9 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   assert {name: state['attempts'] for name, state in states.items()} == {
     **{'told': 2, 'killed': 2, 'left_alone': 1}
   }
-  assert [f['error'][:30] for f in states['killed']['failures']] == ['exit code -9: killed by SIGKILL'[:30]]
+  assert [f['error'][:30] for f in states['killed']['failures']] == [
+    'exit code -9: killed by SIGKILL'[:30]
+  ]
   assert not states['told']['failures']
   for name in ('told', 'killed'):
     text = (workdir / name / 'attempts/2.log').read_text()
@@ -150,8 +152,12 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   flags = f'--distributed=on --config.mesh.fsdp=2 --workdir={tmp_path / "two"} {" ".join(sizes)}'
   ours = f'-m experiments.main --config=tests/training/tiny.py {flags}'
   script = script.replace(command, ours).replace('.venv/bin/python', sys.executable)
-  script = re.sub(r'(?m)^#SBATCH --(nodes|ntasks-per-node|gpus|cpus|mem|time|output).*\n', '', script)
-  script = script.replace('#SBATCH', f'#SBATCH --ntasks=2 --time=30 --output={tmp_path}/log\n#SBATCH', 1)
+  script = re.sub(
+    r'(?m)^#SBATCH --(nodes|ntasks-per-node|gpus|cpus|mem|time|output).*\n', '', script
+  )
+  script = script.replace(
+    '#SBATCH', f'#SBATCH --ntasks=2 --time=30 --output={tmp_path}/log\n#SBATCH', 1
+  )
   (tmp_path / 'job.sh').write_text(script)
   job = call(['sbatch', '--parsable', str(tmp_path / 'job.sh')], slurm).strip()
   assert job.isdigit(), job

@@ -9,7 +9,7 @@ import pytest
 
 from configs.base import Run
 from experiments import config_files, sweep_files
-from experiments.launch import plan
+from experiments.jobs import plan
 from experiments.mistakes import Mistake
 
 ROOT = Path(__file__).parents[2]

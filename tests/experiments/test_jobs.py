@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from experiments.launch import attempts, local, records, results, slurm, status
-from experiments.launch.attempts import FAILED, FINISHED, PREEMPTED, Launch
+from experiments.jobs import attempts, local, records, results, slurm, status
+from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, Launch
 from experiments.mistakes import Mistake
 
 COUNT = """

@@ -13,8 +13,8 @@ import signal
 import subprocess
 import time
 
-from experiments.launch import attempts, records
-from experiments.launch.attempts import FINISHED, PREEMPTED, Launch
+from experiments.jobs import attempts, records
+from experiments.jobs.attempts import FINISHED, PREEMPTED, Launch
 from experiments.mistakes import Mistake
 
 JOBS = 'jobs.json'  # run -> job

@@ -4,8 +4,8 @@ import dataclasses
 import os
 import pathlib
 
-from experiments.launch import attempts, records, slurm
-from experiments.launch.attempts import FAILED, FINISHED, PREEMPTED, RUNNING
+from experiments.jobs import attempts, records, slurm
+from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, RUNNING
 
 WAITING, QUEUED, STOPPED = 'waiting', 'queued', 'stopped'
 STATES = (FINISHED, RUNNING, QUEUED, PREEMPTED, STOPPED, FAILED, WAITING)

@@ -8,8 +8,8 @@ import subprocess
 import threading
 from collections.abc import Callable
 
-from experiments.launch import attempts
-from experiments.launch.attempts import FAILED, PREEMPTED, Launch
+from experiments.jobs import attempts
+from experiments.jobs.attempts import FAILED, PREEMPTED, Launch
 
 
 class Pool:

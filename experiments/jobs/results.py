@@ -14,8 +14,8 @@ import pathlib
 import sqlite3
 from collections.abc import Iterator
 
-from experiments.launch import attempts, records
-from experiments.launch.status import Standing
+from experiments.jobs import attempts, records
+from experiments.jobs.status import Standing
 
 FILE = 'results.sqlite'
 TABLES = """

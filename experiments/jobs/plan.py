@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.base import Run
 from experiments import sweep_files
-from experiments.launch import records
+from experiments.jobs import records
 from experiments.mistakes import Mistake, describe
 
 LISTING = 'sweep.json'

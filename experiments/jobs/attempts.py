@@ -16,7 +16,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping
 
-from experiments.launch import records
+from experiments.jobs import records
 
 FOLDER = 'attempts'
 RUNNING, FINISHED, PREEMPTED, FAILED = 'running', 'finished', 'preempted', 'failed'
