@@ -68,7 +68,8 @@ def main(argv):
 
   steps = {name: run['steps'] for name, run in listing['runs'].items()}
   todo = [one.name for one in status.standings(workdir, steps) if may_start(one)]
-  distributed = '--distributed=on' if slurm.processes(options) > 1 else '--distributed=off'
+  processes = slurm.processes(options)
+  distributed = '--distributed=on' if processes > 1 else '--distributed=off'
   launches = [
     attempts.Launch.of(
       name,
@@ -77,6 +78,7 @@ def main(argv):
         listing['runs'][name]['flags'], str((workdir / name).resolve()), distributed
       ),
       _RETRIES.value,
+      processes,
     )
     for name in todo
   ]

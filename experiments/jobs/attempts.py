@@ -34,11 +34,15 @@ class Launch:
   folder: str
   command: tuple[str, ...]
   max_failures: int  # of all its attempts; one more and it is given up
+  processes: int = 1  # of the run
 
   @classmethod
-  def of(cls, name: str, folder: pathlib.Path, command: list[str], retries: int):
+  def of(
+    cls, name: str, folder: pathlib.Path, command: list[str], retries: int, processes: int = 1
+  ):
     """Returns the launch that may fail `retries` times more before its last attempt."""
-    return cls(name, str(folder), tuple(command), len(read(folder)['failures']) + retries)
+    failures = len(read(folder)['failures']) + retries
+    return cls(name, str(folder), tuple(command), failures, processes)
 
 
 def read(folder: str | pathlib.Path) -> dict:
@@ -109,10 +113,14 @@ def outcome(code: int) -> str:
 
 
 def may_retry(launch: Launch) -> bool:
-  """Whether a run whose last attempt failed is to be started again: not after a mistake in its
-  config, which would be the same again, nor too often."""
+  """Whether a run whose last attempt failed is to be started again.
+
+  Not too often; nor after a mistake in its config, which would be the same again. Of several
+  processes, one that does not find the others ends with the same code, and may find them later.
+  """
   failures = read(launch.folder)['failures']
-  return len(failures) <= launch.max_failures and failures[-1]['exit_code'] != MISTAKE
+  is_mistake = failures[-1]['exit_code'] == MISTAKE and launch.processes == 1
+  return len(failures) <= launch.max_failures and not is_mistake
 
 
 def explain(output: str, code: int) -> tuple[str, str]:

@@ -90,6 +90,8 @@ def submit(
     for key, long in (('nodes', 'nodes'), ('ntasks_per_node', 'ntasks-per-node'))
     if long in options
   }
+  # Since Slurm 22.05 srun does not take this over from sbatch: each task would have one CPU.
+  cpus = [f'--cpus-per-task={options["cpus-per-task"]}'] if 'cpus-per-task' in options else []
   executor = submitit.SlurmExecutor(folder=workdir / 'slurm')
   try:
     executor.update_parameters(
@@ -97,6 +99,7 @@ def submit(
       array_parallelism=parallel,
       additional_parameters=fixed | options,
       setup=[setup] if setup else None,
+      srun_args=cpus,
       **shape,
     )
     jobs = executor.submit_array([Job(launch) for launch in launches])
