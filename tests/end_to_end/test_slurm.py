@@ -106,7 +106,6 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   os.kill(attempts.read(killed)['pid'], signal.SIGKILL)
   for name in ('told', 'killed'):
     start_now(slurm, jobs[name])
-    wait_for(lambda name=name: 'running' in (attempts.read(workdir / name)['state']))
   wait_for(lambda: not queue(slurm), seconds=PATIENCE)
 
   said = sweep(slurm, '--status', f'--workdir={workdir}')
