@@ -57,6 +57,26 @@ def main(argv):
     return cli.DONE
   cli.require_config()
   options = slurm_options()
+  spec, runs = plan_runs(workdir)
+  found = status.standings(workdir, {name: run['steps'] for name, run in runs.items()})
+  launches = [
+    launch(one.name, runs[one.name]['flags'], workdir, slurm.processes(options))
+    for one in found
+    if may_start(one)
+  ]
+  if _EXECUTOR.value == 'local':
+    return run_here(launches, workdir)
+  if launches:
+    title = pathlib.Path(spec.partition(':')[0]).stem
+    limits = (_PARALLEL.value, _MINUTES.value)
+    jobs = slurm.submit(launches, workdir, title, *limits, options, _SETUP.value)
+    print(f'submitted {len(jobs)} jobs, at most {_PARALLEL.value} at a time')
+  show(workdir)
+  return cli.DONE
+
+
+def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
+  """Checks every run of the sweep, then writes sweep.json; returns --config and what it lists."""
   spec = config_flags.get_config_filename(flags.FLAGS['config'])
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   runs = sweep_files.load(spec)
@@ -65,33 +85,15 @@ def main(argv):
   plan.check(runs, overrides, workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   records.write_json(workdir / plan.LISTING, merged)
+  return spec, listing['runs']
 
-  steps = {name: run['steps'] for name, run in listing['runs'].items()}
-  todo = [one.name for one in status.standings(workdir, steps) if may_start(one)]
-  processes = slurm.processes(options)
+
+def launch(name: str, config: list[str], workdir: pathlib.Path, processes: int) -> attempts.Launch:
+  """Returns how a run is started: as a person would, in its own directory."""
+  folder = (workdir / name).resolve()
   distributed = '--distributed=on' if processes > 1 else '--distributed=off'
-  launches = [
-    attempts.Launch.of(
-      name,
-      workdir / name,
-      sweep_files.command(
-        listing['runs'][name]['flags'], str((workdir / name).resolve()), distributed
-      ),
-      _RETRIES.value,
-      processes,
-    )
-    for name in todo
-  ]
-  if _EXECUTOR.value == 'local':
-    return run_here(launches, workdir)
-  if launches:
-    title = spec.partition(':')[0].rpartition('/')[2].removesuffix('.py')
-    jobs = slurm.submit(
-      launches, workdir, title, _PARALLEL.value, _MINUTES.value, options, _SETUP.value
-    )
-    print(f'submitted {len(jobs)} jobs, at most {_PARALLEL.value} at a time')
-  show(workdir)
-  return cli.DONE
+  command = sweep_files.command(config, str(folder), distributed)
+  return attempts.Launch.of(name, folder, command, _RETRIES.value, processes)
 
 
 def slurm_options() -> dict[str, str]:
@@ -109,7 +111,8 @@ def slurm_options() -> dict[str, str]:
 def may_start(one: status.Standing) -> bool:
   """Whether a run is to be started now: it has not finished, and nobody else runs it."""
   if one.state in (status.RUNNING, status.QUEUED):
-    print(f'{one.name} is {one.state} already{one.job and " as job " + one.job}; left alone')
+    job = f' as job {one.job}' if one.job else ''
+    print(f'{one.name} is {one.state} already{job}; left alone')
   return one.state not in (status.FINISHED, status.RUNNING, status.QUEUED)
 
 

@@ -126,12 +126,18 @@ def require():
 
 
 def queued(workdir: pathlib.Path) -> dict[str, tuple[str, str]]:
-  """Returns run -> (job, state) of the sweep's jobs that Slurm still has, as PENDING or RUNNING."""
+  """Returns run -> (job, state) of the sweep's jobs that Slurm still has, as PENDING or RUNNING.
+
+  Raises:
+    Mistake: Slurm does not answer, so nobody knows.
+  """
   jobs = records.read_json(workdir / JOBS, {})
   if not jobs or shutil.which('squeue') is None:
     return {}
   ids = ','.join(sorted({job.partition('_')[0] for job in jobs.values()}))
   result = call('squeue', '--noheader', '--array', '--format=%i %T', f'--jobs={ids}')
+  if result.returncode and 'Invalid job id' not in result.stderr:
+    raise Mistake(f'squeue does not answer ({result.stderr.strip()}); try again later')
   states = dict(line.split() for line in result.stdout.splitlines())
   return {name: (job, states[job]) for name, job in jobs.items() if job in states}
 

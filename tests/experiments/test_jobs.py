@@ -179,6 +179,21 @@ def test_only_the_first_process_of_a_run_decides(tmp_path, fake_slurm, monkeypat
   assert (tmp_path / 'run/attempts/process_1.log').read_text() == 'one\n'
 
 
+@pytest.mark.parametrize(
+  'error, known', [('slurm_load_jobs error: Invalid job id specified', True), ('Timeout', False)]
+)
+def test_a_queue_that_does_not_answer_is_no_empty_queue(tmp_path, fake_slurm, error, known):
+  records.write_json(tmp_path / slurm.JOBS, {'run': '12_3'})
+  (tmp_path / 'state').write_text('12_3 PENDING\n12_4 RUNNING\n')
+  assert slurm.queued(tmp_path) == {'run': ('12_3', 'PENDING')}
+  (tmp_path / 'bin/squeue').write_text(f'#!/bin/sh\necho {error} >&2; exit 1\n')
+  if known:
+    assert slurm.queued(tmp_path) == {}
+  else:
+    with pytest.raises(Mistake, match='squeue does not answer .Timeout.'):
+      slurm.queued(tmp_path)
+
+
 def test_submitit_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
   for name in ('sbatch', 'srun'):
     (tmp_path / name).write_text('#!/bin/sh\n')
