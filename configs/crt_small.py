@@ -1,5 +1,4 @@
-"""A small CRT or transformer on the embedded novel, for a minute or two on two cores: what the
-sweeps of CRT run at `:cpu` size.
+"""A small CRT or transformer on the embedded novel: what the sweeps of CRT run at `:cpu` size.
 
   python -m experiments.main --config=configs/crt_small.py:D=1,C=200,K=5
   python -m experiments.main --config=configs/crt_small.py:N=6,C=104

@@ -25,6 +25,8 @@ from tests.training.tiny import rows_of
 
 ROOT = runs.ROOT
 PATIENCE = 900  # seconds; minutes on an idle machine
+# A quick compiler, as in tests/conftest.py.
+FLAGS = {'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'}
 
 pytestmark = [
   pytest.mark.slow,
@@ -53,7 +55,7 @@ def slurm(tmp_path_factory):
   environment = runs.environment(tmp_path_factory.mktemp('tokens'))
   with slurm_cluster.cluster() as cluster:
     wanted = ('PATH', 'SLURM_CONF')
-    yield environment | {name: cluster[name] for name in wanted} | {'XLA_FLAGS': ''}
+    yield environment | {name: cluster[name] for name in wanted} | FLAGS
 
 
 def sweep(slurm, *words, code=0):
@@ -163,7 +165,8 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   log = (tmp_path / 'log').read_text()
   assert 'everything is saved' in log and 'continuing after step' in log, log
   assert (tmp_path / 'two/finished.json').exists(), log
-  code, out = runs.finish(tmp_path / 'one', pathlib.Path(slurm['CRT_JAX_CACHE']), sizes=sizes)
+  cache = pathlib.Path(slurm['CRT_JAX_CACHE'])
+  code, out = runs.finish(tmp_path / 'one', cache, sizes=sizes, extra=FLAGS)
   assert code == 0, out
   one, two = (rows_of(tmp_path / name) for name in ('one', 'two'))
   assert [row['step'] for row in two] == [row['step'] for row in one]
