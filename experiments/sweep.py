@@ -58,7 +58,7 @@ def main(argv):
   cli.require_config()
   options = slurm_options()
   spec, runs = plan_runs(workdir)
-  found = status.standings(workdir, {name: run['steps'] for name, run in runs.items()})
+  found = standings(workdir, runs, slurm.queued(workdir))
   launches = [
     launch(one.name, runs[one.name]['flags'], workdir, slurm.processes(options))
     for one in found
@@ -108,6 +108,11 @@ def slurm_options() -> dict[str, str]:
   return options
 
 
+def standings(workdir: pathlib.Path, runs: dict[str, dict], jobs: dict) -> list[status.Standing]:
+  """Returns where the runs of a listing stand."""
+  return status.standings(workdir, {name: run['steps'] for name, run in runs.items()}, jobs)
+
+
 def may_start(one: status.Standing) -> bool:
   """Whether a run is to be started now: it has not finished, and nobody else runs it."""
   if one.state in (status.RUNNING, status.QUEUED):
@@ -130,7 +135,12 @@ def run_here(launches: list[attempts.Launch], workdir: pathlib.Path) -> int:
 def show(workdir: pathlib.Path) -> list[status.Standing]:
   """Prints the table of a sweep and writes its results anew; returns where its runs stand."""
   saved = plan.saved(workdir)
-  found = status.standings(workdir, {name: run['steps'] for name, run in saved['runs'].items()})
+  try:
+    jobs = slurm.queued(workdir)
+  except cli.Mistake as error:
+    print(f'{error}; the table does without')
+    jobs = {}
+  found = standings(workdir, saved['runs'], jobs)
   status.show(saved['config'], found, workdir)
   file = results.collect(workdir, found)
   print(f'all results are in {file}')

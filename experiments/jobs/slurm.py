@@ -137,7 +137,8 @@ def queued(workdir: pathlib.Path) -> dict[str, tuple[str, str]]:
   ids = ','.join(sorted({job.partition('_')[0] for job in jobs.values()}))
   result = call('squeue', '--noheader', '--array', '--format=%i %T', f'--jobs={ids}')
   if result.returncode and 'Invalid job id' not in result.stderr:
-    raise Mistake(f'squeue does not answer ({result.stderr.strip()}); try again later')
+    said = result.stderr.strip().rpartition('\n')[2]
+    raise Mistake(f'Slurm does not say which jobs it still has ({said})')
   states = dict(line.split() for line in result.stdout.splitlines())
   return {name: (job, states[job]) for name, job in jobs.items() if job in states}
 

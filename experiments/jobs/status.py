@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from experiments.jobs import attempts, records, slurm
+from experiments.jobs import attempts, records
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, RUNNING
 
 WAITING, QUEUED, STOPPED = 'waiting', 'queued', 'stopped'
@@ -135,11 +135,11 @@ def show(title: str, found: list[Standing], folder: pathlib.Path) -> None:
   console.print(summary(found), markup=False)
 
 
-def standings(workdir: pathlib.Path, steps: dict[str, int]) -> list[Standing]:
+def standings(workdir: pathlib.Path, steps: dict[str, int], jobs: dict) -> list[Standing]:
   """Returns where every run of a sweep stands.
 
   Args:
     steps: name of a run -> how many it is to take, in the order of the sweep.
+    jobs: what slurm.queued returns.
   """
-  jobs = slurm.queued(workdir)
   return [standing(name, workdir / name, n, jobs.get(name)) for name, n in steps.items()]

@@ -186,11 +186,11 @@ def test_a_queue_that_does_not_answer_is_no_empty_queue(tmp_path, fake_slurm, er
   records.write_json(tmp_path / slurm.JOBS, {'run': '12_3'})
   (tmp_path / 'state').write_text('12_3 PENDING\n12_4 RUNNING\n')
   assert slurm.queued(tmp_path) == {'run': ('12_3', 'PENDING')}
-  (tmp_path / 'bin/squeue').write_text(f'#!/bin/sh\necho {error} >&2; exit 1\n')
+  (tmp_path / 'bin/squeue').write_text(f'#!/bin/sh\necho "squeue:\n{error}" >&2; exit 1\n')
   if known:
     assert slurm.queued(tmp_path) == {}
   else:
-    with pytest.raises(Mistake, match='squeue does not answer .Timeout.'):
+    with pytest.raises(Mistake, match='which jobs it still has .Timeout.'):
       slurm.queued(tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_results_of_all_runs_are_in_one_file(tmp_path):
   run_folder(tmp_path / 'good')
   attempts.attempt(launch(tmp_path / 'bad', '1 / 0'))
   for _ in range(2):  # made anew each time
-    found = status.standings(tmp_path, {'good': 4, 'bad': 4, 'later': 4})
+    found = status.standings(tmp_path, {'good': 4, 'bad': 4, 'later': 4}, {})
     file = results.collect(tmp_path, found)
   database = sqlite3.connect(file)
   rows = database.execute('select run, state, device, training_seconds from runs').fetchall()
@@ -247,7 +247,7 @@ def test_results_of_all_runs_are_in_one_file(tmp_path):
 def test_the_table_says_where_each_run_stands(tmp_path, capsys):
   run_folder(tmp_path / 'good')
   attempts.attempt(launch(tmp_path / 'bad', '1 / 0'))
-  found = status.standings(tmp_path, {'good': 4, 'bad': 4, 'later': 4})
+  found = status.standings(tmp_path, {'good': 4, 'bad': 4, 'later': 4}, {})
   status.show('a sweep', found, tmp_path)
   text = capsys.readouterr().out
   assert 'tiny 6.037  wiki 97.73' in text and '4/4' in text and '1 (1 failed)' in text
