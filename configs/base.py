@@ -5,8 +5,18 @@ A config is complete: every field that the code reads is here, so a misspelt one
 variant is a small function of these.
 """
 
+from typing import Any, NamedTuple
+
 import ml_collections
 from ml_collections import ConfigDict
+
+
+class Run(NamedTuple):
+  """One run of a sweep (configs/sweeps)."""
+
+  name: str  # of its folder
+  config: str  # what to give as --config
+  changes: dict[str, Any] = {}  # dotted fields that differ from that file
 
 
 def crt_model(**changes) -> dict:

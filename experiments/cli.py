@@ -53,13 +53,13 @@ flags.DEFINE_bool('traceback', False, 'Show the whole traceback of a mistake.')
 class _ConfigParser(flags.ArgumentParser):
   """Loads `--config`, and refuses overrides that name no field while they are still words."""
 
-  def __init__(self, required: bool):
-    self.required = required
+  def __init__(self, required: bool, load: Callable[[str], Any]):
+    self.required, self.load = required, load
     self.words: list[str] = []  # of the command line, where ml_collections looks for overrides
     self.fields: dict[str, tuple[type, Any]] = {}
 
   def parse(self, argument):
-    config = config_files.load(argument)
+    config = self.load(argument)
     self.fields = config_files.fields(config)
     for name in _overrides(self.words):
       if name not in self.fields:
@@ -83,17 +83,20 @@ class _ConfigParser(flags.ArgumentParser):
     return f'--config.{name}: the config has no such field{hint}'
 
 
-def define_config(required: bool = True) -> flags.FlagHolder:
+def define_config(
+  required: bool = True, load: Callable[[str], Any] = config_files.load
+) -> flags.FlagHolder:
   """Defines `--config=FILE[:ARGUMENTS]` and `--config.FIELD=VALUE`.
 
   Args:
     required: whether the entry point cannot do without; if not, `require_config` asks later.
+    load: FILE[:ARGUMENTS] -> the locked ConfigDict whose fields can be set.
 
   Returns:
     The holder; its `value` is a locked ConfigDict, or None when the flag was left out.
   """
   if 'config' not in FLAGS:
-    parser = _ConfigParser(required)
+    parser = _ConfigParser(required, load)
     config_flags.DEFINE_config_file(
       'config',
       sys_argv=parser.words,
