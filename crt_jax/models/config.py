@@ -8,9 +8,11 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from crt_jax.layers.attention_kernels import KERNELS
+from crt_jax.models import kernels
+
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 REMAT = ('none', 'layer', 'pass')
-KERNELS = ('xla', 'cudnn')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,8 @@ class ModelConfig:
     dtype: compute dtype; parameters and residual stream are float32, or float64 when that is asked.
     remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it).
     window: positions that attention sees, the current one included; 0 = all before it.
-    attention_kernel: 'xla' (materialised scores) or 'cudnn' (fused; GPU, 16-bit, no dropout).
+    attention_kernel: 'xla' (materialised scores), 'cudnn' (NVIDIA GPUs, 16 bits) or 'splash'
+      (TPUs); models/kernels.py says where 'xla' runs nevertheless.
   """
 
   name: str
@@ -55,16 +58,7 @@ class ModelConfig:
       value = getattr(self, field, 1.0)
       require(value > 0, f'model.{field}={value} must be above 0')
     require(self.window >= 0, f'model.window={self.window} must be 0 (full attention) or more')
-    if self.attention_kernel == 'cudnn':
-      require(
-        self.dropout == 0,
-        f"model.attention_kernel='cudnn' has no dropout on the attention weights; set "
-        f"model.dropout=0 (is {self.dropout}) or model.attention_kernel='xla'",
-      )
-      require(
-        self.dtype in ('bfloat16', 'float16'),
-        f"model.attention_kernel='cudnn' needs model.dtype='bfloat16' (is {self.dtype!r})",
-      )
+    kernels.check(self)
 
   def _resolve_heads(self):
     heads, head_width, width = self.heads, self.head_width, self.width

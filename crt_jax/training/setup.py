@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 import crt_jax
 from crt_jax import data, evaluation, sharding
+from crt_jax.models import kernels
 from crt_jax.training import checkpoint, optimizer, state, step, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
@@ -55,6 +56,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
+  kernels.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
