@@ -132,6 +132,12 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x_Bx, PartitionSpec(BATCH_AXES))
 
 
+def devices_of_mesh() -> int:
+  """Returns the number of devices that share an activation inside `in_mesh`; 1 outside."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.size
+
+
 def in_mesh(mesh):
   """Returns the context in which a function that uses `split_rows` is traced, for a Mesh or an
   AbstractMesh."""

@@ -281,7 +281,7 @@ class CART(Model):
     prelude_key, core_key, coda_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     e_BxTxC, prelude_entries = parts.prelude(parts.embed(tokens_BxT), past('prelude'), prelude_key)
     step, per_loop, frozen = self._loop(params, e_BxTxC, state, depth, core_key)
-    remat = self.config.remat != 'none'
+    remat = self.config.remat_pass
     (h_BxTxC, *_), core_entries, statistics = depth_loop(
       step, e_BxTxC, depth, self._history, per_loop, remat, probe_R, self.config.backprop_loops
     )

@@ -29,6 +29,7 @@ class Run:
   state: state.TrainState
   first_step: int  # updates done before this process
   clock: Clock
+  input_clock: Clock  # of waiting for the next batch and handing it to the devices
   compiled: step.Compiled
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
@@ -103,6 +104,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     state=start,
     first_step=first_step,
     clock=clock,
+    input_clock=Clock(),
     compiled=compiled,
     batches=batches,
     feed=batches.iterator(first_step),
