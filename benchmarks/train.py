@@ -14,6 +14,7 @@ utilisation is 0.
 """
 
 import json
+import math
 import pathlib
 import statistics
 import subprocess
@@ -118,31 +119,17 @@ def measure(
   Returns: a dict ready for JSON; docs/performance.md describes its fields.
 
   Raises:
-    ValueError: the kernel cannot run here, or nothing in SETTINGS fits the memory.
+    ValueError: the kernel cannot run here, or nothing of SETTINGS fits the memory.
   """
   jax.config.update('jax_enable_compilation_cache', False)  # compile time is measured
   kernels.check_device(crt_jax.build(config.model).config)
   mesh = sharding.make_mesh(config.mesh, devices)
-  model, abstract, compiled = first_that_fits(config, mesh)
-  depth, executable = next(iter(compiled.executables.items()))
-  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   rows_BxT = config.data.batch_size, config.data.sequence_length
-  tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, rows_BxT, np.int32)
-  batch = sharding.place_batch(
-    dict(tokens=tokens, targets=np.roll(tokens, -1, axis=1)), sharding.batch_sharding(mesh)
-  )
-  carry = state.init_state(model, tx, abstract, config.seed)
-  seconds, carry = time_steps(executable, carry, batch, steps, groups)
-  peak = peak_bytes()
-  parts = {}
-  if profile:
-    from benchmarks import profile_parts  # defines flags of its own
-
-    run = lambda: jax.block_until_ready(executable(carry, batch))  # noqa: E731
-    parts = dict(share_of_time=profile_parts.profile(run, executable.as_text()))
+  model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile)
+  depth, executable = next(iter(compiled.executables.items()))
 
   per_step = statistics.median(seconds)
-  tokens_per_second = tokens.size / per_step
+  tokens_per_second = math.prod(rows_BxT) / per_step
   flops = accounting.model_flops(config.model, rows_BxT[1], depth)
   recomputed = recomputed_flops(config)
   product = matrix_product(config.model.dtype, 256 if smoke else 8192) * mesh.size
@@ -173,40 +160,61 @@ def measure(
       arguments=memory.argument_size_in_bytes,
       donated=memory.alias_size_in_bytes,
       temporaries=memory.temp_size_in_bytes,
-      device_peak=peak,
+      device_peak=peak_bytes(),
     ),
-    **parts,
+    **({'share_of_time': parts} if profile else {}),
   )
 
 
-def first_that_fits(config, mesh):
-  """The model, its abstract state and its compiled step under the first of SETTINGS that fits; the
-  config is changed to it."""
-  limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+def first_that_fits(config, mesh, steps: int, groups: int, profile: bool):
+  """The model, its compiled step, seconds per step and the profile ({} where none is wanted), by
+  the first of SETTINGS that fits; the config is changed to it."""
+  limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', float('inf'))
   tried = []
   for remat, slices in SETTINGS:
     if config.data.batch_size % (slices * mesh.size):
       continue
     config.model.remat, config.train.accumulation = remat, slices
-    model = crt_jax.build(config.model)
-    tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
-    schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-    abstract = state.abstract_state(model, tx, mesh)
-    depths = None if model.depths() is None else (model.resolve_depth(None),)
-    compiled = step.compile_steps(
-      step.make_train_step(model, tx, schedule, config, abstract, mesh),
-      depths or (None,),
-      abstract,
-      step.abstract_batch(config, mesh),
-    )
-    [size] = compiled.memory_bytes.values()
-    if limit is None or size <= limit:
-      return model, abstract, compiled
-    tried.append(f'{remat}/{slices}: {size / 2**30:.1f} GiB')
-  raise ValueError(
-    f'{config.model.name} does not fit {limit / 2**30:.1f} GiB ({", ".join(tried)}); use a smaller '
-    '--batch_size'
+    try:
+      return run(config, mesh, limit, steps, groups, profile)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      tried.append(f'remat {remat} in {slices}: {str(error).splitlines()[0]}')
+  raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried)})')
+
+
+def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
+  """What `first_that_fits` returns, for one setting.
+
+  Raises:
+    jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, also where the compiled step needs over `limit`.
+  """
+  model = crt_jax.build(config.model)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
+  depth = None if model.depths() is None else model.resolve_depth(None)
+  variant = step.make_train_step(model, tx, schedule, config, abstract, mesh)
+  compiled = step.compile_steps(variant, (depth,), abstract, step.abstract_batch(config, mesh))
+  if compiled.memory_bytes[depth] > limit:
+    gib = compiled.memory_bytes[depth] / 2**30
+    raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {gib:.1f} GiB, compiled')
+  executable = compiled.executables[depth]
+  shape = config.data.batch_size, config.data.sequence_length
+  tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
+  batch = sharding.place_batch(
+    dict(tokens=tokens, targets=np.roll(tokens, -1, axis=1)), sharding.batch_sharding(mesh)
   )
+  carry = state.init_state(model, tx, abstract, config.seed)
+  seconds, carry = time_steps(executable, carry, batch, steps, groups)
+  parts = {}
+  if profile:
+    from benchmarks import profile_parts  # defines flags of its own
+
+    once = lambda: jax.block_until_ready(executable(carry, batch))  # noqa: E731
+    parts = profile_parts.profile(once, executable.as_text())
+  return model, compiled, seconds, parts
 
 
 def time_steps(executable, carry, batch, steps: int, groups: int) -> tuple[list[float], object]:

@@ -32,6 +32,26 @@ def test_a_toy_is_measured():
   assert math.isclose(sum(found['share_of_time'].values()), 1, abs_tol=0.02)
 
 
+def test_what_does_not_fit_is_tried_otherwise(monkeypatch):
+  """More is recomputed, in smaller slices, until the step fits; other failures are not hidden."""
+  tried, message = [], 'RESOURCE_EXHAUSTED: 3 GiB'
+
+  def run(config, *_):
+    tried.append((config.model.remat, config.train.accumulation))
+    if len(tried) < 5:
+      raise train.jax.errors.JaxRuntimeError(message)
+    return 'fits'
+
+  monkeypatch.setattr(train, 'run', run)
+  config, mesh = train.config_of('crt_d5_c1120'), types.SimpleNamespace(size=1)
+  assert train.first_that_fits(config, mesh, 1, 1, False) == 'fits'
+  assert tried == [('none', 1), ('none', 2), ('none', 4), ('dots', 1), ('dots', 2)]
+  message = 'INTERNAL'
+  tried.clear()
+  with pytest.raises(train.jax.errors.JaxRuntimeError):
+    train.first_that_fits(config, mesh, 1, 1, False)
+
+
 @pytest.mark.parametrize('case', train.CASES)
 def test_the_paper_sizes(case):
   """What is measured is the paper's model, not a toy of it."""
