@@ -44,9 +44,10 @@ def crt_model(**changes) -> dict:
     rotary_theta=1e4,  # of rotary='standard' only
     dropout=0.2,
     dtype='float32',  # compute; parameters and residual stream stay float32
-    remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass
+    remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass; or 'dots'
     window=0,  # positions that attention sees; 0 = all before it
-    attention_kernel='xla',  # 'cudnn' has no dropout and needs 16 bits
+    attention_kernel='xla',  # 'cudnn' (NVIDIA, 16 bits), 'splash' (TPU); with dropout 'xla' runs
+    loss_chunk_mib=64,  # MiB of float32 logits that a device holds at a time
   )
   return _changed(model, changes)
 
@@ -68,6 +69,7 @@ def transformer_model(**changes) -> dict:
     remat='none',
     window=0,
     attention_kernel='xla',
+    loss_chunk_mib=64,
   )
   return _changed(model, changes)
 
@@ -103,6 +105,7 @@ def cart_model(**changes) -> dict:
     remat='none',
     window=0,
     attention_kernel='xla',
+    loss_chunk_mib=64,
   )
   return _changed(model, changes)
 

@@ -181,6 +181,12 @@ def mesh_of(params) -> Mesh | None:
   return next((m for m in meshes if set(MESH_AXES) <= set(m.axis_names)), None)
 
 
+def devices_of_mesh() -> int:
+  """Returns the number of devices that share an activation inside `in_mesh`; 1 outside."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.size
+
+
 def in_mesh(mesh):
   """Returns the context in which a function that uses `split_rows` is traced, for a Mesh or an
   AbstractMesh."""

@@ -15,6 +15,7 @@ from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
+from crt_jax.models import kernels
 
 SAMPLES = ('random', 'first')
 DTYPES = ('', 'float32', 'bfloat16', 'float16')
@@ -109,12 +110,15 @@ def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
 
 def scoring_model(model, config):
   """The model in `eval.dtype`, where that is set: CART was trained in bfloat16 and scored in
-  float32 (cart.md, 2.9)."""
-  dtype = config.eval.dtype or model.config.dtype
-  if dtype == model.config.dtype:
-    return model
-  # The fused kernel takes 16 bits only.
-  fields = dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla')
+  float32 (cart.md, 2.9). Where its attention kernel cannot run, 'xla' computes the same."""
+  fields = model.config
+  kernel = fields.attention_kernel
+  # Without a kernel first: a fused one may refuse the dtype.
+  fields = dataclasses.replace(
+    fields, dtype=config.eval.dtype or fields.dtype, attention_kernel='xla'
+  )
+  if kernel != 'xla':
+    fields = kernels.with_kernel(fields, kernel)
   return type(model)(fields)
 
 

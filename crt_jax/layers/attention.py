@@ -4,12 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crt_jax.layers.attention_kernels import fused_attention
 from crt_jax.layers.linear import Dropout, Linear
 from crt_jax.layers.rotary import rotate
 
 Array = jax.Array
 
-KERNELS = ('xla', 'cudnn')
 BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the most blocks
 
 
@@ -19,6 +19,7 @@ class Attention(nn.Module):
   Attributes:
     window: number of positions each position sees, itself included; 0 = all before it.
     rotary: a kind of layers/rotary.py.
+    kernel: of layers/attention_kernels.py, where there is neither dropout nor `past`.
   """
 
   width: int
@@ -49,9 +50,9 @@ class Attention(nn.Module):
     position_BxT = new_positions(x_BxTxC.shape[1], past)
     q = rotate(q, position_BxT, self.rotary, self.rotary_theta)
     k = rotate(k, position_BxT, self.rotary, self.rotary_theta)
-    mixed_BxTxHxA = attend(
-      q, k, v, past, self.window, Dropout(self.dropout) if self.dropout else None, self.kernel
-    )
+    dropout = Dropout(self.dropout) if self.dropout else None
+    kernel = 'xla' if self.is_initializing() else self.kernel  # shapes are asked for anywhere
+    mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
     out = Linear(
       (self.width,), (heads, head_width), ('width', 'heads', 'head_width'), **options, name='out'
     )
@@ -78,12 +79,13 @@ def attend(
 ) -> Array:
   """Softmax attention of the new positions over the cache's valid slots and each other.
 
-  H must be a multiple of G (grouped queries). Scores and softmax are at least float32.
+  H must be a multiple of G (grouped queries). Scores and softmax are at least float32. They are
+  materialised unless there is a `kernel`, no dropout, and nothing past.
 
   Returns: mixed values [B, T, H, A] in the dtype of q.
   """
-  if kernel == 'cudnn' and past is None:
-    return _cudnn(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
+  if kernel != 'xla' and past is None and dropout is None:
+    return fused_attention(kernel, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
   batch, length, heads, head_width = q_BxTxHxA.shape
   groups, shared = k_BxTxGxA.shape[2], heads // k_BxTxGxA.shape[2]
   # Query heads that share keys stand beside each other as further rows: [B, T * shared, G, A].
@@ -162,17 +164,3 @@ def within(query: Array, key: Array, window: int) -> Array:
   """Whether position `query` sees position `key`: causal, and at most `window` back if above 0."""
   causal = key <= query
   return causal & (query - key < window) if window else causal
-
-
-def _cudnn(q, k, v, window: int) -> Array:
-  """Fused attention; pads the head width to a multiple of 8 and keeps the true width's scale."""
-  width = q.shape[-1]
-  pad = [(0, 0)] * 3 + [(0, -width % 8)]
-  mixed = jax.nn.dot_product_attention(
-    *(jnp.pad(a, pad) for a in (q, k, v)),
-    scale=width**-0.5,
-    is_causal=True,
-    local_window_size=(window - 1, 0) if window else None,
-    implementation='cudnn',
-  )
-  return mixed[..., :width]

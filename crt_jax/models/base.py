@@ -193,7 +193,10 @@ class Model(abc.ABC):
     """
     hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
     head = functools.partial(self.head, params)
-    mean, count = cross_entropy(head, hidden.hidden_BxTxC, batch['targets'], self.config.vocab_size)
+    config, targets_BxT = self.config, batch['targets']
+    mean, count = cross_entropy(
+      head, hidden.hidden_BxTxC, targets_BxT, config.vocab_size, config.loss_chunk_mib
+    )
     metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses, **hidden.telemetry}
     return mean + sum(hidden.losses.values()), metrics
 

@@ -290,7 +290,7 @@ class CART(Model):
       depth,
       history(self.config),
       loop.per_loop,
-      self.config.remat != 'none',
+      self.config.remat_pass,
       probe_R,
       self.config.backprop_loops,
     )

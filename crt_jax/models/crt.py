@@ -221,9 +221,8 @@ class CRT(Model):
   def recurrence(self, params) -> Recurrence:
     """The maps that the drivers of recurrence/context.py alternate."""
     parts = self.parts(params)
-    remat = self.config.remat != 'none'
     shift = not self.config.self_inclusive
-    return Recurrence(parts.block, parts.summary, parts.inject, shift, remat)
+    return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.remat_pass)
 
   def read(self, done: Passes) -> Array:
     """What the head reads of finished passes."""

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 import crt_jax
 from crt_jax import data, decoding, evaluation, sharding
+from crt_jax.models import kernels
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
@@ -28,6 +29,7 @@ class Run:
   state: state.TrainState
   first_step: int  # updates done before this process
   clock: Clock
+  input_clock: Clock  # of waiting for the next batch and handing it to the devices
   compiled: step.Compiled
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
@@ -58,6 +60,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
+  kernels.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
@@ -109,6 +112,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     state=start,
     first_step=first_step,
     clock=clock,
+    input_clock=Clock(),
     compiled=compiled,
     batches=batches,
     feed=batches.iterator(first_step),

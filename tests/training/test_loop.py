@@ -4,8 +4,11 @@ compiled."""
 import json
 import pathlib
 import shutil
+import time
+import types
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -14,7 +17,7 @@ from jax.sharding import PartitionSpec
 from configs import base
 from crt_jax import sharding
 from crt_jax.data import tokenizers
-from crt_jax.training import checkpoint, final, loop, preemption, setup, workdir
+from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
 from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
 
 
@@ -66,6 +69,7 @@ def test_a_run_leaves_its_records(finished):
   for row in rows:
     assert row['depth'] in (1, 2)
     assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
+    assert 0 < row['input_seconds'] < row['training_seconds']
     assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
     assert ('validation_jacobian_radius' in row) == (row['step'] in (4, 8, 12))
     assert ('state_gradient_norm' in row) == (row['step'] in (6, 12))
@@ -112,6 +116,45 @@ def mixture(tmp_path_factory):
     config.train.update(steps=4, log_every=2, eval_every=2)
     config.model.update(depth_min=0, dropout=0.0)
   return folder, config
+
+
+def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkeypatch):
+  """So the device never waits for the host; and waiting for input is timed apart."""
+  said = []
+
+  class Model:
+    def depth_at(self, seed, step):
+      return None
+
+  class Reporter:
+    def read(self, step, depth, metrics):
+      said.append(f'read {metrics}')
+      return {}
+
+    def write(self, row, always=False):
+      pass
+
+  def compiled(depth, state, batch, measures):
+    said.append(f'dispatch {batch}')
+    return state, batch
+
+  def feed():
+    for number in range(1, 5):
+      time.sleep(0.02)
+      yield number
+
+  train = dict(steps=4, eval_every=9, checkpoint_every=9, telemetry_every=0)
+  run = types.SimpleNamespace(
+    config=ml_collections.ConfigDict(dict(seed=0, train=train)), model=Model(), state=None,
+    first_step=0, clock=report.Clock(), input_clock=report.Clock(), place=lambda batch: batch,
+    feed=feed(), compiled=compiled, save=lambda _: None,
+    checkpoints=types.SimpleNamespace(check=lambda: None),
+  )  # fmt: skip
+  monkeypatch.setattr(loop, 'validate', lambda run: {})
+  loop.run_steps(run, Reporter(), types.SimpleNamespace(requested=lambda step: False))
+  expected = 'dispatch 1, dispatch 2, read 1, dispatch 3, read 2, dispatch 4, read 3, read 4'
+  assert said == expected.split(', ')
+  assert run.clock.seconds >= run.input_clock.seconds >= 4 * 0.02
 
 
 def test_a_run_on_a_mixture_reports_every_set(mixture, tmp_path, capsys):
@@ -238,6 +281,10 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
     ({'data.sequence_length': 10**7}, r'data.sequence_length=10000000 needs'),
     ({'data.corpus': 'files', 'data.files': '/nowhere/*.txt'}, r'data.files'),
     ({'mesh.fsdp': 3}, r'mesh.fsdp=3'),
+    (
+      {'model.attention_kernel': 'splash', 'model.dropout': 0.0},
+      r"model.attention_kernel='splash' needs a TPU, and JAX found cpu",
+    ),
     ({'train.steps': 0}, r'train.steps=0 must be at least 1'),
     ({'eval.depths': (0,)}, r'eval.depths='),
     ({'eval.sample': 'last'}, r"eval.sample='last' must be one of 'random', 'first'"),
