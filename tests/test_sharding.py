@@ -102,6 +102,8 @@ def test_batch_that_does_not_divide_is_refused():
   sharding.check_batch(16, 2, mesh)
   with pytest.raises(ValueError, match='data.batch_size=20 must be divisible by 16.*use 16 or 32'):
     sharding.check_batch(20, 2, mesh)
+  with pytest.raises(ValueError, match='use 16$'):
+    sharding.check_batch(3, 2, mesh)
 
 
 @pytest.mark.parametrize(

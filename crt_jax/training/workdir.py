@@ -7,6 +7,7 @@ tensorboard/    the same as events
 checkpoints/    see checkpoint.py; damaged/ holds what could not be read
 tokenizer/      what turns text into the token ids of this run
 figures/  samples/  evaluation.json
+attempts/       of a run that a sweep started: its output, and why an attempt failed
 finished.json   written last
 """
 
@@ -25,6 +26,7 @@ from crt_jax.training.origin import now, origin
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
+ATTEMPTS = 'attempts'  # may be there before the run is
 SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 
@@ -70,7 +72,9 @@ def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, lis
   if not path.is_dir():
     raise ValueError(f'--workdir={path} is a file; choose a directory')
   if not (path / CONFIG).exists():
-    entries = sorted(p.name for p in path.iterdir() if not p.name.startswith(CONFIG))
+    entries = sorted(
+      p.name for p in path.iterdir() if not p.name.startswith(CONFIG) and p.name != ATTEMPTS
+    )
     if entries:
       listed = ', '.join(entries[:3])
       raise ValueError(
@@ -177,14 +181,13 @@ def plain(config) -> dict:
 
 def config_of(saved: dict) -> ml_collections.ConfigDict:
   """Returns the locked ConfigDict of a config read from JSON; lists become tuples again."""
-  tuples = lambda x: (  # noqa: E731
-    {k: tuples(v) for k, v in x.items()}
-    if isinstance(x, dict)
-    else tuple(x)
-    if isinstance(x, list)
-    else x
-  )  # noqa: E501
-  return ml_collections.ConfigDict(tuples(saved)).lock()
+  return ml_collections.ConfigDict(_with_tuples(saved)).lock()
+
+
+def _with_tuples(value):
+  if isinstance(value, dict):
+    return {name: _with_tuples(member) for name, member in value.items()}
+  return tuple(value) if isinstance(value, list) else value
 
 
 def saved_config(path: str | pathlib.Path) -> dict:
