@@ -3,6 +3,7 @@ counted as often as they run."""
 
 import collections
 import dataclasses
+import math
 import re
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -15,6 +16,7 @@ _CALLED = re.compile(
   r'(?:body|calls|to_apply|condition|true_computation|false_computation)=%?([\w.\-]+)'
 )
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -55,43 +57,78 @@ def collectives(text: str) -> dict[str, Collective]:
       entry = name if line.startswith('ENTRY') else entry
     elif name:
       bodies[name].append(line)
-  known = {}
-
-  def total(name: str) -> dict[str, Collective]:
-    if name not in known:
-      known[name] = collections.defaultdict(Collective)
-      for line in bodies.get(name, ()):
-        _add(known[name], line, name, total)
-    return known[name]
-
-  return {kind: total(entry)[kind] for kind in KINDS if total(entry)[kind].count}
+  found = _Module(bodies).total(entry)
+  return {kind: found[kind] for kind in KINDS if found[kind].count}
 
 
-def _add(found: dict, line: str, computation: str, total) -> None:
-  """Adds what one instruction does and calls."""
-  instruction = _INSTRUCTION.match(line)
-  if instruction is None:
-    return
-  shape, operation = instruction.groups()
+class _Module:
+  """The computations of an HLO module, and what each sends."""
+
+  def __init__(self, bodies: dict[str, list[str]]):
+    self._bodies = bodies
+    self._known = {}
+
+  def total(self, name: str) -> dict[str, Collective]:
+    """What a computation does, loops counted as often as they run."""
+    channels, loops = self._parts(name)
+    found = collections.defaultdict(Collective, loops)
+    for kind, each in channels.values():
+      found[kind] += each
+    return found
+
+  def _parts(self, name: str) -> tuple[dict, dict]:
+    """Its collectives by channel, for a TPU program writes one several times as the stages of a
+    fusion; and those of its loops, added up."""
+    if name not in self._known:
+      channels, loops = {}, collections.defaultdict(Collective)
+      for line in self._bodies.get(name, ()):
+        self._add(channels, loops, line, name)
+      self._known[name] = channels, loops
+    return self._known[name]
+
+  def _add(self, channels: dict, loops: dict, line: str, computation: str) -> None:
+    instruction = _INSTRUCTION.match(line)
+    if instruction is None:
+      return
+    shape, operation = instruction.groups()
+    if operation.removesuffix('-start') in KINDS:
+      channel = _CHANNEL.search(line)
+      key = channel[1] if channel else (computation, len(channels))
+      channels[key] = _collective(shape, operation, line, computation)
+      return
+    called = _CALLED.findall(line)
+    for branches in _BRANCHES.findall(line):
+      called += re.findall(r'[\w.\-]+', branches)
+    for name in called:
+      if operation == 'while':
+        for kind, each in self.total(name).items():
+          if each.count:
+            loops[kind] += each * self._trips(line)
+        continue
+      inner_channels, inner_loops = self._parts(name)
+      channels |= inner_channels
+      for kind, each in inner_loops.items():
+        loops[kind] += each
+
+  def _trips(self, line: str) -> int:
+    """How often a while runs: as it says, or up to what its condition compares with."""
+    if said := _TRIPS.search(line):
+      return int(said[1])
+    condition = re.search(r'condition=%?([\w.\-]+)', line)[1]
+    body = '\n'.join(self._bodies[condition])
+    constants = re.findall(r'= s32\[\]\S* constant\((\d+)\)', body)
+    if len(constants) != 1 or 'direction=LT' not in body:
+      raise ValueError(f'the loop with condition {condition} does not say how often it runs')
+    return int(constants[0])
+
+
+def _collective(shape: str, operation: str, line: str, computation: str):
+  """Kind and size of one instruction."""
   kind = operation.removesuffix('-start')
-  if kind in KINDS:
-    size, group = _result_bytes(shape, operation), _group_size(line)
-    if 'all-reduce-scatter' in computation:  # how a TPU writes one: an all-reduce, then its slice
-      found['reduce-scatter'] += Collective(1, size // group, size * (group - 1) // group)
-    else:
-      found[kind] += Collective(1, size, _sent(kind, size, group))
-  called = _CALLED.findall(line)
-  for branches in _BRANCHES.findall(line):
-    called += re.findall(r'[\w.\-]+', branches)
-  times = 1
-  if operation == 'while':
-    trips = _TRIPS.search(line)
-    times = int(trips[1]) if trips else 0
-  for name in called:
-    for kind, each in list(total(name).items()):
-      if each.count and not times:
-        raise ValueError(f'the loop over {name} does not say how often it runs')
-      found[kind] += each * times
+  size, group = _result_bytes(shape, operation), _group_size(line)
+  if 'all-reduce-scatter' in computation:  # how a TPU writes one: an all-reduce, then its slice
+    return 'reduce-scatter', Collective(1, size // group, size * (group - 1) // group)
+  return kind, Collective(1, size, _sent(kind, size, group))
 
 
 def _sent(kind: str, size: int, group: int) -> int:
@@ -129,12 +166,11 @@ def _group_size(line: str) -> int:
     return len(match[1].split(','))
   if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
     return int(match[1])
-  if match := re.search(r'replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}', line):
-    sizes = dict(re.findall(r"'?(\w+)'?=(\d+)", match[1]))
-    size = 1
-    for axis in re.findall(r"'?(\w+)'?", match[2]):
-      size *= int(sizes[axis])
-    return size
+  if match := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('[^}]*)\}", line):
+    sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+    # An axis, or a part of one: 'axis_1':(2)4 are 4 of its devices.
+    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
+    return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
   if 'source_target_pairs' in line:
     return 2
   raise ValueError(f'no replica groups in: {line.strip()[:300]}')

@@ -19,8 +19,9 @@ def get_config(arguments=''):
   given = parse_arguments(arguments, R=4, P=2, seed=42)
   model = base.cart_model(width=128, prelude_layers=given.P, loops=given.R)
   config = recipe(model, given.seed)
-  config.train.telemetry_every = 100
+  config.train.telemetry_every = 50
   config.eval.depths = (1, 2, given.R, 2 * given.R)
+  config.eval.jacobian_iterations = 40
   return config
 
 

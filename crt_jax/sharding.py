@@ -117,11 +117,11 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   unit = shards * accumulation
   if batch_size % unit:
-    lower = max(unit, batch_size // unit * unit)
+    fits = [n for n in (batch_size // unit * unit, (batch_size // unit + 1) * unit) if n]
     raise ValueError(
       f'data.batch_size={batch_size} must be divisible by {unit} (mesh.data x mesh.fsdp = '
       f'{shards}, '
-      f'train.accumulation={accumulation}); use {lower} or {(batch_size // unit + 1) * unit}'
+      f'train.accumulation={accumulation}); use {" or ".join(map(str, fits))}'
     )
 
 
@@ -179,6 +179,12 @@ def mesh_of(params) -> Mesh | None:
   shardings = (getattr(x, 'sharding', None) for x in jax.tree.leaves(params))
   meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
   return next((m for m in meshes if set(MESH_AXES) <= set(m.axis_names)), None)
+
+
+def devices_of_mesh() -> int:
+  """Returns the number of devices that share an activation inside `in_mesh`; 1 outside."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.size
 
 
 def in_mesh(mesh):

@@ -37,6 +37,7 @@ __all__ = [
   'define_config',
   'define_workdir',
   'parse_arguments',
+  'refuse_overrides',
   'require_config',
   'run',
 ]
@@ -122,6 +123,13 @@ def require_config():
   if FLAGS.config is None:
     raise Mistake('--config is missing, as in --config=configs/quickstart.py; --help lists others')
   return FLAGS.config
+
+
+def refuse_overrides(reason: str) -> None:
+  """Raises Mistake, with the reason, if a field of the config was set on the command line."""
+  overrides = FLAGS.config is not None and config_flags.get_override_values(FLAGS['config'])
+  for name in overrides or ():
+    raise Mistake(f'--config.{name} has no effect: {reason}; leave it out')
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -270,6 +278,16 @@ def _describe_flag_error(error: flags.Error) -> str:
       field = config_files.closest_field(name, fields)
       match = f'config.{field}' if field else None
     return f'unknown flag --{name}{did_you_mean(match and "--" + match)}'
+  message = re.sub(
+    r'invalid literal for int\(\) .*', f'expected {config_files.KINDS[int]}', message
+  )
+  message = re.sub(
+    r'could not convert string to float.*', f'expected {config_files.KINDS[float]}', message
+  )
+  missing = re.fullmatch(r'Missing value for flag --([\w.]+)', message)
+  if missing:
+    _, value = fields.get(missing[1].removeprefix('config.'), (None, 'VALUE'))
+    return f'--{missing[1]} has no value, as in --{missing[1]}={value}'
   wrong = re.match(r'flag --config\.([\w.]+)=(.*?): ', message)
   if wrong and wrong[1] in fields:
     return _expected(wrong[1], wrong[2], *fields[wrong[1]])

@@ -3,12 +3,12 @@
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 trains from the start, or from where the run in that directory stands: a run that was killed,
-  preempted or out of disk space goes on with the
-same command, to the same parameters. A finished run stays as it is. At the end the model is
-evaluated by parallel passes and by the exact
-recurrence, and writes a sample of text. The directory then holds
+preempted or out of disk space goes on with the same command, to the same parameters. A finished run
+stays as it is. At the end the model is evaluated by parallel passes and by the exact recurrence,
+and writes a sample of text. The directory then holds
 
   config.json      every value of the config, and what it ran on
+  sharding.txt     which parameter lies on which mesh axis, and the bytes per device
   metrics.jsonl    one line per report: step, loss, perplexity, ...
   tensorboard/     the same for TensorBoard
   checkpoints/     the newest ones and the best one
@@ -16,7 +16,7 @@ recurrence, and writes a sample of text. The directory then holds
 
   python -m experiments.main --mode=eval --workdir=runs/quickstart
 
-evaluates the newest checkpoint again, with the config that lies beside it.
+evaluates the newest checkpoint again, with the config that it was trained with.
 """
 
 from absl import flags
@@ -36,6 +36,8 @@ distributed.define_flags()
 
 def main(argv):
   del argv
+  if _MODE.value == 'eval':
+    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
   with distributed.joined():
     from crt_jax.training import final, loop  # after the flags: a typo is answered at once
 

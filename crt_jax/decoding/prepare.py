@@ -8,6 +8,7 @@ is multiplied on which platform is said in layers/linear.py.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +62,11 @@ def empty_state(
     for name, cache in state.caches.items()
   }
   mesh = sharding.mesh_of(params)
-  if mesh is not None:
-    place = lambda a: jax.device_put(a, NamedSharding(mesh, sharding.cache_spec(a.shape, mesh)))  # noqa: E731
-    caches = jax.tree.map(place, caches)
+  if mesh is not None and mesh.size > 1:
+    spec_of = functools.partial(sharding.cache_spec, mesh=mesh)
+    caches = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), caches
+    )
   return dataclasses.replace(state, caches=caches)
 
 

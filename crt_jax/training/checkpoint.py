@@ -2,11 +2,10 @@
 when read.
 
 A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config,
-  versions, clock, data, and a checksum
-of every array). No iterator is saved, because the step determines the data. The newest `keep` and
-the one with the lowest validation
-cross-entropy are kept. Orbax makes each write atomic; the checksums find what it cannot see, such
-as a flipped bit in a file.
+versions, clock, data, and a checksum of every array). The tokenizer lies once beside all of them,
+and each record has its hash. No iterator is saved, because the step determines the data. The newest
+`keep` and the one with the lowest validation cross-entropy are kept. Orbax makes each write atomic;
+the checksums find what it cannot see, such as a flipped bit in a file.
 """
 
 import logging as python_logging
@@ -219,7 +218,8 @@ def load_params(
     mesh: where the parameters are to lie, whatever they were trained on; None = one device.
 
   Raises:
-    ValueError: no such run, checkpoint or step, or a parameter does not fit the mesh.
+    ValueError: no such run, checkpoint or step, a tokenizer that is not the checkpoint's, or a
+      parameter that does not fit the mesh.
   """
   directory = pathlib.Path(workdir) / 'checkpoints'
   steps = steps_on_disk(directory)
@@ -240,8 +240,20 @@ def load_params(
       except Exception as error:
         warn(f'checkpoint {directory / str(candidate)} is damaged ({one_line(error)})')
         continue
-      return config, params, tokenizers.load(pathlib.Path(workdir) / 'tokenizer'), candidate
+      return config, params, load_tokenizer(workdir, record), candidate
   raise ValueError(f'{directory}: no checkpoint can be read')
+
+
+def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
+  """Returns the tokenizer of a run; ValueError if it is not the one of the checkpoint's record."""
+  folder = pathlib.Path(workdir) / 'tokenizer'
+  tokenizer = tokenizers.load(folder)
+  if tokenizer.hash != record['data']['tokenizer']:
+    raise ValueError(
+      f'{folder} is not the tokenizer that the checkpoint of step {record["step"]} was trained '
+      'with; put that one back'
+    )
+  return tokenizer
 
 
 def reader(directory: pathlib.Path) -> ocp.CheckpointManager:

@@ -3,6 +3,7 @@
 import jax
 
 from crt_jax import accounting
+from crt_jax.models import kernels
 from crt_jax.training import layout
 from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
@@ -36,6 +37,7 @@ def cost_card(run) -> str:
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
+      f'attention     {kernels.describe(run.model.config)}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]

@@ -67,7 +67,8 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
     measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     with run.clock:
-      batch = run.place(next(run.feed))
+      with run.input_clock:
+        batch = run.place(next(run.feed))
       run.state, metrics = run.compiled(depth, run.state, batch, measures)
       # The metrics of the step before are read while this one runs: the device never waits for the
       # host.

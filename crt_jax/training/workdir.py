@@ -181,14 +181,13 @@ def plain(config) -> dict:
 
 def config_of(saved: dict) -> ml_collections.ConfigDict:
   """Returns the locked ConfigDict of a config read from JSON; lists become tuples again."""
-  tuples = lambda x: (  # noqa: E731
-    {k: tuples(v) for k, v in x.items()}
-    if isinstance(x, dict)
-    else tuple(x)
-    if isinstance(x, list)
-    else x
-  )  # noqa: E501
-  return ml_collections.ConfigDict(tuples(saved)).lock()
+  return ml_collections.ConfigDict(_with_tuples(saved)).lock()
+
+
+def _with_tuples(value):
+  if isinstance(value, dict):
+    return {name: _with_tuples(member) for name, member in value.items()}
+  return tuple(value) if isinstance(value, list) else value
 
 
 def saved_config(path: str | pathlib.Path) -> dict:
