@@ -1,6 +1,7 @@
 """The runs of a sweep on this machine: some at a time, each in a process of its own."""
 
 import concurrent.futures
+import functools
 import os
 import queue
 import signal
@@ -15,7 +16,12 @@ from experiments.jobs.attempts import FAILED, PREEMPTED, Launch
 class Pool:
   """Runs launches side by side; SIGTERM or Ctrl-C lets each save and stops."""
 
-  def __init__(self, parallel: int, gpus: tuple[str, ...] = (), say: Callable[[str], None] = print):
+  def __init__(
+    self,
+    parallel: int,
+    gpus: tuple[str, ...] = (),
+    say: Callable[[str], None] = functools.partial(print, flush=True),
+  ):
     """
     Args:
       parallel: runs at a time.
