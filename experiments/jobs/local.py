@@ -1,7 +1,6 @@
 """The runs of a sweep on this machine: some at a time, each in a process of its own."""
 
 import concurrent.futures
-import functools
 import os
 import queue
 import signal
@@ -13,6 +12,11 @@ from experiments.jobs import attempts
 from experiments.jobs.attempts import FAILED, PREEMPTED, Launch
 
 
+def say(line: str) -> None:
+  """Prints a line at once, also into a file."""
+  print(line, flush=True)
+
+
 class Pool:
   """Runs launches side by side; SIGTERM or Ctrl-C lets each save and stops."""
 
@@ -20,7 +24,7 @@ class Pool:
     self,
     parallel: int,
     gpus: tuple[str, ...] = (),
-    say: Callable[[str], None] = functools.partial(print, flush=True),
+    say: Callable[[str], None] = say,
   ):
     """
     Args:
