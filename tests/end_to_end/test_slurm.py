@@ -175,3 +175,17 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   one, two = (rows_of(tmp_path / name) for name in ('one', 'two'))
   assert [row['step'] for row in two] == [row['step'] for row in one]
   np.testing.assert_allclose([r['loss'] for r in two], [r['loss'] for r in one], rtol=1e-5)
+
+
+def test_a_sweep_whose_runs_have_two_processes(slurm, tmp_path):
+  pytest.importorskip('submitit', reason="no submitit here: pip install 'crt_jax[cluster]'")
+  file, workdir = tmp_path / 'sweep.py', tmp_path / 'all'
+  file.write_text(SWEEP.replace("'train.steps': 150", "'train.steps': 6, 'mesh.fsdp': 2"))
+  words = (f'--config={file}', f'--workdir={workdir}', '--executor=slurm')
+  sweep(slurm, *words, '--slurm=ntasks-per-node=2,cpus-per-task=1')
+  wait_for(lambda: not queue(slurm), seconds=PATIENCE)
+  said = sweep(slurm, '--status', f'--workdir={workdir}')
+  assert '3 of 3 finished' in said, said
+  database = sqlite3.connect(workdir / 'results.sqlite')
+  assert set(database.execute('select devices, attempts from runs').fetchall()) == {(2, 1)}
+  assert (workdir / 'told/attempts/process_1.log').exists()
