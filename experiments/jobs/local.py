@@ -12,10 +12,20 @@ from experiments.jobs import attempts
 from experiments.jobs.attempts import FAILED, PREEMPTED, Launch
 
 
+def say(line: str) -> None:
+  """Prints a line at once, also into a file."""
+  print(line, flush=True)
+
+
 class Pool:
   """Runs launches side by side; SIGTERM or Ctrl-C lets each save and stops."""
 
-  def __init__(self, parallel: int, gpus: tuple[str, ...] = (), say: Callable[[str], None] = print):
+  def __init__(
+    self,
+    parallel: int,
+    gpus: tuple[str, ...] = (),
+    say: Callable[[str], None] = say,
+  ):
     """
     Args:
       parallel: runs at a time.

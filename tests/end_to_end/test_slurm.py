@@ -25,6 +25,7 @@ from tests.training.tiny import rows_of
 
 ROOT = runs.ROOT
 PATIENCE = 900  # seconds; minutes on an idle machine
+PACE = '0.1'  # seconds that a step takes at least
 # A quick compiler, as in tests/conftest.py.
 FLAGS = {'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'}
 
@@ -38,8 +39,8 @@ from configs.base import Run
 
 def get_sweep(arguments=''):
   changes = {
-    'train.steps': 400, 'train.checkpoint_every': 20, 'train.log_every': 5,
-    'train.eval_every': 100, 'model.depth_min': 0,
+    'train.steps': 150, 'train.checkpoint_every': 10, 'train.log_every': 5,
+    'train.eval_every': 50, 'model.depth_min': 0,
   }
   return [
     Run('told', 'tests/training/tiny.py', changes),
@@ -53,6 +54,9 @@ def get_sweep(arguments=''):
 def slurm(tmp_path_factory):
   """The environment of a user on a login node."""
   environment = runs.environment(tmp_path_factory.mktemp('tokens'))
+  site = tmp_path_factory.mktemp('site')  # steps take a while, so that they can be interrupted
+  (site / 'sitecustomize.py').write_text('import tests.end_to_end.other_host\n')
+  environment |= {'PYTHONPATH': f'{site}{os.pathsep}{ROOT}', 'OTHER_PACE': PACE}
   with slurm_cluster.cluster() as cluster:
     wanted = ('PATH', 'SLURM_CONF')
     yield environment | {name: cluster[name] for name in wanted} | FLAGS
@@ -98,7 +102,7 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   array = jobs['told'].partition('_')[0]
   assert jobs == {'told': f'{array}_0', 'killed': f'{array}_1', 'left_alone': f'{array}_2'}
   told, killed = workdir / 'told', workdir / 'killed'
-  wait_for(lambda: reached(told, 30) and reached(killed, 30), seconds=PATIENCE)
+  wait_for(lambda: reached(told, 20) and reached(killed, 20), seconds=PATIENCE)
   assert list(queue(slurm).values()).count('RUNNING') == 2
 
   call(['scancel', '--signal=TERM', jobs['told']], slurm)  # as before the end of its time
@@ -119,16 +123,16 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   assert not states['told']['failures']
   for name in ('told', 'killed'):
     text = (workdir / name / 'attempts/2.log').read_text()
-    assert int(re.search(r'continuing after step (\d+)', text)[1]) >= 20
+    assert int(re.search(r'continuing after step (\d+)', text)[1]) >= 10
 
   # All three are the same run, so the interrupted ones end where the other one does.
   database = sqlite3.connect(workdir / 'results.sqlite')
-  query = "select run, value from metrics where name = 'loss' and step = 400"
+  query = "select run, value from metrics where name = 'loss' and step = 150"
   losses = dict(database.execute(query).fetchall())
   assert len(losses) == 3 and len(set(losses.values())) == 1
   query = 'select count(*), count(distinct versions), min(devices) from runs where state = ?'
   assert database.execute(query, ('finished',)).fetchone() == (3, 1, 1)
-  query = "select run from config where field = 'train.steps' and value = '400'"
+  query = "select run from config where field = 'train.steps' and value = '150'"
   assert len(database.execute(query).fetchall()) == 3
   assert database.execute('select count(*) from evaluations').fetchone()[0] >= 3
   # And again: nothing is left to do.
@@ -143,8 +147,8 @@ def batch_script(heading):
 
 def test_the_batch_script_for_several_processes(slurm, tmp_path):
   """Two processes share a batch; SIGTERM saves both at one step, the script requeues itself."""
-  sizes = ('--config.train.steps=200', '--config.train.checkpoint_every=20')
-  sizes += ('--config.train.log_every=5', '--config.train.eval_every=100')
+  sizes = ('--config.train.steps=60', '--config.train.checkpoint_every=10')
+  sizes += ('--config.train.log_every=1', '--config.train.eval_every=60')
   sizes += ('--config.model.depth_min=0',)
   script = batch_script('Several nodes')
   command = re.search(r'-m experiments.main .*', script)[0]
@@ -158,7 +162,7 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   (tmp_path / 'job.sh').write_text(script)
   job = call(['sbatch', '--parsable', str(tmp_path / 'job.sh')], slurm).strip()
   assert job.isdigit(), job
-  wait_for(lambda: reached(tmp_path / 'two', 30), tmp_path, PATIENCE)
+  wait_for(lambda: reached(tmp_path / 'two', 3), tmp_path, PATIENCE)
   call(['scancel', '--signal=TERM', job], slurm)
   start_now(slurm, job)
   wait_for(lambda: not queue(slurm), seconds=PATIENCE)
@@ -171,3 +175,17 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   one, two = (rows_of(tmp_path / name) for name in ('one', 'two'))
   assert [row['step'] for row in two] == [row['step'] for row in one]
   np.testing.assert_allclose([r['loss'] for r in two], [r['loss'] for r in one], rtol=1e-5)
+
+
+def test_a_sweep_whose_runs_have_two_processes(slurm, tmp_path):
+  pytest.importorskip('submitit', reason="no submitit here: pip install 'crt_jax[cluster]'")
+  file, workdir = tmp_path / 'sweep.py', tmp_path / 'all'
+  file.write_text(SWEEP.replace("'train.steps': 150", "'train.steps': 6, 'mesh.fsdp': 2"))
+  words = (f'--config={file}', f'--workdir={workdir}', '--executor=slurm')
+  sweep(slurm, *words, '--slurm=ntasks-per-node=2,cpus-per-task=1')
+  wait_for(lambda: not queue(slurm), seconds=PATIENCE)
+  said = sweep(slurm, '--status', f'--workdir={workdir}')
+  assert '3 of 3 finished' in said, said
+  database = sqlite3.connect(workdir / 'results.sqlite')
+  assert set(database.execute('select devices, attempts from runs').fetchall()) == {(2, 1)}
+  assert (workdir / 'told/attempts/process_1.log').exists()
