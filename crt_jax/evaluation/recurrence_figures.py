@@ -153,13 +153,20 @@ def convergence(record: dict, path: str | pathlib.Path) -> None:
     f'(band: lowest to highest), {record["rows"]} validation windows'
   )
   with matplotlib.rc_context(STYLE):
+    longer = record['length'] > record['trained_length']
     figure, axes = figure_of(
-      'Parallel passes against the exact recurrence', record['origin'], 14, 4, made_from
+      'Parallel passes against the exact recurrence',
+      record['origin'],
+      17 if longer else 14,
+      5 if longer else 4,
+      made_from,
     )
     _gap_by_position(axes[0], record, last)
     _perplexity_gap(axes[1], record, last)
     _shrinking(axes[2], record, steps)
     _passes_until_exact(axes[3], record, steps)
+    if longer:
+      _beyond(axes[4], record, last)
     figure.savefig(path, dpi=150)
 
 
@@ -211,6 +218,21 @@ def _perplexity_gap(axes, record: dict, runs: list[dict]) -> None:
     _band(axes, _centres(record), np.abs(values - exact), color=colour, label=f'K={k}')
   axes.set_yscale('log')
   axes.set_ylabel('|perplexity at K - exact|')
+  _mark_trained(axes, record)
+
+
+def _beyond(axes, record: dict, runs: list[dict]) -> None:
+  """Perplexity of both forms by position, where the text is longer than in training."""
+  exact = np.array([run['exact_perplexity'] for run in runs])
+  depth = record['config']['model']['depth']
+  passes = np.array([[stretch[depth - 1] for stretch in run['perplexity']] for run in runs])
+  few = [edge >= 8 for edge in record['edges'][:-1]]  # the first positions have no context yet
+  x = _centres(record)[few]
+  _band(axes, x, exact[:, few], color=ORANGE, label='exact recurrence')
+  _band(axes, x, passes[:, few], color=BLUE, linestyle='--', label=f'K={depth}')
+  axes.set_yscale('log')
+  axes.set_ylabel('perplexity per token')
+  axes.legend(frameon=False, fontsize=8)
   _mark_trained(axes, record)
 
 
