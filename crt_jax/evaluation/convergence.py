@@ -90,7 +90,7 @@ def summary(found: dict, edges: list[int], trained: int) -> dict:
     'whole_perplexity': np.exp(nats[:, :, whole].mean(axis=(0, 2))).tolist(),
     'whole_exact_perplexity': math.exp(exact[:, whole].mean()),
     'whole_passes_until_exact': int(last) if last <= passes else None,
-    'ratio': (change_K[1:] / change_K[:-1]).tolist(),
+    'ratio': (change_K[1:] / np.maximum(change_K[:-1], np.finfo(np.float32).tiny)).tolist(),
   }
 
 
