@@ -4,6 +4,7 @@ import pathlib
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
 from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, STYLE, figure_of
 
@@ -66,21 +67,29 @@ def fine_tuning(record: dict, path: str | pathlib.Path) -> None:
     f'{config["data"]["batch_size"]} rows each'
   )
   with matplotlib.rc_context(STYLE):
-    figure, axes = figure_of(
-      'Fine-tuned by parallel passes or by exact backpropagation', record['origin'], 8, 1, made_from
+    figure, (left, right) = figure_of(
+      'Fine-tuned by parallel passes or by exact backpropagation',
+      record['origin'],
+      11,
+      2,
+      made_from,
     )
     values_S = np.array([sequential_of(piece) for piece in pieces.values()])
-    for seed, values in zip(base['seeds'], values_S.T, strict=True):
-      axes.plot(values, range(len(pieces)), 'o-', linewidth=0.8, label=f'seed {seed}')
-    axes.plot(values_S.mean(axis=1), range(len(pieces)), '|', color='black', markersize=16)
-    axes.set_yticks(range(len(pieces)), [name.replace('_', ' ') for name in pieces])
-    axes.invert_yaxis()
-    axes.margins(y=0.2)
-    axes.set_xlabel(
-      'validation perplexity per token, exact recurrence (bar: mean; before: '
-      f'{sequential_of(base).mean():.2f})'
-    )
-    axes.legend(frameon=False, fontsize=8)
+    rows = np.arange(len(pieces))
+    same_S = sequential_of(pieces.get('more_of_the_same', base))
+    for seed, values, same in zip(base['seeds'], values_S.T, same_S, strict=True):
+      left.plot(values, rows, 'o', markersize=5, label=f'seed {seed}')
+      right.plot(values - same, rows, 'o', markersize=5)
+    for axes, means in ((left, values_S.mean(axis=1)), (right, (values_S - same_S).mean(axis=1))):
+      axes.plot(means, rows, '|', color='black', markersize=16)
+      axes.set_yticks(rows, [name.replace('_', ' ') for name in pieces])
+      axes.set_ylim(len(pieces) - 0.5, -0.5)
+    before = f'(before: {sequential_of(base).mean():.2f})'
+    left.set_xlabel(f'validation perplexity, exact recurrence {before}')
+    left.legend(frameon=False, fontsize=8)
+    right.axvline(0, color=GREY, linewidth=1, linestyle=':')
+    right.set_yticklabels([])
+    right.set_xlabel('less that of more of the same, same seed (bar: mean)')
     figure.savefig(path, dpi=150)
 
 
@@ -115,7 +124,7 @@ def gradients(record: dict, path: str | pathlib.Path) -> None:
   config = record['study_config']
   made_from = (
     f'{described(config)}, {config["data"]["batch_size"]} rows; '
-    f'{len(config["study"]["seeds"])} seeds, {config["study"]["batches"]} batches; memory: '
+    f'{len(config["study"]["seeds"])} seeds x {config["study"]["batches"]} batches; memory: '
     'temporaries of the compiled gradient'
   )
   names = list(rows)
@@ -144,7 +153,8 @@ def gradients(record: dict, path: str | pathlib.Path) -> None:
     ):
       values = [row[key] / exact[key] for row in rows.values()]
       cost.plot(values, range(len(names)), 'o', color=colour, markersize=4, label=label)
-    cost.set_xscale('log')
+    cost.set_xscale('log', base=2)
+    cost.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
     cost.set_xlabel('cost, exact = 1')
     cost.legend(frameon=False, fontsize=8)
     for panel in axes:
