@@ -1,7 +1,7 @@
 # Shortcuts; each only wraps the plain pip and python commands that README.md and BUILD.md show.
 #   make quickstart                                   train, evaluate and sample on the embedded text
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
-#   make test | test-slow | lint                      PYTEST_ARGS='-k cli' narrows the tests
+#   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart test test-slow lint format lock clean
+.PHONY: help quickstart test test-slow test-gpu lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +44,9 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(run) -m pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/installed-test
+	JAX_PLATFORMS=cuda XLA_FLAGS= $(run) -m pytest tests/gpu $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check

@@ -1,11 +1,14 @@
-"""How compile time and temporary memory of a CRT's gradient grow with D, K and rematerialisation.
+"""How compile time and temporary memory of the loss's gradient grow with depth and with remat.
 
   python -m benchmarks.compile_memory --output=benchmarks/results/compile_memory.json
 
-Compiles and never runs. Targets: D=12 compiles in at most 1.3x the time of D=2; with remat='layer'
-K=10 needs at most 1.2x the memory of K=2, and at D=5, K=10 at most 0.4x of remat='pass'.
+Compiles and never runs. Targets of a CRT: D=12 compiles in at most 1.3x the time of D=2; with
+remat='layer' K=10 needs at most 1.2x the memory of K=2, and at D=5, K=10 at most 0.4x of
+remat='pass'. Of a CART with remat='layer': each further loop adds at most three states [B, T, C],
+and R=16 and P=8 compile in at most 1.3x the time of R=2 and P=2.
 """
 
+import itertools
 import statistics
 import time
 
@@ -17,13 +20,16 @@ import crt_jax
 from benchmarks.results import publish
 
 FIELDS = dict(name='crt', vocab_size=512, width=256, heads=4, rotary='integer_reversed')
+CART = dict(name='cart', vocab_size=512, width=256)
 LENGTH, BATCH = 256, 16
+STATE = BATCH * LENGTH * FIELDS['width'] * 4  # bytes of one state, float32
+LOOPS = (2, 4, 8, 16)
 REPEATS = 3
 
 
-def compiled(layers: int, depth: int, remat: str):
+def compiled(fields: dict, **changes):
   """Seconds of compiling the loss's gradient, and bytes of temporaries on one device."""
-  model = crt_jax.build(FIELDS | dict(layers=layers, depth=depth, remat=remat))
+  model = crt_jax.build(fields | changes)
   params = jax.eval_shape(model.init, jax.random.key(0))
   rows = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
   gradient = jax.jit(jax.grad(model.loss, has_aux=True))
@@ -36,14 +42,13 @@ def compiled(layers: int, depth: int, remat: str):
 
 def main(argv):
   del argv
-  compiled(1, 2, 'none')  # the first compilation of a process loads the compiler
-  seconds = {2: [], 12: []}
-  for _ in range(REPEATS):
-    for layers, found in seconds.items():
-      found.append(compiled(layers, 5, 'none')[0])
-  compile_seconds = {layers: statistics.median(found) for layers, found in seconds.items()}
+  compiled(FIELDS, layers=1, depth=2)  # the first compilation of a process loads the compiler
+  shallow, deep = (seconds(FIELDS, layers=layers, depth=5) for layers in (2, 12))
+  few, many = (
+    seconds(CART, prelude_layers=prelude, loops=loops) for prelude, loops in ((2, 2), (8, 16))
+  )
   memory = {
-    f'D=5 K={depth} remat={remat}': compiled(5, depth, remat)[1] / 2**20
+    f'D=5 K={depth} remat={remat}': compiled(FIELDS, layers=5, depth=depth, remat=remat)[1] / 2**20
     for remat in ('none', 'pass', 'layer')
     for depth in (2, 10)
   }
@@ -51,12 +56,34 @@ def main(argv):
     dict(
       what='compile seconds (median) and temporary MiB of the gradient of the loss',
       model=FIELDS | dict(length=LENGTH, batch=BATCH, dtype='float32'),
-      compile_seconds={f'D={layers} K=5': round(s, 2) for layers, s in compile_seconds.items()},
-      compile_ratio_D12_to_D2=round(compile_seconds[12] / compile_seconds[2], 3),
+      compile_seconds={'D=2 K=5': round(shallow, 2), 'D=12 K=5': round(deep, 2)},
+      compile_ratio_D12_to_D2=round(deep / shallow, 3),
       temporary_mib={name: round(mib, 1) for name, mib in memory.items()},
       memory_ratio_K10_to_K2_remat_layer=_ratio(memory, (10, 'layer'), (2, 'layer')),
       memory_ratio_layer_to_pass_K10=_ratio(memory, (10, 'layer'), (10, 'pass')),
+      cart=dict(
+        model=CART | dict(prelude_layers=2, length=LENGTH, batch=BATCH, dtype='float32'),
+        compile_seconds={'P=2 R=2': round(few, 2), 'P=8 R=16': round(many, 2)},
+        compile_ratio=round(many / few, 3),
+        state_mib=STATE / 2**20,
+        **{f'remat_{remat}': loop_memory(remat) for remat in ('none', 'layer')},
+      ),
     )
+  )
+
+
+def seconds(fields: dict, **changes) -> float:
+  """The median of compiling several times."""
+  return statistics.median(compiled(fields, **changes)[0] for _ in range(REPEATS))
+
+
+def loop_memory(remat: str) -> dict:
+  """Temporaries of a CART by R, and how many states [B, T, C] each further loop adds at most."""
+  size = {R: compiled(CART, prelude_layers=2, loops=R, remat=remat)[1] for R in LOOPS}
+  added = [(size[b] - size[a]) / (b - a) / STATE for a, b in itertools.pairwise(LOOPS)]
+  return dict(
+    temporary_mib={f'R={R}': round(found / 2**20, 1) for R, found in size.items()},
+    states_added_per_loop=round(max(added), 3),
   )
 
 

@@ -111,7 +111,9 @@ def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, thr
   Raises:
     ValueError: another model.
   """
-  if fields.get('correction', 'add') != 'add' or fields.get('style', 'roformer') != 'roformer':
+  kinds = dict(crt=('correction', 'add'), transformer=('style', 'roformer'))
+  field, value = kinds.get(fields['name'], ('name', None))
+  if fields.get(field, value) != value:
     raise ValueError("only the CRT paper's models have a PyTorch peer")
   torch.set_num_threads(threads)
   device = 'cuda' if torch.cuda.is_available() else 'cpu'

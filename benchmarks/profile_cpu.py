@@ -1,7 +1,9 @@
-"""Where the CPU time of a training step goes: one traced step of train_cpu's model, by part.
+"""Where the CPU time of a training step goes: one traced step of train_cpu's models, by part.
 
-  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.profile_cpu \
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.profile_cpu --model=crt \
     --output=benchmarks/results/profile_cpu.json
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.profile_cpu --model=cart \
+    --output=benchmarks/results/profile_cart_cpu.json
 
 XLA names each operation of the compiled step after the code that it came from. The time of an
 operation, without what it waits for inside, is added to the first part below whose pattern fits.
@@ -15,23 +17,22 @@ import re
 import tempfile
 
 import jax
-import numpy as np
 from absl import app
 
 from benchmarks.results import publish
-from benchmarks.train_cpu import BATCH, FIELDS, LENGTH, jax_step
+from benchmarks.train_cpu import CASES, MODEL, jax_step
 
 # (part, pattern of 'operation name'), the first that fits counts.
 PARTS = (
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
-  ('output layer and loss: matrix products', r'Linear/dot_general'),
+  ('output layer and loss: matrix products', r'Linear/dot_general|checkpoint.*dot_general'),
   ('attention: scores and values', r'attention/b.*dot_general'),
   ('attention: query, key, value and output projections', r'attention/.*dot_general'),
   ('attention: softmax and rotation', r'attention/'),
   ('feed-forward: matrix products', r'TransformerLayer/feed_forward/.*dot_general'),
-  ('feed-forward: GELU, bias', r'TransformerLayer/feed_forward/'),
+  ('feed-forward: activation, bias', r'TransformerLayer/feed_forward/'),
   ('correction: matrix products', r'FeedForward/.*dot_general'),
-  ('correction: GELU, bias', r'FeedForward/'),
+  ('correction: activation, bias', r'FeedForward/'),
   ('norms and residuals', r'TransformerLayer|[Nn]orm'),
   ('output layer and loss: softmax', r'checkpoint|exp|log'),
 )
@@ -39,9 +40,8 @@ PARTS = (
 
 def main(argv):
   del argv
-  rng = np.random.default_rng(0)
-  tokens, targets = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH)).astype(np.int32)
-  step, text = jax_step(tokens, targets, with_text=True)
+  case = CASES[MODEL.value]
+  step, text = jax_step(case, with_text=True)
   step()
   with tempfile.TemporaryDirectory() as folder:
     options = jax.profiler.ProfileOptions()
@@ -60,7 +60,7 @@ def main(argv):
   publish(
     dict(
       what='share of the CPU time of one training step, by part',
-      model=FIELDS | dict(length=LENGTH, batch=BATCH, dtype='float32'),
+      model=case.described(),
       operations_milliseconds=round(total, 1),
       share={part: round(time / total, 3) for part, time in milliseconds.most_common()},
     )

@@ -2,11 +2,21 @@
 Not an experiment itself.
 
 A config is complete: every field that the code reads is here, so a misspelt one is refused, and a
-  variant is a small function of these.
+variant is a small function of these.
 """
+
+from typing import Any, NamedTuple
 
 import ml_collections
 from ml_collections import ConfigDict
+
+
+class Run(NamedTuple):
+  """One run of a sweep (configs/sweeps)."""
+
+  name: str  # of its folder
+  config: str  # what to give as --config
+  changes: dict[str, Any] = {}  # dotted fields that differ from that file
 
 
 def crt_model(**changes) -> dict:
@@ -34,9 +44,10 @@ def crt_model(**changes) -> dict:
     rotary_theta=1e4,  # of rotary='standard' only
     dropout=0.2,
     dtype='float32',  # compute; parameters and residual stream stay float32
-    remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass
+    remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass; or 'dots'
     window=0,  # positions that attention sees; 0 = all before it
-    attention_kernel='xla',  # 'cudnn' has no dropout and needs 16 bits
+    attention_kernel='xla',  # 'cudnn' (NVIDIA, 16 bits), 'splash' (TPU); with dropout 'xla' runs
+    loss_chunk_mib=64,  # MiB of float32 logits that a device holds at a time
   )
   return _changed(model, changes)
 
@@ -58,6 +69,7 @@ def transformer_model(**changes) -> dict:
     remat='none',
     window=0,
     attention_kernel='xla',
+    loss_chunk_mib=64,
   )
   return _changed(model, changes)
 
@@ -93,6 +105,7 @@ def cart_model(**changes) -> dict:
     remat='none',
     window=0,
     attention_kernel='xla',
+    loss_chunk_mib=64,
   )
   return _changed(model, changes)
 
@@ -175,6 +188,7 @@ def base(model: dict) -> ConfigDict:
       sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
       during_training_batches=20,  # of sample='random', in training
       dtype='',  # scored in; '' = model.dtype
+      jacobian_iterations=0,  # power iterations for the recurrence's Jacobian; 0 = not measured
     )
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left
@@ -200,8 +214,8 @@ def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: 
   """Returns the CRT paper's recipe on OpenWebText around a model (crt.md, section 8).
 
   The text is not in the package: point data.files to it, for instance
-    --config.data.files='/data/openwebtext/*.jsonl.gz'. It is
-  tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
+  It is tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without
   separators and cut 90/10.
   """
   config = base(model)
@@ -230,7 +244,7 @@ def crt_paper(
   sequentially."""
   model = crt_model(layers=layers, width=width, heads=heads, depth=depth, depth_min=depth_min)
   config = paper(model, **sizes)
-  config.eval.depths = evaluation_depths(depth)
+  config.eval.update(depths=evaluation_depths(depth), jacobian_iterations=40)
   return config
 
 

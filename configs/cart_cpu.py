@@ -17,8 +17,18 @@ from experiments.config_files import parse_arguments
 
 def get_config(arguments=''):
   given = parse_arguments(arguments, R=4, P=2, seed=42)
-  config = base.base(base.cart_model(width=128, prelude_layers=given.P, loops=given.R))
-  config.seed = given.seed
+  model = base.cart_model(width=128, prelude_layers=given.P, loops=given.R)
+  config = recipe(model, given.seed)
+  config.train.telemetry_every = 50
+  config.eval.depths = (1, 2, given.R, 2 * given.R)
+  config.eval.jacobian_iterations = 40
+  return config
+
+
+def recipe(model: dict, seed: int) -> ConfigDict:
+  """Returns the published recipe, shortened, around a model."""
+  config = base.base(model)
+  config.seed = seed
   config.data.update(
     corpus='mixture',
     interleave='speeches:5, novel:1',  # 2.1 M tokens before the novel ends
@@ -34,9 +44,7 @@ def get_config(arguments=''):
   )
   cart_base.optimiser(config.optimizer)
   config.optimizer.update(learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=40)
-  config.train.update(
-    steps=600, log_every=20, eval_every=100, checkpoint_every=100, telemetry_every=100
-  )
-  config.eval.update(sample='first', windows=50, depths=(1, 2, given.R, 2 * given.R))
+  config.train.update(steps=600, log_every=20, eval_every=100, checkpoint_every=100)
+  config.eval.update(sample='first', windows=50)
   config.sample.update(prompt='Fellow citizens,', num_tokens=120)
   return config

@@ -38,6 +38,16 @@ def _dense(layers: int, seed: int) -> Cell:
   )
 
 
+def run_name(config: str) -> str:
+  """Returns a cell's name in a sweep: 'd256_R2_P2', 'd256_R6_P6_s137' or 'dense_7l_s42'."""
+  stem, _, arguments = config.rpartition('/')[2].partition('.py:')
+  given = dict(item.split('=') for item in arguments.split(','))
+  if stem.startswith('dense'):
+    return f'{stem.removesuffix("_d1024")}_s{given["seed"]}'
+  seed = '' if given['stage'] == '1' else f'_s{given["seed"]}'
+  return f'{stem.removeprefix("cart_")}_R{given["R"]}_P{given["P"]}{seed}'
+
+
 def config_id(name: str) -> str:
   """Returns the identifier of "d_R_P_seed_stage" or "dense_d_layers_seed"."""
   return hashlib.sha256(name.encode()).hexdigest()[:16]

@@ -1,10 +1,9 @@
-"""CRT of the CRT paper's 341 M budget, by its number of layers (crt.md, 7 and 10.1).
+r"""CRT of the CRT paper's 341 M budget, by its number of layers (crt.md, 7 and 10.1).
 
-  python -m experiments.main --config=configs/crt_341m.py:D=5
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/crt_341m.py:D=5 \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
 
-  D   C     parameters  published validation perplexity after 200 000 steps of batch 32 (1.64 G
-  tokens)
+  D   C     parameters  published perplexity after 200 000 steps of batch 32 (1.64 G tokens)
   1   4128  605.1 M     33.40
   3   2784  519.4 M     30.28
   5   2240  484.8 M     29.29

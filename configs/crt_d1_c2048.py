@@ -1,10 +1,10 @@
-"""CRT, D=1, C=2048: 215.0 M parameters, of the CRT paper's 85 M budget (crt.md, 7 and 10.1).
+r"""CRT, D=1, C=2048: 215.0 M parameters, of the CRT paper's 85 M budget (crt.md, 7 and 10.1).
 
-  python -m experiments.main --config=configs/crt_d1_c2048.py
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/crt_d1_c2048.py \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
 
-Published: validation perplexity 39.94 after 100 000 steps (1.64 G tokens), on one GPU of 46 to 80
-  GB. Not run here yet.
+Published: validation perplexity 39.94 after 100 000 steps (1.64 G tokens), on one GPU of
+46 to 80 GB. Not run here yet.
 """
 
 from configs import base

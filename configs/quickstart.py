@@ -14,7 +14,7 @@ from configs import base
 
 
 def get_config():
-  config = base.base(
+  config = recipe(
     base.crt_model(
       layers=2,
       width=128,
@@ -24,6 +24,13 @@ def get_config():
       dropout=0.0,  # two epochs do not overfit
     )
   )
+  config.sample.update(prompt='Call me Ishmael.', num_tokens=120)
+  return config
+
+
+def recipe(model: dict):
+  """Returns a recipe for minutes on a CPU around a model."""
+  config = base.base(model)
   config.data.update(
     tokenizer='bpe',
     vocab_size=1024,  # 2.6 bytes a token
@@ -39,6 +46,6 @@ def get_config():
     weight_decay=0.1,
   )
   config.train.update(steps=400, log_every=20, eval_every=100, checkpoint_every=100)
-  config.eval.depths = base.evaluation_depths(3)
-  config.sample.update(prompt='Call me Ishmael.', num_tokens=120)
+  if model['name'] == 'crt':
+    config.eval.depths = base.evaluation_depths(model['depth'])
   return config

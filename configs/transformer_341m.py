@@ -1,10 +1,9 @@
-"""Transformer of the CRT paper's 341 M budget, by its number of layers (crt.md, 7 and 10.1).
+r"""Transformer of the CRT paper's 341 M budget, by its number of layers (crt.md, 7 and 10.1).
 
-  python -m experiments.main --config=configs/transformer_341m.py:N=12
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/transformer_341m.py:N=12 \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
 
-  N   C     parameters  published validation perplexity after 200 000 steps of batch 32 (1.64 G
-  tokens)
+  N   C     parameters  published perplexity after 200 000 steps of batch 32 (1.64 G tokens)
   2   3776  584.0 M     36.10
   4   2656  508.8 M     31.95
   6   2176  480.4 M     30.35

@@ -1,14 +1,13 @@
-"""Transformer, N=12, C=768: 134.2 M parameters, the baseline of the CRT paper's headline (crt.md,
+r"""Transformer, N=12, C=768: 134.2 M parameters, the baseline of the CRT paper's headline (crt.md,
 7, 10.1 and 10.6).
 
-  python -m experiments.main --config=configs/transformer_n12.py
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/transformer_n12.py \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
   python -m experiments.main --config=configs/transformer_n12.py:heads=16 --config.data.files=...
 
 The published number, validation perplexity 37.83 after 100 000 steps, was reached with a single
-head of width 768, while the CRT that it is
-compared with had 16; heads=16 is the comparison that the paper does not make. Neither was run here
-yet.
+head of width 768, while the CRT that it is compared with had 16; heads=16 is the comparison that
+the paper does not make. Neither was run here yet.
 """
 
 from configs import base

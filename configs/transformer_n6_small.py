@@ -1,9 +1,9 @@
-"""Six layers against one, sized for two cores: transformer, N=6, C=136; its pair is
+r"""Six layers against one, sized for two cores: transformer, N=6, C=136; its pair is
 crt_d1_k10_small.py.
 
   pip install 'crt_jax[data]'
-  python -m experiments.main --config=configs/transformer_n6_small.py
-  --workdir=runs/transformer_n6_small
+  python -m experiments.main --config=configs/transformer_n6_small.py \
+    --workdir=runs/transformer_n6_small
 
 The same text, steps and cost per token of inference as the pair (crt.md, 10.5). About ten minutes.
 Not measured yet.

@@ -1,11 +1,11 @@
-"""Six layers against one: transformer, N=6, C=1088, T=1024, batch 16 (crt.md, 10.5); its pair is
+r"""Six layers against one: transformer, N=6, C=1088, T=1024, batch 16 (crt.md, 10.5); its pair is
 crt_d1_t1024.py.
 
-  python -m experiments.main --config=configs/transformer_n6_t1024.py
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/transformer_n6_t1024.py \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
 
-Published: validation perplexity 36.99 after 80 000 steps and 35.37 after 100 000. One GPU of 80 GB;
-  not run here yet.
+Published: validation perplexity 36.99 after 80 000 steps and 35.37 after 100 000. One GPU of
+80 GB; not run here yet.
 """
 
 from configs import base

@@ -45,6 +45,10 @@ RULES: Mapping[str, str | None] = {
 BATCH_AXES = ('data', 'fsdp')
 
 
+class Unfit(ValueError):
+  """A parameter cannot be split as the mesh asks; the line names it and what would fit."""
+
+
 def mesh_shape(config, num_devices: int) -> dict[str, int]:
   """Returns the size of each mesh axis for a config.mesh (data, fsdp, tensor; one of them may be -1
   = all that is left).
@@ -79,6 +83,19 @@ def make_mesh(config, devices=None) -> Mesh:
   return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
 
 
+def tensor_mesh(size: int) -> Mesh:
+  """Returns the mesh of a model that is split over the first `size` devices and not replicated.
+
+  Raises:
+    ValueError: there are fewer devices.
+  """
+  devices = jax.devices()
+  if len(devices) < size:
+    raise ValueError(f'--tensor={size} needs {size} devices, there are {len(devices)}')
+  types = (AxisType.Auto,) * len(MESH_AXES)
+  return jax.make_mesh((1, 1, size), MESH_AXES, axis_types=types, devices=devices[:size])
+
+
 def make_abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
   """Returns a mesh without devices: enough to lower a step and to see every sharding error."""
   return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
@@ -100,11 +117,11 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   unit = shards * accumulation
   if batch_size % unit:
-    lower = max(unit, batch_size // unit * unit)
+    fits = [n for n in (batch_size // unit * unit, (batch_size // unit + 1) * unit) if n]
     raise ValueError(
       f'data.batch_size={batch_size} must be divisible by {unit} (mesh.data x mesh.fsdp = '
       f'{shards}, '
-      f'train.accumulation={accumulation}); use {lower} or {(batch_size // unit + 1) * unit}'
+      f'train.accumulation={accumulation}); use {" or ".join(map(str, fits))}'
     )
 
 
@@ -132,6 +149,44 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x_Bx, PartitionSpec(BATCH_AXES))
 
 
+def gather_rows(table_VxC: jax.Array) -> jax.Array:
+  """Keeps whole rows of a token table on each device that looks tokens up in it; the identity
+  outside `in_mesh`.
+
+  The vocabulary stays split over `tensor`, so each device finds its own tokens and the rest is
+  added up. Without it the compiler looks up columns for the examples of all devices, then moves
+  them.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names):
+    return table_VxC
+  rows = 'tensor' if mesh.shape['tensor'] > 1 else None
+  return jax.lax.with_sharding_constraint(table_VxC, PartitionSpec(rows, None))
+
+
+def cache_spec(shape: tuple[int, ...], mesh) -> PartitionSpec:
+  """Returns the spec of a decode cache [N, B, H, S, A]: rows over the axes of the batch, heads over
+  `tensor`, each where it divides."""
+  rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  over_rows = None if rows == 1 or shape[1] % rows else BATCH_AXES
+  tensor = mesh.shape['tensor']
+  over_heads = None if tensor == 1 or shape[2] % tensor else 'tensor'
+  return PartitionSpec(None, over_rows, over_heads)
+
+
+def mesh_of(params) -> Mesh | None:
+  """Returns the mesh that parameters lie on; None where they lie on a single device."""
+  shardings = (getattr(x, 'sharding', None) for x in jax.tree.leaves(params))
+  meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
+  return next((m for m in meshes if set(MESH_AXES) <= set(m.axis_names)), None)
+
+
+def devices_of_mesh() -> int:
+  """Returns the number of devices that share an activation inside `in_mesh`; 1 outside."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.size
+
+
 def in_mesh(mesh):
   """Returns the context in which a function that uses `split_rows` is traced, for a Mesh or an
   AbstractMesh."""
@@ -148,8 +203,8 @@ def param_shardings(axes, shapes, mesh):
     mesh: a Mesh or an AbstractMesh with the axes MESH_AXES.
 
   Raises:
-    ValueError: trees differ, a name is unknown, a mesh axis would be used twice, or a dimension
-      does not divide by `tensor`.
+    ValueError: trees differ, a name is unknown, a mesh axis would be used twice, or (Unfit) a
+      dimension does not divide by `tensor`.
   """
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
   axes_by_path = dict(jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_spec)[0])
@@ -191,11 +246,10 @@ def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh) -> Par
     size = 1 if mesh_axis is None else mesh.shape[mesh_axis]
     if shape[dim] % size:
       if mesh_axis == 'tensor':
-        raise ValueError(
+        raise Unfit(
           f'parameter {name}, dimension {dim} ({logical}, {shape[dim]}) is not divisible by '
-          f'mesh.tensor={size}; '
-          f'use mesh.tensor={largest_divisor(shape[dim], size)}, or {shape[dim] // size * size} or '
-          f'{(shape[dim] // size + 1) * size} {logical}'
+          f'mesh.tensor={size}; use mesh.tensor={largest_divisor(shape[dim], size)}, or '
+          f'{neighbours(logical, shape[dim], size)} {logical}'
         )
       mesh_axis = None
     spec.append(mesh_axis)
@@ -219,6 +273,12 @@ def split_elsewhere(name: str, spec: list, shape: tuple[int, ...], fsdp: int) ->
   dim = max(free, key=lambda d: shape[d])
   logging.info('parameter %s %s: dimension %d takes mesh.fsdp=%d', name, shape, dim, fsdp)
   return [*spec[:dim], 'fsdp', *spec[dim + 1 :]]
+
+
+def neighbours(logical: str, n: int, size: int) -> str:
+  """Returns the multiples of `size` on both sides of n; a vocabulary can only grow."""
+  below, above = n // size * size, (n // size + 1) * size
+  return f'{below} or {above}' if below and logical != 'vocab' else f'{above}'
 
 
 def largest_divisor(n: int, limit: int) -> int:

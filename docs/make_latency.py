@@ -43,8 +43,9 @@ def page(result: dict) -> str:
     f'and answers a call in {1e6 * machine["round_trip"]:.1f} us.',
     '',
     '| model | batch | context | dtype | tokens per call | ms per token | p95 | tokens/s | '
-    'first token, ms | % of streamed floor | faster than its transformer | than eager PyTorch |',
-    '|---' * 12 + '|',
+    'first token, ms | % of streamed floor | % drawing | faster than its transformer | '
+    'than eager PyTorch |',
+    '|---' * 13 + '|',
     *map(table_line, result['rows']),
     '',
     '![Milliseconds per token.](figures/latency.png)',
@@ -68,6 +69,7 @@ def table_line(row: dict) -> str:
     f'{row["tokens_per_second"]:.1f}',
     f'{1e3 * row["first_token"]:.0f}',
     f'{row["share"]["streamed"]:.0%}',
+    f'{row["draw"] / row["seconds"]:.1%}',
     f'{match:.2f}' if match else '',
     f'{speedup:.2f}' if speedup else '',
   )

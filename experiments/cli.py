@@ -37,6 +37,7 @@ __all__ = [
   'define_config',
   'define_workdir',
   'parse_arguments',
+  'refuse_overrides',
   'require_config',
   'run',
 ]
@@ -52,13 +53,13 @@ flags.DEFINE_bool('traceback', False, 'Show the whole traceback of a mistake.')
 class _ConfigParser(flags.ArgumentParser):
   """Loads `--config`, and refuses overrides that name no field while they are still words."""
 
-  def __init__(self, required: bool):
-    self.required = required
+  def __init__(self, required: bool, load: Callable[[str], Any]):
+    self.required, self.load = required, load
     self.words: list[str] = []  # of the command line, where ml_collections looks for overrides
     self.fields: dict[str, tuple[type, Any]] = {}
 
   def parse(self, argument):
-    config = config_files.load(argument)
+    config = self.load(argument)
     self.fields = config_files.fields(config)
     for name in _overrides(self.words):
       if name not in self.fields:
@@ -82,17 +83,20 @@ class _ConfigParser(flags.ArgumentParser):
     return f'--config.{name}: the config has no such field{hint}'
 
 
-def define_config(required: bool = True) -> flags.FlagHolder:
+def define_config(
+  required: bool = True, load: Callable[[str], Any] = config_files.load
+) -> flags.FlagHolder:
   """Defines `--config=FILE[:ARGUMENTS]` and `--config.FIELD=VALUE`.
 
   Args:
     required: whether the entry point cannot do without; if not, `require_config` asks later.
+    load: FILE[:ARGUMENTS] -> the locked ConfigDict whose fields can be set.
 
   Returns:
     The holder; its `value` is a locked ConfigDict, or None when the flag was left out.
   """
   if 'config' not in FLAGS:
-    parser = _ConfigParser(required)
+    parser = _ConfigParser(required, load)
     config_flags.DEFINE_config_file(
       'config',
       sys_argv=parser.words,
@@ -121,6 +125,13 @@ def require_config():
   return FLAGS.config
 
 
+def refuse_overrides(reason: str) -> None:
+  """Raises Mistake, with the reason, if a field of the config was set on the command line."""
+  overrides = FLAGS.config is not None and config_flags.get_override_values(FLAGS['config'])
+  for name in overrides or ():
+    raise Mistake(f'--config.{name} has no effect: {reason}; leave it out')
+
+
 def run(main: Callable[[list[str]], int | None]) -> None:
   """Reads the flags, runs `main(argv)` under absl, and exits with its code; does not return."""
   try:
@@ -135,10 +146,15 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     line = _describe_flag_error(error) if isinstance(error, flags.Error) else describe(error)
     if line is None:
       raise
-    if '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0'):
+    if wants_traceback():
       traceback.print_exc()
     print(f'error: {line}', file=sys.stderr)
     sys.exit(USER_MISTAKE)
+
+
+def wants_traceback() -> bool:
+  """Whether the person wants to see where a mistake was noticed."""
+  return '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0')
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -262,6 +278,16 @@ def _describe_flag_error(error: flags.Error) -> str:
       field = config_files.closest_field(name, fields)
       match = f'config.{field}' if field else None
     return f'unknown flag --{name}{did_you_mean(match and "--" + match)}'
+  message = re.sub(
+    r'invalid literal for int\(\) .*', f'expected {config_files.KINDS[int]}', message
+  )
+  message = re.sub(
+    r'could not convert string to float.*', f'expected {config_files.KINDS[float]}', message
+  )
+  missing = re.fullmatch(r'Missing value for flag --([\w.]+)', message)
+  if missing:
+    _, value = fields.get(missing[1].removeprefix('config.'), (None, 'VALUE'))
+    return f'--{missing[1]} has no value, as in --{missing[1]}={value}'
   wrong = re.match(r'flag --config\.([\w.]+)=(.*?): ', message)
   if wrong and wrong[1] in fields:
     return _expected(wrong[1], wrong[2], *fields[wrong[1]])

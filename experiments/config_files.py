@@ -76,25 +76,46 @@ def load(spec: str) -> ml_collections.ConfigDict:
   Raises:
     Mistake: no such file, an error in it (with file and line), or wrong arguments.
   """
+  config = call(spec, 'get_config')
+  if not isinstance(config, ml_collections.ConfigDict):
+    path = spec.partition(':')[0]
+    raise Mistake(f'{path}: get_config() returned {type(config).__name__}, not a ConfigDict')
+  return config.lock()
+
+
+def call(spec: str, function: str) -> Any:
+  """Returns what a function of `FILE[:ARGUMENTS]` does: `get_config`, or `get_sweep` of a sweep.
+
+  Raises:
+    Mistake: no such file or function, an error in it (with file and line), or wrong arguments.
+  """
   path, colon, arguments = spec.partition(':')
   file = find(path)
   try:
     module = _execute(file)
-    get_config = getattr(module, 'get_config', None)
-    if not callable(get_config):
-      raise Mistake(f'{path} is no config: it defines no function get_config()')
-    if colon and not inspect.signature(get_config).parameters:
+    wanted = getattr(module, function, None)
+    if not callable(wanted):
+      raise Mistake(f'{path} {_is_no(function, module)}')
+    if colon and not inspect.signature(wanted).parameters:
       raise Mistake(f'{path} takes no arguments: leave out {colon + arguments!r}')
-    config = get_config(arguments) if colon else get_config()
+    return wanted(arguments) if colon else wanted()
   except Mistake:
     raise
   except ArgumentMistake as error:
     raise Mistake(f'--config={spec}: {error}') from error
   except Exception as error:
     raise Mistake(_locate(error, file)) from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise Mistake(f'{path}: get_config() returned {type(config).__name__}, not a ConfigDict')
-  return config.lock()
+
+
+def _is_no(function: str, module: types.ModuleType) -> str:
+  """Says what a file without the function is, and what to do with it."""
+  kind = function.removeprefix('get_')
+  other = {'get_config': 'get_sweep', 'get_sweep': 'get_config'}.get(function, '')
+  hint = ''
+  if callable(getattr(module, other, None)):
+    entry = {'get_config': 'main', 'get_sweep': 'sweep'}[other]
+    hint = f'; it is for python -m experiments.{entry}'
+  return f'is no {kind}: it defines no function {function}(){hint}'
 
 
 def find(path: str) -> Path:
@@ -127,7 +148,8 @@ def available(module: str = '') -> dict[str, str]:
         tree = ast.parse(file.read_text(encoding='utf-8'))
       except (OSError, ValueError, SyntaxError):
         continue  # a file that cannot be read says so when it is asked for by name
-      if any(isinstance(node, ast.FunctionDef) and node.name == 'get_config' for node in tree.body):
+      names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+      if names & {'get_config', 'get_sweep'}:
         text = ast.get_docstring(tree) or ''
         commands = set(re.findall(r'python -m ([\w.]+)', text))
         if not module or not commands or module in commands:

@@ -35,7 +35,7 @@ def main(argv):
     raise cli.Mistake(f'--workdir={_WORKDIR.value}: this model has no recurrent passes to vary')
   config = run.config.copy_and_resolve_references()
   with config.unlocked():
-    config.eval.update(depths=depths, sequential=False, whole=_WHOLE.value)
+    config.eval.update(depths=depths, sequential=False, whole=_WHOLE.value, jacobian_iterations=0)
   results = evaluation.protocol(run.model, run.params, run.dataset, config)
   print(final.table(results))
   directory, trained = workdir.Workdir(_WORKDIR.value), list(run.model.depths())

@@ -28,31 +28,50 @@ from experiments import cli, prompt_file
 _WORKDIR = cli.define_workdir('Directory of the run; only read')
 _STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'The beginning of the text, at least one character.')
-_NUM_TOKENS = flags.DEFINE_integer('num_tokens', None, 'How many tokens to write at most.')
+_NUM_TOKENS = flags.DEFINE_integer(
+  'num_tokens', None, 'How many tokens to write at most.', lower_bound=1
+)
 _TEMPERATURE = flags.DEFINE_float(
-  'temperature', None, 'Above 1 more surprising, below 1 less; 0 always takes the likeliest token.'
+  'temperature',
+  None,
+  'Above 1 more surprising, below 1 less; 0 always takes the likeliest token.',
+  lower_bound=0,
 )
-_TOP_K = flags.DEFINE_integer('top_k', None, 'Draw from the k likeliest tokens only; 0 = all.')
+_TOP_K = flags.DEFINE_integer(
+  'top_k', None, 'Draw from the k likeliest tokens only; 0 = all.', lower_bound=0
+)
 _TOP_P = flags.DEFINE_float(
-  'top_p', None, 'Draw from the likeliest tokens that together reach this probability; 1 = all.'
+  'top_p',
+  None,
+  'Draw from the likeliest tokens that together reach this probability; 1 = all.',
+  lower_bound=0,
+  upper_bound=1,
 )
-_SEED = flags.DEFINE_integer('seed', None, 'Which of the possible texts.')
+_SEED = flags.DEFINE_integer(
+  'seed', None, 'Which of the possible texts.', lower_bound=0, upper_bound=2**32 - 1
+)
 _CONTEXT = flags.DEFINE_integer(
   'context',
   None,
   'Most tokens of prompt and text together; when left out, the length the model was trained on '
   '(config.data.sequence_length). It has never seen a position beyond that.',
+  lower_bound=2,
 )
 _PROMPTS = flags.DEFINE_string(
   'prompts', None, 'A JSONL file of prompts, {"prompt": "..."} a line.'
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'Where the texts of --prompts go, as JSONL.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'How many of --prompts are continued together.')
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 8, 'How many of --prompts are continued together.', lower_bound=1
+)
 _DTYPE = flags.DEFINE_enum(
   'dtype',
   None,
   ['float32', 'bfloat16'],
   'What to compute in; matrices are cast once. When left out, as in training.',
+)
+_TENSOR = flags.DEFINE_integer(
+  'tensor', 1, 'Over how many devices heads, hidden units and vocabulary are split.', 1
 )
 _PREFILL = flags.DEFINE_enum(
   'prefill',
@@ -89,6 +108,8 @@ def main(argv):
     raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
   if _PROMPTS.value and _PROMPT.value is not None:
     raise ValueError('--prompt and --prompts are two sources; give one')
+  if _PROMPT.value == '':
+    raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
   run = _load()
   return _write_file(run) if _PROMPTS.value else _write_text(run)
 
@@ -117,16 +138,12 @@ def _load() -> _Run:
   """Raises ValueError for a run, a tokenizer or a flag that does not fit."""
   # Heavy imports wait until the flags are known to be right.
   import crt_jax
-  from crt_jax import decoding
+  from crt_jax import decoding, sharding
   from crt_jax.training import checkpoint
 
-  config, params, tokenizer, _ = checkpoint.load_params(_WORKDIR.value, _STEP.value)
+  mesh = None if _TENSOR.value == 1 else sharding.tensor_mesh(_TENSOR.value)
+  config, params, tokenizer, _ = checkpoint.load_params(_WORKDIR.value, _STEP.value, mesh)
   model = crt_jax.build(config.model)
-  if tokenizer.vocab_size > model.config.vocab_size:
-    raise ValueError(
-      f'{_WORKDIR.value}/tokenizer has {tokenizer.vocab_size} tokens, but model.vocab_size='
-      f'{model.config.vocab_size}; put back the tokenizer this run was trained with'
-    )
   sample = {name: _or_default(name, config.sample[name]) for name in config.sample}
   sampling = decoding.Sampling(
     sample['temperature'], sample['top_k'], sample['top_p'], tokenizer.vocab_size
@@ -137,14 +154,10 @@ def _load() -> _Run:
     context=length if _CONTEXT.value is None else _CONTEXT.value,
     sampling=sampling,
     seed=sample['seed'],
-    stop_tokens=() if tokenizer.eos is None else (tokenizer.eos,),
+    stop_tokens=decoding.stop_tokens(tokenizer),
     prefill=_PREFILL.value,
   )
-  first = [tokenizer.bos] if config.data.separator == 'bos_eos' else []
-
-  def encode(text: str) -> list[int]:
-    return [*first, *tokenizer.encode(text)] if text else []
-
+  encode = functools.partial(decoding.prompt_tokens, tokenizer, config.data.separator)
   return _Run(
     model, params, tokenizer, encode, options, sample['num_tokens'], sample['prompt'], length
   )
@@ -156,7 +169,7 @@ def _write_text(run: _Run) -> None:
 
   prompt, context = run.encode(run.prompt), run.options['context']
   if not prompt:
-    raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
+    raise ValueError('--prompt has no token in this vocabulary; give other text')
   if len(prompt) >= context:
     raise ValueError(
       f'--prompt has {len(prompt)} tokens, which leaves no room in the context of {context}; '
@@ -176,8 +189,6 @@ def _write_file(run: _Run) -> None:
   """All prompts of a file, in batches; each batch is on disk before the next begins."""
   from crt_jax import decoding
 
-  if _BATCH_SIZE.value < 1:
-    raise ValueError(f'--batch_size={_BATCH_SIZE.value} must be at least 1')
   report = functools.partial(print, file=sys.stderr)
   prompts = prompt_file.read(_PROMPTS.value, run.encode, run.options['context'], report)
   count, seconds = 0, 0.0

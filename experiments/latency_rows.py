@@ -18,7 +18,7 @@ PAPER = dict(
 HEADER = (
   f'{"model":17}{"batch":>6}{"context":>8} {"dtype":9}{"dispatch":>9}{"ms":>9}{"p95":>9}'
   f'{"tokens/s":>10}{"first ms":>10}{"streamed":>10}{"resident":>10}{"launches":>10}'
-  f'{"% s":>5}{"% r":>5}{"% l":>5}  peers'
+  f'{"% s":>5}{"% r":>5}{"% l":>5}{"% d":>5}  peers'
 )
 
 
@@ -138,6 +138,7 @@ def measure(entry: Entry, config, machine) -> dict:
     p95=p95,
     tokens_per_second=point.batch / median,
     first_token=decoder.first_token(config.prefill),
+    draw=decoder.draw(),
     launches=decoder.launches,
     traffic=dataclasses.asdict(traffic),
     floor=dataclasses.asdict(floor),
@@ -214,7 +215,8 @@ def describe(machine, device: str) -> str:
 
 
 def line(row: dict) -> str:
-  """A row of the table; times in milliseconds, % of the time that each floor explains."""
+  """A row of the table; times in milliseconds, % of the time that each floor explains, and (d) that
+  drawing the token takes."""
   dispatch = f'scan {row["dispatch"]}' if row['dispatch'] else 'python'
   is_paper = row['batch'] == 1 and row['dtype'] == 'bfloat16' and row['model'] in PAPER
   paper = f'  paper (A100, eager) {PAPER[row["model"]]:.2f} ms' if is_paper else ''
@@ -228,7 +230,8 @@ def line(row: dict) -> str:
     f'{1e3 * row["seconds"]:9.3f}{1e3 * row["p95"]:9.3f}{row["tokens_per_second"]:10.1f}'
     f'{1e3 * row["first_token"]:10.1f}{1e3 * floor["streamed"]:10.3f}'
     f'{1e3 * floor["resident"]:10.3f}{1e3 * floor["launches"]:10.3f}'
-    f'{share["streamed"]:5.0%}{share["resident"]:5.0%}{share["launches"]:5.0%}  {peers}{paper}'
+    f'{share["streamed"]:5.0%}{share["resident"]:5.0%}{share["launches"]:5.0%}'
+    f'{row["draw"] / row["seconds"]:5.0%}  {peers}{paper}'
   )
 
 

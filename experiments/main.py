@@ -3,12 +3,12 @@
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 trains from the start, or from where the run in that directory stands: a run that was killed,
-  preempted or out of disk space goes on with the
-same command, to the same parameters. A finished run stays as it is. At the end the model is
-evaluated by parallel passes and by the exact
-recurrence, and writes a sample of text. The directory then holds
+preempted or out of disk space goes on with the same command, to the same parameters. A finished run
+stays as it is. At the end the model is evaluated by parallel passes and by the exact recurrence,
+and writes a sample of text. The directory then holds
 
   config.json      every value of the config, and what it ran on
+  sharding.txt     which parameter lies on which mesh axis, and the bytes per device
   metrics.jsonl    one line per report: step, loss, perplexity, ...
   tensorboard/     the same for TensorBoard
   checkpoints/     the newest ones and the best one
@@ -16,12 +16,12 @@ recurrence, and writes a sample of text. The directory then holds
 
   python -m experiments.main --mode=eval --workdir=runs/quickstart
 
-evaluates the newest checkpoint again, with the config that lies beside it.
+evaluates the newest checkpoint again, with the config that it was trained with.
 """
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, distributed
 
 _CONFIG = cli.define_config(required=False)
 _WORKDIR = cli.define_workdir('Directory of the run: new, empty, or holding this very run')
@@ -31,36 +31,20 @@ _MODE = flags.DEFINE_enum(
 _FORK = flags.DEFINE_bool(
   'fork', False, 'Continue a run although its config was another one; both are recorded.'
 )
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'One of several processes; JAX finds the others from the cluster (BUILD.md).',
-)
-
-
-def join_cluster():
-  """Meets the other processes, as Slurm, MPI or the cloud announce them; before JAX looks for
-  devices."""
-  import jax
-
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
-    raise ValueError(
-      f'--distributed: no cluster announces itself here ({error}); leave it out on one machine'
-    ) from None
+distributed.define_flags()
 
 
 def main(argv):
   del argv
-  if _DISTRIBUTED.value:
-    join_cluster()
-  from crt_jax.training import final, loop  # after the flags: a typo is answered at once
-
   if _MODE.value == 'eval':
-    final.evaluate_checkpoint(_WORKDIR.value)
-  else:
-    loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
+    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
+  with distributed.joined():
+    from crt_jax.training import final, loop  # after the flags: a typo is answered at once
+
+    if _MODE.value == 'eval':
+      final.evaluate_checkpoint(_WORKDIR.value)
+    else:
+      loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
 
 
 if __name__ == '__main__':

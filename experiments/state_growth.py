@@ -46,6 +46,7 @@ def main(argv):
     'study': 'state_growth',
     'what': 'RMS of e and of the state after loops 1 .. R at initialisation, one list a seed',
     **sizes,
+    'loops': _LOOPS.value,
     'positions': _POSITIONS.value,
     'variants': variants,
     'origin': origin(),

@@ -10,7 +10,12 @@ from experiments import config_files
 
 FLAGS = flags.FLAGS
 
-METAVARS = {'config': 'FILE[:NAME=VALUE,...]', 'workdir': 'DIR'}
+METAVARS = {
+  'config': 'FILE[:NAME=VALUE,...]',
+  'workdir': 'DIR',
+  'slurm': 'OPTION=VALUE,...',
+  'gpus': 'N,N,...',
+}
 OVERRIDES = """\
 Any field of the config can be set on the command line:
   --config.train.steps=50  --config.eval.whole=false  --config.eval.depths='(1,2,5)'
@@ -47,7 +52,7 @@ def _flags() -> str:
     else:
       kind = '|'.join(choices) if choices else METAVARS.get(name) or flag.flag_type().upper()
       head = f'--{name}={kind}'
-    default = '' if flag.default in (None, '', False) else f' (default: {flag.default})'
+    default = '' if flag.default in (None, '', False, []) else f' (default: {flag.default})'
     text = ' '.join(f'{flag.help}{default}'.split())
     text = text.removeprefix(f'<{"|".join(choices)}>: ') if choices else text
     lines.append(f'  {head}')

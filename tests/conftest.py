@@ -5,6 +5,7 @@ docs/LOG.md). Set XLA_FLAGS (also to nothing) to test with other code.
 
 import os
 
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` asks for a GPU
 os.environ.setdefault(
   'XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 )

@@ -150,6 +150,7 @@ CART_EFFECTIVE = """
   768 75339267 1.000 81239043 1.078 93038595 1.235 104838147 1.392 116637699 1.548 128437251 1.705
   1024 125093891 1.000 135843843 1.086 157343747 1.258 178843651 1.430 200343555 1.602 221843459 1.773
 """  # noqa: E501
+CART_WITHOUT_EMBEDDING = {256: 6_173_187, 512: 24_667_139, 768: 50_763_267, 1024: 92_325_891}
 DENSE_AND_PIECES = """
   256 721408 49152 14159616 18422016 22684416
   512 2884608 196608 40246784 57291264 74335744
@@ -177,8 +178,9 @@ def test_cart_3_2():
     for layers, count in zip((7, 12, 17), counts, strict=True):
       assert accounting.parameters(dense(width, layers)).stored == count
       assert accounting.parameters(dense(width, layers)).leverage == 1
-  without_embedding = accounting.parameters(cart(1024))
-  assert without_embedding.stored - without_embedding.embedding == 92_325_891
+  for width, count in CART_WITHOUT_EMBEDDING.items():
+    found = accounting.parameters(cart(width))
+    assert found.stored - found.embedding == count
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,15 @@ def test_cart_3_4(model, gigaflops, layers, stored, effective):
     assert same_digits(accounting.parameters(model).matrices / 1e6, stored)
   if effective:
     assert same_digits(accounting.parameters(model).effective_matrices / 1e6, effective)
+
+
+@pytest.mark.parametrize('width,printed', [(256, 16.8), (512, 33.6), (768, 50.3), (1024, 67.1)])
+def test_cart_3_4_output_layer(width, printed):
+  forward = [
+    accounting.model_flops(dense(width, 1) | dict(vocab_size=vocab), 1024, training=False)
+    for vocab in (32_000, 64_000)
+  ]
+  assert round((forward[1] - forward[0]) * 1024 / 1e9, 1) == printed
 
 
 def test_cart_flops_of_the_switches():

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from experiments import config_files
+from experiments import config_files, sweep_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'BUILD.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -27,7 +27,7 @@ def test_commands_name_what_exists(page):
   for module in re.findall(r'python -m ((?:experiments|benchmarks|docs)[\w.]*)', text):
     assert importlib.util.find_spec(module), module
   for spec in re.findall(r'--config=(configs/[\w./]+\.py(?::[\w=,.]+)?)', text):
-    config_files.load(spec)
+    (sweep_files if spec.startswith('configs/sweeps/') else config_files).load(spec)
 
 
 def test_figures_are_shown():

@@ -14,13 +14,14 @@ PACKAGES = ('crt_jax', 'experiments', 'configs')
 # A level may import lower levels and itself only; the packages of INDEPENDENT levels know nothing
 # of each other. `crt_jax` alone is its __init__, which hands out crt_jax.models.build.
 LEVELS = (
-  ('layers', 'recurrence', 'data', 'sharding'),
+  ('sharding',),
+  ('layers', 'recurrence', 'data'),
   ('models', 'crt_jax'),
   ('accounting', 'floors', 'training', 'decoding', 'evaluation', 'convert'),
   ('configs',),
   ('experiments',),
 )
-INDEPENDENT = {0}
+INDEPENDENT = {1}
 RANK = {package: rank for rank, packages in enumerate(LEVELS) for package in packages}
 # How a config file reads its arguments is the one thing that it takes from above.
 EXCEPTIONS = {('configs', 'experiments.cli'), ('configs', 'experiments.config_files')}

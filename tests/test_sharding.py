@@ -87,11 +87,23 @@ def test_mesh_sizes():
     sharding.mesh_shape(mesh_config(tensor=0), 8)
 
 
+def test_what_would_fit_is_named():
+  mesh = sharding.make_abstract_mesh(tensor=2)
+  with pytest.raises(sharding.Unfit, match='use mesh.tensor=1, or 50258 vocab$'):
+    sharding.spec_of('embedding/weight', P('vocab', 'width'), (50257, 8), mesh)
+  with pytest.raises(sharding.Unfit, match='use mesh.tensor=1, or 2 heads$'):
+    sharding.spec_of('q', P('heads', 'width'), (1, 8), mesh)
+  with pytest.raises(ValueError, match='--tensor=99 needs 99 devices, there are 8'):
+    sharding.tensor_mesh(99)
+
+
 def test_batch_that_does_not_divide_is_refused():
   mesh = sharding.make_abstract_mesh(data=2, fsdp=4)
   sharding.check_batch(16, 2, mesh)
   with pytest.raises(ValueError, match='data.batch_size=20 must be divisible by 16.*use 16 or 32'):
     sharding.check_batch(20, 2, mesh)
+  with pytest.raises(ValueError, match='use 16$'):
+    sharding.check_batch(3, 2, mesh)
 
 
 @pytest.mark.parametrize(

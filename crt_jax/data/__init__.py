@@ -6,13 +6,14 @@ from crt_jax.data.datasets import prepare
 from crt_jax.data.mixture import Dataset
 from crt_jax.data.packed import PackedDataset, open_packed
 from crt_jax.data.validation import first_validation, sampled_validation, whole_validation
-from crt_jax.data.windows import TrainBatches, train_batches
+from crt_jax.data.windows import TrainBatches, check_seed, train_batches
 
 __all__ = [
   'DataConfig',
   'Dataset',
   'PackedDataset',
   'TrainBatches',
+  'check_seed',
   'first_validation',
   'open_packed',
   'prepare',

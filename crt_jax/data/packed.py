@@ -46,9 +46,14 @@ class TextDataset:
     return {}
 
   def remarks(self, model: Any) -> list[str]:
-    """What a person should know before training `config.model` on this: nothing."""
-    del model
-    return []
+    """What a person should know before training `config.model` on this."""
+    size = self.tokenizer.vocab_size
+    if model.vocab_size <= size:
+      return []
+    return [
+      f'model.vocab_size={model.vocab_size}, but the tokenizer has {size} tokens; the rest of the '
+      'embedding and of the output layer is never used'
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,10 +97,10 @@ def train_batches(
   return TrainBatches(WindowSource(dataset.train, config.sequence_length, rule, seed, rows))
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, field: str = 'seed') -> None:
   """Raises ValueError unless 0 <= seed < 2^32."""
   if not 0 <= seed < MAX_SEED:
-    raise ValueError(f'seed={seed} must lie in [0, 2^32)')
+    raise ValueError(f'{field}={seed} must lie in [0, 2^32)')
 
 
 def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:

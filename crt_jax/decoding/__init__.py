@@ -3,5 +3,17 @@
 from crt_jax.decoding.loop import generate, stream
 from crt_jax.decoding.prepare import prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
+from crt_jax.decoding.text import prompt_tokens, sample_arguments, stop_tokens
 
-__all__ = ['Sampling', 'generate', 'noise', 'prepare', 'row_keys', 'sample', 'stream']
+__all__ = [
+  'Sampling',
+  'generate',
+  'noise',
+  'prepare',
+  'prompt_tokens',
+  'row_keys',
+  'sample',
+  'sample_arguments',
+  'stop_tokens',
+  'stream',
+]

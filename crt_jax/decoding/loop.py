@@ -1,8 +1,8 @@
 """The token loop: prompts in, tokens out, by static-length scans over `model.step`.
 
-A scan with a known length runs without asking the host anything; the end of a
-text is looked for between chunks. Shapes depend on the context, not on the prompt, so a process
-compiles once for all its prompts.
+A scan with a known length runs without asking the host anything; the end of a text is looked for
+between chunks. Shapes depend on the context, not on the prompt, so a process compiles once for all
+its prompts.
 """
 
 import functools

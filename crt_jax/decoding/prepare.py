@@ -8,10 +8,13 @@ is multiplied on which platform is said in layers/linear.py.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
+from crt_jax import sharding
 from crt_jax.models.config import one_of, require
 from crt_jax.recurrence.state import DecodeState
 
@@ -50,13 +53,20 @@ def prepare(model, params: dict, dtype: str | None = None):
 def empty_state(
   model, params: dict, batch: int, capacity: int, depth: int | None = None
 ) -> DecodeState:
-  """`model.decode_state`, its caches separate where the layers of `params` are."""
+  """`model.decode_state`, its caches separate where the layers of `params` are, and split by heads
+  where `params` are."""
   state = model.decode_state(batch, capacity, depth)
   separate = {cache for name, cache in STACKS.items() if isinstance(params.get(name), tuple)}
   caches = {
     name: jax.tree.map(lambda a: a[None], _separate(cache)) if name in separate else cache
     for name, cache in state.caches.items()
   }
+  mesh = sharding.mesh_of(params)
+  if mesh is not None and mesh.size > 1:
+    spec_of = functools.partial(sharding.cache_spec, mesh=mesh)
+    caches = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), caches
+    )
   return dataclasses.replace(state, caches=caches)
 
 

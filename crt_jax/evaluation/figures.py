@@ -10,7 +10,7 @@ import pathlib
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
 COLORS = (BLUE, ORANGE, GREEN)
@@ -56,7 +56,7 @@ def training_curve(
       axes.plot(steps, values, color=color, marker='o', markersize=4, label=words)
     axes.set_xlabel('optimiser step')
     axes.set_ylabel('perplexity per token (log scale)')
-    _log_axis(axes)
+    log_axis(axes)
     axes.legend(frameon=False, loc='upper right')
     figure.savefig(path, dpi=150)
 
@@ -144,7 +144,7 @@ def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[i
   if exact is not None:
     axes.axhline(exact, color=ORANGE, linestyle='--', label=f'exact recurrence: {_digits(exact)}')
   axes.set_ylabel('perplexity per token')
-  _depth_axis(axes, depths, passes)
+  depth_axis(axes, depths, passes)
   # Above the panel, where no curve can pass.
   above = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
   axes.legend(frameon=False, fontsize=9, columnspacing=1, **above)
@@ -158,7 +158,7 @@ def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
     _annotate(axes, depth, gap, f'{gap:.2g}')
   axes.set_yscale('log')
   axes.set_ylabel('|perplexity at K - exact| (log scale)')
-  _depth_axis(axes, [depth for depth, _ in gaps], passes)
+  depth_axis(axes, [depth for depth, _ in gaps], passes)
 
 
 def figure_of(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
@@ -183,7 +183,7 @@ def _digits(value: float) -> str:
   return f'{value:#.4g}'.rstrip('.')
 
 
-def _depth_axis(axes, depths: list[int], passes: str) -> None:
+def depth_axis(axes, depths: list[int], passes: str) -> None:
   """Only the depths that were measured have a tick."""
   if max(depths) > 10:
     axes.set_xscale('log', base=2)
@@ -194,10 +194,12 @@ def _depth_axis(axes, depths: list[int], passes: str) -> None:
   axes.margins(x=0.12, y=0.12)
 
 
-def _log_axis(axes) -> None:
+def log_axis(axes) -> None:
   """Plain numbers on a logarithmic axis, also where it spans less than a decade."""
   axes.set_yscale('log')
-  axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  low, high = axes.get_ylim()
+  locator = LogLocator(subs=(1, 2, 5)) if high > 8 * low else MaxNLocator(6)
+  axes.yaxis.set_major_locator(locator)
   axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
   axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -6,8 +6,11 @@ import matplotlib
 import numpy as np
 
 from crt_jax.evaluation.figures import BLUE, GREY, ORANGE, STYLE, figure_of
+from crt_jax.floors import ITEMSIZE, datasheet_bandwidth
 
 COLOURS = (BLUE, ORANGE, '#3a8f4d', '#8a4fa3')
+ONE_PROGRAM, EAGER, PAPER = 'crt_jax, one program', 'eager PyTorch', "the paper's, A100, eager"
+MARKERS = {ONE_PROGRAM: 'o', EAGER: 's', PAPER: '^'}
 
 
 def latency(result: dict, path: str | pathlib.Path) -> None:
@@ -38,17 +41,20 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
     axes.plot([], [], color='black', label='floor: its bytes at the measured bandwidth')
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set_ylabel('milliseconds per token')
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=3)
     figure.savefig(path, dpi=150)
 
 
 def advantage(result: dict, path: str | pathlib.Path) -> bool:
-  """How many times faster than its transformer a model is, against the cost of a launch.
+  """How many times faster than its transformer a model is, against the price of a launch.
 
-  A curve is (bytes_T / bandwidth + launches_T * cost) / (the same of the model): solid with the
-  launches of the compiled programs, dashed with those of eager PyTorch. A measured point lies at
-  the cost that explains the transformer's time; how far it is from its curve says how well bytes
-  and launches explain the model's.
+  The price is given in weights: how many of them the memory could deliver in the time of one
+  launch. In this unit the ratio (weights_T + launches_T * price) / (the same of the model) depends
+  on neither bandwidth nor dtype, so all machines share one figure. Solid curves have the launches
+  of the compiled programs, dashed ones those of eager PyTorch. A measured point lies at the price
+  that explains the transformer's time; its distance from its curve says how well weights and
+  launches explain the model's.
 
   Returns: whether there was a pair to draw.
   """
@@ -56,39 +62,50 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
   if not pairs:
     return False
   with matplotlib.rc_context(STYLE):
-    words = 'curves: bytes + launches x cost (dashed: launches of eager PyTorch); points: measured'
-    figure, axes = figure_of('', result, width=7.5, made_from=words)
-    costs = np.logspace(-8, -3, 200)
+    figure, axes = figure_of('When few wide layers are faster', result, width=7.5)
+    prices = np.logspace(3.5, 8.5, 200)
     for colour, (model, other) in zip(COLOURS, pairs, strict=False):
       label = f'{model["model"]} : {other["model"]}'
-      axes.plot(1e6 * costs, predicted(model, other, costs), color=colour, label=label)
+      axes.plot(prices, predicted(model, other, prices), color=colour, label=label)
       if eager := _as_peer(model, other, 'torch'):
-        axes.plot(1e6 * costs, predicted(*eager, costs), '--', color=colour)
-      for marker, cost, ratio, words in _measured(model, other, result):
-        axes.plot(1e6 * cost, ratio, marker, color=colour)
-        axes.annotate(words, (1e6 * cost, ratio), (5, 4), textcoords='offset points', fontsize=7)
+        axes.plot(prices, predicted(*eager, prices), '--', color=colour, linewidth=1)
+      for kind, price, ratio in _measured(model, other, result):
+        axes.plot(max(price, prices[0]), ratio, MARKERS[kind], color=colour, markersize=7)
+    axes.plot([], [], '-', color=GREY, label='weights + launches of one program')
+    axes.plot([], [], '--', color=GREY, linewidth=1, label='weights + launches of eager PyTorch')
+    for kind, marker in MARKERS.items():
+      axes.plot([], [], marker, color=GREY, label=f'measured: {kind}')
     axes.axhline(1, color=GREY, linewidth=1)
     axes.set_xscale('log')
-    axes.set_xlabel('cost of one launch, microseconds (log scale)')
+    axes.set_xlabel('weights that the memory delivers in the time of one launch (log scale)')
     axes.set_ylabel('times faster than its transformer')
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc='upper left')
     figure.savefig(path, dpi=150)
   return True
 
 
-def predicted(model: dict, other: dict, cost):
-  """The ratio that bytes and launches of two rows give at a cost per launch (seconds)."""
-  return seconds_at(other, cost) / seconds_at(model, cost)
+def predicted(model: dict, other: dict, price):
+  """The ratio that weights and launches of two rows give at a price per launch (in weights)."""
+  return weights_at(other, price) / weights_at(model, price)
 
 
-def seconds_at(row: dict, cost):
-  """Bytes at the measured bandwidth, and launches at `cost` each."""
-  return row['floor']['streamed'] + row['launches'] * cost
+def weights_at(row: dict, price):
+  """What a token costs, in weights: those that it reads, caches too, and its launches."""
+  return weights(row) + row['launches'] * price
 
 
-def explaining_cost(row: dict, seconds: float) -> float:
-  """The cost of a launch at which bytes and launches add up to the time, in seconds."""
-  return max(seconds - row['floor']['streamed'], 0.0) / row['launches']
+def weights(row: dict) -> float:
+  """Numbers that a token reads."""
+  return (row['traffic']['weights'] + row['traffic']['cache']) / ITEMSIZE[row['dtype']]
+
+
+def explaining_price(row: dict, speed: float) -> float:
+  """The price of a launch at which weights and launches add up to the row's time.
+
+  Args:
+    speed: weights per second that the memory of the machine delivers.
+  """
+  return max(row['seconds'] * speed - weights(row), 0.0) / row['launches']
 
 
 def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
@@ -100,23 +117,22 @@ def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
 
 
 def _measured(model: dict, other: dict, result: dict):
-  """Yields marker, cost, ratio and words of every measured pair of these two."""
-  yield 'o', *_point(model, other), 'crt_jax, one program'
+  """Yields kind, price and ratio of every measured pair of these two."""
+  speed = result['machine']['bandwidth'] / ITEMSIZE[model['dtype']]
+  yield ONE_PROGRAM, *_point(model, other, speed)
   eager = _as_peer(model, other, 'torch')
   if not eager:
     return
-  yield 's', *_point(*eager), 'torch'
+  yield EAGER, *_point(*eager, speed)
   paper = result['paper']
   if model['model'] in paper and other['model'] in paper:
-    # On an A100, where these bytes take a tenth of the time: all of it counts as launches.
-    no_bytes = dict(floor=dict(streamed=0.0))
-    there = [row | dict(seconds=1e-3 * paper[row['model']]) | no_bytes for row in eager]
-    yield '^', *_point(*there), 'paper, A100'
+    there = [row | dict(seconds=1e-3 * paper[row['model']]) for row in eager]
+    speed = datasheet_bandwidth('a100-sxm4-80gb') / ITEMSIZE['bfloat16']
+    yield PAPER, *_point(*there, speed)
 
 
-def _point(model: dict, other: dict) -> tuple[float, float]:
-  cost = explaining_cost(other, other['seconds'])
-  return max(cost, 1e-8), other['seconds'] / model['seconds']
+def _point(model: dict, other: dict, speed: float) -> tuple[float, float]:
+  return explaining_price(other, speed), other['seconds'] / model['seconds']
 
 
 def _pairs(result: dict) -> list[tuple[dict, dict]]:

@@ -13,7 +13,9 @@ import jax
 
 from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
+from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
+from crt_jax.models import kernels
 
 SAMPLES = ('random', 'first')
 DTYPES = ('', 'float32', 'bfloat16', 'float16')
@@ -30,8 +32,10 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
   Returns:
     A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
     validation set and form: 'set', 'protocol' ('random', 'first' or 'whole'), 'form', 'depth',
-    'is_inference_metric' and what `evaluate` returns; and 'data', what a sample depends on.
+    'is_inference_metric' and what `evaluate` returns; 'jacobian', where it is asked for, what
+    `jacobians` returns; and 'data', what a sample depends on.
   """
+  measured = jacobians(model, params, dataset, config)
   model = scoring_model(model, config)
   asked = forms(model, config)
   sets = dataset.validation_sets
@@ -51,6 +55,8 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
   }
   if config.eval.whole:
     results['whole'] = records('whole', lambda packed: _whole(packed, config))
+  if measured:
+    results['jacobian'] = measured
   results['data'] = {
     'sequence_length': config.data.sequence_length,
     'batch_size': config.data.batch_size,
@@ -69,24 +75,50 @@ def during_training(model, params: dict, dataset, config, place: Callable) -> di
   """Scores the sample of every validation set in the form that is trained.
 
   Returns:
-    Name of the set -> what `evaluate` returns.
+    Name of the set -> what `evaluate` returns, and its Jacobian where that is asked for.
   """
+  measured = jacobians(model, params, dataset, config)
   model = scoring_model(model, config)
   form, found = trained_form(model), {}
   for name, packed in dataset.validation_sets.items():
     batches = _sample(packed, config, config.eval.during_training_batches)
     found[name] = _evaluate(model, params, form, map(place, batches), packed)
+    found[name] |= measured.get(name, {})
+  return found
+
+
+def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
+  """The Jacobian of the last pass or loop of the trained depth over the first window scored.
+
+  In float32 at least, whatever eval.dtype says: power iteration in 16 bits measures their rounding.
+  Without a fused attention kernel, which has no forward derivative.
+
+  Returns:
+    Name of the set -> what `jacobian` returns; {} where eval.jacobian_iterations is 0.
+  """
+  iterations, found = config.eval.jacobian_iterations, {}
+  if not iterations:
+    return found
+  dtype = 'float64' if model.config.dtype == 'float64' else 'float32'
+  model = type(model)(dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla'))
+  for name, packed in dataset.validation_sets.items():
+    tokens_1xT = _first_window(packed, config)['tokens']
+    measured = jax.device_get(jacobian(model, params, tokens_1xT, iterations=iterations))
+    found[name] = {what: float(value) for what, value in measured.items()}
   return found
 
 
 def scoring_model(model, config):
   """The model in `eval.dtype`, where that is set: CART was trained in bfloat16 and scored in
-  float32 (cart.md, 2.9)."""
-  dtype = config.eval.dtype or model.config.dtype
-  if dtype == model.config.dtype:
-    return model
-  # The fused kernel takes 16 bits only.
-  fields = dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla')
+  float32 (cart.md, 2.9). Where its attention kernel cannot run, 'xla' computes the same."""
+  fields = model.config
+  kernel = fields.attention_kernel
+  # Without a kernel first: a fused one may refuse the dtype.
+  fields = dataclasses.replace(
+    fields, dtype=config.eval.dtype or fields.dtype, attention_kernel='xla'
+  )
+  if kernel != 'xla':
+    fields = kernels.with_kernel(fields, kernel)
   return type(model)(fields)
 
 
@@ -117,6 +149,14 @@ def _sample(packed, config, random_batches: int) -> Iterable[dict]:
   return data.sampled_validation(
     packed, *_shape(config), random_batches, config.eval.seed, *_process()
   )
+
+
+def _first_window(packed, config) -> dict:
+  """The same one row on every process."""
+  length = config.data.sequence_length
+  if config.eval.sample == 'first':
+    return next(iter(data.first_validation(packed, length, 1, 1)))
+  return data.sampled_validation(packed, length, 1, 1, config.eval.seed)[0]
 
 
 def _whole(packed, config) -> Iterable[dict]:

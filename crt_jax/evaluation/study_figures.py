@@ -4,8 +4,9 @@ import pathlib
 
 import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-from crt_jax.evaluation.figures import GREY, STYLE, figure_of
+from crt_jax.evaluation.figures import GREY, PASSES, STYLE, depth_axis, figure_of, log_axis
 
 COLOURS = ('#2060a8', '#c8501e', '#3a8a4a', '#8a4a9a')
 
@@ -17,8 +18,8 @@ def draw(record: dict, path: str | pathlib.Path) -> None:
 
 
 def gate(record: dict):
-  """The mean gate over training beside the curve of decay alone, and what it did to loss and
-  Jacobian."""
+  """How the mean gate moved in training beside the curve of decay alone, and what it did to loss
+  and Jacobian."""
   variants, origin = record['variants'], record['origin']
   figure, (left, middle, right) = figure_of(
     'Is it the gate, or its weight decay?',
@@ -39,18 +40,19 @@ def gate(record: dict):
     steps = [row['step'] for row in rows]
     means = np.array([row['gate_mean'] for row in rows])
     style = ':' if frozen else '-' if decays else '--'
-    left.plot(steps, means.mean(axis=1), style, color=colour, label=_words(name))
-    left.fill_between(steps, means.min(axis=1), means.max(axis=1), color=colour, alpha=0.2)
+    moved = means - start
+    left.plot(steps, moved.mean(axis=1), style, color=colour, label=words(name))
+    left.fill_between(steps, moved.min(axis=1), moved.max(axis=1), color=colour, alpha=0.2)
     if decays and not frozen:
-      left.plot(steps, decayed(start, rows), 'x', color=GREY, markersize=4)
+      left.plot(steps, decayed(start, rows) - start, 'x', color=GREY, markersize=4)
   left.plot([], [], 'x', color=GREY, label='weight decay alone (formula)')
   left.set_xlabel('optimiser step')
-  left.set_ylabel('gate sigmoid(a), mean over channels')
-  left.legend(frameon=False, fontsize=7)
+  left.set_ylabel('change of the mean gate sigmoid(a)')
+  left.legend(frameon=False, fontsize=7, loc='lower left')
   _dots(middle, variants, [v['validation'][0]['perplexity'] for v in variants.values()])
   middle.set_xlabel('validation perplexity, one dot a seed')
   _dots(right, variants, [v['jacobian']['jacobian_radius'] for v in variants.values()])
-  right.set_xlabel('spectral radius of the last loop, mean over positions')
+  right.set_xlabel('spectral radius of the last loop')
   right.axvline(1, color=GREY, linewidth=1)
   right.set_yticklabels([])
   return figure
@@ -62,15 +64,16 @@ def depths(record: dict):
   figure, axes = figure_of(
     'Evaluated with another number of loops than trained', origin, 7, 1, _made_from(variants)
   )
-  for colour, (name, variant) in zip(COLOURS, variants.items(), strict=False):
+  for colour, variant in zip(COLOURS, variants.values(), strict=False):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
     depth = [r['depth'] for r in records]
     values = np.array([r['perplexity'] for r in records])
-    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=_words(name), markersize=4)
+    label = trained_with(variant['config']['model'])
+    axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=label, markersize=4)
     axes.fill_between(depth, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
-  axes.set_xlabel('loops R at evaluation')
+  depth_axis(axes, depth, f'{PASSES["cart"]} at evaluation')
   axes.set_ylabel('validation perplexity per token (log scale)')
-  axes.set_yscale('log')
+  log_axis(axes)
   axes.legend(frameon=False)
   return figure
 
@@ -93,13 +96,18 @@ def grid(record: dict):
                     textcoords='offset points')  # fmt: skip
   axes.set_xlabel('training MFLOPs per token')
   axes.set_ylabel('validation perplexity per token')
+  axes.margins(x=0.08)
   axes.legend(frameon=False)
   return figure
 
 
 def state_growth(record: dict):
   """RMS of the state after each loop at initialisation, one line a variant."""
-  made_from = f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation'
+  seeds = len(next(iter(record['variants'].values())))
+  made_from = (
+    f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation, '
+    f'{record["positions"]} random tokens, {seeds} seeds, band = their range'
+  )
   figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
   for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=True):
     values = np.array(seeds)
@@ -109,6 +117,7 @@ def state_growth(record: dict):
   axes.set_xlabel('loops done (0: the output of the prelude)')
   axes.set_ylabel('root mean square of the state (log scale)')
   axes.set_yscale('log')
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.legend(frameon=False)
   return figure
 
@@ -122,15 +131,22 @@ def decayed(start: float, rows: list[dict]) -> np.ndarray:
   return 1 / (1 + np.exp(-logit))
 
 
+def trained_with(model: dict) -> str:
+  """Which loops a CART saw in training."""
+  low, high = model['loops_min'], model['loops']
+  return f'trained with R drawn from {low} to {high}' if low else f'trained with R = {high}'
+
+
 def _dots(axes, variants: dict, values_S: list[list[float]]) -> None:
   """One row a variant, one dot a seed."""
   for y, values in enumerate(values_S):
     axes.plot(values, [y] * len(values), 'o', color=COLOURS[0], alpha=0.7, markersize=5)
-  axes.set_yticks(range(len(variants)), [_words(name) for name in variants])
+  axes.set_yticks(range(len(variants)), [words(name) for name in variants])
+  axes.xaxis.set_major_locator(MaxNLocator(5))
   axes.invert_yaxis()
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
   """decay_0_9 -> 'decay 0.9'."""
   return name.replace('0_', '0.').replace('_', ' ')
 

@@ -4,12 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crt_jax.layers.attention_kernels import fused_attention
 from crt_jax.layers.linear import Dropout, Linear
 from crt_jax.layers.rotary import rotate
 
 Array = jax.Array
 
-KERNELS = ('xla', 'cudnn')
+BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the most blocks
 
 
 class Attention(nn.Module):
@@ -18,6 +19,7 @@ class Attention(nn.Module):
   Attributes:
     window: number of positions each position sees, itself included; 0 = all before it.
     rotary: a kind of layers/rotary.py.
+    kernel: of layers/attention_kernels.py, where there is neither dropout nor `past`.
   """
 
   width: int
@@ -48,9 +50,9 @@ class Attention(nn.Module):
     position_BxT = new_positions(x_BxTxC.shape[1], past)
     q = rotate(q, position_BxT, self.rotary, self.rotary_theta)
     k = rotate(k, position_BxT, self.rotary, self.rotary_theta)
-    mixed_BxTxHxA = attend(
-      q, k, v, past, self.window, Dropout(self.dropout) if self.dropout else None, self.kernel
-    )
+    dropout = Dropout(self.dropout) if self.dropout else None
+    kernel = 'xla' if self.is_initializing() else self.kernel  # shapes are asked for anywhere
+    mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
     out = Linear(
       (self.width,), (heads, head_width), ('width', 'heads', 'head_width'), **options, name='out'
     )
@@ -77,12 +79,13 @@ def attend(
 ) -> Array:
   """Softmax attention of the new positions over the cache's valid slots and each other.
 
-  H must be a multiple of G (grouped queries). Scores and softmax are at least float32.
+  H must be a multiple of G (grouped queries). Scores and softmax are at least float32. They are
+  materialised unless there is a `kernel`, no dropout, and nothing past.
 
   Returns: mixed values [B, T, H, A] in the dtype of q.
   """
-  if kernel == 'cudnn' and past is None:
-    return _cudnn(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
+  if kernel != 'xla' and past is None and dropout is None:
+    return fused_attention(kernel, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
   batch, length, heads, head_width = q_BxTxHxA.shape
   groups, shared = k_BxTxGxA.shape[2], heads // k_BxTxGxA.shape[2]
   # Query heads that share keys stand beside each other as further rows: [B, T * shared, G, A].
@@ -94,11 +97,7 @@ def attend(
     hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
     return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
-  steps = jnp.arange(length)
-  seen_1xTxT = within(steps[None, :, None], steps[None, None, :], window)
-  scores = jnp.einsum('btga,bsga->bgts', q, k_BxTxGxA, preferred_element_type=score_dtype)
-  weights = masked(scores, seen_1xTxT)
-  if past is not None:
+  def past_scores():
     cache, position_B, *first_B = past
     slot_Bx1xS = jnp.arange(cache['k'].shape[2])[None, None, :]
     if first_B:
@@ -111,32 +110,57 @@ def attend(
       scores = jnp.einsum('bgsa,btga->bgst', cache['k'], q).swapaxes(2, 3)
     else:
       scores = jnp.einsum('btga,bgsa->bgts', q, cache['k'], preferred_element_type=score_dtype)
-    weights = jnp.concatenate([masked(scores, seen_BxTxS), weights], axis=-1)
-  weights = jax.nn.softmax(weights, axis=-1).astype(q.dtype)
-  if dropout is not None:
-    weights = dropout(weights)
-  mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
-  if past is not None:
-    mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], cache['v'])
+    return masked(scores, seen_BxTxS)
+
+  def scored(start, stop, first, last):
+    """Masked scores of the new positions start..stop-1 over the new positions first..last-1."""
+    query, key = jnp.arange(start, stop), jnp.arange(first, last)
+    scores = jnp.einsum(
+      'btga,bsga->bgts',
+      q[:, start * shared : stop * shared],
+      k_BxTxGxA[:, first:last],
+      preferred_element_type=score_dtype,
+    )
+    return masked(scores, within(query[None, :, None], key[None, None, :], window))
+
+  def weighted(scores):
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    return weights if dropout is None else dropout(weights)
+
+  if past is None:
+    mixed = jnp.concatenate(
+      [
+        jnp.einsum('bgts,bsga->btga', weighted(scored(*block)), v_BxTxGxA[:, block[2] : block[3]])
+        for block in blocks(length, window)
+      ],
+      axis=1,
+    )
+  else:
+    weights = weighted(jnp.concatenate([past_scores(), scored(0, length, 0, length)], axis=-1))
+    mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
+    mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], past[0]['v'])
   mixed = mixed.reshape(batch, length, shared, groups, head_width).swapaxes(2, 3)
   return mixed.reshape(q_BxTxHxA.shape)
+
+
+def blocks(length: int, window: int) -> list[tuple[int, int, int, int]]:
+  """Stretches of queries and the keys that they see: (first query, end, first key, end).
+
+  Scores that no query sees are then not computed, and not stored for the backward pass: with 4
+  blocks 3/8 of all. Forward and backward at T = 512 on a CPU: 0.11 s in 4 blocks or 8, 0.12 s in 2,
+  0.15 s in one (8 rows, 4 heads of 64, CPU seconds).
+  """
+  count = min(BLOCKS, max(1, length // BLOCK))
+  size = -(-length // count)
+  found = []
+  for start in range(0, length, size):
+    stop = min(start + size, length)
+    first = max(0, start - window + 1) if window else 0
+    found.append((start, stop, first, stop))
+  return found
 
 
 def within(query: Array, key: Array, window: int) -> Array:
   """Whether position `query` sees position `key`: causal, and at most `window` back if above 0."""
   causal = key <= query
   return causal & (query - key < window) if window else causal
-
-
-def _cudnn(q, k, v, window: int) -> Array:
-  """Fused attention; pads the head width to a multiple of 8 and keeps the true width's scale."""
-  width = q.shape[-1]
-  pad = [(0, 0)] * 3 + [(0, -width % 8)]
-  mixed = jax.nn.dot_product_attention(
-    *(jnp.pad(a, pad) for a in (q, k, v)),
-    scale=width**-0.5,
-    is_causal=True,
-    local_window_size=(window - 1, 0) if window else None,
-    implementation='cudnn',
-  )
-  return mixed[..., :width]

@@ -75,7 +75,8 @@ class LatentAttention(nn.Module):
       k = rotate(k, position_BxT, 'standard', self.rotary_theta)
       entries = None if past is None else entries_of(k, v)
     dropout = Dropout(self.dropout) if self.dropout else None
-    mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, self.kernel)
+    kernel = 'xla' if self.is_initializing() else self.kernel  # shapes are asked for anywhere
+    mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
     axes = ('width', 'heads', 'head_width')
     out = Linear((self.width,), heads, axes, **options, name='out')
     return Dropout(self.dropout)(out(mixed_BxTxHxA)), entries

@@ -131,6 +131,11 @@ class Model(abc.ABC):
     """The distinct depths that training can draw; None without recurrence."""
     return None
 
+  @property
+  def has_sequential_form(self) -> bool:
+    """Whether `sequential`, `decode_state` and `step` exist."""
+    return True
+
   def recurrent_map(self, params: dict, tokens_BxT: Array, depth: int | None = None) -> tuple:
     """The last pass of the recurrence over real text, as a map of its own state.
 
@@ -188,7 +193,10 @@ class Model(abc.ABC):
     """
     hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
     head = functools.partial(self.head, params)
-    mean, count = cross_entropy(head, hidden.hidden_BxTxC, batch['targets'], self.config.vocab_size)
+    config, targets_BxT = self.config, batch['targets']
+    mean, count = cross_entropy(
+      head, hidden.hidden_BxTxC, targets_BxT, config.vocab_size, config.loss_chunk_mib
+    )
     metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses, **hidden.telemetry}
     return mean + sum(hidden.losses.values()), metrics
 
@@ -205,13 +213,13 @@ class Model(abc.ABC):
   def sequential_hidden(self, params, tokens_BxT, depth=None) -> Array:
     """hidden_BxTxC of the exact recurrence."""
     batch, length = tokens_BxT.shape
-    state = _match_precision(self.decode_state(batch, length, depth), params)
+    state = self.decode_state(batch, length, depth).widened(_stream_dtype(params))
     lengths_B = jnp.full(batch, length, jnp.int32)
     return self.advance(params, state, tokens_BxT, lengths_B, 'sequential')[1]
 
   def step(self, params, state: DecodeState, token_B: Array) -> tuple[DecodeState, Array]:
     """Consumes one token per row; returns the new state and logits_BxV of what follows it."""
-    state = _match_precision(state, params)
+    state = state.widened(_stream_dtype(params))
     one_B = jnp.ones_like(state.position_B)
     state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], one_B, 'sequential')
     return state, self.head(params, hidden_Bx1xC[:, 0])
@@ -245,7 +253,7 @@ class Model(abc.ABC):
       lengths_B = jnp.full(batch, length, jnp.int32)
     lengths_B = jnp.asarray(lengths_B)
     _check_lengths(lengths_B, state, batch, length)
-    state = _match_precision(state, params)
+    state = state.widened(_stream_dtype(params))
     if method == 'parallel':
       chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
     count = -(-length // chunk)
@@ -300,13 +308,6 @@ def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int
     f'a prompt that ends at position {end} does not fit a state of max_len={state.capacity}; '
     f'make it with decode_state(batch, max_len={end}) or more',
   )
-
-
-def _match_precision(state: DecodeState, params: dict) -> DecodeState:
-  """Float64 parameters need a float64 state, also where the configuration says float32."""
-  if _stream_dtype(params) != jnp.float64:
-    return state
-  return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state)
 
 
 def _stream_dtype(params: dict):

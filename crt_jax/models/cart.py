@@ -18,6 +18,16 @@ from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.base import Hidden, Model
+from crt_jax.models.cart_loop import (
+  Loop,
+  history,
+  is_cross,
+  is_frozen,
+  last_loop,
+  loop_codes,
+  make_loop,
+  mixing_statistics,
+)
 from crt_jax.models.config import ModelConfig, one_of, require
 from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import (
@@ -155,26 +165,13 @@ class CART(Model):
   def _prelude(self) -> LayerStack:
     return LayerStack(cart_layer(self.config), self.config.prelude_layers, self.config)
 
-  @property
-  def _is_cross(self) -> bool:
-    return self.config.core == 'cross'
-
-  @property
-  def _is_frozen(self) -> bool:
-    return self._is_cross and self.config.anchor == 'frozen'
-
-  @property
-  def _history(self) -> int:
-    """How many states a loop reads."""
-    return self.config.history if self.config.blend else 1
-
   def _core(self) -> TransformerLayer:
-    return cart_layer(self.config, own_keys=not self._is_cross)
+    return cart_layer(self.config, own_keys=not is_cross(self.config))
 
   def _core_example(self) -> tuple:
     config = self.config
     x_BxTxC = jnp.zeros((1, 1, config.width), config.param_dtype)
-    if not self._is_cross:
+    if not is_cross(self.config):
       return (x_BxTxC,)
     k = jnp.zeros((1, 1, config.heads, config.head_width), config.param_dtype)
     return x_BxTxC, None, (k, k)
@@ -190,7 +187,7 @@ class CART(Model):
       initializer='normal',
     )
     modules = output_modules(config, tied=True) | dict(coda=cart_layer(config))
-    if self._is_cross:
+    if is_cross(self.config):
       modules['anchor'] = cart_keys_values(config)
       if config.anchor_norm:
         modules['anchor_norm'] = Norm(config.width, 'rms', config.norm_eps)
@@ -251,6 +248,12 @@ class CART(Model):
       return apply_module(modules['anchor'], params['anchor'], e_BxTxC)
 
     def core(u_BxTxC, core_params=None, past=None, given=None, key=None):
+      if given is not None:
+        require(
+          given[0].shape[1] == u_BxTxC.shape[1],
+          f'given: an anchor of {given[0].shape[1]} positions does not fit u_BxTxC of '
+          f'{u_BxTxC.shape[1]}; make it of the same tokens',
+        )
       core_params = params['core'] if core_params is None else core_params
       extra = () if given is None else (given,)
       return apply_module(self._core(), core_params, u_BxTxC, past, *extra, key=key)
@@ -271,7 +274,7 @@ class CART(Model):
     probe_R = self._probe(depth, telemetry, probe_R)
     hidden_BxTxC, _, statistics = self._forward(params, tokens_BxT, None, depth, key, probe_R)
     if probe_R is not None:
-      statistics = statistics | self._mixing_statistics(params)
+      statistics = statistics | mixing_statistics(self.config, params)
     return Hidden(hidden_BxTxC, {}, statistics)
 
   def _forward(self, params, tokens_BxT, state: DecodeState | None, depth: int, key, probe_R=None):
@@ -280,90 +283,41 @@ class CART(Model):
     past = state.past if state is not None else lambda name: None
     prelude_key, core_key, coda_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     e_BxTxC, prelude_entries = parts.prelude(parts.embed(tokens_BxT), past('prelude'), prelude_key)
-    step, per_loop, frozen = self._loop(params, e_BxTxC, state, depth, core_key)
-    remat = self.config.remat != 'none'
+    loop = self._loop(params, e_BxTxC, state, depth, core_key)
     (h_BxTxC, *_), core_entries, statistics = depth_loop(
-      step, e_BxTxC, depth, self._history, per_loop, remat, probe_R, self.config.backprop_loops
+      loop.step,
+      e_BxTxC,
+      depth,
+      history(self.config),
+      loop.per_loop,
+      self.config.remat_pass,
+      probe_R,
+      self.config.backprop_loops,
     )
     h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
     if state is None:
       return h_BxTxC, {}, statistics
     entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))
-    if self._is_frozen:
-      entries['anchor'] = with_layer_axis(entries_of(*frozen))
+    if is_frozen(self.config):
+      entries['anchor'] = with_layer_axis(entries_of(*loop.frozen))
     else:
       entries['core'] = core_entries
     return h_BxTxC, entries, statistics
 
-  def _loop(self, params, e_BxTxC, state: DecodeState | None, depth: int, core_key):
-    """The step of the depth loop, its inputs per loop, and the frozen keys and values (or None)."""
-    config = self.config
-    parts = self.parts(params)
-    past = state.past if state is not None else lambda name: None
-    is_frozen = self._is_frozen
-    frozen = parts.anchor(e_BxTxC) if is_frozen else None
-    blend_weights = jax.nn.softmax(params['blend']['weight'])
-    gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
-    code_params = params['loop_code']
-    codes_RxC = self._modules()['loop_code'].apply({'params': code_params}, self._codes(depth))
-
-    def step(ring, r, per_loop):
-      code_C, core_params, cache = per_loop
-      loop_key = None if core_key is None else jax.random.fold_in(core_key, r)
-      u_BxTxC = ring[0]
-      if config.blend:
-        u_BxTxC = sum(blend_weights[i] * h_BxTxC for i, h_BxTxC in enumerate(ring))
-      if config.loop_code:
-        u_BxTxC = u_BxTxC + code_C[None, None].astype(u_BxTxC.dtype)
-      given = parts.anchor(u_BxTxC) if config.anchor == 'per_loop' else frozen
-      if is_frozen:
-        loop_past = first_layer(past('anchor'))
-      else:
-        loop_past = None if state is None else (cache, state.position_B)
-      o_BxTxC, entries = parts.core(u_BxTxC, core_params, loop_past, given, loop_key)
-      if self._is_cross and not is_frozen and state is not None:
-        entries = entries_of(*given)
-      if config.core_residual:
-        o_BxTxC = (gain_C * u_BxTxC if config.gate else u_BxTxC) + o_BxTxC
-      return o_BxTxC, entries
-
-    core_params = None
-    if not config.share_core:
-      core_params = jax.tree.map(lambda a: a[:depth], params['core'])
-    core_past = past('core')
-    per_loop = (codes_RxC, core_params, None if core_past is None else core_past[0])
-    return step, per_loop, frozen
+  def _loop(self, params, e_BxTxC, state, depth: int, key) -> Loop:
+    codes_RxC = self._modules()['loop_code'].apply(
+      {'params': params['loop_code']}, self._codes(depth)
+    )
+    return make_loop(self.config, self.parts(params), params, codes_RxC, e_BxTxC, state, key)
 
   def recurrent_map(self, params, tokens_BxT, depth=None):
-    depth = self.resolve_depth(depth)
     parts = self.parts(params)
     e_BxTxC, _ = parts.prelude(parts.embed(tokens_BxT))
-    step, per_loop, _ = self._loop(params, e_BxTxC, None, depth, None)
-    before = jax.tree.map(lambda a: a[:-1], per_loop)
-    ring, _, _ = depth_loop(step, e_BxTxC, depth - 1, self._history, before)
-    last = jax.tree.map(lambda a: a[-1], per_loop)
-    # Over frozen keys and values a position depends on no other state than its own.
-    axes = (-1,) if self._is_frozen else None
-    return lambda ring: (step(ring, depth - 1, last)[0], *ring[:-1]), ring, axes
-
-  def _mixing_statistics(self, params) -> dict[str, Array]:
-    """What gate and blend have become; gate_histogram counts channels in 20 bins over [0, 1]."""
-    gate_C = jax.nn.sigmoid(params['gate']['logit'])
-    found = {}
-    if self.config.gate:
-      histogram, _ = jnp.histogram(gate_C, bins=20, range=(0, 1))
-      found |= dict(gate_max=gate_C.max(), gate_mean=gate_C.mean(), gate_min=gate_C.min())
-      found |= dict(gate_histogram=histogram)
-    if self.config.blend:
-      found |= dict(blend=jax.nn.softmax(params['blend']['weight']))
-    return found
+    loop = self._loop(params, e_BxTxC, None, self.resolve_depth(depth), None)
+    return last_loop(self.config, loop, e_BxTxC)
 
   def _codes(self, depth: int) -> Array:
-    """The sinusoidal code of loops 0..depth-1, [R, loop_code_width]; any R (cart.md 2.6)."""
-    width = self.config.loop_code_width
-    r_Rx1 = jnp.arange(depth, dtype=self.config.param_dtype)[:, None]
-    angle = r_Rx1 * (1e4 ** (-2 * jnp.arange(width // 2) / width))[None]
-    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(depth, width)
+    return loop_codes(depth, self.config.loop_code_width, self.config.param_dtype)
 
   def head(self, params, hidden):
     return project(self._modules(), params, hidden, self.config)
@@ -393,7 +347,7 @@ class CART(Model):
     config, depth = self.config, self.resolve_depth(depth)
     shape = (batch, max_len, config.heads, config.head_width, config.dtype)
     caches = dict(prelude=self._prelude().cache(batch, max_len), coda=empty_cache(1, *shape))
-    if self._is_frozen:
+    if is_frozen(self.config):
       caches['anchor'] = empty_cache(1, *shape)
     else:
       caches['core'] = empty_cache(depth, *shape)

@@ -8,9 +8,19 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from crt_jax.layers.attention_kernels import KERNELS
+from crt_jax.models import kernels
+from crt_jax.models.loss import CHUNK_MIB
+from crt_jax.recurrence.remat import KEEP_PRODUCTS, Remat
+
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
-REMAT = ('none', 'layer', 'pass')
-KERNELS = ('xla', 'cudnn')
+# What the backward pass recomputes: of each recurrent pass, and of each layer inside it.
+REMAT = {
+  'none': (False, False),
+  'pass': (True, False),
+  'layer': (True, True),
+  'dots': (KEEP_PRODUCTS, KEEP_PRODUCTS),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,9 +33,13 @@ class ModelConfig:
     heads, head_width: give one (the other follows) or both with heads * head_width == width.
     dropout: share in [0, 1); where it acts is the model's recipe.
     dtype: compute dtype; parameters and residual stream are float32, or float64 when that is asked.
-    remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it).
+    remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it) or
+      'dots' (of both, all but the products with weights).
     window: positions that attention sees, the current one included; 0 = all before it.
-    attention_kernel: 'xla' (materialised scores) or 'cudnn' (fused; GPU, 16-bit, no dropout).
+    attention_kernel: 'xla' (materialised scores), 'cudnn' (NVIDIA GPUs, 16 bits) or 'splash'
+      (TPUs); models/kernels.py says where 'xla' runs nevertheless.
+    loss_chunk_mib: MiB of float32 logits that a device holds at a time. Each chunk adds to the
+      gradient of the whole output layer, so few large ones suit a GPU with memory to spare.
   """
 
   name: str
@@ -38,9 +52,10 @@ class ModelConfig:
   remat: str = 'none'
   window: int = 0
   attention_kernel: str = 'xla'
+  loss_chunk_mib: int = CHUNK_MIB
 
   def __post_init__(self):
-    for field in ('vocab_size', 'width'):
+    for field in ('vocab_size', 'width', 'loss_chunk_mib'):
       require(getattr(self, field) >= 1, f'model.{field}={getattr(self, field)} must be at least 1')
     self._resolve_heads()
     one_of('model.dtype', self.dtype, DTYPES)
@@ -55,16 +70,7 @@ class ModelConfig:
       value = getattr(self, field, 1.0)
       require(value > 0, f'model.{field}={value} must be above 0')
     require(self.window >= 0, f'model.window={self.window} must be 0 (full attention) or more')
-    if self.attention_kernel == 'cudnn':
-      require(
-        self.dropout == 0,
-        f"model.attention_kernel='cudnn' has no dropout on the attention weights; set "
-        f"model.dropout=0 (is {self.dropout}) or model.attention_kernel='xla'",
-      )
-      require(
-        self.dtype in ('bfloat16', 'float16'),
-        f"model.attention_kernel='cudnn' needs model.dtype='bfloat16' (is {self.dtype!r})",
-      )
+    kernels.check(self)
 
   def _resolve_heads(self):
     heads, head_width, width = self.heads, self.head_width, self.width
@@ -89,6 +95,16 @@ class ModelConfig:
     )
     object.__setattr__(self, 'heads', heads)
     object.__setattr__(self, 'head_width', head_width)
+
+  @property
+  def remat_pass(self) -> Remat:
+    """What is recomputed of a recurrent pass (recurrence/remat.py)."""
+    return REMAT[self.remat][0]
+
+  @property
+  def remat_layer(self) -> Remat:
+    """What is recomputed of a layer, inside a pass or without any."""
+    return REMAT[self.remat][1]
 
   @property
   def param_dtype(self) -> str:

@@ -179,6 +179,10 @@ class CRT(Model):
   def variant(self) -> corrections.Variant:
     return corrections.VARIANTS[self.config.correction]
 
+  @property
+  def has_sequential_form(self):
+    return not (self.config.cumulative or self.config.self_inclusive)
+
   def _modules(self) -> dict:
     return output_modules(self.config, tied=False)
 
@@ -217,9 +221,8 @@ class CRT(Model):
   def recurrence(self, params) -> Recurrence:
     """The maps that the drivers of recurrence/context.py alternate."""
     parts = self.parts(params)
-    remat = self.config.remat != 'none'
     shift = not self.config.self_inclusive
-    return Recurrence(parts.block, parts.summary, parts.inject, shift, remat)
+    return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.remat_pass)
 
   def read(self, done: Passes) -> Array:
     """What the head reads of finished passes."""
@@ -333,20 +336,13 @@ class CRT(Model):
   def decode_state(self, batch, max_len, depth=None):
     self.config.require_sequential_form('decoding')
     require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
-    return self._empty_state(batch, max_len, self.config.param_dtype)
-
-  def _empty_state(self, batch: int, max_len: int, stream_dtype) -> DecodeState:
     caches = dict(block=self._stack().cache(batch, max_len))
     if self.variant.reads == 'attention':
       config = self.config
       caches['correction'] = empty_cache(
         1, batch, max_len, config.heads, config.head_width, config.dtype
       )
-    # Float64 parameters compute in float64 whatever the configuration says.
-    caches = jax.tree.map(
-      lambda a: a.astype(jnp.float64) if stream_dtype == jnp.float64 else a, caches
-    )
-    recurrent_BxC = jnp.zeros((batch, self.config.width), stream_dtype)
+    recurrent_BxC = jnp.zeros((batch, self.config.width), self.config.param_dtype)
     return DecodeState(caches, recurrent_BxC, jnp.zeros(batch, jnp.int32))
 
   def training_state(self, e_BxTxC: Array) -> DecodeState:
@@ -355,7 +351,8 @@ class CRT(Model):
     batch, length, _ = e_BxTxC.shape
     capacity, window = -(-length // self._chunk) * self._chunk, self.config.window
     trailing = 0 < window <= capacity
-    state = self._empty_state(batch, window - 1 if trailing else capacity, e_BxTxC.dtype)
+    state = self.decode_state(batch, window - 1 if trailing else capacity)
+    state = state.widened(e_BxTxC.dtype)
     return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):

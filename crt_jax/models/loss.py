@@ -5,13 +5,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from crt_jax import sharding
+
 Array = jax.Array
 
-CHUNK_BYTES = 2**26  # float32 logits held at a time; larger chunks gain nothing on CPU or GPU
+MIB = 2**20
+CHUNK_MIB = 64  # larger chunks gain nothing on a CPU
 
 
 def cross_entropy(
-  head: Callable[[Array], Array], hidden_BxTxC: Array, targets_BxT: Array, vocab_size: int
+  head: Callable[[Array], Array],
+  hidden_BxTxC: Array,
+  targets_BxT: Array,
+  vocab_size: int,
+  chunk_mib: int = CHUNK_MIB,
 ) -> tuple[Array, Array]:
   """Mean cross-entropy of the targets that count, in nats.
 
@@ -21,11 +28,13 @@ def cross_entropy(
   Args:
     head: hidden [..., C] -> logits [..., V].
     targets_BxT: token ids; below 0 does not count.
+    chunk_mib: float32 logits that a device holds at a time.
 
   Returns: the mean over counted targets (0 if none counts) and their number.
   """
   batch, length = targets_BxT.shape
-  wanted = -(-batch * length * vocab_size * 4 // CHUNK_BYTES)
+  chunk_bytes = chunk_mib * MIB * sharding.devices_of_mesh()
+  wanted = -(-batch * length * vocab_size * 4 // chunk_bytes)
   chunk = -(-length // min(wanted, length))
   count = -(-length // chunk)
   pad = count * chunk - length

@@ -205,7 +205,8 @@ def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
 
   It begins the residual stream, so it is at least float32, also where the table is stored in less.
   """
-  e_BxTxC = apply_module(modules['embedding'], params['embedding'], tokens_BxT)
+  table = jax.tree.map(sharding.gather_rows, params['embedding'])
+  e_BxTxC = apply_module(modules['embedding'], table, tokens_BxT)
   return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.backward import Loop
+from crt_jax.recurrence.remat import Remat, rematerialised
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
 from crt_jax.recurrence.state import DecodeState, advance
 
@@ -28,14 +29,14 @@ class Recurrence(NamedTuple):
     inject: s_prev_BxTxC, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its
       own attention, if any, reads of earlier positions, None in parallel passes.
     shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
-    remat: recompute each pass in the backward pass instead of storing what it computed.
+    remat: what of each pass is recomputed in the backward pass, see remat.py.
   """
 
   block: Callable
   summary: Callable
   inject: Callable
   shift: bool = True
-  remat: bool = False
+  remat: Remat = False
 
 
 @jax.tree_util.register_dataclass
@@ -95,7 +96,7 @@ def passes(
     return (x_next_BxTxC, entries['correction']), statistics
 
   # The last pass is the first that the backward pass needs, so recomputing it would save nothing.
-  body = jax.checkpoint(refine, prevent_cse=False) if recurrence.remat else refine
+  body = rematerialised(refine, recurrence.remat)
   is_named = isinstance(start, str)
   s_BxTxC = jnp.zeros_like(e_BxTxC) if is_named else start
   x_BxTxC, entries = recurrence.inject(

@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from crt_jax.recurrence.remat import Remat, rematerialised
+
 Array = jax.Array
 
 
 def stack(
-  layer: Callable, params_N, x_BxTxC: Array, past, key: Array | None, remat: bool = False
+  layer: Callable, params_N, x_BxTxC: Array, past, key: Array | None, remat: Remat = False
 ) -> tuple[Array, Any]:
   """Applies N layers in sequence.
 
@@ -24,7 +26,7 @@ def stack(
     past: None, or (cache, position_B); the cache has leaves [N, B, ...], or is a tuple of N trees
       with leaves [1, B, ...] where the parameters are one.
     key: dropout key, or None for none; layer n uses fold_in(key, n).
-    remat: recompute each layer in the backward pass instead of storing what it computed.
+    remat: what of each layer is recomputed in the backward pass, see remat.py.
 
   Returns: the last layer's output and the entries of all layers, in the form of the cache.
   """
@@ -38,8 +40,7 @@ def stack(
   if isinstance(params_N, tuple):
     return _separate(one, params_N, x_BxTxC, cache_N)
   count = jax.tree.leaves(params_N)[0].shape[0]
-  body = jax.checkpoint(one, prevent_cse=False) if remat else one
-  return jax.lax.scan(body, x_BxTxC, (params_N, cache_N, jnp.arange(count)))
+  return jax.lax.scan(rematerialised(one, remat), x_BxTxC, (params_N, cache_N, jnp.arange(count)))
 
 
 def _separate(one: Callable, params_N: tuple, x_BxTxC: Array, cache_N: tuple | None):

@@ -38,6 +38,12 @@ class DecodeState:
     first_B = (self.position_B - self.capacity,) if self.trailing else ()
     return self.caches[name], self.position_B, *first_B
 
+  def widened(self, stream_dtype) -> 'DecodeState':
+    """Float64 parameters need a float64 state, also where the configuration says float32."""
+    if stream_dtype != jnp.float64:
+      return self
+    return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, self)
+
   @property
   def capacity(self) -> int:
     """The number of positions that the caches can hold."""

@@ -2,11 +2,10 @@
 when read.
 
 A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config,
-  versions, clock, data, and a checksum
-of every array). No iterator is saved, because the step determines the data. The newest `keep` and
-the one with the lowest validation
-cross-entropy are kept. Orbax makes each write atomic; the checksums find what it cannot see, such
-as a flipped bit in a file.
+versions, clock, data, and a checksum of every array). The tokenizer lies once beside all of them,
+and each record has its hash. No iterator is saved, because the step determines the data. The newest
+`keep` and the one with the lowest validation cross-entropy are kept. Orbax makes each write atomic;
+the checksums find what it cannot see, such as a flipped bit in a file.
 """
 
 import logging as python_logging
@@ -18,9 +17,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
 import crt_jax
+from crt_jax import sharding
 from crt_jax.data import tokenizers
 from crt_jax.training import workdir as workdir_lib
 from crt_jax.training.integrity import Mismatch, check_shapes, describe, verify
@@ -205,16 +206,20 @@ def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, di
   return state, record
 
 
-def load_params(workdir: str, step: int | None = None) -> tuple[Any, dict, Any, int]:
+def load_params(
+  workdir: str, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[Any, dict, Any, int]:
   """Returns (config, params, tokenizer, step) of a checkpoint: all that evaluation and generation
   need.
 
   Args:
     workdir: of a run, finished or not; it is only read.
     step: which checkpoint; None takes the newest that is whole.
+    mesh: where the parameters are to lie, whatever they were trained on; None = one device.
 
   Raises:
-    ValueError: no such run, checkpoint or step.
+    ValueError: no such run, checkpoint or step, a tokenizer that is not the checkpoint's, or a
+      parameter that does not fit the mesh.
   """
   directory = pathlib.Path(workdir) / 'checkpoints'
   steps = steps_on_disk(directory)
@@ -227,14 +232,28 @@ def load_params(workdir: str, step: int | None = None) -> tuple[Any, dict, Any, 
       try:
         record = read_record(manager, candidate)
         config = workdir_lib.config_of(record['config'])
-        params = read_params(manager, candidate, crt_jax.build(config.model), record)
-      except Mismatch:
+        model = crt_jax.build(config.model)
+        abstract = abstract_params(model, mesh)
+        params = read_params(manager, candidate, abstract, record)
+      except (Mismatch, sharding.Unfit):
         raise
       except Exception as error:
         warn(f'checkpoint {directory / str(candidate)} is damaged ({one_line(error)})')
         continue
-      return config, params, tokenizers.load(pathlib.Path(workdir) / 'tokenizer'), candidate
+      return config, params, load_tokenizer(workdir, record), candidate
   raise ValueError(f'{directory}: no checkpoint can be read')
+
+
+def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
+  """Returns the tokenizer of a run; ValueError if it is not the one of the checkpoint's record."""
+  folder = pathlib.Path(workdir) / 'tokenizer'
+  tokenizer = tokenizers.load(folder)
+  if tokenizer.hash != record['data']['tokenizer']:
+    raise ValueError(
+      f'{folder} is not the tokenizer that the checkpoint of step {record["step"]} was trained '
+      'with; put that one back'
+    )
+  return tokenizer
 
 
 def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
@@ -243,13 +262,21 @@ def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(directory.absolute(), options=options, item_names=ITEMS)
 
 
-def read_params(manager, step: int, model, record: dict):
-  """Reads and verifies the parameters of one checkpoint onto the first device."""
-  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-    jax.eval_shape(model.init, jax.random.key(0)),
-  )
+def abstract_params(model, mesh: Mesh | None):
+  """Returns shapes and shardings of a model's parameters: on a mesh, or whole on the first
+  device."""
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  if mesh is None:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: device, shapes)
+  else:
+    shardings = sharding.param_shardings(model.axes(), shapes, mesh)
+  with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+  return jax.tree.map(with_sharding, shapes, shardings)
+
+
+def read_params(manager, step: int, abstract, record: dict):
+  """Reads and verifies the parameters of one checkpoint into the given shapes and shardings."""
   check_shapes(record, {'params': abstract})
   items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
   params = manager.restore(step, args=items).params

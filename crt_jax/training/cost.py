@@ -3,6 +3,8 @@
 import jax
 
 from crt_jax import accounting
+from crt_jax.models import kernels
+from crt_jax.training import layout
 from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
 
@@ -10,7 +12,7 @@ from crt_jax.training.progress import count, duration
 def cost_card(run) -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
-  config, compiled = run.config, run.compiled
+  config, compiled, state = run.config, run.compiled, run.state
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   letter = 'R' if config.model.name == 'cart' else 'K'
@@ -29,10 +31,18 @@ def cost_card(run) -> str:
       f'{count(steps * tokens)} tokens',
       f'data          {run.dataset.summary}',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
+      f'state         {_mebibytes(layout.shard_bytes(state.params))} of parameters, '
+      f'{_mebibytes(layout.shard_bytes(state.opt_state))} of the optimiser a device '
+      f'({_mebibytes(layout.whole_bytes(state))} in all; sharding.txt)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
+      f'attention     {kernels.describe(run.model.config)}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]
   )
+
+
+def _mebibytes(size: int) -> str:
+  return f'{size / 2**20:,.1f} MiB'

@@ -20,8 +20,8 @@ def finish(run, say: Callable[[str], None]) -> None:
   config, step = run.config, run.config.train.steps
   results = evaluation.protocol(run.model, run.state.params, run.dataset, config, run.place)
   say(table(results))
-  text = sample(run.model, run.state.params, run.dataset.tokenizer, config.sample)
-  say(f'sample: {text!r}')
+  text = sample(run.model, run.state.params, run.dataset.tokenizer, config)
+  say('no sample: the model has no sequential form' if text is None else f'sample: {text!r}')
   if jax.process_index() == 0:
     record = {
       'step': step,
@@ -41,10 +41,12 @@ def evaluate_checkpoint(path: str) -> None:
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
+  if jax.process_count() > 1:
+    raise ValueError('--mode=eval runs in one process; add --distributed=off and start it once')
   run = open_run(path)
   results = evaluation.protocol(run.model, run.params, run.dataset, run.config)
   print(table(results))
-  text = sample(run.model, run.params, run.dataset.tokenizer, run.config.sample)
+  text = sample(run.model, run.params, run.dataset.tokenizer, run.config)
   directory = workdir.Workdir(path)
   record = {'step': run.step, 'results': results, 'origin': origin()}
   write(directory, run.config, record, text)
@@ -78,30 +80,21 @@ def open_run(path: str) -> TrainedRun:
   return TrainedRun(config, crt_jax.build(config.model), params, dataset, step)
 
 
-def sample(model, params, tokenizer, config) -> str:
-  """Returns config.sample.prompt and its continuation by the exact recurrence."""
-  prompt = tokenizer.encode(config.prompt)
-  if not prompt:
-    raise ValueError('sample.prompt is empty; give at least one character')
-  sampling = decoding.Sampling(
-    temperature=config.temperature, top_k=config.top_k, top_p=config.top_p
-  )
-  [tokens] = decoding.generate(
-    model,
-    params,
-    [prompt],
-    config.num_tokens,
-    context=len(prompt) + config.num_tokens,
-    sampling=sampling,
-    seed=config.seed,
-  )
-  return tokenizer.decode(prompt + tokens)
+def sample(model, params, tokenizer, config) -> str | None:
+  """Returns config.sample.prompt and its continuation by the exact recurrence, None where the model
+  has none."""
+  if not model.has_sequential_form:
+    return None
+  arguments = decoding.sample_arguments(config, tokenizer)
+  [tokens] = decoding.generate(model, params, **arguments)
+  return tokenizer.decode(arguments['prompts'][0] + tokens)
 
 
-def write(directory: workdir.Workdir, config, record: dict, text: str) -> None:
+def write(directory: workdir.Workdir, config, record: dict, text: str | None) -> None:
   """Writes evaluation.json and the sample, and draws the figures from the run's own records."""
   workdir.write_json(directory.evaluation, record)
-  (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n')
+  if text is not None:
+    (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n')
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)

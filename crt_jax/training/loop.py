@@ -16,6 +16,8 @@ from crt_jax.training.setup import Run, prepare
 class Diverged(SystemExit):
   """A loss or gradient was not finite: exit code 1 and one line that says where."""
 
+  together = True  # the loss is the same on every process, so all of them stop at this step
+
 
 def train(config, path: str, fork: bool = False) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
@@ -65,7 +67,8 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
     measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     with run.clock:
-      batch = run.place(next(run.feed))
+      with run.input_clock:
+        batch = run.place(next(run.feed))
       run.state, metrics = run.compiled(depth, run.state, batch, measures)
       # The metrics of the step before are read while this one runs: the device never waits for the
       # host.
@@ -83,7 +86,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       run.save(validation.get('validation_cross_entropy'))
     if stops:
       run.checkpoints.wait()
-      raise Preempted()
+      raise Preempted(together=True)
     run.checkpoints.check()
 
 

@@ -16,17 +16,21 @@ import orbax.checkpoint
 
 def origin() -> dict:
   """Returns what a number was made with: command, commit, time, hardware and versions."""
-  modules = (jax, flax, optax, orbax.checkpoint)
   return {
     'command': command(),
     'commit': commit(),
     'at': now(),
     'python': platform.python_version(),
-    'versions': {module.__name__: module.__version__ for module in modules},
+    'versions': versions(),
     'platform': jax.default_backend(),
     'device': device_name(),
     'devices': jax.device_count(),
   }
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of the packages that decide what a step computes."""
+  return {module.__name__: module.__version__ for module in (jax, flax, optax, orbax.checkpoint)}
 
 
 def command() -> str:

@@ -3,22 +3,28 @@
 import contextlib
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# With several processes they have to agree on the step to stop at, which costs a message; so they
-# ask only now and then.
-AGREE_EVERY = 10
+PREEMPTED = 75  # exit code, sysexits.h: temporary failure, try again
+
+# With several processes they have to agree on the step to stop at, which costs a message and lets
+# the device wait for the host; so they ask about once in so many seconds.
+ASK_EVERY = 1.0
+MOST_STEPS = 1000  # between two questions
 
 
 class Preempted(SystemExit):
   """The run was asked to stop and nothing is lost; the same command continues it (exit code 75)."""
 
-  def __init__(self):
+  def __init__(self, together: bool = False):
+    """`together`: all processes stop here, at the same step."""
+    self.together = together
     print('stopped by SIGTERM; everything is saved, run the same command to continue', flush=True)
-    super().__init__(75)
+    super().__init__(PREEMPTED)
 
 
 class StopSignal:
@@ -27,6 +33,8 @@ class StopSignal:
 
   def __init__(self):
     self._seen = self._postponed = False
+    self._asked = None  # the step of the last question and when it was, on this host's clock
+    self._ask_at = 0
 
   def __enter__(self):
     self._handles = threading.current_thread() is threading.main_thread()
@@ -59,6 +67,17 @@ class StopSignal:
     """Whether to stop after this step: the same answer on every process."""
     if jax.process_count() == 1:
       return self._seen
-    if step % AGREE_EVERY:
+    if step < self._ask_at:
       return False
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(self._seen))))
+    last, since = self._asked or (step, -np.inf)
+    seconds = (time.monotonic() - since) / max(step - last, 1)
+    seen_P, seconds_P = multihost_utils.process_allgather(np.float32([self._seen, seconds])).T
+    self._asked = step, time.monotonic()
+    # The slowest decides, so that all ask at the same step again.
+    self._ask_at = step + steps_between(float(seconds_P.max()))
+    return bool(seen_P.any())
+
+
+def steps_between(seconds_per_step: float) -> int:
+  """How many steps pass until the processes ask again."""
+  return int(np.clip(ASK_EVERY / max(seconds_per_step, 1e-9), 1, MOST_STEPS))

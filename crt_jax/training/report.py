@@ -55,11 +55,8 @@ class Reporter:
 
   def __init__(self, run):
     config = run.config
-    self._log_every, self._steps, self._clock = (
-      config.train.log_every,
-      config.train.steps,
-      run.clock,
-    )
+    self._log_every, self._steps = config.train.log_every, config.train.steps
+    self._clock, self._input_clock = run.clock, run.input_clock
     self._tokens = config.data.batch_size * config.data.sequence_length
     self._flops_per_token = {
       depth: accounting.model_flops(config.model, config.data.sequence_length, depth)
@@ -67,7 +64,7 @@ class Reporter:
     }
     self._peak = peak_flops()
     self._start = (run.first_step, run.clock.seconds)
-    self._since, self._flops = self._start, 0.0
+    self._since, self._flops, self._input_since = self._start, 0.0, 0.0
     self._writer = self._line = None
     if jax.process_index() == 0:
       self._writer = MetricsWriter(
@@ -91,19 +88,27 @@ class Reporter:
     return {'step': step, **values}
 
   def write(self, row: dict, always: bool = False) -> None:
-    """Writes a row if it is due (every log_every steps, the first, the last, or `always`)."""
+    """Writes a row if it is due (every log_every steps, the first, the last, or `always`).
+
+    Its input_seconds are those of a step, mean since the row before, in which the host waited for
+    the next batch or handed it to the devices; they work meanwhile, so input is what holds a run up
+    only where a step takes no longer.
+    """
     step = row['step']
     if not (always or step % self._log_every == 0 or step in (1, self._steps)):
       return
     seconds = max(self._clock.seconds - self._since[1], 1e-9)
+    input_seconds = self._input_clock.seconds - self._input_since
     row = row | {
       'tokens_per_second': (step - self._since[0]) * self._tokens / seconds,
       'mfu': self._flops / seconds / self._peak if self._peak else 0.0,
+      'input_seconds': input_seconds / max(step - self._since[0], 1),
       'tokens': step * self._tokens,
       'training_seconds': self._clock.seconds,
     }
     row = {name: row[name] for name in FIRST} | row
     self._since, self._flops = (step, self._clock.seconds), 0.0
+    self._input_since = self._input_clock.seconds
     if self._writer is not None:
       self._writer.write(row)
       self._line.report(row, self._seconds_left(step))

@@ -9,8 +9,9 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, evaluation, sharding
-from crt_jax.training import checkpoint, optimizer, state, step, workdir
+from crt_jax import data, decoding, evaluation, sharding
+from crt_jax.models import kernels
+from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
 
@@ -28,6 +29,7 @@ class Run:
   state: state.TrainState
   first_step: int  # updates done before this process
   clock: Clock
+  input_clock: Clock  # of waiting for the next batch and handing it to the devices
   compiled: step.Compiled
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
@@ -47,6 +49,9 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
       nothing that was there was changed.
   """
+  processes.agree(
+    'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
+  )
   model = crt_jax.build(config.model)
   check_config(config)
   evaluation.forms(evaluation.scoring_model(model, config), config)
@@ -55,15 +60,21 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
+  kernels.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
+  decoding.sample_arguments(config, dataset.tokenizer)
   for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
+  processes.agree('data', processes.data_identity(dataset))
   directory = workdir.open_workdir(path, config)
+  processes.agree('work directory', workdir.seen(directory))
+  if jax.process_index() == 0:
+    (directory.path / 'sharding.txt').write_text(layout.layout(model.axes(), abstract))
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   restored = checkpoints.restore_latest(abstract)
   if restored is None:
@@ -101,12 +112,18 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     state=start,
     first_step=first_step,
     clock=clock,
+    input_clock=Clock(),
     compiled=compiled,
     batches=batches,
     feed=batches.iterator(first_step),
     place=lambda batch: sharding.place_batch(batch, rows),
     record={'config': workdir.plain(config), 'origin': origin(), 'data': dataset.identity},
   )
+
+
+def devices() -> dict:
+  """Returns what every process has to find in its place."""
+  return {'platform': jax.default_backend(), 'device kind': jax.devices()[0].device_kind}
 
 
 def check_continuation(config, path: str, record: dict, identity: dict) -> None:
@@ -135,6 +152,12 @@ def check_config(config) -> None:
   """Raises ValueError, naming the field, for values that the other sections do not check
   themselves."""
   optimizer.check_optimizer(config.optimizer)
+  for name, seed in (
+    ('seed', config.seed),
+    ('eval.seed', config.eval.seed),
+    ('sample.seed', config.sample.seed),
+  ):
+    data.check_seed(seed, name)
   for section, fields in (
     (
       'train',
@@ -146,9 +169,13 @@ def check_config(config) -> None:
     for field in fields:
       if config[section][field] < 1:
         raise ValueError(f'{section}.{field}={config[section][field]} must be at least 1')
-  if config.train.telemetry_every < 0:
+  for section, field in (('train', 'telemetry_every'), ('eval', 'jacobian_iterations')):
+    if config[section][field] < 0:
+      raise ValueError(f'{section}.{field}={config[section][field]} must be 0 (never) or more')
+  if config.eval.jacobian_iterations and config.model.name == 'transformer':
     raise ValueError(
-      f'train.telemetry_every={config.train.telemetry_every} must be 0 (never) or more'
+      f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a transformer has no '
+      'recurrence; use 0'
     )
   for field, allowed in (('sample', evaluation.SAMPLES), ('dtype', evaluation.DTYPES)):
     if config.eval[field] not in allowed:

@@ -12,6 +12,7 @@ import numpy as np
 import crt_jax
 from crt_jax import accounting, data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
+from crt_jax.models import kernels
 from crt_jax.training import optimizer, setup
 from crt_jax.training.state import TrainState, quick_compile
 from crt_jax.training.step import train_step
@@ -56,6 +57,7 @@ def train_and_keep(
   """
   model = crt_jax.build(config.model)
   setup.check_config(config)
+  kernels.check_device(model.config)
   evaluation.forms(model, config)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)

@@ -60,9 +60,8 @@ def accumulate_gradients(loss_of: Callable, params, batch, key, parts: int):
   rows.
 
   Slices are weighted by the targets they count, so the cross-entropy and its gradient are those of
-  the whole batch; sums are kept in
-  float32 (float64 when the parameters are). Slice i takes rows i, i + parts, ... and drops out with
-  fold_in(key, i).
+  the whole batch; sums are kept in float32 (float64 when the parameters are). Slice i takes rows i,
+  i + parts, ... and drops out with fold_in(key, i).
   """
   grad_of = jax.value_and_grad(loss_of, has_aux=True)
   if parts == 1:

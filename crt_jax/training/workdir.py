@@ -1,16 +1,19 @@
 """The work directory of a run: what lies in it, whose it is, and whether a command may go on in it.
 
 config.json     the resolved config, where it came from, and every fork
+sharding.txt    which part of every parameter lies on a device, and its bytes
 metrics.jsonl   one object a line, in order of `step`
 tensorboard/    the same as events
 checkpoints/    see checkpoint.py; damaged/ holds what could not be read
 tokenizer/      what turns text into the token ids of this run
 figures/  samples/  evaluation.json
+attempts/       of a run that a sweep started: its output, and why an attempt failed
 finished.json   written last
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -18,10 +21,13 @@ import pathlib
 import jax
 import ml_collections
 
+from crt_jax.training.launch import wait_until
 from crt_jax.training.origin import now, origin
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
+ATTEMPTS = 'attempts'  # may be there before the run is
+SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 
 class Workdir:
@@ -66,7 +72,9 @@ def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, lis
   if not path.is_dir():
     raise ValueError(f'--workdir={path} is a file; choose a directory')
   if not (path / CONFIG).exists():
-    entries = sorted(p.name for p in path.iterdir() if not p.name.startswith(CONFIG))
+    entries = sorted(
+      p.name for p in path.iterdir() if not p.name.startswith(CONFIG) and p.name != ATTEMPTS
+    )
     if entries:
       listed = ', '.join(entries[:3])
       raise ValueError(
@@ -107,6 +115,15 @@ def open_workdir(path: str | pathlib.Path, config) -> Workdir:
       f'--workdir={path} cannot be written ({error.strerror or error}); choose another directory'
     ) from None
   return workdir
+
+
+def seen(workdir: Workdir) -> dict:
+  """Returns what this process finds in a directory that process 0 has opened: all have to see the
+  same, or checkpoints would be written in pieces into several places."""
+  file = workdir.path / CONFIG
+  wait_until(file.exists, SECONDS_TO_APPEAR)
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else 'not there'
+  return {CONFIG: digest}
 
 
 def record_fork(workdir: Workdir, config, changed: dict[str, list], step: int) -> None:
@@ -164,14 +181,13 @@ def plain(config) -> dict:
 
 def config_of(saved: dict) -> ml_collections.ConfigDict:
   """Returns the locked ConfigDict of a config read from JSON; lists become tuples again."""
-  tuples = lambda x: (  # noqa: E731
-    {k: tuples(v) for k, v in x.items()}
-    if isinstance(x, dict)
-    else tuple(x)
-    if isinstance(x, list)
-    else x
-  )  # noqa: E501
-  return ml_collections.ConfigDict(tuples(saved)).lock()
+  return ml_collections.ConfigDict(_with_tuples(saved)).lock()
+
+
+def _with_tuples(value):
+  if isinstance(value, dict):
+    return {name: _with_tuples(member) for name, member in value.items()}
+  return tuple(value) if isinstance(value, list) else value
 
 
 def saved_config(path: str | pathlib.Path) -> dict:

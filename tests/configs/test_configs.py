@@ -21,8 +21,9 @@ from experiments import config_files
 CONFIGS = pathlib.Path(base.__file__).parent
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
 HELPERS = [CONFIGS / f'{name}.py' for name in ('__init__', 'base', 'cart_base', 'cart_grid')]
-# Read by tests of their own: tests/decoding/test_latency.py and tests/training/test_bptt_study.py.
-OTHERS = {*HELPERS, *STUDIES, *CONFIGS.glob('latency*.py'), CONFIGS / 'bptt_study.py'}
+# Read by tests of their own: tests/decoding/test_latency.py, tests/training/test_bptt_study.py.
+SWEEPS = (CONFIGS / 'sweeps').glob('*.py')  # test_sweeps.py
+OTHERS = {*HELPERS, *STUDIES, *SWEEPS, *CONFIGS.glob('latency*.py'), CONFIGS / 'bptt_study.py'}
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
 
 
@@ -91,6 +92,18 @@ def flat(config, prefix=''):
   }
 
 
+def test_every_cart_measures_its_recurrence(config):
+  if config.model.name == 'cart':
+    assert config.train.telemetry_every == 50 and config.eval.jacobian_iterations == 40
+
+
+def test_a_transformer_has_no_jacobian():
+  config = config_files.load(str(CONFIGS / 'dense_7l_d1024.py'))
+  config.eval.jacobian_iterations = 3
+  with pytest.raises(ValueError, match='eval.jacobian_iterations=3: a transformer has no'):
+    setup.check_config(config)
+
+
 def test_vocabulary_follows_the_data(config):
   with config.unlocked():
     config.data.vocab_size = 1234
@@ -101,6 +114,7 @@ def test_vocabulary_follows_the_data(config):
 def test_docstring_says_the_command_and_the_expectation(file):
   text = ast.get_docstring(ast.parse(file.read_text()))
   assert f'python -m experiments.main --config=configs/{file.relative_to(CONFIGS)}' in text
+  assert not re.search(r'python -m .*[^\\]\n +--', text), 'a command that goes on needs a backslash'
   assert re.search(r'published|measured|reached', text.lower()), 'say which number it should reach'
   sizes = re.findall(r'C=(\d+): ([\d.]+) M parameters', text)
   if sizes:

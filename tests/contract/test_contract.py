@@ -106,7 +106,7 @@ def test_chunks_of_the_loss_do_not_change_its_gradient(monkeypatch):
   model, params, tokens, _ = prepared('roformer')
   gradient = lambda p: jax.jit(jax.grad(lambda p: model.loss(p, batch_of(tokens))[0]))(p)  # noqa: E731
   whole = gradient(params)
-  monkeypatch.setattr(crt_jax.models.loss, 'CHUNK_BYTES', 500)
+  monkeypatch.setattr(crt_jax.models.loss, 'MIB', 8)  # 64 of them
   chunked = gradient(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, chunked)
 
@@ -275,7 +275,8 @@ def test_bfloat16_keeps_the_residual_stream_in_float32(name):
 
 
 @pytest.mark.parametrize(
-  'name, remat', (('crt', 'layer'), ('crt', 'pass'), ('cart', 'layer'), ('roformer', 'layer'))
+  'name, remat',
+  (('crt', 'layer'), ('crt', 'pass'), ('crt', 'dots'), ('cart', 'layer'), ('roformer', 'layer')),
 )
 def test_rematerialisation_changes_no_gradient(name, remat):
   model, params, tokens, _ = prepared(name)

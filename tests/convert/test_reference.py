@@ -8,8 +8,10 @@ import optax
 import pytest
 
 import crt_jax
+from configs import base
 from crt_jax.convert.reference import export_arrays, import_params
 from crt_jax.models.corrections import VARIANTS
+from crt_jax.training.optimizer import make_optimizer
 from tests.contract.models import params_of
 from tests.models import numpy_reference
 
@@ -90,7 +92,9 @@ def test_pointer_chasing_bptt():
   assert_close(model.sequential(params, batch['tokens']), arrays['logits'])
   metrics, grad, tree = gradients(model, POINTER_CHASING, params, batch)
   assert_close(metrics['cross_entropy'], arrays['loss'])
-  check_gradients_and_step(POINTER_CHASING, params, grad, tree, arrays, 1e-3, optax.adam(1e-3))
+  check_gradients_and_step(
+    POINTER_CHASING, params, grad, tree, arrays, name='adam', learning_rate=1e-3
+  )
 
 
 @pytest.mark.parametrize('backward', ('replay', 'segments'))
@@ -121,15 +125,16 @@ def test_windowed_pointer_chasing_bptt(backward):
   np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-3)
 
 
-def check_gradients_and_step(config, params, grad, tree, arrays, rate=2e-4, optimizer=None):
+def check_gradients_and_step(config, params, grad, tree, arrays, **recipe):
   for key, value in grad.items():
     assert_close(value, arrays[f'grad/{key}'])
   assert_close(optax.global_norm(tree), arrays['gradnorm'])
   # The reference's own gradients: Adam would amplify the round-off of those that are truly zero.
   reference = {key: arrays[f'grad/{key}'] for key in grad}
   tree = import_params(config, reference)
-  optimizer = optimizer or optax.adamw(rate, weight_decay=0.01)
-  chain = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+  optimizer = base.base(base.crt_model()).optimizer
+  optimizer.update(recipe)
+  chain = make_optimizer(optimizer, crt_jax.build(config), steps=1)
   updates, _ = chain.update(tree, chain.init(params), params)
   stepped = export_arrays(config, optax.apply_updates(params, updates))
   for key, value in stepped.items():
@@ -209,6 +214,31 @@ def test_names_of_the_variants():
   assert attention | {'ln_corr_attn.weight', 'ln_corr_ffn.weight'} <= set(names('sa'))
   assert 'ln_corr.weight' not in names('sa')
   assert 'ln_corr.weight' in names('tied') and 'corr_ffn.ffn.0.weight' not in names('tied')
+
+
+@pytest.mark.parametrize('share_core', [True, False])
+@pytest.mark.parametrize('core', ['cross', 'self'])
+def test_names_of_a_cart(core, share_core):
+  """As tests/fixtures' source lists them, C=128, P=1, R=2: matrices [out, in]."""
+  config = dict(CART, core=core, share_core=share_core, loops=2, prelude_layers=1)
+  config |= dict(short_prelude=True)
+  shapes = jax.eval_shape(crt_jax.build(config).init, jax.random.key(0))
+  zeros = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), shapes)
+  found = {name: a.shape for name, a in export_arrays(config, zeros).items()}
+  d, c, hidden = 128, 32, 512
+  query = {'attn.q_proj.weight': (d, d), 'attn.o_proj.weight': (d, d)}
+  keys = {'kv_down.weight': (c, d), 'k_up.weight': (d, c), 'v_up.weight': (d, c)}
+  rest = {'norm1.weight': (d,), 'norm2.weight': (d,), 'ffn.down.weight': (d, hidden)}
+  rest |= {'ffn.gate.weight': (hidden, d), 'ffn.up.weight': (hidden, d)}
+  layer = query | rest | {f'attn.{name}': shape for name, shape in keys.items()}
+  expected = {'embedding.weight': (61, d), 'final_norm.weight': (d,), 'hyper.weights': (3,)}
+  expected |= {'lti.a_param': (d,), 'lie.proj.weight': (d, 32)}
+  parts = {'prelude.0': layer, 'coda': layer, 'kv_proj': keys if core == 'cross' else {}}
+  for name in ('core',) if share_core else ('core.0', 'core.1'):
+    parts[name] = query | rest if core == 'cross' else layer
+  for part, arrays in parts.items():
+    expected |= {f'{part}.{name}': shape for name, shape in arrays.items()}
+  assert found == expected
 
 
 def test_keys_play_the_query_in_the_language_model_alone():

@@ -61,6 +61,7 @@ def test_a_decoder_times_every_token_once():
     assert decoder._state[0].position_B.tolist() == [3, 3]
     counts[dispatch] = decoder.launches
     assert decoder.first_token('parallel') > 0
+    assert decoder.draw(tokens=4) > 0
   assert counts[latency.PYTHON] == 0 < counts[4] <= counts[1]
 
 

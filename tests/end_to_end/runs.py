@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+from crt_jax.training.launch import wait_until  # noqa: F401
+
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = (
   '--config.train.steps=400',

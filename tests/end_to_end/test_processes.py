@@ -1,61 +1,221 @@
-"""Two processes that split the batch and the parameters: the losses of one, and SIGTERM to both
-loses nothing."""
+"""Several processes of one run: the parameters of one process, ends that all hear of, and starts
+that are refused because the processes differ."""
 
+import dataclasses
+import json
+import os
+import resource
+import shutil
 import signal
+import socket
+import time
 
 import numpy as np
 import pytest
 
+from crt_jax.data.manifest import read_manifest, write_manifest
+from crt_jax.data.token_files import TokenWriter
 from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of
 
 pytestmark = pytest.mark.slow
 SIZES = (
   '--config.model.depth_min=0',  # one program to compile
-  '--config.train.steps=60',
-  '--config.train.checkpoint_every=20',
-  '--config.train.log_every=5',
+  '--config.train.steps=24',
+  '--config.train.checkpoint_every=6',
+  '--config.train.eval_every=24',
+  '--config.train.log_every=1',
 )
+SPLIT = '--config.mesh.fsdp=2'
+LONGER = (*SIZES, '--config.train.steps=400')
+PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
+BOUND = 60  # seconds in which the others have to end; a few on an idle machine
 
 
-def start_two(workdir, cache, port_seed):
-  """Starts both as Slurm would; JAX derives the coordinator's port from the job."""
-  processes = []
-  for rank in range(2):
-    cluster = {
-      'SLURM_JOB_ID': str(port_seed),
-      'SLURM_STEP_NODELIST': 'localhost',
-      'SLURM_NTASKS': '2',
-      'SLURM_PROCID': str(rank),
-      'SLURM_LOCALID': str(rank),
-    }
-    flags = ('--distributed', '--config.mesh.fsdp=2', '--config.eval.whole=True')
-    processes.append(runs.start(workdir, cache, *flags, sizes=SIZES, extra=cluster))
-  return processes
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('tokens')
 
 
-def finish_two(processes):
-  outs = [process.communicate(timeout=300)[0] for process in processes]
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, cache):
+  """One process with two devices: what several processes have to equal."""
+  path = tmp_path_factory.mktemp('runs') / 'alone'
+  devices = {'JAX_NUM_CPU_DEVICES': '2'}
+  process = runs.start(path, cache, '--distributed=off', SPLIT, sizes=SIZES, extra=devices)
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, out
+  return path
+
+
+def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None):
+  """Starts all processes of a run; flags and variables of single ones by their number."""
+  with socket.create_server(('', 0)) as server:
+    port = server.getsockname()[1]
+  common = (f'--coordinator=localhost:{port}', f'--num_processes={count}')
+  return [
+    runs.start(
+      workdir,
+      cache,
+      *common,
+      f'--process_id={rank}',
+      *(flags or {}).get(rank, ()),
+      sizes=sizes,
+      extra=(environments or {}).get(rank),
+    )
+    for rank in range(count)
+  ]
+
+
+def finish(processes, timeout=300):
+  outs = [process.communicate(timeout=timeout)[0] for process in processes]
   return [process.returncode for process in processes], outs
 
 
-def test_two_processes(tmp_path_factory, tmp_path):
-  cache = tmp_path_factory.mktemp('tokens')
-  code, out = runs.finish(tmp_path / 'one', cache, sizes=SIZES)
-  assert code == 0, out
-  codes, outs = finish_two(start_two(tmp_path / 'two', cache, 4301))
-  assert codes == [0, 0], outs
-  one, two = rows_of(tmp_path / 'one'), rows_of(tmp_path / 'two')
-  assert [row['step'] for row in two] == [row['step'] for row in one]
-  np.testing.assert_allclose([row['loss'] for row in two], [row['loss'] for row in one], rtol=1e-5)
+@pytest.fixture
+def other_host(tmp_path_factory):
+  """The environment of a process whose host differs (other_host.py)."""
+  folder = tmp_path_factory.mktemp('site')
+  (folder / 'sitecustomize.py').write_text('import tests.end_to_end.other_host\n')
+  path = f'{folder}{os.pathsep}{runs.ROOT}'
+  return lambda **variables: {'PYTHONPATH': path, **variables}
 
-  stopped = start_two(tmp_path / 'stopped', cache, 4302)
-  runs.wait_for_step(stopped[0], 15)
-  for process in stopped:
-    process.send_signal(signal.SIGTERM)
-  codes, outs = finish_two(stopped)
-  assert codes == [75, 75], outs
-  codes, outs = finish_two(start_two(tmp_path / 'stopped', cache, 4303))
+
+def committed(path):
+  return sorted(int(p.name) for p in (path / 'checkpoints').iterdir() if p.name.isdigit())
+
+
+def error_lines(out):
+  return [line for line in out.splitlines() if line.startswith('error: ')]
+
+
+def test_two_processes_reach_the_parameters_of_one(tmp_path, cache, alone, other_host):
+  """To the bit, as each sum has two terms; the clock of one host is a day ahead."""
+  ahead = {1: other_host(OTHER_CLOCK='1')}
+  codes, outs = finish(start(2, tmp_path, cache, (*SIZES, SPLIT), ahead))
   assert codes == [0, 0], outs
-  assert 'continuing after step' in outs[0]
-  assert_same_bits(params_of(tmp_path / 'stopped'), params_of(tmp_path / 'two'))
+  assert_same_bits(params_of(tmp_path), params_of(alone))
+  one, two = rows_of(alone), rows_of(tmp_path)
+  assert [(row['step'], row['loss']) for row in two] == [(row['step'], row['loss']) for row in one]
+  assert json.loads((tmp_path / 'finished.json').read_text())['step'] == 24
+  assert 'step 24/24' in outs[0] and 'step ' not in outs[1], 'one process reports'
+  assert 'split over' in (tmp_path / 'sharding.txt').read_text()
+
+
+def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(
+  tmp_path, cache, alone, other_host
+):
+  """SIGKILL of one of two, then four processes until SIGTERM to one, then two to the end: the
+  losses are those of a run that was never interrupted, so every global batch was the same."""
+  slow = dict.fromkeys(range(4), other_host(OTHER_PACE=PACE))
+  two = start(2, tmp_path, cache, environments=slow)
+  runs.wait_for_step(two[0], 8)
+  two[1].kill()
+  killed = time.monotonic()
+  codes, outs = finish(two, timeout=BOUND)
+  assert time.monotonic() - killed < BOUND
+  assert codes == [1, -signal.SIGKILL], outs
+  assert 'process 0 of 2 lost another one' in outs[0], outs[0]
+  assert 'run the same command' in outs[0]
+  kept = committed(tmp_path)
+  assert kept
+
+  four = start(4, tmp_path, cache, environments=slow)
+  runs.wait_for_step(four[0], kept[-1] + 2)
+  four[3].send_signal(signal.SIGTERM)
+  codes, outs = finish(four)
+  assert codes == [75] * 4, outs
+  assert f'continuing after step {kept[-1]}' in outs[0]
+  codes, outs = finish(start(2, tmp_path, cache))
+  assert codes == [0, 0], outs
+  losses = {row['step']: row['loss'] for row in rows_of(alone)}
+  found = {row['step']: row['loss'] for row in rows_of(tmp_path)}
+  assert list(found) == list(range(1, 25))
+  for step, loss in found.items():  # four terms are added up in another order
+    np.testing.assert_allclose(loss, losses[step], rtol=1e-5)
+
+
+def test_when_the_first_process_dies_the_others_stop(tmp_path, cache, other_host):
+  """JAX's coordination service dies with it: the words may be JAX's own then."""
+  slow = dict.fromkeys(range(2), other_host(OTHER_PACE=PACE))
+  two = start(2, tmp_path, cache, LONGER, slow)
+  runs.wait_for_step(two[0], 2)
+  two[0].kill()
+  codes, outs = finish(two, timeout=BOUND)
+  assert codes[1] not in (0, 75), outs
+  assert 'lost another one' in outs[1] or 'leader task was preempted/died' in outs[1], outs[1]
+
+
+def test_sigterm_before_the_first_step_stops_all(tmp_path, cache):
+  processes = start(2, tmp_path / 'run', cache, LONGER)
+  assert runs.wait_until(lambda: (tmp_path / 'run').exists(), BOUND)
+  processes[1].send_signal(signal.SIGTERM)
+  codes, outs = finish(processes)
+  assert codes == [75, 75], outs
+
+
+def refused(processes):
+  """The one line with which all processes end."""
+  codes, outs = finish(processes, timeout=BOUND)
+  assert codes == [2] * len(codes), outs
+  lines = {line for out in outs for line in error_lines(out)}
+  assert all('Traceback' not in out for out in outs), outs
+  assert len(lines) == 1, outs
+  return lines.pop()
+
+
+def test_another_config_is_refused_by_name(tmp_path, cache):
+  flags = {1: ('--config.data.batch_size=16',)}
+  line = refused(start(2, tmp_path / 'run', cache, flags=flags))
+  assert 'process 1 of 2 has other config' in line
+  assert 'data.batch_size is 16 there and 8 on process 0' in line
+  assert not (tmp_path / 'run').exists()
+
+
+def test_another_version_is_refused_by_name(tmp_path, cache, other_host):
+  other = {1: other_host(OTHER_VERSION='0.0.1')}
+  line = refused(start(2, tmp_path / 'run', cache, environments=other))
+  assert 'process 1 of 2 has other versions' in line and "optax is '0.0.1' there" in line
+
+
+def test_another_cache_of_tokens_is_refused_by_name(tmp_path, cache, alone):
+  """A cache that is whole and says that it is of the same text, but has other tokens."""
+  del alone  # has filled the cache
+  [packed] = [p for p in cache.iterdir() if (p / 'manifest.json').exists()]
+  mine = tmp_path / 'cache' / packed.name
+  shutil.copytree(packed, mine)
+  text = read_manifest(mine)
+  del text['format_version']
+  [shard] = text['splits']['train']['shards']
+  tokens = np.fromfile(mine / shard['file'], text['dtype'])
+  (mine / shard['file']).unlink()
+  writer = TokenWriter(mine, 'train', 256)
+  writer.write(tokens[::-1].copy())
+  text['splits']['train']['shards'] = [dataclasses.asdict(s) for s in writer.close()]
+  write_manifest(mine, text)
+  other = {1: {'CRT_JAX_CACHE': str(tmp_path / 'cache')}}
+  line = refused(start(2, tmp_path / 'run', cache, environments=other))
+  assert 'process 1 of 2 has other data' in line and 'manifest of moby_dick' in line
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_full_disk_under_one_process_ends_all_and_keeps_the_last_checkpoint(
+  tmp_path, cache, other_host
+):
+  """A limit on the size of files stands for the disk of one host, which fills after a while."""
+  slow = dict.fromkeys(range(2), other_host(OTHER_PACE=PACE))
+  split = (*LONGER, SPLIT)
+  processes = start(2, tmp_path, cache, split, slow)
+  runs.wait_for_step(processes[0], 8)
+  resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, (4_000, 4_000))
+  codes, outs = finish(processes, timeout=2 * BOUND)
+  assert codes == [2, 2], outs
+  assert 'could not be written' in ''.join(error_lines(outs[1])), outs[1]
+  assert 'process 1 of 2 stopped: a checkpoint could not be written' in outs[0], outs[0]
+  kept = committed(tmp_path)
+  again = start(2, tmp_path, cache, split, slow)
+  out = runs.wait_for_step(again[0], kept[-1] + 1)
+  assert f'continuing after step {kept[-1]}' in out
+  for process in again:
+    process.kill()
+    process.communicate()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from crt_jax import data, evaluation
+from crt_jax.evaluation.jacobian import jacobian
 from tests.contract.models import model_of, params_of
 
 LENGTH, BATCH = 16, 4
@@ -54,7 +55,7 @@ def settings(folder, **fields):
 
 def a_config(**changes):
   fields = dict(sample='random', batches=3, seed=42, windows=5, whole=True, depths=(2,))
-  fields |= dict(sequential=False, during_training_batches=2, dtype='')
+  fields |= dict(sequential=False, during_training_batches=2, dtype='', jacobian_iterations=0)
   data_fields = dict(sequence_length=LENGTH, batch_size=BATCH)
   return ml_collections.ConfigDict(dict(eval=fields | changes, data=data_fields))
 
@@ -112,6 +113,20 @@ def test_training_scores_the_same_windows(model, params, two):
     assert list(found) == ['b', 'a']
     for record in final:
       assert record.items() >= found[record['set']].items()
+
+
+def test_the_jacobian_is_measured_over_the_first_window_in_float32(model, params, two):
+  coarse = model_of('crt', vocab_size=256, dtype='bfloat16')
+  config = a_config(sample='first', whole=False, jacobian_iterations=3)
+  final = evaluation.protocol(coarse, params, two, config)['jacobian']
+  found = evaluation.during_training(coarse, params, two, config, lambda batch: batch)
+  for name, source in two.sources.items():
+    window = source.validation[:LENGTH][None].astype(np.int32)
+    expected = jacobian(model, params, window, iterations=3)
+    assert final[name] == {what: float(value) for what, value in expected.items()}
+    assert found[name].items() >= final[name].items()
+  assert final['a'] != final['b']
+  assert 'jacobian' not in evaluation.protocol(coarse, params, two, a_config(whole=False))
 
 
 def test_scoring_may_be_more_precise_than_training(params, two):

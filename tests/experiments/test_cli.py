@@ -157,7 +157,11 @@ def test_workdir_as_given(here):
     ([CONFIG, '--config.eval.depths=(1,2.5)'], 'expected a tuple of int'),
     ([CONFIG, '--config.eval.depths=many'], 'expected a tuple of int'),
     ([CONFIG, '--config.eval.none=many'], 'expected a tuple'),
-    ([CONFIG, '--config.train.steps'], 'Missing value for flag --config.train.steps'),
+    (
+      [CONFIG, '--config.train.steps'],
+      '--config.train.steps has no value, as in --config.train.steps=2000',
+    ),
+    ([CONFIG, '--workdir'], '--workdir has no value, as in --workdir=VALUE'),
     ([CONFIG, '--mode=trian'], '--mode=trian: value should be one of <train|eval>'),
     ([CONFIG, '--flagfile=nowhere'], 'nowhere'),
     (['--mode=eval'], '--workdir is missing'),
@@ -165,6 +169,10 @@ def test_workdir_as_given(here):
     ([CONFIG, '--do=raise ValueError("width=9: use 8")'], 'error: width=9: use 8\n'),
     ([CONFIG, '--do=open("/nowhere/at/all")'], '/nowhere/at/all: No such file or directory'),
     ([CONFIG, '--do=raise cli.Mistake("no")'], 'error: no\n'),
+    (
+      [CONFIG, '--config.train.steps=5', '--do=cli.refuse_overrides("it is done")'],
+      '--config.train.steps has no effect: it is done; leave it out',
+    ),
   ],
 )
 def test_a_mistake_is_one_line(here, words, line):

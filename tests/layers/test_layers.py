@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import crt_jax
-from crt_jax.layers import linear
+from crt_jax.layers import attention, linear
 from crt_jax.layers.attention import Attention, attend, entries_of
 from crt_jax.layers.feed_forward import FeedForward, gelu
 from crt_jax.layers.norm import Norm
@@ -220,7 +220,7 @@ BATCH, SLOTS, LENGTH, HEADS, HEAD_WIDTH = 2, 5, 4, 4, 8
 _attend = jax.jit(attend, static_argnames=('window', 'dropout', 'kernel'))
 
 
-def draw_attention(groups):
+def draw_attention(groups, length=LENGTH):
   """q, k, v of the new positions, and a past of 3 and 5 valid slots; the others hold rubbish."""
   generator = np.random.default_rng(0)
 
@@ -228,7 +228,7 @@ def draw_attention(groups):
     shape = (BATCH, length, heads, HEAD_WIDTH)
     return generator.standard_normal(shape).astype(np.float32)
 
-  q, k, v = draw(LENGTH, HEADS), draw(LENGTH, groups), draw(LENGTH, groups)
+  q, k, v = draw(length, HEADS), draw(length, groups), draw(length, groups)
   position_B = np.array([3, SLOTS], np.int32)
   cache = entries_of(draw(SLOTS, groups), draw(SLOTS, groups))
   for a in cache.values():
@@ -260,6 +260,19 @@ def test_attend(groups, window):
     mixed = _attend(q, k, v, given, window=window, dropout=None, kernel='xla')
     expected = attend_by_hand(q, k, v, given, window)
     np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('window', (0, 1, 3))
+def test_attention_in_blocks(window, monkeypatch):
+  monkeypatch.setattr(attention, 'BLOCK', 2)
+  monkeypatch.setattr(attention, 'BLOCKS', 3)
+  q, k, v, _ = draw_attention(groups=2, length=7)
+  expected = [(0, 3, 0, 3), (3, 6, 0, 6), (6, 7, 0, 7)]
+  if window:
+    expected = [(a, b, max(0, a - window + 1), b) for a, b, _, _ in expected]
+  assert attention.blocks(7, window) == expected
+  found = jax.jit(lambda q, k, v: attend(q, k, v, None, window, None, 'xla'))(q, k, v)
+  np.testing.assert_allclose(found, attend_by_hand(q, k, v, None, window), rtol=1e-4, atol=1e-5)
 
 
 def test_grouped_queries_equal_repeated_keys():

@@ -3,8 +3,7 @@
 Loops over layers, passes and positions, no cache, nothing shared with crt_jax. Arrays go by the
 names of the published implementations, as `crt_jax.convert.reference.import_params` takes them.
 Models are described by plain dicts, the `config.model` of the tests; `draw_crt` and `draw_cart`
-give
-the arrays of such a model.
+give the arrays of such a model.
 """
 
 import math

@@ -1,13 +1,16 @@
-"""What is particular to a CART: which loops training draws and which of them have a gradient."""
+"""What is particular to a CART: its switches, which loops training draws and which have a
+gradient."""
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.contract.models import model_of, params_of, tokens_of
+from crt_jax.models.cart_loop import loop_codes
+from tests.contract.models import LENGTH, model_of, params_of, tokens_of
 
 
 def test_drawn_loops_are_a_function_of_seed_and_step():
@@ -45,6 +48,77 @@ def test_a_truncated_gradient_is_that_of_the_last_loops():
     assert same == (depth == 2)
   for name in ('prelude', 'embedding', 'anchor', 'core', 'coda', 'gate', 'blend', 'loop_code'):
     assert all(np.any(a) for a in jax.tree.leaves(found[name])), name
+
+
+SWITCHES = {
+  'base': {},
+  'per_loop_anchor': dict(anchor='per_loop'),
+  'one_loop': dict(loops=1),
+  'unshared': dict(share_core=False),
+  'self': dict(core='self'),
+  'self_unshared': dict(core='self', share_core=False),
+  'no_blend': dict(blend=False),
+  'no_gate': dict(gate=False),
+  'no_loop_code': dict(loop_code=False),
+  'no_core_residual': dict(gate=False, core_residual=False),
+  'full_rank': dict(latent_ratio=0),
+  'anchor_norm': dict(anchor_norm=True),
+  'history_2': dict(history=2),
+  'loops_18': dict(loops=18),
+}
+
+
+@functools.cache
+def switched(name):
+  """A small CART with one switch, float64 parameters, rows that differ from the first at one
+  position (row i + 1 at position i), and logits of the full forward pass."""
+  model = model_of('cart', prelude_layers=1, short_prelude=True, **SWITCHES[name])
+  params, row = params_of(model, dtype='float64'), tokens_of(model, batch=1)
+  other = (row + 1) % model.config.vocab_size
+  rows = jnp.concatenate([row, jnp.where(jnp.eye(LENGTH, dtype=bool), other, row)])
+  return model, params, rows, np.asarray(jax.jit(model.apply)(params, rows).logits_BxTxV)
+
+
+@pytest.mark.parametrize('name', SWITCHES)
+def test_no_switch_lets_a_position_see_a_later_one(name, float64):
+  logits = switched(name)[-1]
+  for position, changed in enumerate(logits[1:]):
+    np.testing.assert_allclose(changed[:position], logits[0, :position], rtol=1e-10, atol=1e-10)
+    assert np.abs(changed[position:] - logits[0, position:]).max(axis=-1).min() > 1e-3
+
+
+@pytest.mark.parametrize('name', SWITCHES)
+def test_cached_decoding_is_the_full_forward_with_every_switch(name, float64):
+  model, params, rows, logits = switched(name)
+  state, step = model.decode_state(len(rows), LENGTH), jax.jit(model.step)
+  for t in range(LENGTH):
+    state, found = step(params, state, rows[:, t])
+    np.testing.assert_allclose(found, logits[:, t], rtol=1e-9, atol=1e-9)
+
+
+def test_codes_of_any_loop():
+  """Beyond the 16 rows of the published table too (cart.md 2.6)."""
+  codes = loop_codes(20, 32, jnp.float32)
+  np.testing.assert_array_equal(codes[0], [0, 1] * 16)
+  j, r = np.arange(16), 19
+  angle = r * 10000.0 ** (-2 * j / 32)
+  np.testing.assert_allclose(codes[r, 0::2], np.sin(angle), atol=1e-5)
+  np.testing.assert_allclose(codes[r, 1::2], np.cos(angle), atol=1e-5)
+
+
+def test_an_unshared_core_has_no_further_loops():
+  model = model_of('cart', share_core=False)
+  assert model.resolve_depth(2) == 2
+  with pytest.raises(ValueError, match='depth=4: an unshared core has only model.loops=3 blocks'):
+    model.decode_state(1, 4, depth=4)
+
+
+def test_an_anchor_of_another_length_is_refused():
+  model = model_of('cart')
+  parts = model.parts(params_of(model))
+  given = parts.anchor(jnp.ones((1, 5, 16)))
+  with pytest.raises(ValueError, match='given: an anchor of 5 positions does not fit u_BxTxC of 7'):
+    parts.core(jnp.ones((1, 7, 16)), given=given)
 
 
 @pytest.mark.parametrize('layers', [0, 1])

@@ -42,8 +42,9 @@ def test_a_config_dict_and_a_mapping_build_the_same_model():
     (dict(convergence_weight=-1.0), 'model.convergence_weight=-1.0 must be 0 or more'),
     (dict(driver='chunked'), 'model.chunk=0 must be at least 1'),
     (dict(dtype='float64'), 'set jax_enable_x64'),
-    (dict(attention_kernel='cudnn', dropout=0.2), 'model.dropout=0'),
     (dict(attention_kernel='cudnn'), "needs model.dtype='bfloat16'"),
+    (dict(attention_kernel='splash', dtype='float16'), "needs model.dtype='bfloat16'"),
+    (dict(attention_kernel='flash'), "model.attention_kernel='flash' must be one of 'xla', 'cu"),
     (dict(window=-1), 'model.window=-1'),
   ),
 )

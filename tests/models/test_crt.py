@@ -9,7 +9,7 @@ import pytest
 
 import crt_jax
 from crt_jax.models.corrections import VARIANTS
-from crt_jax.recurrence.context import unroll
+from crt_jax.recurrence.context import chunked, unroll
 from tests.contract.models import params_of, tokens_of
 
 BASE = dict(name='crt', vocab_size=11, width=8, heads=2, layers=2, rotary='integer_reversed')
@@ -175,41 +175,55 @@ def test_convergence_at_one_pass_compares_with_the_embedding():
   np.testing.assert_allclose(losses['convergence'], by_hand(params), rtol=1e-5)
 
 
-def test_block_and_correction_draw_dropout_anew_in_each_pass():
-  model = crt_jax.build(BASE | dict(dropout=0.5, layers=1))
-  params, tokens = prepared(layers=1)[1:]
-  block_keys, inject_keys = [], []
+# Driver: positions of a chunk, passes over each, calls of block and summary, and of inject, which
+# besides makes the first input of each chunk from a summary of zero.
+CALLS = dict(unroll=(LENGTH, 4, 4, 5), chunked=(2, 2, 6, 9), sequential=(1, 1, 5, 10))
 
-  def note(keys, key):
-    data = jax.random.key_data(key)
-    jax.debug.callback(lambda k: keys.append(tuple(np.asarray(k).tolist())), data, ordered=True)
+
+@pytest.mark.parametrize('driver', CALLS)
+def test_block_and_correction_draw_dropout_anew_in_each_pass(driver):
+  model, params, tokens = prepared(layers=1)
+  chunk, depth, passes, injections = CALLS[driver]
+  keys = dict(block=[], summary=[], inject=[])
+
+  def noting(name, function):
+    def noted(*args):
+      key = args[3] if name == 'inject' else args[2]
+      note = lambda k: keys[name].append(tuple(np.asarray(k).tolist()))  # noqa: E731
+      jax.debug.callback(note, jax.random.key_data(key), ordered=True)
+      return function(*args)
+
+    return noted
 
   @jax.jit
   def run(params, key):
-    parts = model.parts(params)
-
-    def block(x_BxTxC, past, key):
-      note(block_keys, key)
-      return parts.block(x_BxTxC, past, key)
-
-    def inject(s_BxTxC, e_BxTxC, x_BxTxC, key, past):
-      note(inject_keys, key)
-      return parts.inject(s_BxTxC, e_BxTxC, x_BxTxC, key, past)
-
-    recurrence = model.recurrence(params)._replace(block=block, inject=inject)
-    return unroll(recurrence, parts.embed(tokens), 4, key=key).z_BxTxC
+    recurrence = model.recurrence(params)
+    noted = {name: noting(name, getattr(recurrence, name)) for name in keys}
+    e_BxTxC = model.parts(params).embed(tokens)
+    if driver == 'unroll':
+      return unroll(recurrence._replace(**noted), e_BxTxC, depth, key=key).z_BxTxC
+    state = model.decode_state(BATCH, 6)
+    start = 'embedding' if driver == 'chunked' else 'corrected'
+    arguments = (recurrence._replace(**noted), model.read, state, e_BxTxC, None)
+    return chunked(*arguments, chunk, depth, start, key)[1]
 
   run(params, jax.random.key(3)).block_until_ready()
   jax.effects_barrier()
-  # The correction is drawn once more, for the first input from a summary of zero.
-  assert len(block_keys) == len(set(block_keys)) == 4
-  assert len(inject_keys) == len(set(inject_keys)) == 5
-  assert not set(block_keys) & set(inject_keys)
+  assert {name: len(found) for name, found in keys.items()} == dict(
+    block=passes, summary=passes, inject=injections
+  )
+  every = [key for found in keys.values() for key in found]
+  assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize('correction', [v for v in VARIANTS if v not in ('block_head', 'nosub')])
+def test_dropout_acts_in_the_network_of_every_variant(correction):
+  model, params, _ = prepared(correction=correction, dropout=0.5, layers=1)
 
   @jax.jit
   def corrected(params, key):
-    ones = jnp.ones((1, 64, 8))
-    return model.parts(params).inject(ones, ones, ones, key, None)[0]
+    parts, ones = model.parts(params), jnp.ones((1, 4, 8))
+    return parts.inject(parts.summary(ones, 0 * ones, key), ones, ones, key, None)[0]
 
   masks = [np.asarray(corrected(params, jax.random.key(seed))) for seed in (0, 1)]
   assert (masks[0] != masks[1]).any()

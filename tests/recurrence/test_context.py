@@ -59,7 +59,7 @@ def test_chunks_meet_both_ends(correction, window):
 
   @functools.partial(jax.jit, static_argnums=(0, 1, 2))
   def run(chunk, depth, start):
-    state = model._empty_state(BATCH, LENGTH, e_BxTxC.dtype)
+    state = model.decode_state(BATCH, LENGTH).widened(e_BxTxC.dtype)
     lengths_B = jnp.full(BATCH, LENGTH)
     return chunked(recurrence, model.read, state, e_BxTxC, lengths_B, chunk, depth, start)[1]
 
@@ -162,7 +162,7 @@ def test_scan_over_passes_is_the_unrolled_loop():
 def test_rows_stop_at_their_length():
   model, params, tokens, _ = prepared()
   recurrence, e_BxTxC = model.recurrence(params), model.parts(params).embed(tokens)
-  empty = model._empty_state(BATCH, LENGTH, e_BxTxC.dtype)
+  empty = model.decode_state(BATCH, LENGTH).widened(e_BxTxC.dtype)
   state, _ = sequential(recurrence, model.read, empty, e_BxTxC, jnp.array([LENGTH, 0]))
   np.testing.assert_array_equal(state.position_B, [LENGTH, 0])
   np.testing.assert_array_equal(state.recurrent_BxC[1], empty.recurrent_BxC[1])

@@ -4,14 +4,20 @@ compiled."""
 import json
 import pathlib
 import shutil
+import time
+import types
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import PartitionSpec
 
 from configs import base
-from crt_jax.training import final, loop, preemption, setup, workdir
+from crt_jax import sharding
+from crt_jax.data import tokenizers
+from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
 from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
 
 
@@ -29,7 +35,7 @@ def _caches(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
-FULL = {'eval.sequential': True, 'train.telemetry_every': 6}
+FULL = {'eval.sequential': True, 'train.telemetry_every': 6, 'eval.jacobian_iterations': 2}
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 
 
@@ -63,7 +69,9 @@ def test_a_run_leaves_its_records(finished):
   for row in rows:
     assert row['depth'] in (1, 2)
     assert row['perplexity'] == pytest.approx(np.exp(row['cross_entropy']))
+    assert 0 < row['input_seconds'] < row['training_seconds']
     assert ('validation_perplexity' in row) == (row['step'] in (4, 8, 12))
+    assert ('validation_jacobian_radius' in row) == (row['step'] in (4, 8, 12))
     assert ('state_gradient_norm' in row) == (row['step'] in (6, 12))
     if 'state_gradient_norm' in row:
       assert len(row['state_gradient_norm']) == len(row.get('residual', [])) == row['depth'] - 1
@@ -75,9 +83,23 @@ def test_a_run_leaves_its_records(finished):
   assert {(row['form'], row['depth']) for row in results['sampled']} == {
     ('parallel', 2), ('sequential', None)
   }  # fmt: skip
+  at_the_end = rows[-1]['validation_jacobian_norm']
+  assert results['jacobian']['moby_dick']['jacobian_norm'] == pytest.approx(at_the_end, rel=1e-5)
   for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
     assert (finished / name).stat().st_size > 0
   assert list((finished / 'tensorboard').iterdir())
+
+
+def test_parameters_come_back_onto_a_mesh_for_decoding(finished):
+  """The run lay on eight replicas, as its sharding.txt says; two devices share its parameters."""
+  layout = (finished / 'sharding.txt').read_text()
+  assert layout.startswith('mesh of 8 devices: data 8') and 'embedding/weight' in layout
+  whole = checkpoint.load_params(finished)[1]
+  split = checkpoint.load_params(finished, mesh=sharding.tensor_mesh(2))[1]
+  jax.tree.map(np.testing.assert_array_equal, split, whole)
+  assert split['embedding']['weight'].sharding.spec == PartitionSpec('tensor', None)
+  with pytest.raises(ValueError, match=r'heads, 2\) is not divisible by mesh.tensor=4'):
+    checkpoint.load_params(finished, mesh=sharding.tensor_mesh(4))
 
 
 @pytest.fixture(scope='module')
@@ -94,6 +116,45 @@ def mixture(tmp_path_factory):
     config.train.update(steps=4, log_every=2, eval_every=2)
     config.model.update(depth_min=0, dropout=0.0)
   return folder, config
+
+
+def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkeypatch):
+  """So the device never waits for the host; and waiting for input is timed apart."""
+  said = []
+
+  class Model:
+    def depth_at(self, seed, step):
+      return None
+
+  class Reporter:
+    def read(self, step, depth, metrics):
+      said.append(f'read {metrics}')
+      return {}
+
+    def write(self, row, always=False):
+      pass
+
+  def compiled(depth, state, batch, measures):
+    said.append(f'dispatch {batch}')
+    return state, batch
+
+  def feed():
+    for number in range(1, 5):
+      time.sleep(0.02)
+      yield number
+
+  train = dict(steps=4, eval_every=9, checkpoint_every=9, telemetry_every=0)
+  run = types.SimpleNamespace(
+    config=ml_collections.ConfigDict(dict(seed=0, train=train)), model=Model(), state=None,
+    first_step=0, clock=report.Clock(), input_clock=report.Clock(), place=lambda batch: batch,
+    feed=feed(), compiled=compiled, save=lambda _: None,
+    checkpoints=types.SimpleNamespace(check=lambda: None),
+  )  # fmt: skip
+  monkeypatch.setattr(loop, 'validate', lambda run: {})
+  loop.run_steps(run, Reporter(), types.SimpleNamespace(requested=lambda step: False))
+  expected = 'dispatch 1, dispatch 2, read 1, dispatch 3, read 2, dispatch 4, read 3, read 4'
+  assert said == expected.split(', ')
+  assert run.clock.seconds >= run.input_clock.seconds >= 4 * 0.02
 
 
 def test_a_run_on_a_mixture_reports_every_set(mixture, tmp_path, capsys):
@@ -220,12 +281,23 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
     ({'data.sequence_length': 10**7}, r'data.sequence_length=10000000 needs'),
     ({'data.corpus': 'files', 'data.files': '/nowhere/*.txt'}, r'data.files'),
     ({'mesh.fsdp': 3}, r'mesh.fsdp=3'),
+    (
+      {'model.attention_kernel': 'splash', 'model.dropout': 0.0},
+      r"model.attention_kernel='splash' needs a TPU, and JAX found cpu",
+    ),
     ({'train.steps': 0}, r'train.steps=0 must be at least 1'),
     ({'eval.depths': (0,)}, r'eval.depths='),
     ({'eval.sample': 'last'}, r"eval.sample='last' must be one of 'random', 'first'"),
     ({'eval.dtype': 'float64'}, r"eval.dtype='float64' must be one of"),
     ({'eval.windows': 0}, r'eval.windows=0 must be at least 1'),
+    ({'eval.jacobian_iterations': -1}, r'eval.jacobian_iterations=-1 must be 0'),
     ({'optimizer.b1': 1.0}, r'optimizer.b1='),
+    ({'seed': -1}, r'^seed=-1 must lie in'),
+    ({'eval.seed': 2**32}, r'^eval.seed=4294967296 must lie in'),
+    ({'sample.seed': -1}, r'^sample.seed=-1 must lie in'),
+    ({'sample.prompt': ''}, r"^sample.prompt='' has no token; give"),
+    ({'sample.top_p': 0.0}, r'^sample.top_p=0.0 must lie in'),
+    ({'sample.temperature': -1.0}, r'^sample.temperature=-1.0 must be'),
   ],
 )
 def test_mistakes_are_found_before_compiling_and_leave_no_directory(
@@ -236,6 +308,40 @@ def test_mistakes_are_found_before_compiling_and_leave_no_directory(
     train(tiny_config(**changes), tmp_path / 'run')
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_vocabulary_larger_than_the_tokenizer_ends_in_a_readable_sample(tmp_path, capsys):
+  """A fresh model at a high temperature draws every id; those without a text are left out."""
+  sample = {'sample.temperature': 50.0, 'sample.top_k': 0, 'sample.top_p': 1.0}
+  steps = {'train.steps': 1, 'sample.num_tokens': 40, 'model.vocab_size': 512}
+  train(tiny_config(**PLAIN | sample | steps), tmp_path)
+  assert (tmp_path / 'samples' / 'step_1.txt').read_text().startswith('The ')
+  assert 'the tokenizer has 256 tokens' in capsys.readouterr().err
+
+
+def test_a_model_without_a_sequential_form_ends_without_a_sample(tmp_path, capsys):
+  train(tiny_config(**PLAIN | {'train.steps': 1, 'model.cumulative': True}), tmp_path)
+  assert 'no sample: the model has no sequential form' in capsys.readouterr().out
+  assert workdir.finished_step(tmp_path) == 1
+  assert not (tmp_path / 'samples').exists() and (tmp_path / 'evaluation.json').exists()
+
+
+def test_another_tokenizer_is_not_that_of_the_checkpoint(finished, tmp_path):
+  copy = tmp_path / 'copy'
+  shutil.copytree(finished, copy)
+  tokenizers.ByteTokenizer(eos=256).save(copy / 'tokenizer')
+  with pytest.raises(ValueError, match='is not the tokenizer that the checkpoint of step 12'):
+    final.evaluate_checkpoint(copy)
+
+
+def test_the_cost_is_said_before_the_first_step(tmp_path, capsys):
+  train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
+  card, _, rest = capsys.readouterr().out.partition('step 1/1')
+  names = [line.split('  ')[0] for line in card.splitlines()]
+  assert names[:5] == ['model', 'training', 'data', 'FLOPs/token', 'memory']
+  parameters = sum(x.size for x in params_of(tmp_path).values())
+  assert f'crt, {parameters:,} parameters' in card and ' MiB a device, compiled' in card
+  assert 'MFU 0.0%' in rest  # the peak of a CPU is not known
 
 
 def test_fewer_steps_than_were_taken_are_refused(tmp_path):

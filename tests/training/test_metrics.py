@@ -1,6 +1,8 @@
 """Rows on disk: appended, cut back on resume, and the same in TensorBoard's format."""
 
+import io
 import json
+import sys
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -63,17 +65,38 @@ def test_tensorboard_has_the_same_numbers_and_knows_the_restart(tmp_path):
   assert [e.step for e in starts] == [1]  # TensorBoard drops what it had from this step on
 
 
+ROW = dict(
+  step=5,
+  loss=2.5,
+  perplexity=12.0,
+  learning_rate=1e-3,
+  grad_norm=0.5,
+  tokens_per_second=123_456.0,
+  mfu=0.0,
+)
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  shown = {}
+  for stream in (io.StringIO(), Terminal()):
+    monkeypatch.setattr(sys, 'stdout', stream)
+    line = progress.ProgressLine(steps=10, first_step=0)
+    line.report(ROW, seconds_left=60.0)
+    line.close()
+    shown[stream.isatty()] = stream.getvalue()
+  text = 'step 5/10  loss 2.5000  perplexity 12.00'
+  assert shown[False].startswith(text) and shown[False].count('\n') == 1
+  assert text in shown[True] and '━' in shown[True] and '0:01:00 left' in shown[True]
+
+
 def test_progress_line_says_it_all():
-  row = dict(
-    step=5,
-    loss=2.5,
-    perplexity=12.0,
-    learning_rate=1e-3,
-    grad_norm=0.5,
-    tokens_per_second=123456.0,
-    mfu=0.412,
-    validation_perplexity=13.5,
-  )
+  row = ROW | dict(mfu=0.412, validation_perplexity=13.5)
   text = progress.describe(row, seconds_left=3725)
   assert text == (
     'loss 2.5000  perplexity 12.00  lr 1.00e-03  grad norm 0.500  123k tokens/s  MFU 41.2%  '

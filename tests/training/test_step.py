@@ -56,6 +56,21 @@ def assert_trees_close(a, b, **tolerance):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+def test_the_step_writes_the_new_state_where_the_old_one_lay():
+  """Everything that is donated is used: no second copy of parameters and moments."""
+  model, mesh = FakeModel(), sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+  config = ml_collections.ConfigDict(
+    dict(seed=0, train=dict(accumulation=2), optimizer=optimizer_config().to_dict())
+  )
+  optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 1)
+  abstract = state_lib.abstract_state(model, optimizer, mesh)
+  rate = lambda _: 0.1  # noqa: E731
+  variant = step_lib.make_train_step(model, optimizer, rate, config, abstract, mesh)
+  memory = variant(None).lower(abstract, fake_batch(0)).compile().memory_analysis()
+  state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+  assert memory.alias_size_in_bytes == state_bytes
+
+
 def test_accumulation_is_the_whole_batch():
   # Rows differ in how many targets count, so weighting slices equally would fail.
   batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]

@@ -48,4 +48,5 @@ def assert_same_bits(a, b):
 
 def timeless(row):
   """A row without what a clock decides."""
-  return {k: v for k, v in row.items() if k not in ('tokens_per_second', 'mfu', 'training_seconds')}
+  timed = ('tokens_per_second', 'mfu', 'input_seconds', 'training_seconds')
+  return {name: value for name, value in row.items() if name not in timed}

@@ -1,0 +1,188 @@
+"""Compiles every training config ahead of time: does it fit, and what do the devices send?
+
+  python -m benchmarks.aot --output=benchmarks/results/aot.json
+  python -m benchmarks.aot --output=benchmarks/results/aot.json --only=crt_d5_c1120,cart_d1024
+
+Nothing runs and no accelerator is needed: 8 simulated CPU devices, and TPU v5e slices of 16 and 256
+chips where `libtpu` is installed (pip install libtpu, of the version that jax[tpu] names). A
+result that is in the file already is kept, so the command goes on where it was stopped: hours on
+two cores for all configs.
+
+The batch is the config's own. Its rows lie on `data` x `fsdp`; devices beyond the rows split heads,
+hidden units and vocabulary (`tensor`), and where these do not divide, the batch grows to one row a
+device. `--scaling` compiles a few configs on 1, 2, 4 and 8 CPU devices instead, with a batch that
+grows with them, for docs/scaling.md.
+"""
+
+import json
+import math
+import os
+import pathlib
+import time
+
+os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # libtpu looks for a machine that is not there
+os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import ml_collections
+from absl import app, flags
+from jax.experimental import topologies
+
+import configs
+import crt_jax
+from benchmarks.collectives import collectives
+from crt_jax import accounting, sharding
+from crt_jax.training import layout, optimizer, state, step, workdir
+from crt_jax.training.origin import origin
+from experiments import config_files
+
+_OUTPUT = flags.DEFINE_string('output', '', 'JSON file that results are added to.', required=True)
+_ONLY = flags.DEFINE_list('only', [], 'Names of configs, as crt_341m-D=5; all when left out.')
+_TARGETS = flags.DEFINE_list('targets', ['cpu:8', 'v5e:4x4', 'v5e:16x16'], 'What to compile for.')
+_SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.')
+
+GIB = 2**30
+MEMORY = {'v5e': 16 * GIB}  # of one chip, of which the runtime keeps some
+SCALED = ('crt_d5_c1120', 'transformer_n12-heads=16', 'cart_d1024')
+# On a CPU the code is not wanted, only the program before it: LLVM may do as little as it can.
+CPU_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+
+
+def specs() -> dict[str, str]:
+  """Name -> FILE:ARGUMENTS of every training config."""
+  folder, found = pathlib.Path(configs.__file__).parent, {}
+  for file in sorted(folder.glob('*.py')):
+    module = config_files._execute(file)
+    if not hasattr(module, 'get_config') or file.stem.startswith('latency'):
+      continue
+    for given in getattr(module, 'ARGUMENTS', ('',)):
+      spec = f'{file}:{given}' if given else str(file)
+      found[config_files.name(spec)] = spec
+  return found
+
+
+def devices_of(target: str) -> list:
+  """The devices of 'cpu:N', or of a TPU slice such as 'v5e:4x4' that is not there."""
+  kind, _, size = target.partition(':')
+  if kind == 'cpu':
+    return jax.devices()[: int(size)]
+  return topologies.get_topology_desc(platform='tpu', topology_name=target).devices
+
+
+def plan(config, count: int) -> tuple[dict[str, int], int]:
+  """The mesh for so many devices, and the rows of the batch; see the top."""
+  rows = config.data.batch_size // config.train.accumulation
+  split = math.gcd(rows, count)
+  tensor = count // split
+  model = crt_jax.build(config.model)
+  try:
+    mesh = sharding.make_abstract_mesh(1, split, tensor)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    sharding.param_shardings(model.axes(), shapes, mesh)
+  except sharding.Unfit:
+    return dict(data=1, fsdp=count, tensor=1), count * config.train.accumulation
+  return dict(data=1, fsdp=split, tensor=tensor), config.data.batch_size
+
+
+def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> dict:
+  """What compiling the deepest training step says of it."""
+  with config.unlocked():
+    config.data.batch_size = batch
+  model = crt_jax.build(config.model)
+  mesh = sharding.make_mesh(ml_collections.ConfigDict(sizes), devices)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
+  depth = (model.depths() or (None,))[-1]
+  variant = step.make_train_step(model, tx, schedule, config, abstract, mesh)
+  length = config.data.sequence_length
+  tokens = batch * length
+  start = time.perf_counter()
+  lowered = variant(depth).lower(abstract, step.abstract_batch(config, mesh))
+  options = CPU_OPTIONS if devices[0].platform == 'cpu' else None
+  compiled = lowered.compile(compiler_options=options)
+  seconds = time.perf_counter() - start
+  sent = collectives(compiled.as_text())
+  return {
+    'mesh': sizes,
+    'batch_size': batch,
+    'depth': depth,
+    'flops_a_device': tokens * accounting.model_flops(config.model, length, depth) / len(devices),
+    'bytes_a_device': step.memory_of(compiled),
+    'state_bytes_a_device': layout.shard_bytes(abstract),
+    'state_bytes': layout.whole_bytes(abstract),
+    'collectives': {kind: vars(each) for kind, each in sent.items()},
+    'sent_bytes_a_device': sum(each.sent_bytes for each in sent.values()),
+    'seconds_to_compile': round(seconds, 1),
+  }
+
+
+def result_of(spec: str, target: str) -> dict:
+  """The row of one config on one target; a config that cannot be compiled says why."""
+  config = config_files.load(spec)
+  devices = devices_of(target)
+  sizes, batch = plan(config, len(devices))
+  try:
+    found = compile_step(config, sizes, batch, devices)
+  except jax.errors.JaxRuntimeError as error:  # a TPU compiler refuses what does not fit
+    return {'mesh': sizes, 'batch_size': batch, 'fits': False, 'error': str(error)[:300]}
+  memory = MEMORY.get(target.partition(':')[0])
+  return found | ({'fits': found['bytes_a_device'] <= memory} if memory else {})
+
+
+def scaling(spec: str, count: int, axis: str) -> dict:
+  """One row of the weak-scaling table: 8 rows of the batch for each device."""
+  config = config_files.load(spec)
+  sizes = dict(data=1, fsdp=1, tensor=1) | {axis: count}
+  batch = 8 * count * config.train.accumulation
+  return compile_step(config, sizes, batch, jax.devices()[:count])
+
+
+def main(argv):
+  del argv
+  jax.config.update('jax_num_cpu_devices', 8)
+  path = pathlib.Path(_OUTPUT.value)
+  record = json.loads(path.read_text()) if path.exists() else {'results': {}}
+  every = specs()
+  wanted = _ONLY.value or (SCALED if _SCALING.value else list(every))
+  for name in wanted:
+    if name not in every:
+      raise app.UsageError(f'--only={name}: there are {", ".join(every)}')
+    if _SCALING.value:
+      jobs = {f'{axis} {n}': (scaling, n, axis) for axis in ('data', 'fsdp') for n in (1, 2, 4, 8)}
+    else:
+      jobs = {target: (result_of, target) for target in _TARGETS.value if is_there(target)}
+    for label, (job, *arguments) in jobs.items():
+      if label in record['results'].get(name, {}):
+        continue
+      found = job(every[name], *arguments)
+      record['results'].setdefault(name, {})[label] = found
+      print(f'{name:32} {label:10} {describe(found)}', flush=True)
+      record['origin'] = origin()
+      path.parent.mkdir(parents=True, exist_ok=True)
+      workdir.write_json(path, record)
+
+
+def is_there(target: str) -> bool:
+  """Whether it can be compiled for here; says so where not."""
+  try:
+    return bool(devices_of(target))
+  except (RuntimeError, ValueError) as error:
+    print(f'{target}: left out, {str(error).splitlines()[0][:160]}')
+    return False
+
+
+def describe(found: dict) -> str:
+  if 'error' in found:
+    return f'does not compile: {found["error"].splitlines()[0]}'
+  fits = {True: 'fits', False: 'does not fit', None: ''}[found.get('fits')]
+  return (
+    f'{found["bytes_a_device"] / GIB:7.2f} GiB a device  '
+    f'{found["sent_bytes_a_device"] / 2**20:9.1f} MiB sent  {found["seconds_to_compile"]:6.1f} s  '
+    f'{fits}'
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

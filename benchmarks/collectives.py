@@ -1,0 +1,176 @@
+"""What a compiled program sends between devices, read from its HLO text: counts and bytes, loops
+counted as often as they run."""
+
+import collections
+import dataclasses
+import math
+import re
+
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
+BITS = {'pred': 8, 'bf16': 16, 'f8e4m3fn': 8, 'f8e5m2': 8, 'token': 0}
+
+_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$')
+_INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)(?= [a-z])|\S+) ([a-z][\w\-]*)\(')
+_ARRAY = re.compile(r'\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]')
+_CALLED = re.compile(
+  r'(?:body|calls|to_apply|condition|true_computation|false_computation)=%?([\w.\-]+)'
+)
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """Collectives of one kind, over all that a step does.
+
+  Attributes:
+    count: how often one runs.
+    result_bytes: of their results on one device, added up.
+    sent_bytes: what one device sends if the algorithm is a ring.
+  """
+
+  count: int = 0
+  result_bytes: int = 0
+  sent_bytes: int = 0
+
+  def __add__(self, other):
+    pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+    return Collective(*(a + b for a, b in pairs))
+
+  def __mul__(self, times: int):
+    return Collective(*(times * a for a in dataclasses.astuple(self)))
+
+
+def collectives(text: str) -> dict[str, Collective]:
+  """Kind -> what the entry computation of an HLO module does of it, through all that it calls.
+
+  Raises:
+    ValueError: a loop with collectives in it does not say how often it runs.
+  """
+  bodies, entry, name = {}, '', ''
+  for line in text.splitlines():
+    start = _COMPUTATION.match(line)
+    if start:
+      name = start[1]
+      bodies[name] = []
+      entry = name if line.startswith('ENTRY') else entry
+    elif name:
+      bodies[name].append(line)
+  found = _Module(bodies).total(entry)
+  return {kind: found[kind] for kind in KINDS if found[kind].count}
+
+
+class _Module:
+  """The computations of an HLO module, and what each sends."""
+
+  def __init__(self, bodies: dict[str, list[str]]):
+    self._bodies = bodies
+    self._known = {}
+
+  def total(self, name: str) -> dict[str, Collective]:
+    """What a computation does, loops counted as often as they run."""
+    channels, loops = self._parts(name)
+    found = collections.defaultdict(Collective, loops)
+    for kind, each in channels.values():
+      found[kind] += each
+    return found
+
+  def _parts(self, name: str) -> tuple[dict, dict]:
+    """Its collectives by channel, for a TPU program writes one several times as the stages of a
+    fusion; and those of its loops, added up."""
+    if name not in self._known:
+      channels, loops = {}, collections.defaultdict(Collective)
+      for line in self._bodies.get(name, ()):
+        self._add(channels, loops, line, name)
+      self._known[name] = channels, loops
+    return self._known[name]
+
+  def _add(self, channels: dict, loops: dict, line: str, computation: str) -> None:
+    instruction = _INSTRUCTION.match(line)
+    if instruction is None:
+      return
+    shape, operation = instruction.groups()
+    if operation.removesuffix('-start') in KINDS:
+      channel = _CHANNEL.search(line)
+      key = channel[1] if channel else (computation, len(channels))
+      channels[key] = _collective(shape, operation, line, computation)
+      return
+    called = _CALLED.findall(line)
+    for branches in _BRANCHES.findall(line):
+      called += re.findall(r'[\w.\-]+', branches)
+    for name in called:
+      if operation == 'while':
+        for kind, each in self.total(name).items():
+          if each.count:
+            loops[kind] += each * self._trips(line)
+        continue
+      inner_channels, inner_loops = self._parts(name)
+      channels |= inner_channels
+      for kind, each in inner_loops.items():
+        loops[kind] += each
+
+  def _trips(self, line: str) -> int:
+    """How often a while runs: as it says, or up to what its condition compares with."""
+    if said := _TRIPS.search(line):
+      return int(said[1])
+    condition = re.search(r'condition=%?([\w.\-]+)', line)[1]
+    body = '\n'.join(self._bodies[condition])
+    constants = re.findall(r'= s32\[\]\S* constant\((\d+)\)', body)
+    if len(constants) != 1 or 'direction=LT' not in body:
+      raise ValueError(f'the loop with condition {condition} does not say how often it runs')
+    return int(constants[0])
+
+
+def _collective(shape: str, operation: str, line: str, computation: str):
+  """Kind and size of one instruction."""
+  kind = operation.removesuffix('-start')
+  size, group = _result_bytes(shape, operation), _group_size(line)
+  if 'all-reduce-scatter' in computation:  # how a TPU writes one: an all-reduce, then its slice
+    return 'reduce-scatter', Collective(1, size // group, size * (group - 1) // group)
+  return kind, Collective(1, size, _sent(kind, size, group))
+
+
+def _sent(kind: str, size: int, group: int) -> int:
+  share = (group - 1) / group
+  factor = {
+    'all-gather': share,
+    'all-reduce': 2 * share,
+    'reduce-scatter': group - 1,  # of its result, the smaller side
+    'all-to-all': share,
+    'collective-permute': 1,
+  }[kind]
+  return round(factor * size)
+
+
+def _result_bytes(shape: str, operation: str) -> int:
+  arrays = [_array_bytes(*array) for array in _ARRAY.findall(shape)]
+  if operation == 'all-gather-start':  # (operands, results)
+    arrays = arrays[len(arrays) // 2 :]
+  elif operation == 'collective-permute-start':  # (operand, result, contexts)
+    arrays = arrays[1:2]
+  return sum(arrays)
+
+
+def _array_bytes(dtype: str, dims: str) -> int:
+  bits = BITS[dtype] if dtype in BITS else int(re.search(r'\d+', dtype)[0])
+  size = 1
+  for dim in filter(None, dims.split(',')):
+    size *= int(dim)
+  return size * bits // 8
+
+
+def _group_size(line: str) -> int:
+  """How many devices take part in one collective."""
+  if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
+    return len(match[1].split(','))
+  if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
+    return int(match[1])
+  if match := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('[^}]*)\}", line):
+    sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+    # An axis, or a part of one: 'axis_1':(2)4 are 4 of its devices.
+    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
+    return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
+  if 'source_target_pairs' in line:
+    return 2
+  raise ValueError(f'no replica groups in: {line.strip()[:300]}')

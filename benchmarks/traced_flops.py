@@ -1,0 +1,36 @@
+"""Floating-point operations of a traced program: its matrix products, the bodies of loops as often
+as they run. XLA's own count takes a body once.
+"""
+
+import math
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+
+def traced_flops(function, *args) -> int:
+  """2 x multiply-accumulates of every product that `function(*args)` computes.
+
+  What a backward pass computes again counts again; what XLA drops later, because nothing reads it,
+  counts as traced. A kernel that is no product of XLA (cuDNN, Pallas) is not seen.
+
+  Args:
+    args: arrays or ShapeDtypeStructs; nothing is computed.
+  """
+  return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _flops(jaxpr) -> int:
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      left, out = equation.invars[0].aval, equation.outvars[0].aval
+      total += 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
+    elif name == 'cond':
+      total += max(_flops(branch.jaxpr) for branch in params['branches'])
+    else:
+      times = params['length'] if name == 'scan' else 1
+      total += times * sum(map(_flops, jaxprs_in_params(params)))
+  return total

@@ -1,0 +1,283 @@
+"""Training speed of the paper-size models on one accelerator: tokens/s, utilisation, memory.
+
+  python -m benchmarks.train --output=benchmarks/results/train_h200.json     # one GPU or TPU
+  python -m benchmarks.train --case=crt_d5_c1120 --profile                   # one model, by part
+  python -m benchmarks.train --smoke                                         # a minute on a CPU
+
+Each model takes the whole training step of its config (AdamW, clipping, float32 parameters) on
+random tokens, in bfloat16, without dropout, with the attention kernel of the platform. Of
+SETTINGS the first is taken that fits the memory, and reported. Every model runs in a process of its
+own, so that its peak of memory is its own.
+
+docs/performance.md says what the numbers mean. Where the peak of the hardware is not known,
+utilisation is 0.
+"""
+
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+import crt_jax
+from benchmarks import results
+from benchmarks.traced_flops import traced_flops
+from crt_jax import accounting, sharding
+from crt_jax.models import kernels
+from crt_jax.training import optimizer, state, step
+from experiments import config_files
+
+# K is fixed, so that every step costs the same.
+CASES = {
+  'cart_d1024': ('configs/cart_d1024.py', {}),
+  'dense_12l_d1024': ('configs/dense_12l_d1024.py', {}),
+  'crt_d5_c1120': ('configs/crt_d5_c1120.py', {'model.depth_min': 0}),
+  'transformer_n12': ('configs/transformer_n12.py:heads=16', {}),
+}
+COMMON = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'train.telemetry_every': 0}
+# What is recomputed, and in how many slices the batch is worked off: the cheapest first.
+SETTINGS = [(remat, slices) for remat in ('none', 'dots', 'layer') for slices in (1, 2, 4)]
+KERNEL = dict(gpu='cudnn', tpu='splash', cpu='xla')
+LOSS_CHUNK_MIB = dict(gpu=512, tpu=512, cpu=64)
+SMOKE = {
+  'data.vocab_size': 128,
+  'data.sequence_length': 16,
+  'data.batch_size': 4,
+  'model.width': 64,
+  'model.dtype': 'float32',
+}
+
+_CASE = flags.DEFINE_enum('case', None, list(CASES), 'One model only, in this process.')
+_STEPS = flags.DEFINE_integer('steps', 10, 'Steps that are timed together.', lower_bound=1)
+_GROUPS = flags.DEFINE_integer('groups', 5, 'How often; the median counts.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch_size', 0, "Sequences a step; 0 = the config's.", lower_bound=0)
+_KERNEL = flags.DEFINE_enum('kernel', '', ['', *KERNEL.values()], "'' = the platform's.")
+_SMOKE = flags.DEFINE_bool('smoke', False, 'Toys of the same models: does everything run?')
+_PROFILE = flags.DEFINE_bool('profile', False, 'Also where the time of a step goes, by part.')
+
+
+def main(argv):
+  del argv
+  if _CASE.value is not None:
+    config = config_of(_CASE.value, _SMOKE.value, _KERNEL.value, _BATCH.value)
+    results.publish(measure(config, _STEPS.value, _GROUPS.value, _PROFILE.value, _SMOKE.value))
+    return
+  # The parent touches no device before its children are done: the first to do so takes the memory.
+  found = {name: in_own_process(name) for name in CASES}
+  results.publish(dict(what='training speed, by model', models=found))
+
+
+def in_own_process(case: str) -> dict:
+  """Measures one case with this process's flags; returns its result or the line that it failed
+  with."""
+  print(f'{case} ...', file=sys.stderr, flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / 'result.json'
+    # The last of two values of a flag counts.
+    words = [*sys.argv[1:], f'--case={case}', f'--output={file}']
+    command = [sys.executable, '-m', 'benchmarks.train', *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+      lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
+      return dict(failed=lines[-1])
+    return json.loads(file.read_text())
+
+
+def config_of(case: str, smoke: bool = False, kernel: str = '', batch_size: int = 0):
+  """The config of a case, as it is measured on this process's platform."""
+  spec, changes = CASES[case]
+  config = config_files.load(spec)
+  platform = jax.default_backend()
+  changes = COMMON | changes
+  if smoke:
+    changes = changes | SMOKE
+    layers = 'prelude_layers' if config.model.name == 'cart' else 'layers'
+    changes[f'model.{layers}'] = 2
+    if config.model.get('heads'):
+      changes['model.heads'] = 4
+  changes['model.attention_kernel'] = kernel or KERNEL.get(platform, 'xla')
+  changes['model.loss_chunk_mib'] = LOSS_CHUNK_MIB.get(platform, 64)
+  if batch_size:
+    changes['data.batch_size'] = batch_size
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def measure(
+  config, steps: int, groups: int, profile: bool = False, smoke: bool = False, devices=None
+) -> dict:
+  """Compiles and times the training step of a config on `devices`; None = all there are.
+
+  Returns: a dict ready for JSON; docs/performance.md describes its fields.
+
+  Raises:
+    ValueError: the kernel cannot run here, or nothing of SETTINGS fits the memory.
+  """
+  jax.config.update('jax_enable_compilation_cache', False)  # compile time is measured
+  kernels.check_device(crt_jax.build(config.model).config)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  rows_BxT = config.data.batch_size, config.data.sequence_length
+  model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile)
+  depth, executable = next(iter(compiled.executables.items()))
+
+  per_step = statistics.median(seconds)
+  tokens_per_second = math.prod(rows_BxT) / per_step
+  flops = accounting.model_flops(config.model, rows_BxT[1], depth)
+  recomputed = recomputed_flops(config)
+  product = matrix_product(config.model.dtype, 256 if smoke else 8192) * mesh.size
+  datasheet = accounting.peak_flops(jax.devices()[0].device_kind) * mesh.size
+  memory = executable.memory_analysis()
+  return dict(
+    model={name: value for name, value in config.model.items()},
+    parameters=accounting.parameters(config.model).stored,
+    batch_size=rows_BxT[0],
+    sequence_length=rows_BxT[1],
+    accumulation=config.train.accumulation,
+    remat=config.model.remat,
+    attention=kernels.describe(model.config),
+    seconds_per_step=per_step,
+    seconds=seconds,
+    tokens_per_second=tokens_per_second,
+    model_flops_per_token=flops,
+    hardware_flops_per_token=flops + recomputed,
+    model_flops_per_second=flops * tokens_per_second,
+    model_flops_utilisation=share(flops * tokens_per_second, datasheet),
+    hardware_flops_utilisation=share((flops + recomputed) * tokens_per_second, datasheet),
+    datasheet_flops_per_second=datasheet,
+    matrix_product_flops_per_second=product,
+    share_of_matrix_product=share(flops * tokens_per_second, product),
+    compile_seconds=compiled.seconds,
+    memory_bytes=dict(
+      compiled=compiled.memory_bytes[depth],
+      arguments=memory.argument_size_in_bytes,
+      donated=memory.alias_size_in_bytes,
+      temporaries=memory.temp_size_in_bytes,
+      device_peak=peak_bytes(),
+    ),
+    **({'share_of_time': parts} if profile else {}),
+  )
+
+
+def first_that_fits(config, mesh, steps: int, groups: int, profile: bool):
+  """The model, its compiled step, seconds per step and the profile ({} where none is wanted), by
+  the first of SETTINGS that fits; the config is changed to it."""
+  limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', float('inf'))
+  tried = []
+  for remat, slices in SETTINGS:
+    if config.data.batch_size % (slices * mesh.size):
+      continue
+    config.model.remat, config.train.accumulation = remat, slices
+    try:
+      return run(config, mesh, limit, steps, groups, profile)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      tried.append(f'remat {remat} in {slices}: {str(error).splitlines()[0]}')
+  raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried)})')
+
+
+def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
+  """What `first_that_fits` returns, for one setting.
+
+  Raises:
+    jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, also where the compiled step needs over `limit`.
+  """
+  model = crt_jax.build(config.model)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+  abstract = state.abstract_state(model, tx, mesh)
+  depth = None if model.depths() is None else model.resolve_depth(None)
+  variant = step.make_train_step(model, tx, schedule, config, abstract, mesh)
+  compiled = step.compile_steps(variant, (depth,), abstract, step.abstract_batch(config, mesh))
+  if compiled.memory_bytes[depth] > limit:
+    gib = compiled.memory_bytes[depth] / 2**30
+    raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {gib:.1f} GiB, compiled')
+  executable = compiled.executables[depth]
+  shape = config.data.batch_size, config.data.sequence_length
+  tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
+  batch = sharding.place_batch(
+    dict(tokens=tokens, targets=np.roll(tokens, -1, axis=1)), sharding.batch_sharding(mesh)
+  )
+  carry = state.init_state(model, tx, abstract, config.seed)
+  seconds, carry = time_steps(executable, carry, batch, steps, groups)
+  parts = {}
+  if profile:
+    from benchmarks import profile_parts  # defines flags of its own
+
+    once = lambda: jax.block_until_ready(executable(carry, batch))  # noqa: E731
+    parts = profile_parts.profile(once, executable.as_text())
+  return model, compiled, seconds, parts
+
+
+def time_steps(executable, carry, batch, steps: int, groups: int) -> tuple[list[float], object]:
+  """Seconds per step of each group, and the state behind them. Nothing is read between the steps of
+  a group, as in training; the first two steps are not timed."""
+  seconds = []
+  for timed in range(groups + 1):
+    start = time.perf_counter()
+    for _ in range(steps if timed else 2):
+      carry, metrics = executable(carry, batch)
+    jax.block_until_ready((carry, metrics))
+    seconds.append((time.perf_counter() - start) / steps)
+  return seconds[1:], carry
+
+
+def recomputed_flops(config) -> float:
+  """FLOPs per token that the backward pass computes again: layers and passes by `remat`, and the
+  output layer where its loss is chunked.
+
+  Counted in the traced programs with and without, both with materialised attention.
+  """
+  rows = config.data.batch_size // config.train.accumulation
+  shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
+
+  def traced(**changes):
+    model = crt_jax.build(dict(config.model, attention_kernel='xla') | changes)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    return traced_flops(
+      jax.grad(model.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
+    )
+
+  extra = traced() - traced(remat='none', loss_chunk_mib=2**30)
+  return extra / (rows * config.data.sequence_length)
+
+
+def matrix_product(dtype: str, size: int, products: int = 20) -> float:
+  """FLOP/s of one device in a square product [size, size] of `dtype`, best of three."""
+  generator = np.random.default_rng(0)
+  a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
+  b = b / size**0.5  # what is multiplied again and again keeps its size
+
+  @jax.jit
+  def chain(a, b):
+    return jax.lax.fori_loop(0, products, lambda _, a: (a @ b).astype(a.dtype), a)
+
+  jax.block_until_ready(chain(a, b))
+  best = float('inf')
+  for _ in range(3):
+    start = time.perf_counter()
+    jax.block_until_ready(chain(a, b))
+    best = min(best, time.perf_counter() - start)
+  return 2 * products * size**3 / best
+
+
+def peak_bytes() -> int | None:
+  """The most memory that the first device ever held in this process; None where it does not say."""
+  return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
+
+
+def share(of: float, whole: float) -> float:
+  """of / whole; 0 where the whole is not known."""
+  return of / whole if whole else 0.0
+
+
+if __name__ == '__main__':
+  app.run(main)

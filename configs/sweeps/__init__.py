@@ -1,0 +1,1 @@
+"""Sweeps: lists of runs for experiments.sweep."""

@@ -1,0 +1,47 @@
+"""Between text and tokens: what a model reads of a prompt, and what may follow it."""
+
+from crt_jax.decoding.sampling import Sampling
+
+
+def prompt_tokens(tokenizer, separator: str, text: str) -> list[int]:
+  """The tokens that a model reads for a prompt, [] for an empty one.
+
+  Args:
+    separator: `config.data.separator`; a model whose documents begin with a token reads it first.
+  """
+  first = [tokenizer.bos] if separator == 'bos_eos' else []
+  tokens = tokenizer.encode(text)
+  return [*first, *tokens] if tokens else []
+
+
+def stop_tokens(tokenizer) -> tuple[int, ...]:
+  """The tokens at which a text ends: () where the tokenizer has none."""
+  return () if tokenizer.eos is None else (tokenizer.eos,)
+
+
+def sample_arguments(config, tokenizer) -> dict:
+  """What `generate` needs to write the text that `config.sample` describes.
+
+  A model may have more tokens than its tokenizer; only those of the tokenizer are drawn.
+
+  Raises:
+    ValueError: a prompt without tokens or a wrong rule; names the field.
+  """
+  sample = config.sample
+  prompt = prompt_tokens(tokenizer, config.data.separator, sample.prompt)
+  if not prompt:
+    raise ValueError(f'sample.prompt={sample.prompt!r} has no token; give at least one character')
+  try:
+    sampling = Sampling(
+      sample.temperature, sample.top_k, sample.top_p, vocab_size=tokenizer.vocab_size
+    )
+  except ValueError as error:
+    raise ValueError(f'sample.{error}') from None
+  return dict(
+    prompts=[prompt],
+    num_tokens=sample.num_tokens,
+    context=len(prompt) + sample.num_tokens,
+    sampling=sampling,
+    seed=sample.seed,
+    stop_tokens=stop_tokens(tokenizer),
+  )

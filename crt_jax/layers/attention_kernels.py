@@ -1,0 +1,124 @@
+"""Attention over a whole sequence without its T x T scores in memory, by kernels of each platform.
+
+  xla     no kernel: layers/attention.py materialises the scores; every platform, dtype and dropout
+  cudnn   cuDNN's flash attention, through jax.nn.dot_product_attention; NVIDIA GPUs, 16 bits
+  splash  jax.experimental.pallas.ops.tpu.splash_attention; TPUs
+
+They are told of causality and window and never given a mask or bias, which would be as large as the
+scores. None drops attention weights, and none reads a cache: there 'xla' runs whatever is asked
+for. models/kernels.py says what that makes of a configuration.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from crt_jax import sharding
+
+Array = jax.Array
+
+KERNELS = ('xla', 'cudnn', 'splash')
+WIDTH_MULTIPLE = 8  # of head widths that the kernels take; others are padded
+SPLASH_BLOCKS = (512, 256, 128)  # positions a tile; the largest that divides the padded sequence
+
+
+def fused_attention(
+  kernel: str, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, window: int
+) -> Array:
+  """Causal softmax attention within one sequence, by 'cudnn' or 'splash'.
+
+  Args:
+    window: positions that each position sees, itself included; 0 = all before it.
+
+  Returns: mixed values [B, T, H, A] in the dtype of q; H is a multiple of G.
+  """
+  run = dict(cudnn=dot_product, splash=splash_attention)[kernel]
+  return with_padded_heads(run, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
+
+
+def with_padded_heads(run, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, window: int):
+  """`run` on heads padded by zeros to a multiple of 8, with the scale of the true width.
+
+  Zeros add nothing to a score, and what they mix is cut off: the result is that of the true width.
+  """
+  length, width = q_BxTxHxA.shape[1], q_BxTxHxA.shape[-1]
+  pad = [(0, 0)] * 3 + [(0, -width % WIDTH_MULTIPLE)]
+  q, k, v = (jnp.pad(a, pad) for a in (q_BxTxHxA, k_BxTxGxA, v_BxTxGxA))
+  return run(q, k, v, width**-0.5, window if window < length else 0)[..., :width]
+
+
+def dot_product(
+  q: Array, k: Array, v: Array, scale: float, window: int, implementation: str = 'cudnn'
+):
+  """jax.nn.dot_product_attention; 'xla' computes the same on any platform, for tests."""
+  return jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    scale=scale,
+    is_causal=True,
+    local_window_size=(window - 1, 0) if window else None,
+    implementation=implementation,
+  )
+
+
+def splash_attention(
+  q_BxTxHxA: Array,
+  k_BxTxGxA: Array,
+  v_BxTxGxA: Array,
+  scale: float,
+  window: int,
+  interpret: bool = False,
+) -> Array:
+  """Splash attention on every device's own rows and heads; `interpret` runs it on a CPU, slowly.
+
+  The sequence is padded to whole tiles. Padding stands behind the text, where no position of it
+  looks.
+  """
+
+  def on_device(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
+    _, length, heads, _ = q_BxTxHxA.shape
+    padded = -(-length // SPLASH_BLOCKS[-1]) * SPLASH_BLOCKS[-1]
+    pad = [(0, 0), (0, padded - length), (0, 0), (0, 0)]
+    q, k, v = (jnp.pad(a, pad).swapaxes(1, 2) for a in (q_BxTxHxA, k_BxTxGxA, v_BxTxGxA))
+    kernel = _splash_kernel(heads, padded, window, interpret)
+    return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)[:, :length]
+
+  return _per_device(on_device)(q_BxTxHxA * scale, k_BxTxGxA, v_BxTxGxA)
+
+
+def _splash_kernel(heads: int, length: int, window: int, interpret: bool):
+  # Imported here: nobody else needs Pallas, which takes a while.
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  shape = (length, length)
+  mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
+  block = next(size for size in SPLASH_BLOCKS if length % size == 0)
+  blocks = 'q kv kv_compute q_dkv kv_dkv kv_dkv_compute q_dq kv_dq'.split()
+  return splash.make_splash_mha(
+    masks.MultiHeadMask([mask] * heads),
+    block_sizes=splash.BlockSizes(**{f'block_{name}': block for name in blocks}),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+
+
+def _per_device(run):
+  """`run` on each device's rows and heads: the compiler cannot split a Pallas kernel by itself."""
+
+  def mapped(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or not set(sharding.MESH_AXES) <= set(mesh.axis_names):
+      return run(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
+    rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    row_axes = sharding.BATCH_AXES if q_BxTxHxA.shape[0] % rows == 0 else None
+    head_axis = None if k_BxTxGxA.shape[2] % mesh.shape['tensor'] else 'tensor'
+    spec = PartitionSpec(row_axes, None, head_axis, None)
+    split = jax.shard_map(run, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    return split(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
+
+  return mapped

@@ -1,0 +1,99 @@
+"""Which attention kernel a configuration runs, what it needs, and what runs in its place."""
+
+import dataclasses
+
+import jax
+
+from crt_jax.layers import attention_kernels
+
+# cuDNN's widest head: on every GPU, and from Hopper on (compute capability 9.0).
+CUDNN_WIDTH, CUDNN_WIDTH_HOPPER = 128, 256
+
+
+def check(config) -> None:
+  """Raises ValueError where no device could run the kernel of a model's configuration.
+
+  Args:
+    config: has attention_kernel, dropout, dtype and head_width (models/config.py).
+  """
+  kernel = config.attention_kernel
+  dtypes = dict(cudnn=('bfloat16', 'float16'), splash=('bfloat16', 'float32'))
+  if kernel == 'xla' or config.dropout:
+    return
+  if config.dtype not in dtypes[kernel]:
+    raise ValueError(
+      f"model.attention_kernel={kernel!r} needs model.dtype='bfloat16' (is {config.dtype!r}); "
+      "set it, or model.attention_kernel='xla'"
+    )
+  if kernel == 'cudnn' and config.head_width > CUDNN_WIDTH_HOPPER:
+    raise ValueError(
+      f"model.attention_kernel='cudnn' takes heads of up to {CUDNN_WIDTH_HOPPER}, and these are "
+      f"{config.head_width} wide; use more model.heads, or model.attention_kernel='xla'"
+    )
+
+
+def check_device(config, device: jax.Device | None = None) -> None:
+  """Raises ValueError, naming the field and the fix, where `device` cannot run the kernel.
+
+  Args:
+    config: as of `check`.
+    device: None = the first one of this process.
+  """
+  kernel = config.attention_kernel
+  if kernel == 'xla' or config.dropout:
+    return
+  device = jax.devices()[0] if device is None else device
+  wanted = dict(cudnn='an NVIDIA GPU', splash='a TPU')[kernel]
+  is_there = dict(cudnn=_is_nvidia, splash=lambda device: device.platform == 'tpu')[kernel]
+  if not is_there(device):
+    raise ValueError(
+      f'model.attention_kernel={kernel!r} needs {wanted}, and JAX found {device.platform} '
+      f"({device.device_kind}); use model.attention_kernel='xla', or see BUILD.md"
+    )
+  if kernel == 'cudnn' and config.head_width > CUDNN_WIDTH:
+    capability = getattr(device, 'compute_capability', '0')
+    if float(capability) < 9.0:
+      raise ValueError(
+        f"model.attention_kernel='cudnn' takes heads of up to {CUDNN_WIDTH} on a "
+        f'{device.device_kind} (compute capability {capability}), and these are '
+        f"{config.head_width} wide; use more model.heads, or model.attention_kernel='xla'"
+      )
+
+
+def with_kernel(config, kernel: str):
+  """`config` with an attention kernel where this process can run it, else as it is."""
+  try:
+    changed = dataclasses.replace(config, attention_kernel=kernel)
+    check_device(changed)
+  except ValueError:
+    return config
+  return changed
+
+
+def running(config) -> tuple[str, str]:
+  """The kernel that training really runs, and why it is not the configured one ('' where it is)."""
+  kernel = config.attention_kernel
+  if kernel == 'xla':
+    return kernel, ''
+  if config.dropout:
+    return 'xla', f'model.dropout={config.dropout} drops attention weights'
+  driver = getattr(config, 'driver', 'unroll')
+  if driver != 'unroll':
+    return 'xla', f'model.driver={driver!r} attends to caches'
+  return kernel, ''
+
+
+def describe(config) -> str:
+  """One line for a log: what runs, and what becomes of the head width."""
+  kernel, reason = running(config)
+  width = config.head_width
+  if reason:
+    return f'xla, scores materialised, not {config.attention_kernel}: {reason}'
+  if kernel == 'xla':
+    return 'xla, scores materialised'
+  padded = width + -width % attention_kernels.WIDTH_MULTIPLE
+  return f'{kernel}, heads of {width}' + (f' padded to {padded}' if padded > width else '')
+
+
+def _is_nvidia(device: jax.Device) -> bool:
+  return device.platform in ('gpu', 'cuda') and 'cuda' in device.client.platform_version.lower()

@@ -1,0 +1,219 @@
+"""What the processes of one run tell each other beside their collectives.
+
+JAX's coordination service holds small texts that all can read. Here it is used for two things:
+
+agree       Before anything is compiled, all compare what has to be the same: package versions,
+            config, data, work directory. Another value ends all of them with one line that names
+            the field, both values and both processes.
+Companions  A process that ends by an error says why before it goes; the others hear it within
+            seconds, say it too and end with the same code, wherever they are waiting. A process
+            that dies without a word is noticed by the collective that it leaves (CPU), or by
+            JAX's own heartbeat (launch.HEARTBEAT_SECONDS), which ends the process with JAX's words.
+
+Nothing here, nor in checkpoints and caches, compares clocks of different hosts: waiting is measured
+on each host's own monotonic clock.
+"""
+
+import contextlib
+import hashlib
+import json
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from crt_jax.training.launch import leave, wait_until
+from crt_jax.training.origin import commit, versions
+from crt_jax.training.preemption import PREEMPTED
+
+PREFIX = 'crt_jax'
+AGREE_SECONDS = 600  # for the slowest process to come to the same point
+LISTEN_EVERY = 1.0  # seconds
+LINGER_SECONDS = 10.0  # that process 0, which holds the texts, stays for the others to read them
+
+# What is in the message of a collective that broke because somebody else is gone.
+BROKEN = ('gloo', 'nccl', 'connection closed', 'connection reset', 'coordination', 'heartbeat')
+
+
+class _Here(NamedTuple):
+  """The coordination service and the place of this process, before JAX has looked for devices."""
+
+  service: Any
+  process: int
+  count: int
+
+
+def _here() -> _Here | None:
+  """None in a run of one process."""
+  from jax._src import distributed  # JAX has no public name for it; Orbax uses the same
+
+  state = distributed.global_state
+  if state.client is None or state.num_processes == 1:
+    return None
+  return _Here(state.client, state.process_id, state.num_processes)
+
+
+def agree(what: str, value: dict[str, Any]) -> None:
+  """Returns when all processes have come here with the same value.
+
+  Args:
+    what: the name of the value, each used once in a run.
+    value: nested dicts of what JSON can hold.
+
+  Raises:
+    ValueError: they differ; on every process the same line.
+  """
+  here = _here()
+  if here is None:
+    return
+  service, me, count = here
+  text = json.dumps(flat(value), sort_keys=True, default=str)
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  service.key_value_set(f'{PREFIX}/{what}/value/{me}', text)
+  service.key_value_set(f'{PREFIX}/{what}/digest/{me}', digest)
+  service.wait_at_barrier(f'{PREFIX}/{what}', AGREE_SECONDS * 1000)
+  found = service.key_value_dir_get(f'{PREFIX}/{what}/digest/')
+  digests = {int(name.rpartition('/')[2]): digest for name, digest in found}
+  others = [i for i in range(count) if digests[i] != digests[0]]
+  if others:
+    texts = [service.key_value_try_get(f'{PREFIX}/{what}/value/{i}') for i in (0, others[0])]
+    raise ValueError(difference(what, others[0], count, *map(json.loads, texts)))
+
+
+def difference(what: str, process: int, count: int, first: dict, other: dict) -> str:
+  """Returns the line for a process that differs from process 0; both as `flat` gives them."""
+  absent = '(absent)'
+  names = [
+    name
+    for name in dict.fromkeys([*first, *other])
+    if first.get(name, absent) != other.get(name, absent)
+  ]
+  shown = '; '.join(
+    f'{name} is {other.get(name, absent)!r} there and {first.get(name, absent)!r} on process 0'
+    for name in names[:3]
+  )
+  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+  return (
+    f'process {process} of {count} has other {what} than process 0: {shown}{more}; '
+    f'{ADVICE.get(what, "start all with the same command")}'
+  )
+
+
+ADVICE = {
+  'versions': 'install the same packages and the same commit everywhere',
+  'data': 'delete the cache of that host (data.cache_dir), or share one between all',
+  'config': 'start all with the same command, or separate runs with --distributed=off',
+  'work directory': '--workdir must be on a file system that all hosts share',
+}
+
+
+def flat(value: dict, prefix: str = '') -> dict[str, Any]:
+  """Nested dicts as one, with dotted names."""
+  found = {}
+  for name, x in value.items():
+    found |= flat(x, f'{prefix}{name}.') if isinstance(x, dict) else {f'{prefix}{name}': x}
+  return found
+
+
+def software() -> dict[str, Any]:
+  """What has to be the same for the processes to compile the same programs; asks for no device."""
+  python = '.'.join(platform.python_version_tuple()[:2])
+  return {'python': python, **versions(), 'commit': commit()}
+
+
+def data_identity(dataset) -> dict[str, Any]:
+  """What of the data has to be the same: identity and, of packed text, the hash of every manifest,
+  which has checksums of all tokens."""
+  found = {'identity': dataset.identity}
+  for name, packed in dataset.validation_sets.items():
+    manifest = getattr(packed, 'manifest', None)
+    if manifest is not None:
+      decisive = {key: value for key, value in manifest.items() if key != 'versions'}
+      text = json.dumps(decisive, sort_keys=True).encode()
+      found[f'manifest of {name}'] = hashlib.sha256(text).hexdigest()
+  return found
+
+
+class Companions:
+  """The other processes of a run: hears of their ends, and tells them of this one's.
+
+  Use as a context manager around all that the processes do together; it costs one alone nothing.
+  """
+
+  def __init__(self, describe: Callable[[BaseException], str | None] = lambda error: None):
+    """`describe(error)` is the line for a user's mistake, None for a fault that needs a traceback
+    (experiments/mistakes.py)."""
+    self._describe = describe
+    self._here = _here()
+    self._left = threading.Event()
+    self._thread = threading.Thread(target=self._listen, daemon=True)
+
+  def __enter__(self):
+    if self._here is not None:
+      self._thread.start()
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if self._here is None:
+      return
+    if error is None or getattr(error, 'together', False):
+      self._here.service.wait_at_barrier(f'{PREFIX}/end', AGREE_SECONDS * 1000)
+      self._left.set()
+      self._thread.join()
+      return
+    self._end_alone(error)
+
+  def _end_alone(self, error: BaseException) -> None:
+    """Says why this process ends, to people and to the others, and ends it. Does not return."""
+    me = f'process {self._here.process} of {self._here.count}'
+    text = shortened(' '.join(str(error).split()))
+    if isinstance(error, Exception) and any(word in text.lower() for word in BROKEN):
+      # Perhaps the one who left has said why, and the thread that listens ends this process too.
+      time.sleep(2 * LISTEN_EVERY)
+      code, said = 1, f'{me} lost another one ({text})'
+      shown = f'error: {said}; run the same command to continue from the last checkpoint'
+    elif isinstance(error, KeyboardInterrupt):
+      code, said, shown = 130, f'{me} was interrupted', 'interrupted'
+    elif isinstance(error, SystemExit):
+      code = error.code if isinstance(error.code, int) else 1
+      said = f'{me} stopped' + (' on SIGTERM' if code == PREEMPTED else '')
+      shown = error.code if isinstance(error.code, str) else ''
+    elif line := self._describe(error):
+      code, said, shown = 2, f'{me} stopped: {line}', f'error: {line}'
+    else:
+      code, said, shown = 1, f'{me} stopped: {type(error).__name__}: {text}', ''
+      sys.excepthook(type(error), error, error.__traceback__)
+    self._left.set()
+    print(shown, end='\n' if shown else '', file=sys.stderr)
+    with contextlib.suppress(Exception):  # another was first: the first reason counts
+      self._here.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
+    self._go(code)
+
+  def _listen(self) -> None:
+    """Ends this process when another one says that it ends."""
+    while not self._left.wait(LISTEN_EVERY):
+      try:
+        ended = json.loads(self._here.service.key_value_try_get(f'{PREFIX}/ended'))
+      except Exception:  # nobody ended; or the service is gone, which JAX notices itself
+        continue
+      if self._left.is_set():
+        return
+      print(f'error: {ended["said"]}; this one stops too', file=sys.stderr)
+      self._go(ended['code'])
+
+  def _go(self, code: int) -> None:
+    """Ends the process; process 0 waits for the others to hear, since the texts end with it."""
+    service, me, count = self._here
+    with contextlib.suppress(Exception):
+      service.key_value_set(f'{PREFIX}/heard/{me}', '')
+      if me == 0:
+        wait_until(
+          lambda: len(service.key_value_dir_get(f'{PREFIX}/heard/')) == count, LINGER_SECONDS
+        )
+    leave(code)
+
+
+def shortened(text: str, limit: int = 200) -> str:
+  return text if len(text) <= limit else f'{text[: limit - 3]}...'

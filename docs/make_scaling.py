@@ -1,0 +1,124 @@
+"""Writes what was compiled ahead of time into docs/scaling.md.
+
+python -m benchmarks.aot --output=benchmarks/results/aot.json
+python -m benchmarks.aot --scaling --output=benchmarks/results/weak_scaling.json
+python -m docs.make_scaling
+"""
+
+import json
+
+from benchmarks.collectives import KINDS
+from docs.make_figures import ROOT, filled
+from experiments import cli
+
+PAGE = ROOT / 'docs' / 'scaling.md'
+RESULTS = ROOT / 'benchmarks' / 'results'
+GIB, MIB = 2**30, 2**20
+
+# The assumptions of the prediction; docs/scaling.md states them.
+PEAK, UTILISATION = 989e12, 0.40  # FLOP/s of an H100 in bfloat16, and the share a step reaches
+NVLINK, NETWORK = 450e9, 50e9  # bytes/s of a GPU, one direction
+NODE = 8
+GPUS = (8, 16, 32, 64, 128, 256)
+
+
+def main(argv):
+  del argv
+  for mark, name, table in (
+    ('aot', 'aot', fits_table),
+    ('scaling', 'weak_scaling', scaling_table),
+    ('predicted', 'weak_scaling', predicted_table),
+  ):
+    file = RESULTS / f'{name}.json'
+    if file.exists():
+      record = json.loads(file.read_text())
+      PAGE.write_text(filled(PAGE, '\n'.join([*table(record['results']), '', made(record)]), mark))
+      print(f'{PAGE.name}: {mark} from {file.name}')
+
+
+def made(record: dict) -> str:
+  origin = record['origin']
+  return f'Compiled with jax {origin["versions"]["jax"]}, commit {origin["commit"][:7]}.'
+
+
+def fits_table(results: dict) -> list[str]:
+  """A line per config: bytes and what is sent on each target."""
+  targets = list(dict.fromkeys(target for found in results.values() for target in found))
+  head = ['config', *(f'{t}: {x}' for t in targets for x in ('mesh', 'GiB a device', 'sent, MiB'))]
+  lines = [row(head), '|---' * len(head) + '|']
+  for name, found in results.items():
+    cells = [name]
+    for target in targets:
+      cells += fits_cells(found.get(target))
+    lines.append(row(cells))
+  chips = [t for t in targets if not t.startswith('cpu')]
+  for target in chips:
+    tried = {name: found[target] for name, found in results.items() if target in found}
+    not_fit = [name for name, cell in tried.items() if not cell['fits']]
+    lines += ['', f'On {target} {len(tried) - len(not_fit)} of {len(tried)} configs fit.']
+    lines[-1] += f' Not: {", ".join(not_fit)}.' if not_fit else ''
+  return lines
+
+
+def fits_cells(cell: dict | None) -> list[str]:
+  if cell is None:
+    return ['', '', '']
+  mesh = ' x '.join(str(size) for size in cell['mesh'].values())
+  if 'error' in cell:
+    return [mesh, 'does not fit', '']
+  size = f'{cell["bytes_a_device"] / GIB:.2f}'
+  return [
+    mesh,
+    size if cell.get('fits', True) else f'{size}, too much',
+    f'{cell["sent_bytes_a_device"] / MIB:,.0f}',
+  ]
+
+
+def scaling_table(results: dict) -> list[str]:
+  """A line per config, axis and number of devices: how often each collective runs, and its MiB."""
+  head = ['config', 'axis', 'devices', *KINDS[:3], 'sent by a device, MiB', 'GiB a device']
+  lines = [row(head), '|---' * len(head) + '|']
+  for name, found in results.items():
+    for label, cell in found.items():
+      axis, count = label.split()
+      kinds = [kind_cell(cell['collectives'].get(kind)) for kind in KINDS[:3]]
+      sent, size = cell['sent_bytes_a_device'] / MIB, cell['bytes_a_device'] / GIB
+      lines.append(row([name, axis, count, *kinds, f'{sent:,.1f}', f'{size:.2f}']))
+  return lines
+
+
+def kind_cell(found: dict | None) -> str:
+  return '' if found is None else f'{found["count"]} x, {found["result_bytes"] / MIB:,.1f} MiB'
+
+
+def predicted_table(results: dict) -> list[str]:
+  """A line per config: the share of the speed of one GPU that each of many keeps."""
+  head = ['config', 'axis', 'compute, ms', *(f'{gpus} GPUs' for gpus in GPUS)]
+  lines = [row(head), '|---' * len(head) + '|']
+  for name, found in results.items():
+    for axis in ('data', 'fsdp'):
+      if f'{axis} {NODE}' not in found:
+        continue
+      cell = found[f'{axis} {NODE}']
+      compute = cell['flops_a_device'] / PEAK / UTILISATION
+      sent = cell['sent_bytes_a_device'] / (1 - 1 / NODE)  # of a ring without end
+      shares = []
+      for gpus in GPUS:
+        send = seconds_to_send(sent, gpus)
+        shares.append(f'{compute / (compute + send):.0%} to {compute / max(compute, send):.0%}')
+      lines.append(row([name, axis, f'{1e3 * compute:.1f}', *shares]))
+  return lines
+
+
+def seconds_to_send(sent: float, gpus: int) -> float:
+  """Seconds of the collectives of a step over a node, then over the nodes with an eighth each."""
+  nodes = gpus // NODE
+  return sent * (1 - 1 / NODE) / NVLINK + sent / NODE * (1 - 1 / nodes) / NETWORK
+
+
+def row(cells) -> str:
+  return '| ' + ' | '.join(map(str, cells)) + ' |'
+
+
+if __name__ == '__main__':
+  cli.run(main)

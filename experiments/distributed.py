@@ -1,0 +1,65 @@
+"""Flags that say which of several processes this one is, and the frame in which they work together.
+
+    distributed.define_flags()
+
+    def main(argv):
+      with distributed.joined():   # before anything asks JAX for a device
+        ...
+
+Several processes are one run: each is started with the same command and finds the others by its
+launcher (Slurm, Open MPI, TPU) or by flags. BUILD.md shows both.
+"""
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+
+from absl import flags
+
+from experiments import cli, mistakes
+
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+
+
+def define_flags() -> None:
+  """Defines `--distributed` and what belongs to it."""
+  flags.DEFINE_enum(
+    'distributed',
+    'auto',
+    ['auto', 'off', 'on'],
+    'Whether this is one of several processes of one run: as the launcher says, no, or yes.',
+  )
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0, where all processes meet.')
+  flags.DEFINE_integer('num_processes', None, 'How many processes there are.')
+  flags.DEFINE_integer('process_id', None, 'Which of them this one is, from 0.')
+  flags.DEFINE_float('join_timeout', 300.0, 'Seconds to wait for the other processes.', 1.0)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+  """Meets the other processes, if there are any; they end together.
+
+  Raises:
+    ValueError: flags or launcher are half of what is needed, or the processes differ.
+  """
+  from crt_jax.training import launch, processes  # after the flags: a typo is answered at once
+
+  place = launch.find_place(
+    FLAGS.distributed, FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+  )
+  if place is None:
+    yield
+    return
+  launch.join(place, FLAGS.join_timeout)
+  with processes.Companions(_line):
+    processes.agree('versions', processes.software())
+    yield
+
+
+def _line(error: BaseException) -> str | None:
+  """The line of a user's mistake, after its traceback where that is asked for."""
+  line = mistakes.describe(error)
+  if line is not None and cli.wants_traceback():
+    traceback.print_exception(error)
+  return line

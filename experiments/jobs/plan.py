@@ -1,0 +1,93 @@
+"""What a sweep is about to do, checked before it does any of it.
+
+WORKDIR/sweep.json says what the directory holds: 'config', the sweep as it was asked for, and
+'runs', for each its 'flags' (what differs between the commands) and its 'steps'.
+"""
+
+import pathlib
+from typing import Any
+
+from configs.base import Run
+from experiments import sweep_files
+from experiments.jobs import records
+from experiments.mistakes import Mistake, describe
+
+LISTING = 'sweep.json'
+
+
+def listing(spec: str, runs: list[Run], overrides: dict[str, Any]) -> dict:
+  """Returns the contents of sweep.json."""
+  entries = {}
+  for run in runs:
+    steps = sweep_files.config_of(run, overrides).train.steps
+    entries[run.name] = {'flags': sweep_files.flags(run, overrides), 'steps': steps}
+  return {'config': spec, 'runs': entries}
+
+
+def saved(workdir: pathlib.Path) -> dict:
+  """Returns the sweep.json of a directory. Raises Mistake if there is none to read."""
+  found = records.read_json(workdir / LISTING)
+  if not isinstance(found, dict) or 'runs' not in found:
+    raise Mistake(
+      f'--workdir={workdir} holds no sweep ({LISTING} is missing); start one with --config, or '
+      'give the --workdir it was started with'
+    )
+  return found
+
+
+def merged(workdir: pathlib.Path, new: dict) -> dict:
+  """Returns the listing for a directory that may hold the same sweep already; a sweep may grow.
+
+  Raises:
+    Mistake: the directory holds something else, another sweep, or one of its runs with other
+      settings. Nothing was written.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise Mistake(f'--workdir={workdir} is a file; choose a directory')
+  entries = sorted(path.name for path in workdir.iterdir()) if workdir.exists() else []
+  if not entries:
+    return new
+  if LISTING not in entries:
+    listed = ', '.join(entries[:3])
+    raise Mistake(
+      f'--workdir={workdir} holds something else ({listed}) and no {LISTING}; choose a new or '
+      'empty directory'
+    )
+  old = saved(workdir)
+  if old['config'].partition(':')[0] != new['config'].partition(':')[0]:
+    raise Mistake(f'--workdir={workdir} holds another sweep, {old["config"]}; choose a new one')
+  for name, entry in new['runs'].items():
+    before = old['runs'].get(name, entry)
+    differing = sorted(set(before['flags']) ^ set(entry['flags']))
+    if differing:
+      raise Mistake(
+        f'--workdir={workdir} holds run {name} with other settings ({" and ".join(differing)}); '
+        'use a new --workdir'
+      )
+  return {**new, 'runs': {**old['runs'], **new['runs']}}
+
+
+def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> None:
+  """Builds every run's model and checks its config, text and directory, as the run itself will.
+
+  Raises:
+    Mistake: in one line, with the name of the run; nothing was compiled or written.
+  """
+  import crt_jax
+  from crt_jax import data, evaluation
+  from crt_jax.training import setup
+  from crt_jax.training import workdir as run_directory
+
+  for run in runs:
+    config = sweep_files.config_of(run, overrides)
+    try:
+      model = crt_jax.build(config.model)
+      setup.check_config(config)
+      evaluation.forms(evaluation.scoring_model(model, config), config)
+      data.resolve(config.data)
+      run_directory.check_workdir(workdir / run.name, config, fork=False)
+    except (ValueError, OSError) as error:
+      line = describe(error)
+      if line is None:
+        raise
+      raise Mistake(f'run {run.name} ({run.config}): {line}') from None

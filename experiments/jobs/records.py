@@ -1,0 +1,42 @@
+"""The small JSON files of a sweep. Nothing here imports JAX, so looking at a sweep is quick."""
+
+import datetime
+import json
+import os
+import pathlib
+from typing import Any
+
+
+def read_json(path: pathlib.Path, default: Any = None) -> Any:
+  """Returns what a JSON file holds; the default if there is none, or none that can be read."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return default
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
+  scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  scratch.write_text(json.dumps(value, indent=2) + '\n')
+  os.replace(scratch, path)
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+  """Returns the rows of a metrics.jsonl; a last line that is still being written is left out."""
+  try:
+    lines = path.read_text().splitlines()
+  except OSError:
+    return []
+  found = []
+  for line in lines:
+    try:
+      found.append(json.loads(line))
+    except ValueError:
+      break
+  return found
+
+
+def now() -> str:
+  """Returns the time in UTC, to the second."""
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')

@@ -1,0 +1,151 @@
+"""Runs every experiment that a sweep lists, on this machine or as jobs of a Slurm cluster.
+
+  python -m experiments.sweep --config=configs/sweeps/cart_stage1.py:cpu
+  python -m experiments.sweep --config=configs/sweeps/cart_stage1.py --executor=slurm \\
+      --parallel=16 --minutes=480 --slurm=partition=gpu,gpus-per-node=1,cpus-per-task=8,mem=64G
+  python -m experiments.sweep --workdir=runs/cart_stage1 --status
+
+A finished run is skipped, an interrupted one goes on, one that failed is started again --retries
+times: so the same command goes on where it was stopped, and with local runs it ends when all have
+ended. With Slurm it submits one job array and returns; each job looks after itself. --status shows
+where the runs stand. --config.FIELD=VALUE sets a field of every run. The directory then holds
+
+  NAME/             the work directory of a run, as experiments.main leaves it
+  NAME/attempts/    the output of every attempt, and the traceback of those that failed
+  sweep.json        what the sweep lists
+  results.sqlite    all runs: config, metrics, evaluation, what they were made with
+"""
+
+import pathlib
+import signal
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import cli, sweep_files
+from experiments.jobs import attempts, local, plan, records, results, slurm, status
+
+_CONFIG = cli.define_config(required=False, load=sweep_files.first_config)
+_WORKDIR = cli.define_workdir('Directory of the sweep')
+_EXECUTOR = flags.DEFINE_enum(
+  'executor', 'local', ['local', 'slurm'], 'Processes of this machine, or jobs of a cluster.'
+)
+_PARALLEL = flags.DEFINE_integer('parallel', 1, 'Runs at a time.', lower_bound=1)
+_RETRIES = flags.DEFINE_integer(
+  'retries', 2, 'How often a run that fails is started again.', lower_bound=0
+)
+_STATUS = flags.DEFINE_bool(
+  'status', False, 'Start nothing: show where the runs stand and collect the results.'
+)
+_GPUS = flags.DEFINE_list('gpus', [], 'GPUs that local runs take turns at, as 0,1,2,3; empty: all.')
+_MINUTES = flags.DEFINE_integer(
+  'minutes', 60, 'Time of a Slurm job; what needs longer is saved and requeued.', lower_bound=5
+)
+_SLURM = flags.DEFINE_list(
+  'slurm', [], 'Options of sbatch, as partition=gpu,gpus-per-node=1,mem=64G.'
+)
+_SETUP = flags.DEFINE_string(
+  'setup', '', "Shell that each Slurm job starts with, as 'module load cuda'."
+)
+
+
+def main(argv):
+  del argv
+  workdir = pathlib.Path(_WORKDIR.value)
+  if _STATUS.value:
+    show(workdir)
+    return cli.DONE
+  cli.require_config()
+  options = slurm_options()
+  spec, runs = plan_runs(workdir)
+  found = standings(workdir, runs, slurm.queued(workdir))
+  launches = [
+    launch(one.name, runs[one.name]['flags'], workdir, slurm.processes(options))
+    for one in found
+    if may_start(one)
+  ]
+  if _EXECUTOR.value == 'local':
+    return run_here(launches, workdir)
+  if launches:
+    title = pathlib.Path(spec.partition(':')[0]).stem
+    limits = (_PARALLEL.value, _MINUTES.value)
+    jobs = slurm.submit(launches, workdir, title, *limits, options, _SETUP.value)
+    print(f'submitted {len(jobs)} jobs, at most {_PARALLEL.value} at a time')
+  show(workdir)
+  return cli.DONE
+
+
+def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
+  """Checks every run of the sweep, then writes sweep.json; returns --config and what it lists."""
+  spec = config_flags.get_config_filename(flags.FLAGS['config'])
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  runs = sweep_files.load(spec)
+  listing = plan.listing(spec, runs, overrides)
+  merged = plan.merged(workdir, listing)
+  plan.check(runs, overrides, workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  records.write_json(workdir / plan.LISTING, merged)
+  return spec, listing['runs']
+
+
+def launch(name: str, config: list[str], workdir: pathlib.Path, processes: int) -> attempts.Launch:
+  """Returns how a run is started: as a person would, in its own directory."""
+  folder = (workdir / name).resolve()
+  distributed = '--distributed=on' if processes > 1 else '--distributed=off'
+  command = sweep_files.command(config, str(folder), distributed)
+  return attempts.Launch.of(name, folder, command, _RETRIES.value, processes)
+
+
+def slurm_options() -> dict[str, str]:
+  """Returns the options of sbatch, after checking that there is a Slurm to give them to."""
+  options = slurm.parse_options(_SLURM.value)
+  if _EXECUTOR.value == 'slurm':
+    slurm.require()
+    if _GPUS.value:
+      raise cli.Mistake('--gpus is for local runs; use --slurm=gpus-per-node=1')
+  elif options or _SETUP.value:
+    raise cli.Mistake(f'--{"slurm" if options else "setup"} is for --executor=slurm')
+  return options
+
+
+def standings(workdir: pathlib.Path, runs: dict[str, dict], jobs: dict) -> list[status.Standing]:
+  """Returns where the runs of a listing stand."""
+  return status.standings(workdir, {name: run['steps'] for name, run in runs.items()}, jobs)
+
+
+def may_start(one: status.Standing) -> bool:
+  """Whether a run is to be started now: it has not finished, and nobody else runs it."""
+  if one.state in (status.RUNNING, status.QUEUED):
+    job = f' as job {one.job}' if one.job else ''
+    print(f'{one.name} is {one.state} already{job}; left alone')
+  return one.state not in (status.FINISHED, status.RUNNING, status.QUEUED)
+
+
+def run_here(launches: list[attempts.Launch], workdir: pathlib.Path) -> int:
+  """Runs all that is left on this machine and shows what came of it; returns the exit code."""
+  pool = local.Pool(_PARALLEL.value, tuple(_GPUS.value))
+  pool.run(launches)
+  found = show(workdir)
+  if pool.stopped_by is not None:
+    print('stopped; the same command goes on')
+    return cli.PREEMPTED if pool.stopped_by == signal.SIGTERM else cli.INTERRUPTED
+  return cli.DONE if all(one.state == status.FINISHED for one in found) else 1
+
+
+def show(workdir: pathlib.Path) -> list[status.Standing]:
+  """Prints the table of a sweep and writes its results anew; returns where its runs stand."""
+  saved = plan.saved(workdir)
+  try:
+    jobs = slurm.queued(workdir)
+  except cli.Mistake as error:
+    print(f'{error}; the table does without')
+    jobs = {}
+  found = standings(workdir, saved['runs'], jobs)
+  status.show(saved['config'], found, workdir)
+  file = results.collect(workdir, found)
+  print(f'all results are in {file}')
+  return found
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,81 @@
+"""Collectives of compiled programs, counted by hand: through loops, however HLO writes them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from benchmarks.collectives import Collective, collectives
+from crt_jax import sharding
+
+TPU = """\
+HloModule jit_step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%all-reduce-scatter.2 (p: f32[8,4]) -> f32[4,4] {
+  %all-reduce.1 = f32[8,4]{1,0} all-reduce(%p), replica_groups={{0,1},{2,3}}, to_apply=%add
+  ROOT %slice = f32[4,4]{1,0} dynamic-slice(%all-reduce.1, %i), dynamic_slice_sizes={4,4}
+}
+
+%stage_1 (p: bf16[2,4]) -> bf16[8,4] {
+  ROOT %all-gather.1 = bf16[8,4]{1,0} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+%stage_2 (p: bf16[2,4]) -> bf16[8,4] {
+  ROOT %all-gather.2 = bf16[8,4]{1,0} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+%cond (t: (s32[], f32[8,4])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(5)
+  ROOT %lt = pred[] compare(%i, %constant.1), direction=LT
+}
+
+%body (t: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %all-gather-start = (bf16[2,4]{1,0}, bf16[8,4]{1,0:T(8,128)}) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  %stage = bf16[2,4]{1,0} fusion(%x), calls=%stage_1
+  %other_stage = bf16[2,4]{1,0} fusion(%x), calls=%stage_2
+  %all-gather-done = bf16[8,4]{1,0} all-gather-done(%all-gather-start)
+  %fusion = f32[4,4]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2
+}
+
+ENTRY %main (p: f32[8,4]) -> f32[] {
+  %while = (s32[], f32[8,4]{1,0}) while(%tuple), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %permute = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1}}
+  ROOT %all-reduce.9 = (f32[], /*index=1*/f32[3]{0}) all-reduce(%a, %b), replica_groups=mesh['x'=2,'y'=4], device_ids=([2,2,2]T(1,0,2)) {'y'}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_every_way_it_is_written():
+  assert collectives(TPU) == {
+    'all-gather': Collective(10, 10 * 64, 10 * 48),
+    'all-reduce': Collective(1, 16, 24),
+    'reduce-scatter': Collective(5, 5 * 64, 5 * 64),
+    'collective-permute': Collective(1, 16, 16),
+  }
+
+
+def test_the_condition_of_a_loop_may_say_its_length():
+  text = TPU.replace('"known_trip_count":{"n":"5"}', '')
+  assert collectives(text) == collectives(TPU)
+  with pytest.raises(ValueError, match='condition cond does not say'):
+    collectives(text.replace('direction=LT', 'direction=NE'))
+
+
+def test_a_compiled_loop_counts_as_often_as_it_runs():
+  """Five products with a weight of [32, 32] that lies on eight devices: gathered five times."""
+  mesh = sharding.make_mesh(dict(data=1, fsdp=8, tensor=1), jax.devices()[:8])
+
+  def loop(w_5xCxC, x_BxC):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x_BxC, w_5xCxC)[0]
+
+  split = jax.NamedSharding(mesh, P(None, 'fsdp', None))
+  rows = jax.NamedSharding(mesh, P('fsdp'))
+  jitted = jax.jit(loop, in_shardings=(split, rows), out_shardings=rows)
+  compiled = jitted.lower(jnp.ones((5, 32, 32)), jnp.ones((64, 32))).compile()
+  assert collectives(compiled.as_text()) == {
+    'all-gather': Collective(5, 5 * 4096, 5 * 4096 * 7 // 8)
+  }

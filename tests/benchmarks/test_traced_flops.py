@@ -1,0 +1,70 @@
+"""The count in a traced program, by hand; the closed formulas of accounting against it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import crt_jax
+from benchmarks.traced_flops import traced_flops
+from crt_jax import accounting
+
+BATCH, LENGTH, WIDTH, VOCAB = 4, 32, 32, 64
+COMMON = dict(vocab_size=VOCAB, width=WIDTH)
+TRANSFORMER = COMMON | dict(name='transformer', layers=3, heads=2, rotary='integer')
+CRT = COMMON | dict(name='crt', layers=3, heads=2, depth=4, rotary='integer')
+CART = COMMON | dict(name='cart', head_width=16, prelude_layers=2, loops=4)
+
+
+def flops_of_gradient(fields, **changes) -> float:
+  """Per token, of the traced gradient of the loss."""
+  model = crt_jax.build(fields | changes)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  rows = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
+  gradient = jax.grad(model.loss, has_aux=True)
+  return traced_flops(gradient, params, dict(tokens=rows, targets=rows)) / (BATCH * LENGTH)
+
+
+def test_bodies_count_as_often_as_they_run():
+  a, b = jnp.zeros((3, 5)), jnp.zeros((5, 5))
+
+  def looped(a, b):
+    return jax.lax.scan(lambda a, _: (jax.jit(jnp.matmul)(a, b), None), a, length=7)[0]
+
+  assert traced_flops(looped, a, b) == 7 * 2 * 3 * 5 * 5
+
+
+@pytest.mark.parametrize(
+  'fields, attended, unread',
+  [
+    (TRANSFORMER, 3, 0),
+    # The first input of the passes and the one behind the last are traced, and dropped by XLA.
+    (CRT, 3 * 4, 2 * 2 * 8 * WIDTH**2),
+    # The code of the loops is projected once for all positions, forward and backward.
+    (CART, 2 + 4 + 1, 3 * 2 * 4 * 32 * WIDTH / (BATCH * LENGTH)),
+  ],
+)
+def test_the_formula_of_model_flops(fields, attended, unread):
+  """The formula counts the causal half of attention; what is traced has the whole square."""
+  half = 3 * attended * 2 * LENGTH * WIDTH
+  formula = accounting.model_flops(fields, LENGTH)
+  assert flops_of_gradient(fields) == formula + half + unread
+
+
+@pytest.mark.parametrize('fields, applications', [(TRANSFORMER, 3), (CRT, 3 * 4), (CART, 2 + 4)])
+def test_dots_recomputes_attention_alone(fields, applications):
+  """Scores and what they mix, in every layer of every pass: no product with a weight. The coda of a
+  CART stands outside."""
+  extra = flops_of_gradient(fields, remat='dots') - flops_of_gradient(fields)
+  assert extra == applications * 4 * LENGTH * WIDTH
+
+
+def test_remat_recomputes_what_it_says():
+  pass_flops = 3 * (2 * 12 * WIDTH**2 + 4 * LENGTH * WIDTH)
+  plain = flops_of_gradient(CRT)
+  # Of a layer the last product is not needed again.
+  unneeded = 3 * 2 * 4 * WIDTH**2
+  layer = flops_of_gradient(TRANSFORMER, remat='layer') - flops_of_gradient(TRANSFORMER)
+  assert layer == pass_flops - unneeded
+  one, both = (flops_of_gradient(CRT, remat=remat) - plain for remat in ('pass', 'layer'))
+  assert 3 * layer <= one < 3 * (pass_flops + 2 * 8 * WIDTH**2)  # all passes but the last
+  assert both > one + layer

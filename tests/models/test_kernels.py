@@ -1,0 +1,86 @@
+"""Which kernel a configuration runs, and what is refused before anything is compiled."""
+
+import types
+
+import jax
+import pytest
+
+from crt_jax.models import kernels
+from tests.contract.models import model_of
+
+H100 = dict(platform='gpu', device_kind='NVIDIA H100 80GB HBM3', compute_capability='9.0')
+A100 = H100 | dict(device_kind='NVIDIA A100-SXM4-80GB', compute_capability='8.0')
+RADEON = dict(platform='gpu', device_kind='AMD Instinct', compute_capability='gfx942')
+TPU = dict(platform='tpu', device_kind='TPU v5 lite')
+
+
+def device(fields):
+  version = 'ROCm 7' if fields is RADEON else 'CUDA 13000'
+  return types.SimpleNamespace(client=types.SimpleNamespace(platform_version=version), **fields)
+
+
+def config_of(kernel, name='crt', **changes):
+  fields = dict(attention_kernel=kernel, dtype='bfloat16') | changes
+  return model_of(name, **fields).config
+
+
+@pytest.mark.parametrize(
+  'kernel, fields, wanted',
+  [
+    ('cudnn', TPU, "'cudnn' needs an NVIDIA GPU, and JAX found tpu"),
+    ('cudnn', RADEON, "'cudnn' needs an NVIDIA GPU, and JAX found gpu"),
+    ('splash', H100, "'splash' needs a TPU, and JAX found gpu"),
+  ],
+)
+def test_a_kernel_of_another_platform_is_refused(kernel, fields, wanted):
+  with pytest.raises(ValueError, match=wanted) as caught:
+    kernels.check_device(config_of(kernel), device(fields))
+  assert "use model.attention_kernel='xla'" in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_kernel_of_this_platform_is_taken():
+  for kernel, fields in (('cudnn', H100), ('cudnn', A100), ('splash', TPU), ('xla', RADEON)):
+    kernels.check_device(config_of(kernel), device(fields))
+  for kernel in ('cudnn', 'splash'):  # the tests' own device is a CPU
+    with pytest.raises(ValueError, match='JAX found cpu'):
+      kernels.check_device(config_of(kernel))
+
+
+def test_cudnn_takes_heads_of_128_and_from_hopper_on_of_256():
+  wide = config_of('cudnn', width=512, heads=2)
+  kernels.check_device(wide, device(H100))
+  with pytest.raises(ValueError, match='up to 128 on a NVIDIA A100.*these are 256 wide'):
+    kernels.check_device(wide, device(A100))
+  with pytest.raises(ValueError, match='up to 256, and these are 258 wide; use more model.heads'):
+    config_of('cudnn', width=516, heads=2)
+
+
+def test_dropout_and_caches_need_materialised_scores():
+  """Whatever is asked for; then nothing is demanded of dtype or device either."""
+  dropped = config_of('cudnn', dropout=0.2, dtype='float32')
+  kernels.check_device(dropped)
+  assert kernels.describe(dropped) == (
+    'xla, scores materialised, not cudnn: model.dropout=0.2 drops attention weights'
+  )
+  chunked = config_of('splash', driver='chunked', chunk=2)
+  assert kernels.running(chunked) == ('xla', "model.driver='chunked' attends to caches")
+  # Its evaluation in parallel passes would run the kernel.
+  with pytest.raises(ValueError, match='needs a TPU'):
+    kernels.check_device(chunked)
+
+
+def test_what_runs_is_said_with_the_head_width():
+  assert kernels.describe(config_of('xla')) == 'xla, scores materialised'
+  assert kernels.describe(config_of('cudnn')) == 'cudnn, heads of 8'
+  assert kernels.describe(config_of('splash', 'cart', width=140, head_width=70)) == (
+    'splash, heads of 70 padded to 72'
+  )
+
+
+def test_a_model_is_read_where_its_kernel_cannot_run(monkeypatch):
+  plain = config_of('xla', dtype='float32')
+  assert kernels.with_kernel(plain, 'cudnn') is plain
+  plain = config_of('xla')
+  assert kernels.with_kernel(plain, 'cudnn') is plain
+  monkeypatch.setattr(jax, 'devices', lambda: [device(H100)])
+  assert kernels.with_kernel(plain, 'cudnn') == config_of('cudnn')
