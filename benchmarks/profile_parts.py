@@ -61,4 +61,6 @@ def part_of(name: str, source: str) -> str:
   for part, pattern in KERNELS:
     if re.search(pattern, f'{name} {source}'):
       return part
-  return next((part for part, pattern in PARTS if re.search(pattern, source)), 'the rest')
+  # Layers that are recomputed are inside a checkpoint, as the output layer always is.
+  parts = sorted(PARTS, key=lambda part: 'checkpoint' in part[1])
+  return next((part for part, pattern in parts if re.search(pattern, source)), 'the rest')

@@ -74,7 +74,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       # host.
       if pending is not None:
         reporter.write(reporter.read(*pending))
-      pending = (step, depth, metrics)
+      pending = (step, depth, metrics, run.input_clock.seconds)
       stops = stop.requested(step)
       if not (validates or saves or measures or stops):
         continue

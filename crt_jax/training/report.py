@@ -56,7 +56,7 @@ class Reporter:
   def __init__(self, run):
     config = run.config
     self._log_every, self._steps = config.train.log_every, config.train.steps
-    self._clock, self._input_clock = run.clock, run.input_clock
+    self._clock = run.clock
     self._tokens = config.data.batch_size * config.data.sequence_length
     self._flops_per_token = {
       depth: accounting.model_flops(config.model, config.data.sequence_length, depth)
@@ -72,9 +72,12 @@ class Reporter:
       )
       self._line = ProgressLine(self._steps, run.first_step)
 
-  def read(self, step: int, depth: int | None, metrics: dict) -> dict:
+  def read(self, step: int, depth: int | None, metrics: dict, input_seconds: float) -> dict:
     """Waits for the metrics of a step, checks them and returns its row, without the numbers that
     need a clock.
+
+    Args:
+      input_seconds: what this process waited for the batches of its steps so far.
 
     Raises:
       NonFinite: the loss or the norm of the gradient is NaN or infinite.
@@ -85,7 +88,7 @@ class Reporter:
     self._flops += self._tokens * self._flops_per_token[depth]
     values['perplexity'] = perplexity(values['cross_entropy'])
     values |= {} if depth is None else {'depth': depth}
-    return {'step': step, **values}
+    return {'step': step, **values, 'input_seconds': input_seconds}
 
   def write(self, row: dict, always: bool = False) -> None:
     """Writes a row if it is due (every log_every steps, the first, the last, or `always`).
@@ -97,18 +100,18 @@ class Reporter:
     step = row['step']
     if not (always or step % self._log_every == 0 or step in (1, self._steps)):
       return
+    steps, input_seconds = step - self._since[0], row['input_seconds']
     seconds = max(self._clock.seconds - self._since[1], 1e-9)
-    input_seconds = self._input_clock.seconds - self._input_since
     row = row | {
-      'tokens_per_second': (step - self._since[0]) * self._tokens / seconds,
+      'tokens_per_second': steps * self._tokens / seconds,
       'mfu': self._flops / seconds / self._peak if self._peak else 0.0,
-      'input_seconds': input_seconds / max(step - self._since[0], 1),
+      'input_seconds': (input_seconds - self._input_since) / max(steps, 1),
       'tokens': step * self._tokens,
       'training_seconds': self._clock.seconds,
     }
     row = {name: row[name] for name in FIRST} | row
     self._since, self._flops = (step, self._clock.seconds), 0.0
-    self._input_since = self._input_clock.seconds
+    self._input_since = input_seconds
     if self._writer is not None:
       self._writer.write(row)
       self._line.report(row, self._seconds_left(step))

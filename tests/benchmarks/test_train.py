@@ -71,7 +71,7 @@ def test_a_model_that_fails_leaves_its_reason_and_the_others(monkeypatch):
 def test_parts_of_a_gpu_trace():
   """Its events are kernels, which name the operation in their arguments."""
   text = """
-    %fusion.1 = f32[2] fusion(), metadata={op_name="jit(step)/attention/qkv/dot_general"}
+    %fusion.1 = f32[2] fusion(), metadata={op_name="jit(step)/checkpoint/attention/qkv/dot_general"}
     %custom-call.2 = f32[2] custom-call(), metadata={op_name="jit(step)/attention/__cudnn$fmha"}
   """
   lane = dict(ph='X', pid=1, tid=1)

@@ -127,8 +127,9 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkey
       return None
 
   class Reporter:
-    def read(self, step, depth, metrics):
+    def read(self, step, depth, metrics, input_seconds):
       said.append(f'read {metrics}')
+      assert input_seconds >= step * 0.02
       return {}
 
     def write(self, row, always=False):
