@@ -6,10 +6,15 @@
           unroll       CRT, one layer, K parallel passes (K=5, or as in model=unroll,K=10)
           chunked      CRT, one layer, chunks of c positions, K passes each (c=8,K=2)
           transformer  N layers (N=3; the paper has 1, 3, 5, 10, 11, 12)
-  size    cpu          3 keys and 4 values, all 10 levels: T=172, C=64, window 20, rate 1e-3
-          e128         5 keys and 10 values: T=272, C=128, window 38, rate 1e-3
+  size    cpu          3 keys and 4 values, all 10 levels: T=172, C=64, window 20, rate 1e-3,
+                       32 rows, 1 500 steps
+          e128         5 keys and 10 values: T=272, C=128, window 38, rate 1e-3, 64 rows
           e256         the same with C=256 and rate 1e-4, the paper's table
   seed    42
+
+All models of a size in one command, with one figure:
+
+  python -m experiments.pointer_chasing --size=cpu --workdir=runs/pointer_chasing
 
 Published, at e256 after 50 000 steps (not run here yet): the CRT solves all 10 levels and the final
 query within 16 000 steps; transformers of N = 1, 3, 5, 10, 11, 12 layers solve 1, 3, 6, 7, 8 and
@@ -21,9 +26,9 @@ from crt_jax.data.pointer_chasing import PointerChasing
 from experiments.config_files import parse_arguments
 
 SIZES = {
-  'cpu': dict(keys=3, values=4, width=64, window=20, rate=1e-3, steps=8_000),
-  'e128': dict(keys=5, values=10, width=128, window=38, rate=1e-3, steps=30_000),
-  'e256': dict(keys=5, values=10, width=256, window=38, rate=1e-4, steps=50_000),
+  'cpu': dict(keys=3, values=4, width=64, window=20, rate=1e-3, rows=32, steps=1_500),
+  'e128': dict(keys=5, values=10, width=128, window=38, rate=1e-3, rows=64, steps=30_000),
+  'e256': dict(keys=5, values=10, width=256, window=38, rate=1e-4, rows=64, steps=50_000),
 }
 MODELS = ('bptt', 'unroll', 'chunked', 'transformer')
 ARGUMENTS = (
@@ -46,11 +51,13 @@ def get_config(arguments=''):
     corpus=f'pointer_chasing:keys={task.keys},values={task.values}',  # 10 levels
     vocab_size=task.vocab_size,
     sequence_length=task.sequence_length,
-    batch_size=64,
+    batch_size=size['rows'],
   )
   config.optimizer.update(name='adam', learning_rate=size['rate'], weight_decay=0.0)
-  config.train.update(steps=size['steps'], log_every=50, eval_every=500, checkpoint_every=500)
-  config.eval.update(batches=16, during_training_batches=4, whole=False)  # 1 024 and 256 examples
+  every = 250 if given.size == 'cpu' else 500
+  config.train.update(steps=size['steps'], log_every=50, eval_every=every, checkpoint_every=every)
+  batches = 1024 // size['rows']  # 1 024 examples at the end, 256 on the way
+  config.eval.update(batches=batches, during_training_batches=batches // 4, whole=False)
   config.sample.update(
     prompt='QUERY key0.0 value0 EQUALS key0.0 QUERY key0.0', num_tokens=1, temperature=0.0
   )

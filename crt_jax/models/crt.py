@@ -260,12 +260,12 @@ class CRT(Model):
     recurrence = self.recurrence(params)
     if config.driver == 'sequential':
       require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
-      state, loop = self._training_state(e_BxTxC), self._loop()
+      state, loop = self.training_state(e_BxTxC), self._loop()
       _, hidden_BxTxC = sequential(recurrence, self.read, state, e_BxTxC, None, key, loop)
       return Hidden(hidden_BxTxC, {}, {})
     depth, start, reach = self.resolve_depth(depth), config.start, config.gradient_reach
     if config.driver == 'chunked':
-      state, loop, read = self._training_state(e_BxTxC), self._loop(), self._read_with_gap
+      state, loop, read = self.training_state(e_BxTxC), self._loop(), self._read_with_gap
       arguments = (recurrence, read, state, e_BxTxC, None, config.chunk, depth, start, key, loop)
       _, (hidden_BxTxC, gap_BxT) = chunked(*arguments)
     elif config.gradient == 'last_passes':
@@ -345,7 +345,7 @@ class CRT(Model):
     recurrent_BxC = jnp.zeros((batch, self.config.width), self.config.param_dtype)
     return DecodeState(caches, recurrent_BxC, jnp.zeros(batch, jnp.int32))
 
-  def _training_state(self, e_BxTxC: Array) -> DecodeState:
+  def training_state(self, e_BxTxC: Array) -> DecodeState:
     """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
     of the whole sequence, or of what the window sees."""
     batch, length, _ = e_BxTxC.shape

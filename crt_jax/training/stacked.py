@@ -2,6 +2,7 @@
 counts only beside the spread over seeds."""
 
 import functools
+import time
 from collections.abc import Callable
 
 import jax
@@ -20,6 +21,19 @@ MEASURED = ('cross_entropy', 'perplexity', 'bits_per_byte')
 
 
 def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]) -> dict:
+  """`train_and_keep` without the parameters, and with 'jacobian', of the last pass."""
+  record, params_S, model, dataset = train_and_keep(config, seeds, report)
+  measured = _jacobian(model, rows_of(params_S), dataset, config) if model.depths() else {}
+  return record | {'jacobian': measured}
+
+
+def train_and_keep(
+  config,
+  seeds: tuple[int, ...],
+  report: Callable[[dict], None],
+  params_S: dict | None = None,
+  first_batch: int = 0,
+) -> tuple:
   """Trains `config` once per seed, in lockstep on one device, and evaluates the end.
 
   The seeds decide parameters and dropout. The data and drawn depths are those of `config.seed`, so
@@ -28,12 +42,15 @@ def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]
   Args:
     config: a complete config (configs/base.py); mesh, checkpoints and samples are not read.
     report: called with every row of the history, as it is made.
+    params_S: parameters to start from, stacked over seeds; None: initialised by the seeds.
+    first_batch: number of batches of the data that others have seen before.
 
   Returns:
     A dict ready for JSON; where a value differs by seed it is a list in the order of `seeds`.
     'history': rows of 'step', 'decay_factor' (by what weight decay alone has multiplied a
     parameter), the metrics and, every telemetry_every steps, the statistics of the recurrence.
-    'validation': what config.eval scores. 'jacobian': of the last pass.
+    'validation': what config.eval scores. 'seconds' of all steps but each depth's first, in which
+    it is compiled, in proportion to all. And the parameters, stacked; the model; the data.
 
   Raises:
     ValueError: a mistake in the config, before anything is compiled.
@@ -47,8 +64,8 @@ def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
 
-  def init(seed):
-    params = model.init(jax.random.key(seed))
+  def init(seed, params):
+    params = model.init(jax.random.key(seed)) if params is None else params
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
   @functools.partial(jax.jit, static_argnames=('depth', 'telemetry'), donate_argnums=0)
@@ -64,26 +81,37 @@ def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]
   rates = np.asarray(jax.vmap(schedule)(jnp.arange(config.train.steps)), np.float64)
   decay_factor = np.cumprod(1 - config.optimizer.weight_decay * rates)
   seeds_S = jnp.asarray(seeds, jnp.uint32)
-  states = jax.jit(jax.vmap(init), compiler_options=quick_compile())(seeds_S)
-  history = []
-  batches = data.train_batches(dataset, config.data, config.seed).iterator()
+  states = jax.jit(jax.vmap(init), compiler_options=quick_compile())(seeds_S, params_S)
+  history, seconds, compiled = [], [], set()
+  batches = data.train_batches(dataset, config.data, config.seed).iterator(first_batch)
   for index in range(1, config.train.steps + 1):
     measures = config.train.telemetry_every > 0 and index % config.train.telemetry_every == 0
     depth = model.depth_at(config.seed, index - 1)
-    states, metrics = step(states, seeds_S, next(batches), depth, measures)
+    batch, start = next(batches), time.perf_counter()
+    states, metrics = step(states, seeds_S, batch, depth, measures)
+    jax.block_until_ready(metrics)
+    if (depth, measures) in compiled:
+      seconds.append(time.perf_counter() - start)
+    compiled.add((depth, measures))
     if measures or index % config.train.log_every == 0 or index in (1, config.train.steps):
       row = {'step': index, 'decay_factor': decay_factor[index - 1]}
       row |= {name: x.tolist() for name, x in jax.device_get(metrics).items()}
       history.append(row)
       report(row)
-  params_S = [jax.tree.map(lambda a, i=i: a[i], states.params) for i in range(len(seeds))]
-  return {
+  record = {
     'seeds': list(seeds),
     'cost': _cost(model, config),
+    'seconds': sum(seconds) / max(len(seconds), 1) * config.train.steps,
     'history': history,
-    'validation': _validation(model, params_S, dataset, config),
-    'jacobian': _jacobian(model, params_S, dataset, config) if model.depths() else {},
+    'validation': _validation(model, rows_of(states.params), dataset, config),
   }
+  return record, states.params, model, dataset
+
+
+def rows_of(params_S: dict) -> list[dict]:
+  """The parameters of every seed."""
+  count = jax.tree.leaves(params_S)[0].shape[0]
+  return [jax.tree.map(lambda a, i=i: a[i], params_S) for i in range(count)]
 
 
 def _cost(model, config) -> dict:

@@ -21,9 +21,9 @@ from experiments import config_files
 CONFIGS = pathlib.Path(base.__file__).parent
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
 HELPERS = [CONFIGS / f'{name}.py' for name in ('__init__', 'base', 'cart_base', 'cart_grid')]
-# configs/latency*.py are no experiments of training; tests/decoding/test_latency.py reads them.
+# Read by tests of their own: tests/decoding/test_latency.py, tests/training/test_bptt_study.py.
 SWEEPS = (CONFIGS / 'sweeps').glob('*.py')  # test_sweeps.py
-OTHERS = {*HELPERS, *STUDIES, *SWEEPS, *CONFIGS.glob('latency*.py')}
+OTHERS = {*HELPERS, *STUDIES, *SWEEPS, *CONFIGS.glob('latency*.py'), CONFIGS / 'bptt_study.py'}
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
 
 

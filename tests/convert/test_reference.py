@@ -13,6 +13,7 @@ from crt_jax.convert.reference import export_arrays, import_params
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.training.optimizer import make_optimizer
 from tests.contract.models import params_of
+from tests.models import numpy_reference
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures'
 _SMALL = dict(vocab_size=37, width=32, heads=4, rotary='integer_reversed')
@@ -94,6 +95,34 @@ def test_pointer_chasing_bptt():
   check_gradients_and_step(
     POINTER_CHASING, params, grad, tree, arrays, name='adam', learning_rate=1e-3
   )
+
+
+@pytest.mark.parametrize('backward', ('replay', 'segments'))
+def test_windowed_pointer_chasing_bptt(backward):
+  """Position t sees t-19 .. t (crt.md 11.2), in values and gradients, against plain NumPy."""
+  config = POINTER_CHASING | dict(window=20, backward=backward)
+  model, params, batch, arrays = load('pc_bptt_full', config)
+  weights = {key[6:]: arrays[key].astype(np.float64) for key in arrays.files if 'param/' in key}
+  plain = config | dict(correction='add')
+
+  def loss(arrays):
+    logits = numpy_reference.crt_sequential(arrays, batch['tokens'], plain)
+    return numpy_reference.cross_entropy(logits, batch['targets'])
+
+  assert_close(
+    model.sequential(params, batch['tokens']),
+    numpy_reference.crt_sequential(weights, batch['tokens'], plain),
+  )
+  metrics, grad, _ = gradients(model, config, params, batch)
+  np.testing.assert_allclose(metrics['cross_entropy'], loss(weights), rtol=1e-5)
+  assert abs(metrics['cross_entropy'] - arrays['loss']) > 1e-4, 'the window has to show'
+  generator = np.random.default_rng(0)
+  direction = {key: generator.standard_normal(a.shape) for key, a in weights.items()}
+  ahead, behind = (
+    loss({key: a + step * direction[key] for key, a in weights.items()}) for step in (1e-5, -1e-5)
+  )
+  slope = sum(np.vdot(grad[key], direction[key]) for key in weights)
+  np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=1e-3)
 
 
 def check_gradients_and_step(config, params, grad, tree, arrays, **recipe):

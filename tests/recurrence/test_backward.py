@@ -70,10 +70,10 @@ def test_the_window_is_that_of_the_parallel_mask(window):
 
 def test_training_keeps_no_more_than_the_window():
   model = crt_jax.build(BASE | dict(driver='sequential', window=3))
-  state = model._training_state(jnp.zeros((2, LENGTH, 8)))
+  state = model.training_state(jnp.zeros((2, LENGTH, 8)))
   assert state.trailing and state.capacity == 2
   full = crt_jax.build(BASE | dict(driver='chunked', chunk=4))
-  assert full._training_state(jnp.zeros((2, LENGTH, 8))).capacity == 8
+  assert full.training_state(jnp.zeros((2, LENGTH, 8))).capacity == 8
 
 
 @pytest.mark.parametrize('backward', ('scan', 'segments'))
@@ -107,7 +107,7 @@ def test_the_state_behind_a_loop_has_a_gradient_too(name):
     from crt_jax.recurrence.context import sequential
 
     recurrence, e_BxTxC = model.recurrence(params), model.parts(params).embed(tokens)
-    state, hs = model._training_state(e_BxTxC), []
+    state, hs = model.training_state(e_BxTxC), []
     for part in jnp.split(e_BxTxC, [cut], axis=1):
       state, h = sequential(recurrence, model.read, state, part, None, None, LOOPS[name])
       hs.append(h)

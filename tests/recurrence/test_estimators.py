@@ -34,7 +34,7 @@ def influence(length: int) -> np.ndarray:
   loop = truncated(jax.lax.scan, length)
 
   def hidden(e_BxTxC):
-    state = model._training_state(e_BxTxC)
+    state = model.training_state(e_BxTxC)
     return sequential(recurrence, model.read, state, e_BxTxC, None, None, loop)[1][0]
 
   return np.abs(jax.jit(jax.jacrev(hidden))(e_BxTxC)).max(axis=(1, 2, 4))
@@ -140,6 +140,7 @@ ESTIMATORS = {
   'implicit': dict(depth=3, gradient='implicit', gradient_reach=3),
 }
 SLOW = ('sequential_full', 'segments', 'chunked')
+ON_A_SCAN = ('chunked', 'truncated')  # with forward-mode derivatives only there
 each_estimator = pytest.mark.parametrize(
   'name', [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ESTIMATORS]
 )
@@ -173,9 +174,12 @@ def test_rows_over_eight_devices(name):
   assert largest_gap(loss_and_gradient(model, whole, rows), expected) < 1e-12
 
 
-@pytest.mark.parametrize('name', ('unroll', 'last_passes'))
-def test_forward_mode_of_passes_agrees_with_the_gradient(name):
-  model = crt_jax.build(BASE | ESTIMATORS[name])
+@pytest.mark.parametrize(
+  'name', ('unroll', 'last_passes', *(pytest.param(n, marks=pytest.mark.slow) for n in ON_A_SCAN))
+)
+def test_forward_mode_agrees_with_the_gradient(name):
+  changes = dict(backward='scan') if name in ON_A_SCAN else {}
+  model = crt_jax.build(BASE | ESTIMATORS[name] | changes)
   params, direction = params_of(model), params_of(model, seed=1)
   batch = dict(tokens=tokens_of(length=LENGTH), targets=tokens_of(length=LENGTH))
   loss = lambda params: model.loss(params, batch)[0]  # noqa: E731

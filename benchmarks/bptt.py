@@ -1,0 +1,178 @@
+"""Backpropagation through every position of a CRT: memory, its price in time, and speed.
+
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.bptt \
+    --output=benchmarks/results/bptt.json
+
+Memory: temporaries of the compiled gradient of the loss, for T = 128 .. 4096, of windowed attention
+by segments (target: growth like sqrt(T)) and of full attention by replay (target: linear in T, at
+most 8 caches). Price: the time of either over that of a plain scan, which stores everything
+(target: at most 1.4). Speed: one step of training for pointer chasing at C=128, T=272, 64 rows,
+window 38, against PyTorch loops over positions (target: 6 times as fast); needs torch unless
+--nopeer is given. `--only=memory` compiles and runs nothing.
+"""
+
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+import crt_jax
+from benchmarks.results import publish
+
+FIELDS = dict(vocab_size=64, width=128, heads=4, window=38)
+LENGTH, BATCH = 272, 64
+MEMORY = dict(vocab_size=64, width=64, heads=4, batch=8)
+LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+LOOPS = {  # of the memory table: window, backward
+  'window 38, segments': (38, 'segments'),
+  'window 38, replay': (38, 'replay'),
+  'full, replay': (0, 'replay'),
+}
+
+_ONLY = flags.DEFINE_enum('only', 'all', ['all', 'memory', 'price', 'speed'], 'What to measure.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the sides.', lower_bound=1)
+_THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX uses all cores.')
+_PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
+_BACKWARDS = flags.DEFINE_list('backwards', ['replay', 'scan', 'segments'], 'Loops for the speed.')
+
+
+def model_of(backward: str, **fields):
+  """A one-layer CRT trained by exact backpropagation."""
+  described = dict(name='crt', layers=1, rotary='integer', driver='sequential', backward=backward)
+  return crt_jax.build(described | fields)
+
+
+def gradient_of(model, length: int, batch: int):
+  """The compiled gradient of the loss."""
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  rows = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+  gradient = jax.jit(jax.grad(model.loss, has_aux=True))
+  return gradient.lower(params, dict(tokens=rows, targets=rows)).compile()
+
+
+def memory() -> dict:
+  """MiB of temporaries by loop and T, and over one cache for full attention."""
+  fields = {name: value for name, value in MEMORY.items() if name != 'batch'}
+  batch, found = MEMORY['batch'], {}
+  for name, (window, backward) in LOOPS.items():
+    model = model_of(backward, window=window, **fields)
+    found[name] = {}
+    for length in LENGTHS:
+      compiled = gradient_of(model, length, batch)
+      found[name][length] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+  cache = {T: 2 * batch * T * MEMORY['width'] * 4 / 2**20 for T in LENGTHS}
+  growth = lambda row: round(np.log2(row[LENGTHS[-1]] / row[LENGTHS[0]]) / 5, 2)  # noqa: E731
+  return dict(
+    memory_model=MEMORY | dict(layers=1, dtype='float32'),
+    temporary_mib={n: {T: round(mib, 2) for T, mib in row.items()} for n, row in found.items()},
+    growth_exponent={name: growth(row) for name, row in found.items()},
+    full_replay_over_one_cache={T: round(found['full, replay'][T] / cache[T], 2) for T in LENGTHS},
+  )
+
+
+def price() -> dict:
+  """Seconds of a gradient at T = 512, of which the plain scan stores everything."""
+  fields = {name: value for name, value in MEMORY.items() if name != 'batch'}
+  length, batch = 512, MEMORY['batch']
+  rng = np.random.default_rng(0)
+  tokens, targets = rng.integers(0, MEMORY['vocab_size'], (2, batch, length)).astype(np.int32)
+  rows, sides = dict(tokens=tokens, targets=targets), {}
+  for window, backwards in ((38, ('scan', 'segments', 'replay')), (0, ('scan', 'replay'))):
+    for backward in backwards:
+      model = model_of(backward, window=window, **fields)
+      params = jax.jit(model.init)(jax.random.key(0))
+      compiled = gradient_of(model, length, batch)
+      run = lambda compiled=compiled, params=params: jax.block_until_ready(compiled(params, rows))  # noqa: E731
+      sides[f'{f"window {window}" if window else "full"}, {backward}'] = run
+  seconds = {name: statistics.median(found) for name, found in timed(sides).items()}
+  ratio = {
+    name: round(s / seconds[name.partition(',')[0] + ', scan'], 3) for name, s in seconds.items()
+  }
+  return dict(price_length=length, price_seconds=seconds, price_over_scan=ratio)
+
+
+def training_step(backward: str, tokens, targets):
+  """A function that runs one step of clipped Adam and returns its loss."""
+  model = model_of(backward, **FIELDS)
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+  params = jax.jit(model.init)(jax.random.key(0))
+  carry = [params, optimizer.init(params)]
+  batch = dict(tokens=jnp.asarray(tokens), targets=jnp.asarray(targets))
+
+  def update(params, state, batch):
+    (loss, _), gradient = jax.value_and_grad(model.loss, has_aux=True)(params, batch)
+    updates, state = optimizer.update(gradient, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+  compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*carry, batch).compile()
+
+  def step() -> float:
+    carry[0], carry[1], loss = compiled(*carry, batch)
+    return float(loss)
+
+  return step
+
+
+def speed() -> dict:
+  """Seconds of one training step of either side, median, and their ratio."""
+  rng = np.random.default_rng(0)
+  tokens, targets = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH))
+  sides = {
+    f'crt_jax {backward}': training_step(
+      backward, tokens.astype(np.int32), targets.astype(np.int32)
+    )
+    for backward in _BACKWARDS.value
+  }
+  if _PEER.value:
+    from benchmarks import peer_torch_bptt
+
+    for name, lean in (('torch', False), ('torch_lean', True)):
+      sides[name] = peer_torch_bptt.training_step(
+        FIELDS, LENGTH, tokens, targets, lean, _THREADS.value
+      )
+  seconds = timed(sides)
+  median = {name: statistics.median(found) for name, found in seconds.items()}
+  fastest = min((name for name in median if name.startswith('crt_jax')), key=median.get)
+  return dict(
+    speed_model=FIELDS | dict(layers=1, length=LENGTH, batch=BATCH, dtype='float32'),
+    step_seconds={name: [round(s, 3) for s in found] for name, found in seconds.items()},
+    times_as_fast={
+      name: round(s / median[fastest], 2) for name, s in median.items() if 'torch' in name
+    },
+    fastest=fastest,
+  )
+
+
+def timed(sides: dict) -> dict[str, list[float]]:
+  """Seconds of every side, in turns; a turn is one run that is not timed and one that is."""
+  seconds = {name: [] for name in sides}
+  for _ in range(_ROUNDS.value):
+    for name, run in sides.items():
+      run()
+      start = time.perf_counter()
+      run()
+      seconds[name].append(time.perf_counter() - start)
+  return seconds
+
+
+def main(argv):
+  del argv
+  parts = dict(memory=memory, price=price, speed=speed)
+  chosen = parts if _ONLY.value == 'all' else {_ONLY.value: parts[_ONLY.value]}
+  result = dict(
+    what='exact backpropagation through the recurrence of a one-layer CRT',
+    glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
+    threads=_THREADS.value,
+  )
+  for part in chosen.values():
+    result |= part()
+  publish(result)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,132 @@
+"""Writes what the studies of the recurrence measured into docs/bptt.md, and their figures.
+
+  python -m docs.make_bptt --pointer_chasing=DIR --convergence=DIR --bptt_study=DIR
+
+Each flag is the directory of a finished study and may be left out. What is shown is kept in
+docs/results/, and without flags everything is drawn anew from there.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from docs.make_figures import FIGURES, ROOT, filled
+from experiments import cli
+
+RESULTS = ROOT / 'docs' / 'results'
+PAGE = ROOT / 'docs' / 'bptt.md'
+FILES = {  # of a study's directory
+  'pointer_chasing': 'results.json',
+  'convergence': 'convergence.json',
+  'bptt_study': 'results.json',
+}
+DIGITS = 6  # significant; a mean of float32 numbers has no more
+
+for _name, _file in FILES.items():
+  flags.DEFINE_string(_name, '', f'Directory of a finished study, with {_file}; only read.')
+
+
+def main(argv):
+  del argv
+  RESULTS.mkdir(exist_ok=True)
+  for name, file in FILES.items():
+    given = flags.FLAGS[name].value
+    if not given:
+      continue
+    if not (pathlib.Path(given) / file).exists():
+      raise cli.Mistake(f'--{name}={given}: no {file} here')
+    record = rounded(json.loads((pathlib.Path(given) / file).read_text()))
+    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n')
+  for name in FILES:
+    kept = RESULTS / f'{name}.json'
+    if kept.exists():
+      text = SECTIONS[name](json.loads(kept.read_text()))
+      PAGE.write_text(filled(PAGE, text, name))
+      print(f'docs/bptt.md shows docs/results/{name}.json')
+
+
+def rounded(value):
+  """The same record without digits that mean nothing, and without anybody's paths."""
+  if isinstance(value, dict):
+    kept = {k: v for k, v in value.items() if k not in ('command', 'cache_dir', 'tfds_dir')}
+    return {k: rounded(v) for k, v in kept.items()}
+  if isinstance(value, list):
+    return [rounded(v) for v in value]
+  return float(f'{value:.{DIGITS}g}') if isinstance(value, float) else value
+
+
+def pointer_chasing(record: dict) -> str:
+  """Levels that each model solves, and its size."""
+  from crt_jax.evaluation import recurrence_figures
+
+  recurrence_figures.levels(record, FIGURES / 'pointer_chasing.png')
+  lines = [
+    '| model | parameters | steps | seconds of training | levels solved (of 10) | final query |'
+  ]
+  lines += ['|---' * 6 + '|']
+  for name, result in record['models'].items():
+    trained = recurrence_figures.trained_record(result)
+    solved, final = recurrence_figures.solved_levels(trained['accuracy'])
+    steps = result['config']['train']['steps']
+    cells = (name.replace('/', ', '), f'{result["parameters"]:,}', steps)
+    cells += (f'{result["seconds"]:.0f}', solved, f'{final:.2f}')
+    lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+  return '\n'.join(
+    [*lines, '', made_with(record), '', '![Levels solved.](figures/pointer_chasing.png)']
+  )
+
+
+def convergence(record: dict) -> str:
+  """The table over checkpoints and the figure."""
+  from crt_jax.evaluation import recurrence_figures
+
+  recurrence_figures.convergence(record, FIGURES / 'convergence.png')
+  lines = [recurrence_figures.convergence_table(record), '']
+  lines += [
+    f'Mean over seeds and, in brackets, lowest and highest, over the {record["trained_length"]} '
+    f'trained positions of {record["rows"]} validation windows. {made_with(record)}',
+    '',
+  ]
+  return '\n'.join([*lines, '![Convergence of the passes.](figures/convergence.png)'])
+
+
+def bptt_study(record: dict) -> str:
+  """Both tables and figures."""
+  from crt_jax.evaluation import bptt_figures
+
+  bptt_figures.gradients(record['gradients'], FIGURES / 'bptt_gradients.png')
+  bptt_figures.fine_tuning(record, FIGURES / 'bptt_fine_tuning.png')
+  return '\n'.join(
+    [
+      bptt_figures.gradients_table(record['gradients']),
+      '',
+      'Mean over seeds and batches. Memory is that of the temporaries of the compiled gradient.',
+      '',
+      '![Gradients against the exact one.](figures/bptt_gradients.png)',
+      '',
+      bptt_figures.fine_tuning_table(record),
+      '',
+      f'Validation perplexity per token, mean over seeds. {made_with(record)}',
+      '',
+      '![After fine-tuning.](figures/bptt_fine_tuning.png)',
+    ]
+  )
+
+
+SECTIONS = {
+  'pointer_chasing': pointer_chasing,
+  'convergence': convergence,
+  'bptt_study': bptt_study,
+}
+
+
+def made_with(record: dict) -> str:
+  """On what, with which versions, when."""
+  from crt_jax.evaluation import figures
+
+  return f'Measured on {figures.caption(record["origin"])}; other work shared the machine.'
+
+
+if __name__ == '__main__':
+  cli.run(main)
