@@ -1,7 +1,7 @@
-"""Does one recurrent layer catch up with six as sequences get longer (crt.md, 10.5)?
+r"""Does one recurrent layer catch up with six as sequences get longer (crt.md, 10.5)?
 
-  python -m experiments.main --config=configs/crt_block_size.py:model=d1,T=512
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/crt_block_size.py:model=d1,T=512 \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
 
   model  d1   CRT, D=1, C=2048, K drawn from 2 to 5
          n6   transformer, N=6, C=1088, of the same cost per token

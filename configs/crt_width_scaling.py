@@ -1,7 +1,7 @@
-"""Does a CRT gain more over a transformer the wider both are (crt.md, 10.4)? T=64.
+r"""Does a CRT gain more over a transformer the wider both are (crt.md, 10.4)? T=64.
 
-  python -m experiments.main --config=configs/crt_width_scaling.py:which=c256_d2
-  --config.data.files='/data/openwebtext/*.jsonl.gz'
+  python -m experiments.main --config=configs/crt_width_scaling.py:which=c256_d2 \
+    --config.data.files='/data/openwebtext/*.jsonl.gz'
 
   which                            batch x steps              published perplexity
   c256_n2   c256_d2    same width  1024 x 7 629   512 x 15 259   158.83   143.57
