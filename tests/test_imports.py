@@ -37,7 +37,7 @@ FORBIDDEN = {
 IMPORT_ALL = """
 import importlib, sys
 from absl import flags
-sys.modules['torch'] = None  # not there, as after a default install: TensorBoardX takes it where it is
+sys.modules['torch'] = None  # missing, as after a default install; TensorBoardX would take it
 for module in sys.argv[1:]:
   before = set(flags.FLAGS)
   importlib.import_module(module)
