@@ -226,7 +226,9 @@ def _beyond(axes, record: dict, runs: list[dict]) -> None:
   exact = np.array([run['exact_perplexity'] for run in runs])
   depth = record['config']['model']['depth']
   passes = np.array([[stretch[depth - 1] for stretch in run['perplexity']] for run in runs])
-  few = [edge >= 8 for edge in record['edges'][:-1]]  # the first positions have no context yet
+  edges = record['edges']
+  least = min(8, edges[-2])  # the first positions have no context yet
+  few = [edge >= least for edge in edges[:-1]]
   x = _centres(record)[few]
   _band(axes, x, exact[:, few], color=ORANGE, label='exact recurrence')
   _band(axes, x, passes[:, few], color=BLUE, linestyle='--', label=f'K={depth}')
