@@ -12,6 +12,7 @@ import logging as python_logging
 import pathlib
 import shutil
 import sys
+import time
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     with self._failures():
-      self._manager.wait_until_finished()
+      self._wait()
       check_space(self.directory, state)
     arrays = describe(state)
     items = ocp.args.Composite(
@@ -95,13 +96,24 @@ class Checkpoints:
   def check(self) -> None:
     """Raises OSError if a checkpoint that is being written has failed."""
     with self._failures():
-      self._manager.check_for_errors()
+      self._check()
 
   def wait(self) -> None:
     """Returns when everything is on disk. Raises OSError if it is not."""
     with self._failures():
-      self._manager.wait_until_finished()
-      self._manager.check_for_errors()
+      self._wait()
+      self._check()
+
+  def _wait(self):
+    while self._manager.is_saving_in_progress():
+      self._check()
+      time.sleep(0.01)
+    self._manager.wait_until_finished()
+
+  def _check(self):
+    self._manager.check_for_errors()
+    if self._quiet.failure is not None:
+      raise self._quiet.failure
 
   def close(self) -> None:
     """Ends the background threads, whatever became of the last write."""

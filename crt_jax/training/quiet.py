@@ -13,27 +13,38 @@ LOGGERS = ('absl', 'asyncio')
 
 
 class QuietOrbax:
-  """Drops what Orbax prints itself while it is entered; everybody else is heard."""
+  """Drops what Orbax prints itself while it is entered; everybody else is heard.
+
+  Attributes:
+    failure: the first error that a background write has logged. Orbax raises it too, but with
+      several processes only after all have met in a barrier, which those that did not fail reach
+      when it times out.
+  """
+
+  failure: BaseException | None = None
 
   def __enter__(self):
     self._thread_hook = threading.excepthook
     threading.excepthook = self._on_thread_error
     for name in LOGGERS:
-      logging.getLogger(name).addFilter(_is_not_orbax)
+      logging.getLogger(name).addFilter(self._is_heard)
     return self
 
   def __exit__(self, *_):
     for name in LOGGERS:
-      logging.getLogger(name).removeFilter(_is_not_orbax)
+      logging.getLogger(name).removeFilter(self._is_heard)
     threading.excepthook = self._thread_hook
+
+  def _is_heard(self, record: logging.LogRecord) -> bool:
+    if 'orbax' not in record.pathname:
+      return 'was never retrieved' not in record.getMessage()
+    if record.exc_info and 'background save' in record.getMessage():
+      self.failure = self.failure or record.exc_info[1]
+    return False
 
   def _on_thread_error(self, args):
     if not _passes_through_orbax(args.exc_traceback):
       self._thread_hook(args)
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-  return 'orbax' not in record.pathname and 'was never retrieved' not in record.getMessage()
 
 
 def _passes_through_orbax(traceback) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from crt_jax.data.manifest import read_manifest, write_manifest
 from crt_jax.data.token_files import TokenWriter
+from crt_jax.training import launch
 from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of
 
@@ -33,7 +34,7 @@ QUICK = {
   'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
 }
 PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
-BOUND = 60  # seconds in which the others have to end; a few on an idle machine
+BOUND = 60 + launch.HEARTBEAT_SECONDS  # in which the others have to end; mostly a few seconds
 
 
 STARTED = []
@@ -134,9 +135,12 @@ def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(
   killed = time.monotonic()
   codes, outs = finish(two, timeout=BOUND)
   assert time.monotonic() - killed < BOUND
-  assert codes == [1, -signal.SIGKILL], outs
-  assert 'process 0 of 2 lost another one' in outs[0], outs[0]
-  assert 'run the same command' in outs[0]
+  assert codes[1] == -signal.SIGKILL
+  if codes[0] == 1:  # a collective broke
+    assert 'process 0 of 2 lost another one' in outs[0], outs[0]
+    assert 'run the same command' in outs[0]
+  else:  # it waited in a checkpoint's barrier, where JAX's heartbeat ends it in JAX's words
+    assert codes[0] == -signal.SIGABRT and 'another task died' in outs[0], outs
   kept = committed(tmp_path)
   assert kept
 
