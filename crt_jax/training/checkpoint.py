@@ -117,6 +117,8 @@ class Checkpoints:
 
   def close(self) -> None:
     """Ends the background threads, whatever became of the last write."""
+    if self._quiet.failure is not None and jax.process_count() > 1:
+      return  # closing would wait for the others, who wait for the failed write
     try:
       self._manager.close()
     except Exception as error:
