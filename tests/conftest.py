@@ -13,9 +13,21 @@ os.environ.setdefault(
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from absl import flags  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)  # before the first use of a device
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Entry points are programs of their own and may define the same flags; tests import several.
+_set_flag = flags.FlagValues.__setitem__
+
+
+def _set_flag_again(values, name, flag):
+  flag.allow_override = True
+  _set_flag(values, name, flag)
+
+
+flags.FlagValues.__setitem__ = _set_flag_again
 
 # The first example of a law compiles, so a deadline would measure XLA; a fixed sequence of examples
 # makes a failure everyone's. `pytest --hypothesis-profile=search` looks for new ones.

@@ -339,7 +339,7 @@ def test_the_cost_is_said_before_the_first_step(tmp_path, capsys):
   train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
   card, _, rest = capsys.readouterr().out.partition('step 1/1')
   names = [line.split('  ')[0] for line in card.splitlines()]
-  assert names[:5] == ['model', 'training', 'data', 'FLOPs/token', 'memory']
+  assert names[:6] == ['model', 'training', 'data', 'FLOPs/token', 'state', 'memory']
   parameters = sum(x.size for x in params_of(tmp_path).values())
   assert f'crt, {parameters:,} parameters' in card and ' MiB a device, compiled' in card
   assert 'MFU 0.0%' in rest  # the peak of a CPU is not known
