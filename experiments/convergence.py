@@ -25,7 +25,9 @@ _OUTPUT = flags.DEFINE_string('output', None, 'Directory for the results; requir
 _PASSES = flags.DEFINE_integer('passes', 16, 'K = 1 .. so many are compared.', lower_bound=2)
 _LENGTH = flags.DEFINE_integer('length', 0, 'Positions; 0: as many as in training.', lower_bound=0)
 _ROWS = flags.DEFINE_integer('rows', 8, 'Windows of the validation text.', lower_bound=1)
-_SEED = flags.DEFINE_integer('seed', 42, 'Of the choice of windows.')
+_SEED = flags.DEFINE_integer(
+  'seed', 42, 'Of the choice of windows.', lower_bound=0, upper_bound=2**32 - 1
+)
 
 
 def main(argv):

@@ -35,7 +35,9 @@ MODELS = (
 _WORKDIR = cli.define_workdir('Directory of all models')
 _SIZE = flags.DEFINE_string('size', 'cpu', "The config's size: cpu, e128 or e256.")
 _MODELS = flags.DEFINE_list('models', list(MODELS), 'Models to train and show, in this order.')
-_SEED = flags.DEFINE_integer('seed', 42, 'Of parameters and examples.')
+_SEED = flags.DEFINE_integer(
+  'seed', 42, 'Of parameters and examples.', lower_bound=0, upper_bound=2**32 - 1
+)
 _STEPS = flags.DEFINE_integer('steps', 0, 'Updates of every model; 0: as the config says.')
 
 
