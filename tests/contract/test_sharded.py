@@ -81,8 +81,13 @@ def test_loss_and_gradient_of_one_device(float64, name, shape):
     lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), gradient, expected_gradient
   )
   if 'tensor' in SHAPES[shape]:
-    split = [a for a in jax.tree.leaves(shardings) if 'tensor' in a.spec]
-    assert len(split) > 6, 'heads, hidden units and vocabulary are split'
+    is_spec = lambda x: isinstance(x, P)  # noqa: E731
+    asked = [
+      any(sharding.RULES[name] == 'tensor' for name in axes if name is not None)
+      for axes in jax.tree.leaves(model.axes(), is_leaf=is_spec)
+    ]
+    split = ['tensor' in a.spec for a in jax.tree.leaves(shardings)]
+    assert split == asked and sum(split) >= 5, 'heads, hidden units and vocabulary are split'
 
 
 TEXTS = [
