@@ -34,7 +34,9 @@ QUICK = {
   'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
 }
 PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
-BOUND = 60 + launch.HEARTBEAT_SECONDS  # in which the others have to end; mostly a few seconds
+BOUND = 60  # seconds in which the others have to end; a few on an idle machine
+# Where they wait in a barrier of a checkpoint, only the heartbeat tells them of a killed one.
+BOUND_KILLED = BOUND + launch.HEARTBEAT_SECONDS
 
 
 STARTED = []
@@ -133,8 +135,8 @@ def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(
   runs.wait_for_step(two[0], 8)
   two[1].kill()
   killed = time.monotonic()
-  codes, outs = finish(two, timeout=BOUND)
-  assert time.monotonic() - killed < BOUND
+  codes, outs = finish(two, timeout=BOUND_KILLED)
+  assert time.monotonic() - killed < BOUND_KILLED
   assert codes[1] == -signal.SIGKILL
   if codes[0] == 1:  # a collective broke
     assert 'process 0 of 2 lost another one' in outs[0], outs[0]
