@@ -133,6 +133,7 @@ def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(
   slow = dict.fromkeys(range(4), other_host(OTHER_PACE=PACE))
   two = start(2, tmp_path, cache, environments=slow)
   runs.wait_for_step(two[0], 8)
+  assert runs.wait_until(lambda: committed(tmp_path), BOUND), 'the first checkpoint is written'
   two[1].kill()
   killed = time.monotonic()
   codes, outs = finish(two, timeout=BOUND_KILLED)
