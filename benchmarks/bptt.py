@@ -7,22 +7,25 @@ Memory: temporaries of the compiled gradient of the loss, for T = 128 .. 4096, o
 by segments (target: growth like sqrt(T)) and of full attention by replay (target: linear in T, at
 most 8 caches). Price: the time of either over that of a plain scan, which stores everything
 (target: at most 1.4). Speed: one step of training for pointer chasing at C=128, T=272, 64 rows,
-window 38, against PyTorch loops over positions (target: 6 times as fast); needs torch unless
---nopeer is given. `--only=memory` compiles and runs nothing.
+window 38, against PyTorch loops over positions (target: 6 times as fast), on one CPU device of all
+cores and with the rows split over one per core; needs torch unless --nopeer is given.
+`--only=memory` compiles and runs nothing.
 """
 
+import functools
 import os
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import crt_jax
 from benchmarks.results import publish
+from benchmarks.steps import PEER, THREADS, in_turns, medians, training_step
 
 FIELDS = dict(vocab_size=64, width=128, heads=4, window=38)
 LENGTH, BATCH = 272, 64
@@ -35,10 +38,8 @@ LOOPS = {  # of the memory table: window, backward
 }
 
 _ONLY = flags.DEFINE_enum('only', 'all', ['all', 'memory', 'price', 'speed'], 'What to measure.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the sides.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX uses all cores.')
-_PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
 _BACKWARDS = flags.DEFINE_list('backwards', ['replay', 'scan', 'segments'], 'Loops for the speed.')
+_DEVICES = flags.DEFINE_integer('devices', 2, 'CPU devices that share the rows, beside one.')
 
 
 def model_of(backward: str, **fields):
@@ -89,55 +90,35 @@ def price() -> dict:
       compiled = gradient_of(model, length, batch)
       run = lambda compiled=compiled, params=params: jax.block_until_ready(compiled(params, rows))  # noqa: E731
       sides[f'{f"window {window}" if window else "full"}, {backward}'] = run
-  seconds = {name: statistics.median(found) for name, found in timed(sides).items()}
+  seconds = medians(in_turns(sides))
   ratio = {
     name: round(s / seconds[name.partition(',')[0] + ', scan'], 3) for name, s in seconds.items()
   }
   return dict(price_length=length, price_seconds=seconds, price_over_scan=ratio)
 
 
-def training_step(backward: str, tokens, targets):
-  """A function that runs one step of clipped Adam and returns its loss."""
-  model = model_of(backward, **FIELDS)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
-  params = jax.jit(model.init)(jax.random.key(0))
-  carry = [params, optimizer.init(params)]
-  batch = dict(tokens=jnp.asarray(tokens), targets=jnp.asarray(targets))
-
-  def update(params, state, batch):
-    (loss, _), gradient = jax.value_and_grad(model.loss, has_aux=True)(params, batch)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, loss
-
-  compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*carry, batch).compile()
-
-  def step() -> float:
-    carry[0], carry[1], loss = compiled(*carry, batch)
-    return float(loss)
-
-  return step
-
-
 def speed() -> dict:
   """Seconds of one training step of either side, median, and their ratio."""
   rng = np.random.default_rng(0)
-  tokens, targets = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH))
+  rows = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH)).astype(np.int32)
   sides = {
-    f'crt_jax {backward}': training_step(
-      backward, tokens.astype(np.int32), targets.astype(np.int32)
-    )
+    f'crt_jax {backward}, devices={devices}': training_step(
+      model_of(backward, **FIELDS), optax.adam(1e-3), *rows, devices
+    )[0]
+    for devices in sorted({1, _DEVICES.value})
     for backward in _BACKWARDS.value
   }
-  if _PEER.value:
+  if PEER.value:
     from benchmarks import peer_torch_bptt
 
     for name, lean in (('torch', False), ('torch_lean', True)):
       sides[name] = peer_torch_bptt.training_step(
-        FIELDS, LENGTH, tokens, targets, lean, _THREADS.value
+        FIELDS, LENGTH, *rows.astype(np.int64), lean, THREADS.value
       )
-  seconds = timed(sides)
-  median = {name: statistics.median(found) for name, found in seconds.items()}
+  seconds = in_turns(sides)
+  median = medians(seconds)
   fastest = min((name for name in median if name.startswith('crt_jax')), key=median.get)
+  floor = products_floor()
   return dict(
     speed_model=FIELDS | dict(layers=1, length=LENGTH, batch=BATCH, dtype='float32'),
     step_seconds={name: [round(s, 3) for s in found] for name, found in seconds.items()},
@@ -145,29 +126,44 @@ def speed() -> dict:
       name: round(s / median[fastest], 2) for name, s in median.items() if 'torch' in name
     },
     fastest=fastest,
+    products_floor=floor | dict(fastest_over_it=round(median[fastest] / floor['seconds'], 2)),
   )
 
 
-def timed(sides: dict) -> dict[str, list[float]]:
-  """Seconds of every side, in turns; a turn is one run that is not timed and one that is."""
-  seconds = {name: [] for name in sides}
-  for _ in range(_ROUNDS.value):
-    for name, run in sides.items():
-      run()
-      start = time.perf_counter()
-      run()
-      seconds[name].append(time.perf_counter() - start)
-  return seconds
+def products_floor() -> dict:
+  """What the matrix products of the step would take by themselves, without recomputation: 6 x
+  weights x tokens operations at the measured speed of products [rows, C] by [C, 4C]."""
+  width, devices, count = FIELDS['width'], _DEVICES.value, 1000
+  params = jax.eval_shape(model_of('scan', **FIELDS).init, jax.random.key(0))
+  del params['embedding']
+  weights = sum(a.size for a in jax.tree.leaves(params) if a.size > 4 * width)  # the rest is biases
+  mesh = jax.make_mesh((devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:devices])
+
+  @jax.jit
+  @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P('data'), P()), out_specs=P('data'))
+  def chain(x, w):
+    return jax.lax.fori_loop(0, count, lambda _, x: (x @ w)[:, :width], x)
+
+  x, w = jnp.ones((BATCH, width)), jnp.ones((width, 4 * width)) / width
+  seconds = min(in_turns(dict(chain=lambda: jax.block_until_ready(chain(x, w))))['chain'])
+  per_second = 2 * BATCH * width * 4 * width * count / seconds
+  operations = 6 * weights * BATCH * LENGTH
+  return dict(
+    gigaflop=round(operations / 1e9, 1),
+    gigaflop_per_second=round(per_second / 1e9, 1),
+    seconds=round(operations / per_second, 3),
+  )
 
 
 def main(argv):
   del argv
+  jax.config.update('jax_num_cpu_devices', _DEVICES.value)
   parts = dict(memory=memory, price=price, speed=speed)
   chosen = parts if _ONLY.value == 'all' else {_ONLY.value: parts[_ONLY.value]}
   result = dict(
     what='exact backpropagation through the recurrence of a one-layer CRT',
     glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
-    threads=_THREADS.value,
+    threads=THREADS.value,
   )
   for part in chosen.values():
     result |= part()

@@ -1,8 +1,9 @@
 """Where the time of a compiled step goes on the device it ran on, by part of the model.
 
-`python -m benchmarks.train --case=... --profile` calls it; `benchmarks.profile_cpu` has the parts.
+`python -m benchmarks.train --case=... --profile` and `benchmarks.profile_cpu` call it.
 """
 
+import collections
 import gzip
 import json
 import pathlib
@@ -12,8 +13,20 @@ from collections.abc import Callable
 
 import jax
 
-from benchmarks.profile_cpu import PARTS, op_names, own_times
-
+# (part, pattern of 'operation name'), the first that fits counts.
+PARTS = (
+  ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
+  ('output layer and loss: matrix products', r'Linear/dot_general|checkpoint.*dot_general'),
+  ('attention: scores and values', r'attention/b.*dot_general'),
+  ('attention: query, key, value and output projections', r'attention/.*dot_general'),
+  ('attention: softmax and rotation', r'attention/'),
+  ('feed-forward: matrix products', r'TransformerLayer/feed_forward/.*dot_general'),
+  ('feed-forward: activation, bias', r'TransformerLayer/feed_forward/'),
+  ('correction: matrix products', r'FeedForward/.*dot_general'),
+  ('correction: activation, bias', r'FeedForward/'),
+  ('norms and residuals', r'TransformerLayer|[Nn]orm'),
+  ('output layer and loss: softmax', r'checkpoint|exp|log'),
+)
 # Found by the name of the operation; all others by the code that it came from.
 KERNELS = (
   ('attention: fused kernel', r'cudnn|fmha|splash|flash'),
@@ -54,6 +67,33 @@ def shares(events: list[dict], text: str) -> dict[str, float]:
   total = sum(milliseconds.values())
   largest_first = sorted(milliseconds.items(), key=lambda item: -item[1])
   return {part: round(time / total, 3) for part, time in largest_first}
+
+
+def op_names(text: str) -> dict[str, str]:
+  """Operation -> the code it came from ('' where XLA kept none), from compiled HLO text."""
+  found = {}
+  for line in text.splitlines():
+    if match := re.match(r'\s*(?:ROOT )?%?([\w.\-]+) = ', line):
+      source = re.search(r'op_name="([^"]*)"', line)
+      found[match[1]] = source[1] if source else ''
+  return found
+
+
+def own_times(events: list[dict]):
+  """Yields (name, milliseconds) of every event, without the events nested inside it."""
+  lanes = collections.defaultdict(list)
+  for event in events:
+    if event.get('ph') == 'X':
+      lanes[event['pid'], event['tid']].append(event)
+  for lane in lanes.values():
+    open_events = []
+    for event in sorted(lane, key=lambda event: (event['ts'], -event['dur'])):
+      while open_events and open_events[-1]['ts'] + open_events[-1]['dur'] <= event['ts']:
+        open_events.pop()
+      if open_events:
+        yield open_events[-1]['name'], -event['dur'] / 1e3
+      yield event['name'], event['dur'] / 1e3
+      open_events.append(event)
 
 
 def part_of(name: str, source: str) -> str:

@@ -14,18 +14,15 @@ PyTorch's fused kernel. Huge pages (GLIBC_TUNABLES above) spare both sides most 
 
 import importlib
 import os
-import statistics
-import time
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
 
 import crt_jax
 from benchmarks.results import publish
+from benchmarks.steps import PEER, THREADS, in_turns, medians, training_step
 
 
 class Case(NamedTuple):
@@ -65,55 +62,30 @@ CASES = {
   ),
 }
 MODEL = flags.DEFINE_enum('model', 'crt', list(CASES), 'Which model.')
-ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the sides.', lower_bound=1)
-_THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX uses all cores.')
-_PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
 
 
-def jax_step(case: Case, with_text=False):
-  """A function that runs one training step and returns its loss; the compiled text if asked."""
-  model = crt_jax.build(case.fields)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(2e-4, weight_decay=0.01))
-  params = jax.jit(model.init)(jax.random.key(0))
-  carry = [params, optimizer.init(params)]
-  batch = dict(zip(('tokens', 'targets'), map(jnp.asarray, case.rows()), strict=True))
-
-  def update(params, state, batch):
-    (loss, _), gradient = jax.value_and_grad(model.loss, has_aux=True)(params, batch)
-    updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state, loss
-
-  compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*carry, batch).compile()
-
-  def step() -> float:
-    carry[0], carry[1], loss = compiled(*carry, batch)
-    return float(loss)
-
-  return (step, compiled.as_text()) if with_text else step
+def jax_step(case: Case):
+  """A function that runs one training step and returns its loss, and the compiled text."""
+  optimizer = optax.adamw(2e-4, weight_decay=0.01)
+  return training_step(crt_jax.build(case.fields), optimizer, *case.rows())
 
 
 def main(argv):
   del argv
   case = CASES[MODEL.value]
-  steps = {'crt_jax': jax_step(case)}
-  if _PEER.value:
+  steps = {'crt_jax': jax_step(case)[0]}
+  if PEER.value:
     peer = importlib.import_module(f'benchmarks.peer_torch_{MODEL.value}')
     rows = [array.astype(np.int64) for array in case.rows()]
     for name, fused in (('torch_materialised', False), ('torch_fused', True)):
-      steps[name] = peer.training_step(case.fields, case.length, *rows, fused, _THREADS.value)
-  seconds = {name: [] for name in steps}
-  for _ in range(ROUNDS.value):
-    for name, step in steps.items():
-      step()
-      start = time.perf_counter()
-      step()
-      seconds[name].append(time.perf_counter() - start)
+      steps[name] = peer.training_step(case.fields, case.length, *rows, fused, THREADS.value)
+  seconds = in_turns(steps)
   tokens = case.batch * case.length
-  speed = {name: tokens / statistics.median(s) for name, s in seconds.items()}
+  speed = {name: tokens / median for name, median in medians(seconds).items()}
   publish(
     dict(
       what='tokens per second of one training step, median',
-      model=case.described() | dict(threads=_THREADS.value),
+      model=case.described() | dict(threads=THREADS.value),
       glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
       tokens_per_second={name: round(value, 1) for name, value in speed.items()},
       ratio={name: round(speed['crt_jax'] / v, 3) for name, v in speed.items() if 'torch' in name},
