@@ -101,6 +101,20 @@ def launches(decoder: Decoder) -> int:
   return counter.count
 
 
+def launch_cost(device: str) -> float:
+  """Seconds of one operation on few numbers, called from Python without waiting for it."""
+  x, count, best = torch.ones(8, device=device), 1000, float('inf')
+  for _ in range(12):
+    x.cpu()
+    start = time.perf_counter()
+    with torch.inference_mode():
+      for _ in range(count):
+        x = x * 1.0
+    x.cpu()  # waits for all of them
+    best = min(best, (time.perf_counter() - start) / count)
+  return best
+
+
 def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int):
   """A function tokens -> seconds of each, which goes on where it stopped; and what it is.
 
@@ -118,7 +132,8 @@ def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, thr
   torch.set_num_threads(threads)
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   decoder = Decoder(fields, batch, capacity, dtype, device)
-  about = dict(what=f'PyTorch {torch.__version__} eager on {device}', launches=launches(decoder))
+  what = f'PyTorch {torch.__version__} eager on {device}'
+  about = dict(what=what, launches=launches(decoder), launch=launch_cost(device))
   decoder.position = context
 
   def run(tokens: int) -> list[float]:

@@ -13,6 +13,7 @@ device are kept, so an interrupted run goes on; --fresh measures all again.
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 
@@ -111,6 +112,7 @@ def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], mad
     what='decode latency per token; seconds unless named otherwise',
     config=config.to_dict(),
     machine=machine,
+    glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
     datasheet_bandwidth=latency_rows.datasheet_bandwidth(),
     rows=rows,
     paper=latency_rows.PAPER,

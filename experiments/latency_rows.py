@@ -94,11 +94,12 @@ def peer_module(name: str):
 
 
 def measure(entry: Entry, config, machine) -> dict:
-  """Times one row, the peers in turns with it."""
+  """Times one row, the peers in turns with it, and reading before and after: a machine whose memory
+  others use is faster at some minutes than at others."""
   import crt_jax
   from crt_jax import floors
   from crt_jax.decoding import latency
-  from crt_jax.decoding.machine import quantiles
+  from crt_jax.decoding.machine import quantiles, read_bandwidth
   from crt_jax.decoding.sampling import Sampling
 
   point = entry.point
@@ -118,7 +119,10 @@ def measure(entry: Entry, config, machine) -> dict:
     except ValueError:
       continue  # this peer has no such model
     timers[peer] = functools.partial(_peer_round, make, config)
+  read = functools.partial(read_bandwidth, config.bandwidth_megabytes, repeats=4)
+  before = read()
   seconds = latency.alternate(timers, config.rounds)
+  machine = dataclasses.replace(machine, bandwidth=max(before, read()))
   median, p95 = quantiles(seconds.pop('crt_jax'))
   traffic = floors.traffic(model.config, point.dtype, point.batch, point.context)
   floor = floors.floor(

@@ -8,7 +8,7 @@ import numpy as np
 from crt_jax.evaluation.figures import BLUE, GREY, ORANGE, STYLE, figure_of
 from crt_jax.floors import ITEMSIZE, datasheet_bandwidth
 
-COLOURS = (BLUE, ORANGE, '#3a8f4d', '#8a4fa3')
+COLOURS = (BLUE, ORANGE, '#3a8f4d', '#8a4fa3', '#9a9a9a', '#c9a227')
 ONE_PROGRAM, EAGER, PAPER = 'crt_jax, one program', 'eager PyTorch', "the paper's, A100, eager"
 MARKERS = {ONE_PROGRAM: 'o', EAGER: 's', PAPER: '^'}
 
@@ -34,11 +34,10 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
     for index, (way, values) in enumerate(series.items()):
       x = [names.index(name) + (index - (len(series) - 1) / 2) * width for name in values]
       axes.bar(x, values.values(), width, label=way, color=COLOURS[index % len(COLOURS)])
-    for name, row in {row['model']: row for row in rows}.items():
-      floor = 1e3 * row['floor']['streamed']
-      x = names.index(name)
+    for x, name in enumerate(names):
+      floor = min(1e3 * row['floor']['streamed'] for row in rows if row['model'] == name)
       axes.hlines(floor, x - 0.45, x + 0.45, color='black', linewidth=1.5)
-    axes.plot([], [], color='black', label='floor: its bytes at the measured bandwidth')
+    axes.plot([], [], color='black', label='floor: its bytes at the best bandwidth measured')
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set_ylabel('milliseconds per token')
     axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
@@ -52,9 +51,9 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
   The price is given in weights: how many of them the memory could deliver in the time of one
   launch. In this unit the ratio (weights_T + launches_T * price) / (the same of the model) depends
   on neither bandwidth nor dtype, so all machines share one figure. Solid curves have the launches
-  of the compiled programs, dashed ones those of eager PyTorch. A measured point lies at the price
-  that explains the transformer's time; its distance from its curve says how well weights and
-  launches explain the model's.
+  of the compiled programs, dashed ones those of eager PyTorch. A point lies at the measured price
+  of a launch, the paper's at the one that explains its transformer's time; its distance from its
+  curve says what weights and launches do not explain.
 
   Returns: whether there was a pair to draw.
   """
@@ -118,30 +117,27 @@ def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
 
 def _measured(model: dict, other: dict, result: dict):
   """Yields kind, price and ratio of every measured pair of these two."""
-  speed = result['machine']['bandwidth'] / ITEMSIZE[model['dtype']]
-  yield ONE_PROGRAM, *_point(model, other, speed)
+  machine, ratio = result['machine'], lambda model, other: other['seconds'] / model['seconds']
+  speed = machine['bandwidth'] / ITEMSIZE[model['dtype']]
+  yield ONE_PROGRAM, machine['launch'] * speed, ratio(model, other)
   eager = _as_peer(model, other, 'torch')
   if not eager:
     return
-  yield EAGER, *_point(*eager, speed)
+  if launch := eager[0].get('launch'):
+    yield EAGER, launch * speed, ratio(*eager)
   paper = result['paper']
   if model['model'] in paper and other['model'] in paper:
     there = [row | dict(seconds=1e-3 * paper[row['model']]) for row in eager]
     speed = datasheet_bandwidth('a100-sxm4-80gb') / ITEMSIZE['bfloat16']
-    yield PAPER, *_point(*there, speed)
-
-
-def _point(model: dict, other: dict, speed: float) -> tuple[float, float]:
-  return explaining_price(other, speed), other['seconds'] / model['seconds']
+    yield PAPER, explaining_price(there[1], speed), ratio(*there)
 
 
 def _pairs(result: dict) -> list[tuple[dict, dict]]:
-  """Models and their transformers at the first point, as one compiled program."""
-  rows = {
-    row['model']: row
-    for row in result['rows']
-    if _is_base(row, result['config']) and row['launches'] and row['dispatch']
-  }
+  """Models and their transformers at the first point, as one compiled program of several tokens."""
+  rows = {}
+  for row in result['rows']:
+    if _is_base(row, result['config']) and row['launches'] and row['dispatch']:
+      rows.setdefault(row['model'], row)
   matches = {row['model']: row.get('match', {}).get('model') for row in rows.values()}
   return [(rows[name], rows[match]) for name, match in matches.items() if match in rows]
 
