@@ -26,7 +26,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import jax
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from jax.experimental import topologies
 
 import configs
@@ -37,7 +37,7 @@ from crt_jax.training import layout, optimizer, state, step, workdir
 from crt_jax.training.origin import origin
 from experiments import config_files
 
-_OUTPUT = flags.DEFINE_string('output', '', 'JSON file that results are added to.', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
 _ONLY = flags.DEFINE_list('only', [], 'Names of configs, as crt_341m-D=5; all when left out.')
 _TARGETS = flags.DEFINE_list('targets', ['cpu:8', 'v5e:4x4', 'v5e:16x16'], 'What to compile for.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.')
@@ -142,6 +142,7 @@ def scaling(spec: str, count: int, axis: str) -> dict:
 def main(argv):
   del argv
   jax.config.update('jax_num_cpu_devices', 8)
+  logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config
   path = pathlib.Path(_OUTPUT.value)
   record = json.loads(path.read_text()) if path.exists() else {'results': {}}
   every = specs()
@@ -157,7 +158,9 @@ def main(argv):
       if label in record['results'].get(name, {}):
         continue
       found = job(every[name], *arguments)
-      record['results'].setdefault(name, {})[label] = found
+      results = record['results']
+      results.setdefault(name, {})[label] = found
+      record['results'] = {name: results[name] for name in every if name in results}
       print(f'{name:32} {label:10} {describe(found)}', flush=True)
       record['origin'] = origin()
       path.parent.mkdir(parents=True, exist_ok=True)
