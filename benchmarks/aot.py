@@ -193,8 +193,8 @@ def describe(found: dict) -> str:
   fits = {True: 'fits', False: 'does not fit', None: ''}[found.get('fits')]
   return (
     f'{found["bytes_a_device"] / GIB:7.2f} GiB a device  '
-    f'{found["sent_bytes_a_device"] / 2**20:9.1f} MiB sent  {found["cpu_seconds_to_compile"]:6.1f} s  '
-    f'{fits}'
+    f'{found["sent_bytes_a_device"] / 2**20:9.1f} MiB sent  '
+    f'{found["cpu_seconds_to_compile"]:6.1f} CPU s  {fits}'
   )
 
 
