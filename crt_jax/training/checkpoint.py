@@ -234,12 +234,14 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
   reads; and the others wait for it in the middle of reading, so they cannot choose another one.
   """
   others = processes.alone_in(f'damaged/{path.name}', UNREAD_SECONDS)
+  me, count = jax.process_index(), jax.process_count()
+  if me in others:
+    raise error  # of waiting for one that has ended
   if others:
-    me, count = jax.process_index(), jax.process_count()
     raise ValueError(
-      f'process {me} of {count} cannot read {path} ({one_line(error)}), but process {others[0]} '
-      'does not complain; nothing was changed. If that host sees the files as the others do, they '
-      'are damaged: move the folder away to continue from the checkpoint before it'
+      f'{path} cannot be read by process {me} of {count} ({one_line(error)}), while process '
+      f'{others[0]} had no complaint; nothing was changed. If that host sees the files that the '
+      'others see, they are damaged: move this folder away to continue from the one before'
     ) from None
 
 

@@ -99,7 +99,8 @@ def alone_in(what: str, seconds: float) -> list[int]:
     seconds: to wait for the others, who have a little less or more to do before it.
 
   Returns:
-    The processes that did not say so; [] where all did.
+    The processes that did not say so in time; [] where all did. The same on all that ask, also on
+    those that come too late, whose own number is in it.
   """
   here = _here()
   if here is None:
@@ -109,7 +110,10 @@ def alone_in(what: str, seconds: float) -> list[int]:
   service.key_value_set(f'{folder}{me}', '')
   wait_until(lambda: len(service.key_value_dir_get(folder)) == count, seconds)
   said = {int(name.rpartition('/')[2]) for name, _ in service.key_value_dir_get(folder)}
-  return [i for i in range(count) if i not in said]
+  verdict = f'{PREFIX}/verdict of {what}'
+  with contextlib.suppress(Exception):  # another was first: its verdict counts
+    service.key_value_set(verdict, json.dumps([i for i in range(count) if i not in said]))
+  return json.loads(service.key_value_try_get(verdict))
 
 
 def difference(what: str, process: int, count: int, first: dict, other: dict) -> str:
