@@ -165,6 +165,7 @@ def main(argv):
       results = record['results']
       results.setdefault(name, {})[label] = found
       record['results'] = {name: results[name] for name in every if name in results}
+      record['configs'] = list(every)  # also those that are not done
       print(f'{name:32} {label:10} {describe(found)}', flush=True)
       record['origin'] = origin()
       path.parent.mkdir(parents=True, exist_ok=True)

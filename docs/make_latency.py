@@ -10,7 +10,7 @@ import json
 import pathlib
 import shutil
 
-from docs.make_figures import FIGURES, ROOT, filled
+from docs.pages import FIGURES, ROOT, filled
 from experiments import cli
 
 _WORKDIR = cli.define_workdir('Directory of a finished latency run; only read')
