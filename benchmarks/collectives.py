@@ -111,15 +111,46 @@ class _Module:
         loops[kind] += each
 
   def _trips(self, line: str) -> int:
-    """How often a while runs: as it says, or up to what its condition compares with."""
+    """How often a while runs: as it says, or from 0 to what its condition compares with, in the
+    steps of its body."""
     if said := _TRIPS.search(line):
       return int(said[1])
     condition = re.search(r'condition=%?([\w.\-]+)', line)[1]
-    body = '\n'.join(self._bodies[condition])
-    constants = re.findall(r'= s32\[\]\S* constant\((\d+)\)', body)
-    if len(constants) != 1 or 'direction=LT' not in body:
+    text = '\n'.join(self._bodies[condition])
+    limits = re.findall(r'= [su]32\[\]\S* constant\((\d+)\)', text)
+    counters = re.findall(r'get-tuple-element\(.*?index=(\d+)', text)
+    if len(limits) != 1 or len(counters) != 1 or 'direction=LT' not in text:
       raise ValueError(f'the loop with condition {condition} does not say how often it runs')
-    return int(constants[0])
+    body = re.search(r'body=%?([\w.\-]+)', line)[1]
+    return -(-int(limits[0]) // self._step(body, int(counters[0])))
+
+  def _step(self, body: str, counter: int) -> int:
+    """By how much the body of a loop raises its counter: not always by one, as a TPU program takes
+    several turns of the loop in one."""
+    instructions = dict(filter(None, map(_named, self._bodies[body])))
+    root = next(line for line in self._bodies[body] if line.lstrip().startswith('ROOT'))
+    raised = instructions[_operands(root)[counter]]
+    while ' copy(' in raised:
+      raised = instructions[_operands(raised)[0]]
+    found = []
+    if re.search(r' add\(', raised):
+      for constant in (instructions.get(name, '') for name in _operands(raised)):
+        found += re.findall(r' constant\((\d+)\)', constant)
+    if len(found) != 1:
+      raise ValueError(f'the loop with body {body} does not say in which steps it counts')
+    return int(found[0])
+
+
+def _named(line: str) -> tuple[str, str] | None:
+  """An instruction by its name."""
+  named = re.match(r'^\s*(?:ROOT )?%?([\w.\-]+) = ', line)
+  return named and (named[1], line)
+
+
+def _operands(line: str) -> list[str]:
+  """The names that an instruction is applied to."""
+  inside = re.search(r' [a-z][\w\-]*\((%[^)]*)\)', line)
+  return re.findall(r'%([\w.\-]+)', inside[1]) if inside else []
 
 
 def _collective(shape: str, operation: str, line: str, computation: str):

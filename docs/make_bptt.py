@@ -11,10 +11,9 @@ import pathlib
 
 from absl import flags
 
+from docs.pages import FIGURES, ROOT, filled
 from experiments import cli
 
-ROOT = pathlib.Path(__file__).parents[1]
-FIGURES = ROOT / 'docs' / 'figures'
 RESULTS = ROOT / 'docs' / 'results'
 PAGE = ROOT / 'docs' / 'bptt.md'
 FILES = {  # of a study's directory
@@ -30,8 +29,6 @@ for _name, _file in FILES.items():
 
 def main(argv):
   del argv
-  from docs.make_figures import filled  # it has a --workdir, which must not be asked for here
-
   RESULTS.mkdir(exist_ok=True)
   for name, file in FILES.items():
     given = flags.FLAGS[name].value

@@ -9,14 +9,12 @@ docs/figures/quickstart.json; text between <!-- quickstart --> and <!-- /quickst
 
 import json
 import pathlib
-import re
 
+from docs.pages import FIGURES, ROOT, filled
 from experiments import cli
 
 _WORKDIR = cli.define_workdir('Directory of a finished run of configs/quickstart.py; only read')
 
-ROOT = pathlib.Path(__file__).parents[1]
-FIGURES = ROOT / 'docs' / 'figures'
 SAMPLE_CHARACTERS = 400
 PATHS = ('cache_dir', 'tfds_dir', 'files')  # of config.data: they say nothing to another reader
 
@@ -145,19 +143,6 @@ def made_with(record: dict) -> str:
 
 def exact_row(record: dict) -> dict:
   return next(row for row in record['results'] if row['form'] == 'sequential')
-
-
-def filled(page: pathlib.Path, text: str, mark: str = 'quickstart') -> str:
-  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
-
-  Raises:
-    Mistake: the marks are not there exactly once.
-  """
-  marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
-  whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text())
-  if count != 1:
-    raise cli.Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
-  return whole
 
 
 def measured_gap(passes: int, positions: int):

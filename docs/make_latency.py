@@ -12,7 +12,7 @@ import shutil
 
 from absl import flags
 
-from docs.make_figures import FIGURES, ROOT, filled
+from docs.pages import FIGURES, ROOT, filled
 from experiments import cli
 
 PAGE = ROOT / 'docs' / 'latency.md'

@@ -8,7 +8,7 @@ python -m docs.make_scaling
 import json
 
 from benchmarks.collectives import KINDS
-from docs.make_figures import ROOT, filled
+from docs.pages import ROOT, filled
 from experiments import cli
 
 PAGE = ROOT / 'docs' / 'scaling.md'
@@ -32,7 +32,9 @@ def main(argv):
     file = RESULTS / f'{name}.json'
     if file.exists():
       record = json.loads(file.read_text())
-      PAGE.write_text(filled(PAGE, '\n'.join([*table(record['results']), '', made(record)]), mark))
+      lines = [*table(record['results'])]
+      lines += unfinished(record) if mark == 'aot' else []
+      PAGE.write_text(filled(PAGE, '\n'.join([*lines, '', made(record)]), mark))
       print(f'{PAGE.name}: {mark} from {file.name}')
 
 
@@ -41,9 +43,24 @@ def made(record: dict) -> str:
   return f'Compiled with jax {origin["versions"]["jax"]}, commit {origin["commit"][:7]}.'
 
 
+def unfinished(record: dict) -> list[str]:
+  """A paragraph for each target that not every config was compiled for: which were not."""
+  results, configs = record['results'], record['configs']
+  lines = []
+  for target in targets_of(results):
+    left = [name for name in configs if target not in results.get(name, {})]
+    if left:
+      lines += ['', f'Not compiled for {target}: {len(left)} of {len(configs)}, {", ".join(left)}.']
+  return lines
+
+
+def targets_of(results: dict) -> list[str]:
+  return list(dict.fromkeys(target for found in results.values() for target in found))
+
+
 def fits_table(results: dict) -> list[str]:
   """A line per config: bytes and what is sent on each target."""
-  targets = list(dict.fromkeys(target for found in results.values() for target in found))
+  targets = targets_of(results)
   head = ['config', *(f'{t}: {x}' for t in targets for x in ('mesh', 'GiB a device', 'sent, MiB'))]
   lines = [row(head), '|---' * len(head) + '|']
   for name, found in results.items():
@@ -55,7 +72,7 @@ def fits_table(results: dict) -> list[str]:
   for target in chips:
     tried = {name: found[target] for name, found in results.items() if target in found}
     not_fit = [name for name, cell in tried.items() if not cell['fits']]
-    lines += ['', f'On {target} {len(tried) - len(not_fit)} of {len(tried)} configs fit.']
+    lines += ['', f'On {target} {len(tried) - len(not_fit)} of {len(tried)} compiled configs fit.']
     lines[-1] += f' Not: {", ".join(not_fit)}.' if not_fit else ''
   return lines
 

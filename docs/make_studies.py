@@ -14,7 +14,8 @@ import pathlib
 
 import numpy as np
 
-from docs.make_figures import PATHS, ROOT, filled
+from docs.make_figures import PATHS
+from docs.pages import ROOT, filled
 from experiments import cli
 
 _WORKDIR = cli.define_workdir('Directory of a study, only read; or docs/results')

@@ -16,7 +16,8 @@ and writes a sample of text. The directory then holds
 
   python -m experiments.main --mode=eval --workdir=runs/quickstart
 
-evaluates the newest checkpoint again, with the config that it was trained with.
+evaluates the newest checkpoint again, with the config that it was trained with: one process on its
+first device, several, started as for training, on the mesh of the config.
 """
 
 from absl import flags

@@ -13,23 +13,27 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
 import crt_jax
 from crt_jax import sharding
 from crt_jax.data import tokenizers
+from crt_jax.training import processes
 from crt_jax.training import workdir as workdir_lib
 from crt_jax.training.integrity import Mismatch, check_shapes, describe, verify
 from crt_jax.training.quiet import QuietOrbax
 from crt_jax.training.state import TrainState
 
 ITEMS = ('params', 'optimizer', 'record')
+UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkpoint damaged
 SPARE_BYTES = 2**20  # for metadata, metrics and figures
 
 
@@ -136,8 +140,8 @@ class Checkpoints:
     can be written again.
 
     Raises:
-      ValueError: there are checkpoints but none can be read, or the parameters have other shapes
-        than the model.
+      ValueError: there are checkpoints but none can be read, or one cannot be read by some of
+        several processes, or the parameters have other shapes than the model.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
@@ -146,6 +150,7 @@ class Checkpoints:
       except Mismatch:
         raise
       except Exception as error:
+        refuse_if_others_read_it(self.directory / str(step), error)
         self._set_aside(step, error)
         continue
       return state, record
@@ -167,6 +172,8 @@ class Checkpoints:
       damaged.mkdir(exist_ok=True)
       number = sum(1 for _ in damaged.iterdir())
       shutil.move(self.directory / str(step), damaged / f'{step}.{number}')
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f'checkpoint {step} set aside')
     self._manager.close()
     self._manager = self._open()
 
@@ -220,8 +227,28 @@ def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, di
   return state, record
 
 
+def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
+  """Raises ValueError unless every process fails to read a checkpoint as this one does.
+
+  Otherwise it may be this host's disk or network, or damage in the part that only this process
+  reads; and the others wait for it in the middle of reading, so they cannot choose another one.
+  """
+  others = processes.alone_in(f'damaged/{path.name}', UNREAD_SECONDS)
+  me, count = jax.process_index(), jax.process_count()
+  if me in others:
+    raise error  # of waiting for one that has ended
+  if others:
+    raise ValueError(
+      f'{path} cannot be read by process {me} of {count} ({one_line(error)}), while process '
+      f'{others[0]} had no complaint; nothing was changed. If that host sees the files that the '
+      'others see, they are damaged: move this folder away to continue from the one before'
+    ) from None
+
+
 def load_params(
-  workdir: str, step: int | None = None, mesh: Mesh | None = None
+  workdir: str,
+  step: int | None = None,
+  mesh: Mesh | Callable[[Any], Mesh] | None = None,
 ) -> tuple[Any, dict, Any, int]:
   """Returns (config, params, tokenizer, step) of a checkpoint: all that evaluation and generation
   need.
@@ -229,7 +256,8 @@ def load_params(
   Args:
     workdir: of a run, finished or not; it is only read.
     step: which checkpoint; None takes the newest that is whole.
-    mesh: where the parameters are to lie, whatever they were trained on; None = one device.
+    mesh: where the parameters are to lie, whatever they were trained on, or what makes it of the
+      config; None = one device.
 
   Raises:
     ValueError: no such run, checkpoint or step, a tokenizer that is not the checkpoint's, or a
@@ -247,11 +275,12 @@ def load_params(
         record = read_record(manager, candidate)
         config = workdir_lib.config_of(record['config'])
         model = crt_jax.build(config.model)
-        abstract = abstract_params(model, mesh)
+        abstract = abstract_params(model, mesh(config) if callable(mesh) else mesh)
         params = read_params(manager, candidate, abstract, record)
       except (Mismatch, sharding.Unfit):
         raise
       except Exception as error:
+        refuse_if_others_read_it(directory / str(candidate), error)
         warn(f'checkpoint {directory / str(candidate)} is damaged ({one_line(error)})')
         continue
       return config, params, load_tokenizer(workdir, record), candidate

@@ -1,16 +1,18 @@
 """What a run leaves behind at its end: evaluation.json, figures and a sample of text. Also
 `--mode=eval`, from a checkpoint."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, evaluation
+from crt_jax import data, decoding, evaluation, sharding
 from crt_jax.evaluation import figures
-from crt_jax.training import checkpoint, workdir
+from crt_jax.training import checkpoint, processes, workdir
 from crt_jax.training.origin import origin
 
 
@@ -36,21 +38,35 @@ def finish(run, say: Callable[[str], None]) -> None:
 
 def evaluate_checkpoint(path: str) -> None:
   """Evaluates the newest checkpoint of a work directory as its config says, and writes its records
-  anew.
+  anew. One process does so on its first device, several on the mesh of the config.
 
   Raises:
-    ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
+    ValueError: there is no such run or checkpoint, the text is not the one it was trained on, or
+      the mesh of the config does not fit the devices of several processes.
   """
-  if jax.process_count() > 1:
-    raise ValueError('--mode=eval runs in one process; add --distributed=off and start it once')
-  run = open_run(path)
-  results = evaluation.protocol(run.model, run.params, run.dataset, run.config)
-  print(table(results))
-  text = sample(run.model, run.params, run.dataset.tokenizer, run.config)
-  directory = workdir.Workdir(path)
-  record = {'step': run.step, 'results': results, 'origin': origin()}
-  write(directory, run.config, record, text)
-  print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
+  if jax.process_count() == 1:
+    run, place, on_mesh = open_run(path), lambda batch: batch, contextlib.nullcontext()
+  else:
+    run = open_run(path, mesh_of)
+    mesh = mesh_of(run.config)
+    rows, on_mesh = sharding.batch_sharding(mesh), jax.set_mesh(mesh)
+    place = lambda batch: sharding.place_batch(batch, rows)  # noqa: E731
+  with on_mesh:
+    results = evaluation.protocol(run.model, run.params, run.dataset, run.config, place)
+    text = sample(run.model, run.params, run.dataset.tokenizer, run.config)
+  if jax.process_index() == 0:
+    print(table(results))
+    directory = workdir.Workdir(path)
+    record = {'step': run.step, 'results': results, 'origin': origin()}
+    write(directory, run.config, record, text)
+    print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
+
+
+def mesh_of(config) -> Mesh:
+  """Returns the mesh of a run, over all devices; ValueError if it or the batch does not fit."""
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch(config.data.batch_size, 1, mesh)
+  return mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +80,15 @@ class TrainedRun:
   step: int
 
 
-def open_run(path: str) -> TrainedRun:
-  """Opens a trained run to evaluate it.
+def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun:
+  """Opens a trained run to evaluate it; `mesh` makes of its config where the parameters are to lie.
 
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
-  config, params, tokenizer, step = checkpoint.load_params(path)
+  config, params, tokenizer, step = checkpoint.load_params(path, mesh=mesh)
   dataset = data.prepare(config.data)
+  processes.agree('data', processes.data_identity(dataset))
   if dataset.tokenizer.hash != tokenizer.hash:
     raise ValueError(
       f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '

@@ -91,6 +91,31 @@ def agree(what: str, value: dict[str, Any]) -> None:
     raise ValueError(difference(what, others[0], count, *map(json.loads, texts)))
 
 
+def alone_in(what: str, seconds: float) -> list[int]:
+  """Says that this process met something that all have to meet.
+
+  Args:
+    what: the name of it, each used once in a run.
+    seconds: to wait for the others, who have a little less or more to do before it.
+
+  Returns:
+    The processes that did not say so in time; [] where all did. The same on all that ask, also on
+    those that come too late, whose own number is in it.
+  """
+  here = _here()
+  if here is None:
+    return []
+  service, me, count = here
+  folder = f'{PREFIX}/{what}/'
+  service.key_value_set(f'{folder}{me}', '')
+  wait_until(lambda: len(service.key_value_dir_get(folder)) == count, seconds)
+  said = {int(name.rpartition('/')[2]) for name, _ in service.key_value_dir_get(folder)}
+  verdict = f'{PREFIX}/verdict of {what}'
+  with contextlib.suppress(Exception):  # another was first: its verdict counts
+    service.key_value_set(verdict, json.dumps([i for i in range(count) if i not in said]))
+  return json.loads(service.key_value_try_get(verdict))
+
+
 def difference(what: str, process: int, count: int, first: dict, other: dict) -> str:
   """Returns the line for a process that differs from process 0; both as `flat` gives them."""
   absent = '(absent)'

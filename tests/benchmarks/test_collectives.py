@@ -30,15 +30,23 @@ HloModule jit_step
 
 %cond (t: (s32[], f32[8,4])) -> pred[] {
   %constant.1 = s32[]{:T(128)} constant(5)
+  %i = s32[]{:T(128)} get-tuple-element(%t), index=0
   ROOT %lt = pred[] compare(%i, %constant.1), direction=LT
 }
 
 %body (t: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %t = (s32[]{:T(128)}, f32[8,4]{1,0}) parameter(0)
+  %turn = s32[]{:T(128)} get-tuple-element(%t), index=0
+  %value = f32[8,4]{1,0} get-tuple-element(%t), index=1
+  %one = s32[]{:T(128)} constant(1), metadata={op_name="add"}
+  %next = s32[]{:T(128)S(6)} add(%turn, %one), metadata={op_name="while/body/add"}
+  %next.copy = s32[]{:T(128)} copy(%next)
   %all-gather-start = (bf16[2,4]{1,0}, bf16[8,4]{1,0:T(8,128)}) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}
   %stage = bf16[2,4]{1,0} fusion(%x), calls=%stage_1
   %other_stage = bf16[2,4]{1,0} fusion(%x), calls=%stage_2
   %all-gather-done = bf16[8,4]{1,0} all-gather-done(%all-gather-start)
   %fusion = f32[4,4]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.2
+  ROOT %tuple = (s32[]{:T(128)}, f32[8,4]{1,0}) tuple(%next.copy, %value)
 }
 
 ENTRY %main (p: f32[8,4]) -> f32[] {
@@ -63,6 +71,11 @@ def test_the_condition_of_a_loop_may_say_its_length():
   assert collectives(text) == collectives(TPU)
   with pytest.raises(ValueError, match='condition cond does not say'):
     collectives(text.replace('direction=LT', 'direction=NE'))
+  # Several turns in one: 0, 2 and 4 are below 5.
+  longer = collectives(text.replace('constant(1)', 'constant(2)'))
+  assert longer['reduce-scatter'] == Collective(3, 3 * 64, 3 * 64)
+  with pytest.raises(ValueError, match='body body does not say in which steps'):
+    collectives(text.replace(' add(%turn', ' subtract(%turn'))
 
 
 def test_a_compiled_loop_counts_as_often_as_it_runs():

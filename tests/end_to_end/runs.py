@@ -30,7 +30,8 @@ def environment(cache):
 
 
 def command(workdir, *overrides, config='tests/training/tiny.py', sizes=SIZES):
-  flags = [f'--config={config}', f'--workdir={workdir}', *sizes, *overrides]
+  of = [f'--config={config}'] if config else []  # --mode=eval finds it in the directory
+  flags = [*of, f'--workdir={workdir}', *sizes, *overrides]
   return [sys.executable, '-m', 'experiments.main', *flags]
 
 

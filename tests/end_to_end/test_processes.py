@@ -16,6 +16,7 @@ import pytest
 from crt_jax.data.manifest import read_manifest, write_manifest
 from crt_jax.data.token_files import TokenWriter
 from crt_jax.training import launch
+from crt_jax.training.checkpoint import UNREAD_SECONDS
 from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of
 
@@ -69,7 +70,7 @@ def alone(tmp_path_factory, cache):
   return path
 
 
-def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None):
+def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None, **options):
   """Starts all processes of a run; flags and variables of single ones by their number."""
   with socket.create_server(('', 0)) as server:
     port = server.getsockname()[1]
@@ -83,6 +84,7 @@ def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None):
       *(flags or {}).get(rank, ()),
       sizes=sizes,
       extra=QUICK | (environments or {}).get(rank, {}),
+      **options,
     )
     for rank in range(count)
   ]
@@ -243,3 +245,63 @@ def test_a_full_disk_under_one_process_ends_all_and_keeps_the_last_checkpoint(
   again = start(2, tmp_path, cache, split, slow)
   out = runs.wait_for_step(again[0], kept[-1] + 1)
   assert f'continuing after step {kept[-1]}' in out
+
+
+def unfinished(alone, path):
+  """A copy of the run of one process, just before it was marked as finished."""
+  shutil.copytree(alone, path)
+  (path / 'finished.json').unlink()
+  return path
+
+
+def test_a_checkpoint_that_is_damaged_for_all_is_set_aside(tmp_path, cache, alone):
+  path = unfinished(alone, tmp_path / 'run')
+  (path / 'checkpoints/24/record/metadata').write_text('')
+  codes, outs = finish(start(2, path, cache, (*SIZES, SPLIT)))
+  assert codes == [0, 0], outs
+  assert 'checkpoints/24 is damaged' in outs[0] and 'continuing after step 18' in outs[0], outs[0]
+  assert [p.name for p in (path / 'damaged').iterdir()] == ['24.0']
+  assert_same_bits(params_of(path), params_of(alone))
+
+
+def test_a_checkpoint_that_one_process_cannot_read_ends_all_and_is_kept(tmp_path, cache, alone):
+  """Damage in the part of the parameters that only this process reads: the other one waits for it
+  in the middle of reading."""
+  two = ('--config.train.steps=6', '--config.train.eval_every=6')
+  path = tmp_path / 'run'
+  codes, outs = finish(start(2, path, cache, (*SIZES, SPLIT, *two)))
+  assert codes == [0, 0], outs
+  (path / 'finished.json').unlink()
+  files = [p for p in (path / 'checkpoints/6/params/ocdbt.process_1').rglob('*') if p.is_file()]
+  largest = max(files, key=lambda p: p.stat().st_size)
+  whole = largest.read_bytes()
+  largest.write_bytes(bytes(len(whole)))
+  codes, outs = finish(start(2, path, cache, (*SIZES, SPLIT, *two)), BOUND + UNREAD_SECONDS)
+
+  assert codes == [2, 2], outs
+  [line] = error_lines(outs[1])
+  assert f'{path}/checkpoints/6 cannot be read by process 1 of 2' in line, line
+  assert 'process 0 had no complaint' in line, line
+  assert f'process 1 of 2 stopped: {line.removeprefix("error: ")}' in outs[0], outs[0]
+  assert committed(path) == [6] and not (path / 'damaged').exists()
+  largest.write_bytes(whole)
+  codes, outs = finish(start(2, path, cache, (*SIZES, SPLIT, *two)))
+  assert codes == [0, 0] and 'damaged' not in ''.join(outs), outs
+
+
+def test_two_processes_evaluate_a_checkpoint_as_one_does(tmp_path, cache, alone):
+  """Each scores its rows on the mesh of the run; one of them writes the results."""
+  results, outs = [], []
+  for count in (1, 2):
+    path = tmp_path / str(count)
+    shutil.copytree(alone, path)
+    (path / 'evaluation.json').unlink()
+    codes, outs = finish(start(count, path, cache, ('--mode=eval',), config=None))
+    assert codes == [0] * count, outs
+    results.append(json.loads((path / 'evaluation.json').read_text())['results'])
+  assert 'checkpoint of step 24; written to' in outs[0] and 'perplexity' not in outs[1]
+  one, two = (found['sampled'] for found in results)
+  assert one and [row['form'] for row in two] == [row['form'] for row in one]
+  for a, b in zip(one, two, strict=True):
+    assert b['targets'] == a['targets']
+    np.testing.assert_allclose(b['cross_entropy'], a['cross_entropy'], rtol=1e-6)

@@ -87,7 +87,8 @@ def queue(slurm):
 
 def start_now(slurm, job):
   """Waits until a job is back in the queue and spares it Slurm's two minutes of waiting there."""
-  wait_for(lambda: queue(slurm).get(job) == 'PENDING', seconds=PATIENCE)
+  wait_for(lambda: queue(slurm).get(job) in ('PENDING', None), seconds=PATIENCE)
+  assert job in queue(slurm), f'job {job} has ended before it was told to stop'
   assert call(['scontrol', 'update', f'jobid={job}', 'starttime=now'], slurm) == ''
 
 
@@ -147,8 +148,8 @@ def batch_script(heading):
 
 def test_the_batch_script_for_several_processes(slurm, tmp_path):
   """Two processes share a batch; SIGTERM saves both at one step, the script requeues itself."""
-  sizes = ('--config.train.steps=60', '--config.train.checkpoint_every=10')
-  sizes += ('--config.train.log_every=1', '--config.train.eval_every=60')
+  sizes = ('--config.train.steps=150', '--config.train.checkpoint_every=10')
+  sizes += ('--config.train.log_every=1', '--config.train.eval_every=150')
   sizes += ('--config.model.depth_min=0',)
   script = batch_script('Several nodes')
   command = re.search(r'-m experiments.main .*', script)[0]

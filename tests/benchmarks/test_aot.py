@@ -1,0 +1,60 @@
+"""Compiling ahead of time, at toy size: what is chosen, how it is split, what is kept."""
+
+import json
+
+import pytest
+from absl import app
+from absl.testing import flagsaver
+
+from benchmarks import aot
+from tests.training.tiny import tiny_config
+
+TINY = 'tests/training/tiny.py'
+
+
+def test_names_and_patterns_choose_in_their_order():
+  every = dict.fromkeys(['a_D=1,C=2', 'a_D=3', 'b'])
+  assert aot.chosen(every, ['b', 'a*', '*']) == ['b', 'a_D=1,C=2', 'a_D=3']
+  with pytest.raises(app.UsageError, match='--only=c: there are a_D=1,C=2, a_D=3, b'):
+    aot.chosen(every, ['a*', 'c'])
+
+
+def test_every_training_config_is_known():
+  every = aot.specs()
+  assert {'quickstart', 'crt_341m-D=5', *aot.SCALED} <= every.keys()
+  assert not any(name.startswith('latency') for name in every)
+
+
+@pytest.mark.parametrize(
+  'devices, mesh, batch',
+  [
+    (4, (1, 4, 1), 8),
+    (16, (1, 8, 2), 8),  # two heads are split
+    (32, (1, 32, 1), 32),  # they cannot be split in four, so the batch grows
+  ],
+)
+def test_rows_then_heads_are_split(devices, mesh, batch):
+  sizes, rows = aot.plan(tiny_config(), devices)
+  assert (tuple(sizes.values()), rows) == (mesh, batch)
+
+
+def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(aot, 'specs', lambda: {'first': TINY, 'tiny': TINY})
+  file = tmp_path / 'aot.json'
+  common = dict(output=str(file), scaling='false')
+  with flagsaver.as_parsed(**common, only='tiny', targets='cpu:2,v9:1x1'):
+    aot.main([])
+    found = json.loads(file.read_text())
+    row = found['results']['tiny']['cpu:2']
+    assert row['mesh'] == {'data': 1, 'fsdp': 2, 'tensor': 1} and row['depth'] == 2
+    assert row['bytes_a_device'] > row['state_bytes_a_device'] > row['state_bytes'] / 2
+    assert row['sent_bytes_a_device'] > 0 and found['origin']['commit']
+    said = capsys.readouterr().out
+    assert 'GiB a device' in said and 'v9:1x1: left out' in said
+    row['sent_bytes_a_device'] = 'as it was'
+    file.write_text(json.dumps(found))
+  with flagsaver.as_parsed(**common, only='', targets='cpu:2'):
+    aot.main([])
+  again = json.loads(file.read_text())['results']
+  assert list(again) == ['first', 'tiny']
+  assert again['tiny']['cpu:2']['sent_bytes_a_device'] == 'as it was'

@@ -1,0 +1,75 @@
+"""Publishing what was compiled ahead of time: every table, and what was left out."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from docs import make_scaling
+from docs.pages import ROOT
+
+ORIGIN = dict(versions=dict(jax='0.10.2'), commit='0123456789')
+MESH = dict(data=1, fsdp=4, tensor=2)
+
+
+def compiled(gib, **more):
+  sent = dict(count=3, result_bytes=2**20, sent_bytes=2**21)
+  return dict(
+    mesh=MESH,
+    bytes_a_device=int(gib * 2**30),
+    sent_bytes_a_device=2**21,
+    flops_a_device=1e12,
+    collectives={'all-reduce': sent},
+    **more,
+  )
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+  marks = ('aot', 'scaling', 'predicted')
+  page = tmp_path / 'scaling.md'
+  page.write_text('\n'.join(f'<!-- {mark} -->\nold\n<!-- /{mark} -->' for mark in marks))
+  monkeypatch.setattr(make_scaling, 'PAGE', page)
+  monkeypatch.setattr(make_scaling, 'RESULTS', tmp_path)
+  return page
+
+
+def write(page, name, **record):
+  (page.parent / f'{name}.json').write_text(json.dumps(record | dict(origin=ORIGIN)))
+
+
+def test_what_fits_what_does_not_and_what_is_missing(page):
+  results = {
+    'small': {'cpu:8': compiled(1.5), 'v5e:4x4': compiled(1.25, fits=True)},
+    'large': {'cpu:8': compiled(30), 'v5e:4x4': compiled(20, fits=False)},
+    'refused': {'v5e:4x4': dict(mesh=MESH, fits=False, error='RESOURCE_EXHAUSTED')},
+  }
+  write(page, 'aot', results=results, configs=['small', 'large', 'refused', 'never'])
+  make_scaling.main([])
+  lines = page.read_text().splitlines()
+  assert '| small | 1 x 4 x 2 | 1.50 | 2 | 1 x 4 x 2 | 1.25 | 2 |' in lines
+  assert '| large | 1 x 4 x 2 | 30.00 | 2 | 1 x 4 x 2 | 20.00, too much | 2 |' in lines
+  assert '| refused |  |  |  | 1 x 4 x 2 | does not fit |  |' in lines
+  assert 'On v5e:4x4 1 of 3 compiled configs fit. Not: large, refused.' in lines
+  assert 'Not compiled for cpu:8: 2 of 4, refused, never.' in lines
+  assert 'Not compiled for v5e:4x4: 1 of 4, never.' in lines
+  assert 'Compiled with jax 0.10.2, commit 0123456.' in lines
+  assert lines.count('old') == 2, 'there is no record of the others yet'
+
+
+def test_weak_scaling_and_what_it_predicts(page):
+  results = {'small': {f'data {n}': compiled(n) for n in (1, 2, 4, 8)}}
+  write(page, 'weak_scaling', results=results, configs=['small'])
+  make_scaling.main([])
+  lines = page.read_text().splitlines()
+  assert '| small | data | 8 |  | 3 x, 1.0 MiB |  | 2.0 | 8.00 |' in lines
+  # 1e12 FLOP at 0.4 x 989 TFLOP/s; 2 MiB at 450 GB/s over a node of 8, 7/8 of a ring without end.
+  compute, send = 1e12 / 989e12 / 0.4, 2**21 / 450e9
+  [row] = [line for line in lines if line.startswith('| small | data | 2.5 |')]
+  assert row.split(' | ')[3] == f'{compute / (compute + send):.0%} to 100%'
+
+
+def test_the_command_asks_for_nothing():
+  code = "import docs.make_scaling; from absl import flags; assert 'workdir' not in flags.FLAGS"
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
