@@ -21,7 +21,7 @@ FILES = {  # of a study's directory
   'convergence': 'convergence.json',
   'bptt_study': 'results.json',
 }
-DIGITS = 6  # significant; a mean of float32 numbers has no more
+DIGITS = 9  # significant; differences of perplexities are taken of what is left
 
 for _name, _file in FILES.items():
   flags.DEFINE_string(_name, '', f'Directory of a finished study, with {_file}; only read.')

@@ -137,8 +137,8 @@ def convergence_table(record: dict) -> str:
 
 
 def mean_and_spread(values: np.ndarray) -> str:
-  """'+1.2e-3 (+1.0e-3 to +1.5e-3)'."""
-  return f'{values.mean():+.1e} ({values.min():+.1e} to {values.max():+.1e})'
+  """'+0.0012 (+0.001 to +0.0015)'."""
+  return f'{values.mean():+.2g} ({values.min():+.2g} to {values.max():+.2g})'
 
 
 def convergence(record: dict, path: str | pathlib.Path) -> None:
