@@ -135,8 +135,10 @@ def result_of(spec: str, target: str) -> dict:
 
 
 def scaling(spec: str, count: int, axis: str) -> dict:
-  """One row of the weak-scaling table: 8 rows of the batch for each device."""
+  """One row of the weak-scaling table: 8 rows of the batch for each device, no dropout."""
   config = config_files.load(spec)
+  with config.unlocked():
+    config.model.dropout = 0.0
   sizes = dict(data=1, fsdp=1, tensor=1) | {axis: count}
   batch = 8 * count * config.train.accumulation
   return compile_step(config, sizes, batch, jax.devices()[:count])

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -141,8 +142,8 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
   it then gathers every device's examples and adds up partial products at each layer, instead of
   gathering the layer's weights.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+  mesh = shared_mesh()
+  if mesh is None:
     return x_Bx
   if x_Bx.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
     return x_Bx  # a single prompt, which every device reads whole
@@ -157,8 +158,8 @@ def gather_rows(table_VxC: jax.Array) -> jax.Array:
   added up. Without it the compiler looks up columns for the examples of all devices, then moves
   them.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names):
+  mesh = shared_mesh()
+  if mesh is None:
     return table_VxC
   rows = 'tensor' if mesh.shape['tensor'] > 1 else None
   return jax.lax.with_sharding_constraint(table_VxC, PartitionSpec(rows, None))
@@ -183,8 +184,47 @@ def mesh_of(params) -> Mesh | None:
 
 def devices_of_mesh() -> int:
   """Returns the number of devices that share an activation inside `in_mesh`; 1 outside."""
+  mesh = shared_mesh()
+  return 1 if mesh is None else mesh.size
+
+
+def shared_mesh() -> AbstractMesh | None:
+  """Returns the mesh over which the compiler splits what is traced now; None outside `in_mesh`, and
+  where each device works by itself (`on_own_rows`)."""
   mesh = jax.sharding.get_abstract_mesh()
-  return 1 if mesh.empty else mesh.size
+  if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names):
+    return None
+  return None if AxisType.Manual in mesh.axis_types else mesh
+
+
+def on_own_rows(function):
+  """Returns `function`(params, batch, key) -> means, metrics, worked off by each device on its own
+  rows; to be called inside `in_mesh`, where parameters are replicated.
+
+  Both results are means over counted targets, of which there are metrics['targets']; the devices'
+  means are combined once, at the end. The compiler by itself adds gradients up over devices where
+  they arise: in every turn of a loop over layers, passes or chunks of the loss.
+  """
+
+  def own(params, batch, key):
+    means, metrics = function(params, batch, key)
+    counted = jnp.asarray(metrics['targets'], jnp.float32)
+    results = (means, {**metrics, 'targets': jnp.ones_like(counted)})
+    total, summed = jax.lax.psum(
+      (counted, jax.tree.map(lambda x: counted * x, results)), BATCH_AXES
+    )
+    means, metrics = jax.tree.map(
+      lambda x, like: (x / jnp.maximum(total, 1)).astype(like.dtype), summed, results
+    )
+    return means, {**metrics, 'targets': total}
+
+  everywhere = PartitionSpec()
+  return jax.shard_map(
+    own,
+    in_specs=(everywhere, PartitionSpec(BATCH_AXES), everywhere),
+    out_specs=everywhere,
+    check_vma=False,
+  )
 
 
 def in_mesh(mesh):

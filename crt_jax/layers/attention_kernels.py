@@ -111,8 +111,8 @@ def _per_device(run):
   """`run` on each device's rows and heads: the compiler cannot split a Pallas kernel by itself."""
 
   def mapped(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or not set(sharding.MESH_AXES) <= set(mesh.axis_names):
+    mesh = sharding.shared_mesh()
+    if mesh is None or mesh.size == 1:
       return run(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
     rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
     row_axes = sharding.BATCH_AXES if q_BxTxHxA.shape[0] % rows == 0 else None

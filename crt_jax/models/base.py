@@ -76,6 +76,11 @@ class Model(abc.ABC):
 
   config: ModelConfig
 
+  @property
+  def dropout(self) -> float:
+    """The share that training drops; 0: a step is not random."""
+    return self.config.dropout
+
   # ---- what a model defines ------------------------------------------------------------------
 
   @abc.abstractmethod

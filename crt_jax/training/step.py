@@ -16,7 +16,17 @@ from crt_jax.training.state import TrainState
 
 
 def train_step(
-  model, optimizer, schedule, seed, accumulation, state, batch, *, depth, telemetry=False
+  model,
+  optimizer,
+  schedule,
+  seed,
+  accumulation,
+  state,
+  batch,
+  *,
+  depth,
+  telemetry=False,
+  alone=False,
 ):
   """Returns the state after one update, and its metrics in float32 (loss, cross_entropy, grad_norm
   before clipping, ...).
@@ -32,6 +42,7 @@ def train_step(
     telemetry: static, whether the metrics hold what the model measures of its recurrence, and
       state_gradient_norm: the root mean square over slices of the norm of a slice's gradient at
       each state between the passes. The update is the same.
+    alone: static, whether each device works off its own rows by itself (sharding.on_own_rows).
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
@@ -42,7 +53,12 @@ def train_step(
     return model.loss(params, batch, depth=depth, key=key, **extra)
 
   variables = (state.params, probe_R)
-  (grads, squares_R), metrics = accumulate_gradients(loss_of, variables, batch, key, accumulation)
+
+  def gradients(variables, batch, key):
+    return accumulate_gradients(loss_of, variables, batch, key, accumulation)
+
+  gradients = sharding.on_own_rows(gradients) if alone else gradients
+  (grads, squares_R), metrics = gradients(variables, batch, key)
   if telemetry:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -103,6 +119,9 @@ def make_train_step(model, optimizer, schedule, config, abstract: TrainState, me
   state_shardings = state_lib.shardings_of(abstract)
   batch_sharding = sharding.batch_sharding(mesh)
 
+  # By itself a device would drop out other units than on another mesh, and see other statistics.
+  alone = mesh.size == mesh.shape['data'] > 1 and model.dropout == 0
+
   def step(depth, telemetry, state, batch):
     with sharding.in_mesh(mesh):
       return train_step(
@@ -115,6 +134,7 @@ def make_train_step(model, optimizer, schedule, config, abstract: TrainState, me
         batch,
         depth=depth,
         telemetry=telemetry,
+        alone=alone and not telemetry,
       )
 
   def variant(depth, telemetry=False):

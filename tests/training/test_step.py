@@ -9,6 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
+import crt_jax
+from benchmarks.collectives import collectives
 from crt_jax import sharding
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import state as state_lib
@@ -144,3 +146,42 @@ def test_moments_lie_where_their_parameters_lie():
   assert len(moments) == 6  # of the table, the core and the head
   expected = sorted(str(x.sharding) for x in jax.tree.leaves(abstract.params) if x.ndim == 2)
   assert sorted(str(x.sharding) for x in moments) == sorted(2 * expected)
+
+
+@pytest.mark.parametrize('accumulation', (1, 2))
+def test_replicas_add_up_their_gradients_once(accumulation):
+  """In pure data parallelism no loop of the step holds a collective, and the update is that of one
+  device, whose rows differ in how many targets count."""
+  batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]
+  mesh = sharding.make_mesh(dict(data=4, fsdp=1, tensor=1), jax.devices()[:4])
+  alone, rows = run_steps(FakeModel(), batches, accumulation=accumulation)
+  together, split_rows = run_steps(FakeModel(), batches, accumulation=accumulation, mesh=mesh)
+  assert_trees_close(alone.params, together.params, atol=2e-6, rtol=1e-5)
+  assert_trees_close(rows, split_rows, rtol=2e-5)
+
+
+def test_no_loop_of_the_step_holds_a_collective_of_replicas():
+  """A CRT of three passes sends its gradient once; with dropout, left to the compiler, K times the
+  block's."""
+
+  def sent(dropout):
+    fields = dict(name='crt', vocab_size=16, width=8, heads=2, layers=2, depth=3, depth_min=0)
+    model = crt_jax.build(fields | dict(rotary='integer', dropout=dropout))
+    mesh = sharding.make_mesh(dict(data=4, fsdp=1, tensor=1), jax.devices()[:4])
+    config = ml_collections.ConfigDict(
+      dict(
+        seed=0,
+        train=dict(accumulation=1),
+        data=dict(batch_size=8, sequence_length=6),
+        optimizer=optimizer_config().to_dict(),
+      )
+    )
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 2)
+    abstract = state_lib.abstract_state(model, optimizer, mesh)
+    variant = step_lib.make_train_step(model, optimizer, lambda _: 0.1, config, abstract, mesh)
+    compiled = variant(3).lower(abstract, step_lib.abstract_batch(config, mesh)).compile()
+    gradient = sum(4 * x.size for x in jax.tree.leaves(abstract.params))
+    return collectives(compiled.as_text())['all-reduce'].result_bytes / gradient
+
+  assert 1 <= sent(dropout=0.0) < 1.02
+  assert sent(dropout=0.1) > 1.5
