@@ -93,7 +93,7 @@ def _levels_against_depth(axes, models: dict) -> None:
       axes.plot(*zip(*points, strict=True), 'o-', color=colour, label=words)
       deepest = max(deepest, points[-1][0])
   axes.plot([0, deepest], [0, deepest], color=GREY, linewidth=0.8, linestyle=':')
-  axes.annotate('one level a layer', (deepest, deepest), (-4, -14), textcoords='offset points',
+  axes.annotate('dotted: one level a layer', (deepest, 0), (-4, 10), textcoords='offset points',
                 ha='right', fontsize=8, color=GREY)  # fmt: skip
   axes.set_ylim(-0.3, 11)
   axes.set_xlabel('layers N, or passes K')
