@@ -54,6 +54,10 @@ def get_config():
   config.study.fine_tuning = ConfigDict(
     dict(
       more_of_the_same={},
+      five_passes=dict(model=dict(depth=5, depth_min=0)),
+      five_passes_without_convergence_loss=dict(
+        model=dict(depth=5, depth_min=0, convergence_weight=0.0)
+      ),
       exact_bptt=dict(model=dict(driver='sequential')),
       chunks_of_16=dict(model=dict(driver='chunked', chunk=16, depth=3, depth_min=0)),
       truncated_at_16=dict(

@@ -41,7 +41,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     file = folder / f'{name}.json'
     if file.exists():
       pieces[name] = workdir.read_json(file)
-      if pieces[name]['study_config'] != identity:
+      if of_piece(pieces[name]['study_config'], name) != of_piece(identity, name):
         raise ValueError(f'{file} is of another config; use a new --workdir')
     elif not only or name in only:
       piece = make(name, config, folder)
@@ -57,6 +57,14 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
   workdir.write_json(folder / 'results.json', record | {'gradients': pieces['gradients']})
   draw(folder, record, 'fine_tuning')
   print(f'finished; everything is in {folder}')
+
+
+def of_piece(identity: dict, name: str) -> dict:
+  """What of a study's config makes one piece: not the other ways of fine-tuning, so that a study
+  may grow."""
+  ways = identity['study']['fine_tuning']
+  own = {way: changes for way, changes in ways.items() if way == name}
+  return identity | {'study': identity['study'] | {'fine_tuning': own}}
 
 
 def check(config, only: tuple[str, ...]) -> list[str]:

@@ -22,7 +22,8 @@ def tiny():
   config.study.update(seeds=(3, 8), batches=1, passes=(1, 7), last=(1,), reverse=(6,), reach=(6,))
   config.study.update(chunks=(3,), fine_tuning_steps=2)
   config.study.fine_tuning.chunks_of_16.update(model=dict(driver='chunked', chunk=3, depth=2))
-  del config.study.fine_tuning['truncated_at_16']
+  for way in ('truncated_at_16', 'five_passes', 'five_passes_without_convergence_loss'):
+    del config.study.fine_tuning[way]
   return config.lock()
 
 
@@ -81,6 +82,16 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
   changed.train.steps = 5
   with pytest.raises(ValueError, match='of another config'):
     bptt_study.run(changed, str(done))
+
+  def make(name, config, folder):
+    raise KeyError(name)
+
+  monkeypatch.setattr(bptt_study, 'make', make)
+  grown = tiny().copy_and_resolve_references()
+  with grown.unlocked():
+    grown.study.fine_tuning.one_more = dict(model=dict(depth=2))
+  with pytest.raises(KeyError, match='one_more'):
+    bptt_study.run(grown, str(done))
 
 
 def test_mistakes_are_named_before_anything_is_compiled(tmp_path):
