@@ -236,7 +236,7 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
   others = processes.alone_in(f'damaged/{path.name}', UNREAD_SECONDS)
   me, count = jax.process_index(), jax.process_count()
   if me in others:
-    raise error  # of waiting for one that has ended
+    raise ValueError(f'{path} was given up: another process cannot read it') from None
   if others:
     raise ValueError(
       f'{path} cannot be read by process {me} of {count} ({one_line(error)}), while process '

@@ -131,9 +131,11 @@ def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(
   tmp_path, cache, alone, other_host
 ):
   """SIGKILL of one of two, then four processes until SIGTERM to one, then two to the end: the
-  losses are those of a run that was never interrupted, so every global batch was the same."""
+  losses are those of a run that was never interrupted, so every global batch was the same. The
+  first two have clocks a day ahead: what they wrote is from the future of those that follow."""
   slow = dict.fromkeys(range(4), other_host(OTHER_PACE=PACE))
-  two = start(2, tmp_path, cache, environments=slow)
+  ahead = dict.fromkeys(range(2), other_host(OTHER_PACE=PACE, OTHER_CLOCK='1'))
+  two = start(2, tmp_path, cache, environments=ahead)
   runs.wait_for_step(two[0], 8)
   assert runs.wait_until(lambda: committed(tmp_path), BOUND), 'the first checkpoint is written'
   two[1].kill()
