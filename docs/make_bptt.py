@@ -61,16 +61,14 @@ def pointer_chasing(record: dict) -> str:
   from crt_jax.evaluation import recurrence_figures
 
   recurrence_figures.levels(record, FIGURES / 'pointer_chasing.png')
-  lines = [
-    '| model | parameters | steps | seconds of training | levels solved (of 10) | final query |'
-  ]
-  lines += ['|---' * 6 + '|']
+  lines = ['| model | parameters | steps | levels solved (of 10) | final query |']
+  lines += ['|---' * 5 + '|']
   for name, result in record['models'].items():
     trained = recurrence_figures.trained_record(result)
     solved, final = recurrence_figures.solved_levels(trained['accuracy'])
     steps = result['config']['train']['steps']
     cells = (name.replace('/', ', '), f'{result["parameters"]:,}', steps)
-    cells += (f'{result["seconds"]:.0f}', solved, f'{final:.2f}')
+    cells += (solved, f'{final:.2f}')
     lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
   return '\n'.join(
     [*lines, '', made_with(record), '', '![Levels solved.](figures/pointer_chasing.png)']
