@@ -16,9 +16,10 @@ All models of a size in one command, with one figure:
 
   python -m experiments.pointer_chasing --size=cpu --workdir=runs/pointer_chasing
 
-Measured at size=cpu: docs/bptt.md. Published, at e256 after 50 000 steps (not run here yet): the CRT solves all 10 levels and the final
-query within 16 000 steps; transformers of N = 1, 3, 5, 10, 11, 12 layers solve 1, 3, 6, 7, 8 and
-all. At e128 the CRT needs about 20 000 steps. Each command goes on where it was stopped.
+Measured at size=cpu: docs/bptt.md. Published, at e256 after 50 000 steps (not run here yet): the
+CRT solves all 10 levels and the final query within 16 000 steps; transformers of N = 1, 3, 5, 10,
+11, 12 layers solve 1, 3, 6, 7, 8 and all. At e128 the CRT needs about 20 000 steps. Each command
+goes on where it was stopped.
 """
 
 from configs import base
