@@ -275,7 +275,8 @@ def load_params(
         record = read_record(manager, candidate)
         config = workdir_lib.config_of(record['config'])
         model = crt_jax.build(config.model)
-        abstract = abstract_params(model, mesh(config) if callable(mesh) else mesh)
+        place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
+        abstract = abstract_params(model, place)
         params = read_params(manager, candidate, abstract, record)
       except (Mismatch, sharding.Unfit):
         raise
