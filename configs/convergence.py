@@ -4,7 +4,7 @@
   python -m experiments.convergence --workdir=runs/c42,runs/c137,runs/c271 --output=runs/convergence
 
 D=1, C=64, K drawn from 2 to 5, on windows of 2 048 bytes of Moby-Dick. Three checkpoints stay on
-disk for the study. About 12 minutes on one core of an AMD EPYC. Nothing like it is published; what
+disk for the study. 4 to 5 minutes on one core of an AMD EPYC. Nothing like it is published; what
 was measured with it stands in docs/bptt.md.
 """
 

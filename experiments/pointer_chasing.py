@@ -11,8 +11,8 @@ transformer/N=3. A level counts as solved above 90 % of right answers (11.3). Th
   results.json    accuracies of every model by level, at every validation and at the end
   levels.png      levels solved against depth
 
-The sizes are those of the config. At size=cpu, on one core of an AMD EPYC, a step takes about 0.07 s
-by backpropagation through time, 0.07 s a layer of a transformer, 0.09 s a parallel pass.
+The sizes are those of the config. At size=cpu, on one core of an AMD EPYC, a step takes about
+0.07 s by backpropagation through time, 0.07 s a layer of a transformer, 0.09 s a parallel pass.
 """
 
 import json
