@@ -6,7 +6,7 @@
 Nothing runs and no accelerator is needed: 8 simulated CPU devices, and TPU v5e slices of 16 and 256
 chips where `libtpu` is installed (pip install libtpu, of the version that jax[tpu] names). A
 result that is in the file already is kept, so the command goes on where it was stopped: hours on
-two cores for all configs.
+two cores for all configs. Several may add to one file, each with its own --targets or --only.
 
 The batch is the config's own. Its rows lie on `data` x `fsdp`; devices beyond the rows split heads,
 hidden units and vocabulary (`tensor`), and where these do not divide, the batch grows to one row a
@@ -14,7 +14,9 @@ device. `--scaling` compiles a few configs on 1, 2, 4 and 8 CPU devices instead,
 grows with them, for docs/scaling.md.
 """
 
+import fcntl
 import fnmatch
+import importlib.metadata
 import json
 import math
 import os
@@ -149,7 +151,6 @@ def main(argv):
   jax.config.update('jax_num_cpu_devices', 8)
   logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config
   path = pathlib.Path(_OUTPUT.value)
-  record = json.loads(path.read_text()) if path.exists() else {'results': {}}
   every = specs()
   for name in chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*'])):
     if _SCALING.value:
@@ -157,21 +158,41 @@ def main(argv):
     else:
       jobs = {target: (result_of, target) for target in _TARGETS.value if is_there(target)}
     for label, (job, *arguments) in jobs.items():
-      if label in record['results'].get(name, {}):
+      if label in read(path)['results'].get(name, {}):
         continue
       try:
         found = job(every[name], *arguments)
       except ValueError as error:  # a program that benchmarks/collectives.py cannot read
         print(f'{name:32} {label:10} left out: {error}', flush=True)
         continue
-      results = record['results']
-      results.setdefault(name, {})[label] = found
-      record['results'] = {name: results[name] for name in every if name in results}
-      record['configs'] = list(every)  # also those that are not done
       print(f'{name:32} {label:10} {describe(found)}', flush=True)
-      record['origin'] = origin()
-      path.parent.mkdir(parents=True, exist_ok=True)
-      workdir.write_json(path, record)
+      keep(path, name, label, found, list(every))
+
+
+def read(path: pathlib.Path) -> dict:
+  return json.loads(path.read_text()) if path.exists() else {'results': {}}
+
+
+def keep(path: pathlib.Path, name: str, label: str, found: dict, every: list[str]) -> None:
+  """Adds one result to the file, which other processes may be adding to."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    results = read(path)['results']
+    results.setdefault(name, {})[label] = found
+    ordered = {name: results[name] for name in every if name in results}
+    made = origin() | {'libtpu': libtpu_version()}
+    workdir.write_json(path, {'results': ordered, 'configs': every, 'origin': made})
+  finally:
+    os.close(folder)  # and with it the lock
+
+
+def libtpu_version() -> str | None:
+  try:
+    return importlib.metadata.version('libtpu')
+  except importlib.metadata.PackageNotFoundError:
+    return None
 
 
 def chosen(every: dict[str, str], patterns) -> list[str]:

@@ -40,7 +40,8 @@ def main(argv):
 
 def made(record: dict) -> str:
   origin = record['origin']
-  return f'Compiled with jax {origin["versions"]["jax"]}, commit {origin["commit"][:7]}.'
+  libtpu = f', libtpu {origin["libtpu"]}' if origin.get('libtpu') else ''
+  return f'Compiled with jax {origin["versions"]["jax"]}{libtpu}, commit {origin["commit"][:7]}.'
 
 
 def unfinished(record: dict) -> list[str]:
