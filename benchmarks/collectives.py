@@ -67,6 +67,7 @@ class _Module:
   def __init__(self, bodies: dict[str, list[str]]):
     self._bodies = bodies
     self._known = {}
+    self._seen = collections.Counter()  # collectives of a channel in a computation
 
   def total(self, name: str) -> dict[str, Collective]:
     """What a computation does, loops counted as often as they run."""
@@ -77,8 +78,9 @@ class _Module:
     return found
 
   def _parts(self, name: str) -> tuple[dict, dict]:
-    """Its collectives by channel, for a TPU program writes one several times as the stages of a
-    fusion; and those of its loops, added up."""
+    """Its collectives by channel and number, for a TPU program writes one in several computations, as
+    the stages of a fusion, and `shard_map` gives all of a program one channel; and those of its
+    loops, added up."""
     if name not in self._known:
       channels, loops = {}, collections.defaultdict(Collective)
       for line in self._bodies.get(name, ()):
@@ -93,8 +95,9 @@ class _Module:
     shape, operation = instruction.groups()
     if operation.removesuffix('-start') in KINDS:
       channel = _CHANNEL.search(line)
-      key = channel[1] if channel else (computation, len(channels))
-      channels[key] = _collective(shape, operation, line, computation)
+      channel = channel[1] if channel else computation
+      channels[channel, self._seen[computation, channel]] = _collective(shape, operation, line, computation)
+      self._seen[computation, channel] += 1
       return
     called = _CALLED.findall(line)
     for branches in _BRANCHES.findall(line):

@@ -191,7 +191,14 @@ def base(model: dict) -> ConfigDict:
       jacobian_iterations=0,  # power iterations for the recurrence's Jacobian; 0 = not measured
     )
   )
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # -1 = all devices that are left
+  config.mesh = ConfigDict(
+    dict(
+      data=-1,  # replicas of the parameters; -1 = all devices that are left
+      fsdp=1,  # parameters, moments and rows are split
+      tensor=1,  # heads, hidden units and the vocabulary are split
+      gather='layer',  # of fsdp, the weights of a layer where it is used | 'step', all, once a step
+    )
+  )
   config.sample = ConfigDict(
     dict(prompt='The ', num_tokens=200, temperature=0.8, top_k=50, top_p=0.95, seed=0)
   )

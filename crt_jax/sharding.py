@@ -45,6 +45,10 @@ RULES: Mapping[str, str | None] = {
 # The batch is split over every axis that holds different examples.
 BATCH_AXES = ('data', 'fsdp')
 
+# When weights that lie on `fsdp` are gathered: where they are used, in every turn of a loop, so
+# that no device holds more than a layer's; or all once a step, which sends less and stores more.
+GATHER = ('layer', 'step')
+
 
 class Unfit(ValueError):
   """A parameter cannot be split as the mesh asks; the line names it and what would fit."""
@@ -126,6 +130,30 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
     )
 
 
+def check_gather(config, mesh) -> None:
+  """Raises ValueError unless config.mesh.gather is a way in which this mesh can gather weights."""
+  if config.gather not in GATHER:
+    raise ValueError(f'mesh.gather={config.gather!r} is none of {", ".join(map(repr, GATHER))}')
+  if config.gather == 'step' and mesh.shape['tensor'] > 1:
+    raise ValueError(
+      f"mesh.gather='step' gathers whole weights, and mesh.tensor={mesh.shape['tensor']} splits "
+      "them; set mesh.tensor=1 or mesh.gather='layer'"
+    )
+
+
+def own_row_specs(params, config, mesh):
+  """Returns the PartitionSpecs of abstract parameters where each device is to work off its own rows
+  by itself (`on_own_rows`); None where the compiler is to split what is computed.
+
+  Args:
+    config: config.mesh, which passed `check_gather`.
+  """
+  split = mesh.shape['fsdp'] > 1 and config.gather == 'layer'
+  if mesh.size == 1 or mesh.shape['tensor'] > 1 or split:
+    return None
+  return jax.tree.map(lambda x: x.sharding.spec, params)
+
+
 def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
   """Builds the global batch from the rows that this process has read."""
   return {
@@ -197,34 +225,63 @@ def shared_mesh() -> AbstractMesh | None:
   return None if AxisType.Manual in mesh.axis_types else mesh
 
 
-def on_own_rows(function):
+def on_own_rows(function, specs):
   """Returns `function`(params, batch, key) -> means, metrics, worked off by each device on its own
-  rows; to be called inside `in_mesh`, where parameters are replicated.
+  rows; to be called inside `in_mesh`, where nothing is split over `tensor`.
 
-  Both results are means over counted targets, of which there are metrics['targets']; the devices'
-  means are combined once, at the end. The compiler by itself adds gradients up over devices where
-  they arise: in every turn of a loop over layers, passes or chunks of the loss.
+  Both results are means over counted targets, of which there are metrics['targets']; the means are
+  a tree like the parameters. The devices' means are combined once, at the end: the compiler by
+  itself adds gradients up over devices where they arise, in every turn of a loop over layers,
+  passes or chunks of the loss. Likewise parameters that are split over `fsdp` are gathered once,
+  and their means are split as they are. What `row_keys` draws is what one device would draw.
+
+  Args:
+    specs: the PartitionSpecs of the parameters, or of whole branches of their tree.
   """
+  everywhere = PartitionSpec()
 
   def own(params, batch, key):
-    means, metrics = function(params, batch, key)
+    each = jax.tree.broadcast(specs, params)
+    means, metrics = function(jax.tree.map(_gather, params, each), batch, key)
     counted = jnp.asarray(metrics['targets'], jnp.float32)
-    results = (means, {**metrics, 'targets': jnp.ones_like(counted)})
-    total, summed = jax.lax.psum(
-      (counted, jax.tree.map(lambda x: counted * x, results)), BATCH_AXES
-    )
-    means, metrics = jax.tree.map(
-      lambda x, like: (x / jnp.maximum(total, 1)).astype(like.dtype), summed, results
-    )
+    total = jax.lax.psum(counted, BATCH_AXES)
+
+    def mean(x, spec=everywhere):
+      return (_add_up(counted * x, spec) / jnp.maximum(total, 1)).astype(jnp.asarray(x).dtype)
+
+    means, metrics = jax.tree.map(mean, means, each), jax.tree.map(mean, metrics)
     return means, {**metrics, 'targets': total}
 
-  everywhere = PartitionSpec()
   return jax.shard_map(
     own,
-    in_specs=(everywhere, PartitionSpec(BATCH_AXES), everywhere),
-    out_specs=everywhere,
+    in_specs=(specs, PartitionSpec(BATCH_AXES), everywhere),
+    out_specs=(specs, everywhere),
     check_vma=False,
   )
+
+
+def _gather(shard, spec: PartitionSpec):
+  """A whole parameter, of the shards that lie on `fsdp`."""
+  if 'fsdp' not in spec:
+    return shard
+  return jax.lax.all_gather(shard, 'fsdp', axis=spec.index('fsdp'), tiled=True)
+
+
+def _add_up(x, spec: PartitionSpec):
+  """The sum over devices, each keeping the shard that `spec` gives it."""
+  if 'fsdp' not in spec:
+    return jax.lax.psum(x, BATCH_AXES)
+  x = jax.lax.psum_scatter(x, 'fsdp', scatter_dimension=spec.index('fsdp'), tiled=True)
+  return x if jax.lax.axis_size('data') == 1 else jax.lax.psum(x, 'data')
+
+
+def row_keys(key: jax.Array, rows: int) -> jax.Array:
+  """Returns a key for each of the `rows` at hand, fold_in(key, number of the row in the batch): a
+  mask drawn from it is the same on every mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  own = set(BATCH_AXES) <= set(mesh.axis_names) and AxisType.Manual in mesh.axis_types
+  first = rows * jax.lax.axis_index(BATCH_AXES) if own else 0
+  return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
 
 def in_mesh(mesh):

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crt_jax import sharding
 from crt_jax.layers.parameters import compute_dtype, normal, parameter, uniform_fan_in
 
 Array = jax.Array
@@ -116,11 +117,18 @@ class Embedding(nn.Module):
 
 
 class Dropout(nn.Module):
-  """Zeroes a share `rate` and rescales the rest; the identity without a 'dropout' key."""
+  """Zeroes a share `rate` of x_B... and rescales the rest; the identity without a 'dropout' key.
+
+  Each row of the batch draws from a key of its own, so its mask depends on no other row and no
+  mesh.
+  """
 
   rate: float
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    deterministic = not self.has_rng('dropout')
-    return nn.Dropout(self.rate, deterministic=deterministic)(x)
+    if not self.rate or not self.has_rng('dropout'):
+      return x
+    key_B = sharding.row_keys(self.make_rng('dropout'), x.shape[0])
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(key_B)
+    return jnp.where(keep, x / (1 - self.rate), 0)

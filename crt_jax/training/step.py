@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from crt_jax import sharding
 from crt_jax.training import state as state_lib
@@ -26,7 +27,7 @@ def train_step(
   *,
   depth,
   telemetry=False,
-  alone=False,
+  own_rows=None,
 ):
   """Returns the state after one update, and its metrics in float32 (loss, cross_entropy, grad_norm
   before clipping, ...).
@@ -42,7 +43,8 @@ def train_step(
     telemetry: static, whether the metrics hold what the model measures of its recurrence, and
       state_gradient_norm: the root mean square over slices of the norm of a slice's gradient at
       each state between the passes. The update is the same.
-    alone: static, whether each device works off its own rows by itself (sharding.on_own_rows).
+    own_rows: the PartitionSpecs of the parameters where each device works off its own rows by
+      itself (sharding.on_own_rows); None leaves it to the compiler.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
@@ -57,7 +59,8 @@ def train_step(
   def gradients(variables, batch, key):
     return accumulate_gradients(loss_of, variables, batch, key, accumulation)
 
-  gradients = sharding.on_own_rows(gradients) if alone else gradients
+  if own_rows is not None:
+    gradients = sharding.on_own_rows(gradients, (own_rows, PartitionSpec()))
   (grads, squares_R), metrics = gradients(variables, batch, key)
   if telemetry:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
@@ -119,8 +122,7 @@ def make_train_step(model, optimizer, schedule, config, abstract: TrainState, me
   state_shardings = state_lib.shardings_of(abstract)
   batch_sharding = sharding.batch_sharding(mesh)
 
-  # By itself a device would drop out other units than on another mesh, and see other statistics.
-  alone = mesh.size == mesh.shape['data'] > 1 and model.dropout == 0
+  own_rows = sharding.own_row_specs(abstract.params, config.mesh, mesh)
 
   def step(depth, telemetry, state, batch):
     with sharding.in_mesh(mesh):
@@ -134,7 +136,7 @@ def make_train_step(model, optimizer, schedule, config, abstract: TrainState, me
         batch,
         depth=depth,
         telemetry=telemetry,
-        alone=alone and not telemetry,
+        own_rows=None if telemetry else own_rows,  # statistics are of all rows
       )
 
   def variant(depth, telemetry=False):

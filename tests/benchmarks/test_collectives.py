@@ -1,5 +1,7 @@
 """Collectives of compiled programs, counted by hand: through loops, however HLO writes them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -63,6 +65,29 @@ def test_every_way_it_is_written():
     'all-reduce': Collective(1, 16, 24),
     'reduce-scatter': Collective(5, 5 * 64, 5 * 64),
     'collective-permute': Collective(1, 16, 16),
+  }
+
+
+def test_all_collectives_of_one_channel_count():
+  """As shard_map writes them."""
+
+  @jax.jit
+  @functools.partial(
+    jax.shard_map,
+    mesh=sharding.make_mesh(dict(data=4, fsdp=1, tensor=1), jax.devices()[:4]),
+    in_specs=P('data'),
+    out_specs=(P(), P('data')),
+    check_vma=False,
+  )
+  def function(x):
+    whole = jax.lax.all_gather(x, 'data', tiled=True)
+    again = jax.lax.all_gather(jnp.sin(whole[:2]), 'data', tiled=True)
+    return again, jax.lax.psum_scatter(jnp.cos(whole), 'data', tiled=True)
+
+  text = function.lower(jnp.zeros((8, 3))).compile().as_text()
+  assert collectives(text) == {
+    'all-gather': Collective(2, 2 * 96, 2 * 72),
+    'reduce-scatter': Collective(1, 24, 72),
   }
 
 

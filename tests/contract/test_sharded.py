@@ -26,11 +26,15 @@ SHAPES = {
   'fsdp_tensor': dict(fsdp=4, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
-FAST = [(name, 'all') for name in ('crt_sa', 'cart')]
-EVERY = [
-  pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
-  for pair in ((name, shape) for name in CONFIGS for shape in SHAPES)
-]
+
+
+def every(shapes, fast):
+  """All models on all shapes; slow, but for two models on one shape."""
+  quick = [('crt_sa', fast), ('cart', fast)]
+  pairs = [(name, shape) for name in CONFIGS for shape in shapes]
+  return [pair if pair in quick else pytest.param(*pair, marks=pytest.mark.slow) for pair in pairs]
+
+
 VOCAB = 24  # divides by the tensor axis
 
 
@@ -58,7 +62,7 @@ def on_one_device(name):
   return jax.jit(functools.partial(loss_and_gradient, model))(params, batch)
 
 
-@pytest.mark.parametrize(('name', 'shape'), EVERY)
+@pytest.mark.parametrize(('name', 'shape'), every(SHAPES, 'all'))
 def test_loss_and_gradient_of_one_device(float64, name, shape):
   model, params, batch = prepared(name)
   mesh = mesh_of(shape)
@@ -88,6 +92,35 @@ def test_loss_and_gradient_of_one_device(float64, name, shape):
     ]
     split = ['tensor' in a.spec for a in jax.tree.leaves(shardings)]
     assert split == asked and sum(split) >= 5, 'heads, hidden units and vocabulary are split'
+
+
+WITHOUT_TENSOR = ('replicas', 'fsdp', 'replicas_fsdp')
+
+
+@pytest.mark.parametrize(('name', 'shape'), every(WITHOUT_TENSOR, 'replicas_fsdp'))
+def test_each_device_on_its_own_rows(float64, name, shape):
+  """The same loss and gradient, of the same dropped units, where weights are gathered once."""
+  model, params, batch = prepared(name)
+  mesh = mesh_of(shape)
+  shardings = sharding.param_shardings(model.axes(), params, mesh)
+
+  def gradient(params, batch, key):
+    of_loss = jax.value_and_grad(lambda p: model.loss(p, batch, key=key), has_aux=True)
+    (loss, metrics), gradient = of_loss(params)
+    return gradient, {'loss': loss, **metrics}
+
+  @jax.jit
+  def of_mesh(params, batch):
+    with sharding.in_mesh(mesh):
+      specs = jax.tree.map(lambda s: s.spec, shardings)
+      return sharding.on_own_rows(gradient, specs)(params, batch, jax.random.key(5))
+
+  batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+  found, metrics = of_mesh(jax.device_put(params, shardings), batch)
+  expected_loss, expected = on_one_device(name)
+  np.testing.assert_allclose(metrics['loss'], expected_loss, **TOLERANCE)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), found, expected)
+  assert jax.tree.map(lambda a: a.sharding, found) == shardings
 
 
 TEXTS = [

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from crt_jax import sharding
+
 
 @dataclasses.dataclass(frozen=True)
 class FakeModel:
@@ -48,7 +50,8 @@ class FakeModel:
   def loss(self, params, batch, depth=None, key=None):
     h = params['embedding']['weight'][batch['tokens']]
     if key is not None and self.dropout:
-      keep = jax.random.bernoulli(key, 1 - self.dropout, h.shape)
+      key_B = sharding.row_keys(key, h.shape[0])
+      keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, h.shape[1:]))(key_B)
       h = jnp.where(keep, h / (1 - self.dropout), 0)
     for _ in range(depth or 1):
       h = h + jnp.tanh(h @ params['core']['weight'].T + params['core']['bias'][None, None])

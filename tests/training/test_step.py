@@ -19,20 +19,26 @@ from tests.training.fake_model import FakeModel, fake_batch
 from tests.training.test_optimizer import optimizer_config
 
 
-def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0):
+def step_config(batch_size, accumulation=1, seed=0, gather='layer'):
+  """What a step reads of a config."""
+  return ml_collections.ConfigDict(
+    dict(
+      seed=seed,
+      train=dict(accumulation=accumulation),
+      data=dict(batch_size=batch_size, sequence_length=6),
+      mesh=dict(gather=gather),
+      optimizer=optimizer_config().to_dict(),
+    )
+  )
+
+
+def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0, gather='layer'):
   """Trains on the given batches through the compiled step; returns the last state and all
   metrics."""
   mesh = mesh or sharding.make_mesh(
     ml_collections.ConfigDict(dict(data=1, fsdp=1, tensor=1)), jax.devices()[:1]
   )
-  config = ml_collections.ConfigDict(
-    dict(
-      seed=seed,
-      train=dict(accumulation=accumulation),
-      data=dict(batch_size=batches[0]['tokens'].shape[0], sequence_length=6),
-      optimizer=optimizer_config().to_dict(),
-    )
-  )
+  config = step_config(batches[0]['tokens'].shape[0], accumulation, seed, gather)
   optimizer = optimizer_lib.make_optimizer(config.optimizer, model, len(batches))
   schedule = optimizer_lib.make_schedule(config.optimizer, len(batches))
   abstract = state_lib.abstract_state(model, optimizer, mesh)
@@ -61,9 +67,7 @@ def assert_trees_close(a, b, **tolerance):
 def test_the_step_writes_the_new_state_where_the_old_one_lay():
   """Everything that is donated is used: no second copy of parameters and moments."""
   model, mesh = FakeModel(), sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
-  config = ml_collections.ConfigDict(
-    dict(seed=0, train=dict(accumulation=2), optimizer=optimizer_config().to_dict())
-  )
+  config = step_config(8, accumulation=2)
   optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 1)
   abstract = state_lib.abstract_state(model, optimizer, mesh)
   rate = lambda _: 0.1  # noqa: E731
@@ -148,40 +152,56 @@ def test_moments_lie_where_their_parameters_lie():
   assert sorted(str(x.sharding) for x in moments) == sorted(2 * expected)
 
 
+ONCE = {
+  'replicas': dict(data=4, fsdp=1),
+  'fsdp': dict(data=1, fsdp=4),
+  'both': dict(data=2, fsdp=2),
+}
+
+
+@pytest.mark.parametrize('mesh', ONCE)
 @pytest.mark.parametrize('accumulation', (1, 2))
-def test_replicas_add_up_their_gradients_once(accumulation):
-  """In pure data parallelism no loop of the step holds a collective, and the update is that of one
-  device, whose rows differ in how many targets count."""
+def test_gradients_are_added_up_once(mesh, accumulation):
+  """The update is that of one device, whose rows differ in how many targets count."""
+  model = FakeModel(dropout=0.2)
   batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]
-  mesh = sharding.make_mesh(dict(data=4, fsdp=1, tensor=1), jax.devices()[:4])
-  alone, rows = run_steps(FakeModel(), batches, accumulation=accumulation)
-  together, split_rows = run_steps(FakeModel(), batches, accumulation=accumulation, mesh=mesh)
+  mesh = sharding.make_mesh(dict(tensor=1, **ONCE[mesh]), jax.devices()[:4])
+  alone, rows = run_steps(model, batches, accumulation=accumulation)
+  together, split_rows = run_steps(
+    model, batches, accumulation=accumulation, mesh=mesh, gather='step'
+  )
   assert_trees_close(alone.params, together.params, atol=2e-6, rtol=1e-5)
   assert_trees_close(rows, split_rows, rtol=2e-5)
 
 
-def test_no_loop_of_the_step_holds_a_collective_of_replicas():
-  """A CRT of three passes sends its gradient once; with dropout, left to the compiler, K times the
-  block's."""
+def test_no_loop_of_the_step_holds_a_collective():
+  """A CRT of three passes with dropout sends its gradient once and gathers its weights once; where
+  weights are gathered by layer, K times the block's."""
 
-  def sent(dropout):
+  def sent(gather, **sizes):
     fields = dict(name='crt', vocab_size=16, width=8, heads=2, layers=2, depth=3, depth_min=0)
-    model = crt_jax.build(fields | dict(rotary='integer', dropout=dropout))
-    mesh = sharding.make_mesh(dict(data=4, fsdp=1, tensor=1), jax.devices()[:4])
-    config = ml_collections.ConfigDict(
-      dict(
-        seed=0,
-        train=dict(accumulation=1),
-        data=dict(batch_size=8, sequence_length=6),
-        optimizer=optimizer_config().to_dict(),
-      )
-    )
+    model = crt_jax.build(fields | dict(rotary='integer', dropout=0.1))
+    mesh = sharding.make_mesh(dict(tensor=1, **sizes), jax.devices()[:4])
+    config = step_config(8, gather=gather)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 2)
     abstract = state_lib.abstract_state(model, optimizer, mesh)
     variant = step_lib.make_train_step(model, optimizer, lambda _: 0.1, config, abstract, mesh)
     compiled = variant(3).lower(abstract, step_lib.abstract_batch(config, mesh)).compile()
-    gradient = sum(4 * x.size for x in jax.tree.leaves(abstract.params))
-    return collectives(compiled.as_text())['all-reduce'].result_bytes / gradient
+    split = [x for x in jax.tree.leaves(abstract.params) if 'fsdp' in x.sharding.spec]
+    found = collectives(compiled.as_text())
+    print(found)
+    whole = sum(4 * x.size for x in jax.tree.leaves(abstract.params))
+    parts = sum(4 * x.size for x in split)
+    assert parts == 0 or parts > 0.9 * whole
+    return {kind: each.result_bytes / whole for kind, each in found.items()}
 
-  assert 1 <= sent(dropout=0.0) < 1.02
-  assert sent(dropout=0.1) > 1.5
+  replicas = sent('layer', **ONCE['replicas'])
+  assert replicas.keys() == {'all-reduce'} and 1 <= replicas['all-reduce'] < 1.02
+  once = sent('step', **ONCE['fsdp'])
+  assert 0.9 < once['all-gather'] <= 1 and once['reduce-scatter'] <= 1 / 4
+  assert once['all-reduce'] < 0.12, 'what does not divide, and the norm'
+  both = sent('step', **ONCE['both'])
+  assert 0.9 < both['all-gather'] <= 1 and both['reduce-scatter'] <= 1 / 2
+  assert both['all-reduce'] < 0.6, 'a half of the gradient, and what does not divide'
+  by_layer = sent('layer', **ONCE['fsdp'])
+  assert by_layer['all-gather'] > 2
