@@ -78,8 +78,8 @@ class _Module:
     return found
 
   def _parts(self, name: str) -> tuple[dict, dict]:
-    """Its collectives by channel and number, for a TPU program writes one in several computations, as
-    the stages of a fusion, and `shard_map` gives all of a program one channel; and those of its
+    """Its collectives by channel and number, for a TPU program writes one in several computations,
+    as the stages of a fusion, and `shard_map` gives all of a program one channel; and those of its
     loops, added up."""
     if name not in self._known:
       channels, loops = {}, collections.defaultdict(Collective)
@@ -96,7 +96,9 @@ class _Module:
     if operation.removesuffix('-start') in KINDS:
       channel = _CHANNEL.search(line)
       channel = channel[1] if channel else computation
-      channels[channel, self._seen[computation, channel]] = _collective(shape, operation, line, computation)
+      channels[channel, self._seen[computation, channel]] = _collective(
+        shape, operation, line, computation
+      )
       self._seen[computation, channel] += 1
       return
     called = _CALLED.findall(line)

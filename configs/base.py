@@ -196,7 +196,7 @@ def base(model: dict) -> ConfigDict:
       data=-1,  # replicas of the parameters; -1 = all devices that are left
       fsdp=1,  # parameters, moments and rows are split
       tensor=1,  # heads, hidden units and the vocabulary are split
-      gather='layer',  # of fsdp, the weights of a layer where it is used | 'step', all, once a step
+      gather='step',  # weights that lie on fsdp: all once a step | 'layer': where they are used
     )
   )
   config.sample = ConfigDict(

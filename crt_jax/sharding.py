@@ -130,28 +130,23 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
     )
 
 
-def check_gather(config, mesh) -> None:
-  """Raises ValueError unless config.mesh.gather is a way in which this mesh can gather weights."""
+def check_gather(config) -> None:
+  """Raises ValueError unless config.mesh.gather is one of GATHER."""
   if config.gather not in GATHER:
     raise ValueError(f'mesh.gather={config.gather!r} is none of {", ".join(map(repr, GATHER))}')
-  if config.gather == 'step' and mesh.shape['tensor'] > 1:
-    raise ValueError(
-      f"mesh.gather='step' gathers whole weights, and mesh.tensor={mesh.shape['tensor']} splits "
-      "them; set mesh.tensor=1 or mesh.gather='layer'"
-    )
 
 
-def own_row_specs(params, config, mesh):
-  """Returns the PartitionSpecs of abstract parameters where each device is to work off its own rows
-  by itself (`on_own_rows`); None where the compiler is to split what is computed.
-
-  Args:
-    config: config.mesh, which passed `check_gather`.
-  """
-  split = mesh.shape['fsdp'] > 1 and config.gather == 'layer'
-  if mesh.size == 1 or mesh.shape['tensor'] > 1 or split:
+def own_row_specs(params, gather: str, mesh):
+  """Returns the specs for `on_own_rows` of abstract parameters; None where the compiler is to split
+  what is computed."""
+  rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if rows == 1 or (mesh.shape['fsdp'] > 1 and gather == 'layer'):
     return None
-  return jax.tree.map(lambda x: x.sharding.spec, params)
+
+  def without_tensor(x):
+    return PartitionSpec(*(None if axis == 'tensor' else axis for axis in x.sharding.spec))
+
+  return jax.tree.map(without_tensor, params)
 
 
 def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
@@ -170,10 +165,10 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
   it then gathers every device's examples and adds up partial products at each layer, instead of
   gathering the layer's weights.
   """
-  mesh = shared_mesh()
-  if mesh is None:
+  axes = shared_axes()
+  if not set(BATCH_AXES) <= set(axes):
     return x_Bx
-  if x_Bx.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+  if x_Bx.shape[0] % math.prod(axes[axis] for axis in BATCH_AXES):
     return x_Bx  # a single prompt, which every device reads whole
   return jax.lax.with_sharding_constraint(x_Bx, PartitionSpec(BATCH_AXES))
 
@@ -186,10 +181,10 @@ def gather_rows(table_VxC: jax.Array) -> jax.Array:
   added up. Without it the compiler looks up columns for the examples of all devices, then moves
   them.
   """
-  mesh = shared_mesh()
-  if mesh is None:
+  axes = shared_axes()
+  if math.prod(axes.values()) == 1:
     return table_VxC
-  rows = 'tensor' if mesh.shape['tensor'] > 1 else None
+  rows = 'tensor' if axes['tensor'] > 1 else None
   return jax.lax.with_sharding_constraint(table_VxC, PartitionSpec(rows, None))
 
 
@@ -210,24 +205,26 @@ def mesh_of(params) -> Mesh | None:
   return next((m for m in meshes if set(MESH_AXES) <= set(m.axis_names)), None)
 
 
-def devices_of_mesh() -> int:
-  """Returns the number of devices that share an activation inside `in_mesh`; 1 outside."""
-  mesh = shared_mesh()
-  return 1 if mesh is None else mesh.size
-
-
-def shared_mesh() -> AbstractMesh | None:
-  """Returns the mesh over which the compiler splits what is traced now; None outside `in_mesh`, and
-  where each device works by itself (`on_own_rows`)."""
+def shared_axes() -> dict[str, int]:
+  """Returns the axes, with their sizes, over which the compiler splits what is traced now: none
+  outside `in_mesh`, and not those of the batch where each device has its own rows (`on_own_rows`).
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names):
-    return None
-  return None if AxisType.Manual in mesh.axis_types else mesh
+  if not set(MESH_AXES) <= set(mesh.axis_names):
+    return {}
+  kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+  return {axis: mesh.shape[axis] for axis in MESH_AXES if kinds[axis] != AxisType.Manual}
+
+
+def rows_are_own() -> bool:
+  """Whether what is traced now is one device's part of the batch (`on_own_rows`)."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return set(MESH_AXES) <= set(mesh.axis_names) and not set(BATCH_AXES) & set(shared_axes())
 
 
 def on_own_rows(function, specs):
   """Returns `function`(params, batch, key) -> means, metrics, worked off by each device on its own
-  rows; to be called inside `in_mesh`, where nothing is split over `tensor`.
+  rows; to be called inside `in_mesh`. What lies on `tensor` stays split by the compiler.
 
   Both results are means over counted targets, of which there are metrics['targets']; the means are
   a tree like the parameters. The devices' means are combined once, at the end: the compiler by
@@ -236,7 +233,8 @@ def on_own_rows(function, specs):
   and their means are split as they are. What `row_keys` draws is what one device would draw.
 
   Args:
-    specs: the PartitionSpecs of the parameters, or of whole branches of their tree.
+    specs: the PartitionSpecs of the parameters without `tensor`, or of whole branches of their
+      tree.
   """
   everywhere = PartitionSpec()
 
@@ -256,6 +254,7 @@ def on_own_rows(function, specs):
     own,
     in_specs=(specs, PartitionSpec(BATCH_AXES), everywhere),
     out_specs=(specs, everywhere),
+    axis_names=set(BATCH_AXES),
     check_vma=False,
   )
 
@@ -278,9 +277,7 @@ def _add_up(x, spec: PartitionSpec):
 def row_keys(key: jax.Array, rows: int) -> jax.Array:
   """Returns a key for each of the `rows` at hand, fold_in(key, number of the row in the batch): a
   mask drawn from it is the same on every mesh."""
-  mesh = jax.sharding.get_abstract_mesh()
-  own = set(BATCH_AXES) <= set(mesh.axis_names) and AxisType.Manual in mesh.axis_types
-  first = rows * jax.lax.axis_index(BATCH_AXES) if own else 0
+  first = rows * jax.lax.axis_index(BATCH_AXES) if rows_are_own() else 0
   return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
 

@@ -111,14 +111,17 @@ def _per_device(run):
   """`run` on each device's rows and heads: the compiler cannot split a Pallas kernel by itself."""
 
   def mapped(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
-    mesh = sharding.shared_mesh()
-    if mesh is None or mesh.size == 1:
+    axes = sharding.shared_axes()
+    if math.prod(axes.values()) == 1:
       return run(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
-    rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
-    row_axes = sharding.BATCH_AXES if q_BxTxHxA.shape[0] % rows == 0 else None
-    head_axis = None if k_BxTxGxA.shape[2] % mesh.shape['tensor'] else 'tensor'
-    spec = PartitionSpec(row_axes, None, head_axis, None)
-    split = jax.shard_map(run, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
+    row_axes = tuple(axis for axis in sharding.BATCH_AXES if axis in axes)
+    rows = math.prod(axes[axis] for axis in row_axes)
+    over_rows = row_axes if rows > 1 and q_BxTxHxA.shape[0] % rows == 0 else None
+    over_heads = None if k_BxTxGxA.shape[2] % axes['tensor'] else 'tensor'
+    spec = PartitionSpec(over_rows, None, over_heads, None)
+    split = jax.shard_map(
+      run, in_specs=(spec,) * 3, out_specs=spec, axis_names=set(axes), check_vma=False
+    )
     return split(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
 
   return mapped

@@ -1,5 +1,6 @@
 """Cross-entropy over a large vocabulary without holding all logits at once."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -33,7 +34,7 @@ def cross_entropy(
   Returns: the mean over counted targets (0 if none counts) and their number.
   """
   batch, length = targets_BxT.shape
-  chunk_bytes = chunk_mib * MIB * sharding.devices_of_mesh()
+  chunk_bytes = chunk_mib * MIB * math.prod(sharding.shared_axes().values())
   wanted = -(-batch * length * vocab_size * 4 // chunk_bytes)
   chunk = -(-length // min(wanted, length))
   count = -(-length // chunk)

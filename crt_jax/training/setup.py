@@ -63,7 +63,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   kernels.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
-  sharding.check_gather(config.mesh, mesh)
+  sharding.check_gather(config.mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)

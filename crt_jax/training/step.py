@@ -43,8 +43,8 @@ def train_step(
     telemetry: static, whether the metrics hold what the model measures of its recurrence, and
       state_gradient_norm: the root mean square over slices of the norm of a slice's gradient at
       each state between the passes. The update is the same.
-    own_rows: the PartitionSpecs of the parameters where each device works off its own rows by
-      itself (sharding.on_own_rows); None leaves it to the compiler.
+    own_rows: the specs of the parameters where each device works off its own rows by itself
+      (sharding.on_own_rows); None leaves it to the compiler.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
@@ -122,7 +122,7 @@ def make_train_step(model, optimizer, schedule, config, abstract: TrainState, me
   state_shardings = state_lib.shardings_of(abstract)
   batch_sharding = sharding.batch_sharding(mesh)
 
-  own_rows = sharding.own_row_specs(abstract.params, config.mesh, mesh)
+  own_rows = sharding.own_row_specs(abstract.params, config.mesh.gather, mesh)
 
   def step(depth, telemetry, state, batch):
     with sharding.in_mesh(mesh):

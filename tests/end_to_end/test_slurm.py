@@ -86,10 +86,12 @@ def queue(slurm):
 
 
 def start_now(slurm, job):
-  """Waits until a job is back in the queue and spares it Slurm's two minutes of waiting there."""
+  """Waits until a job is back in the queue and spares it Slurm's two minutes of waiting there, but
+  for three seconds: in the second in which it was taken off a node, the node refuses it ("Job
+  credential revoked"), and it is gone."""
   wait_for(lambda: queue(slurm).get(job) in ('PENDING', None), seconds=PATIENCE)
   assert job in queue(slurm), f'job {job} has ended before it was told to stop'
-  assert call(['scontrol', 'update', f'jobid={job}', 'starttime=now'], slurm) == ''
+  assert call(['scontrol', 'update', f'jobid={job}', 'starttime=now+3'], slurm) == ''
 
 
 def test_a_sweep_as_a_job_array(slurm, tmp_path):
