@@ -10,8 +10,8 @@ two cores for all configs. Several may add to one file, each with its own --targ
 
 The batch is the config's own. Its rows lie on `data` x `fsdp`; devices beyond the rows split heads,
 hidden units and vocabulary (`tensor`), and where these do not divide, the batch grows to one row a
-device. `--scaling` compiles a few configs on 1, 2, 4 and 8 CPU devices instead, with a batch that
-grows with them, for docs/scaling.md.
+device. Weights are gathered by layer, which needs the least memory. `--scaling` compiles a few
+configs on 1, 2, 4 and 8 CPU devices instead, in each of WAYS, with a batch that grows with them.
 """
 
 import fcntl
@@ -50,6 +50,12 @@ _SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.'
 GIB = 2**30
 MEMORY = {'v5e': 16 * GIB}  # of one chip, of which the runtime keeps some
 SCALED = ('crt_d5_c1120', 'transformer_n12-heads=16', 'cart_d1024')
+# How rows and weights may lie: the axis of the mesh, and config.mesh.gather.
+WAYS = {
+  'data': ('data', 'step'),
+  'fsdp': ('fsdp', 'step'),
+  'fsdp by layer': ('fsdp', 'layer'),
+}
 # On a CPU the code is not wanted, only the program before it: LLVM may do as little as it can.
 CPU_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 
@@ -127,6 +133,7 @@ def result_of(spec: str, target: str) -> dict:
   """The row of one config on one target; a config that cannot be compiled says why."""
   config = config_files.load(spec)
   devices = devices_of(target)
+  config.mesh.gather = 'layer'
   sizes, batch = plan(config, len(devices))
   try:
     found = compile_step(config, sizes, batch, devices)
@@ -136,11 +143,12 @@ def result_of(spec: str, target: str) -> dict:
   return found | ({'fits': found['bytes_a_device'] <= memory} if memory else {})
 
 
-def scaling(spec: str, count: int, axis: str) -> dict:
+def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
   """One row of the weak-scaling table: 8 rows of the batch for each device, no dropout."""
   config = config_files.load(spec)
   with config.unlocked():
     config.model.dropout = 0.0
+  config.mesh.gather = gather
   sizes = dict(data=1, fsdp=1, tensor=1) | {axis: count}
   batch = 8 * count * config.train.accumulation
   return compile_step(config, sizes, batch, jax.devices()[:count])
@@ -154,7 +162,7 @@ def main(argv):
   every = specs()
   for name in chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*'])):
     if _SCALING.value:
-      jobs = {f'{axis} {n}': (scaling, n, axis) for axis in ('data', 'fsdp') for n in (1, 2, 4, 8)}
+      jobs = {f'{way} {n}': (scaling, n, *WAYS[way]) for way in WAYS for n in (1, 2, 4, 8)}
     else:
       jobs = {target: (result_of, target) for target in _TARGETS.value if is_there(target)}
     for label, (job, *arguments) in jobs.items():

@@ -94,15 +94,15 @@ def fits_cells(cell: dict | None) -> list[str]:
 
 
 def scaling_table(results: dict) -> list[str]:
-  """A line per config, axis and number of devices: how often each collective runs, and its MiB."""
-  head = ['config', 'axis', 'devices', *KINDS[:3], 'sent by a device, MiB', 'GiB a device']
+  """A line per config, mesh and number of devices: how often each collective runs, and its MiB."""
+  head = ['config', 'mesh', 'devices', *KINDS[:3], 'sent by a device, MiB', 'GiB a device']
   lines = [row(head), '|---' * len(head) + '|']
   for name, found in results.items():
     for label, cell in found.items():
-      axis, count = label.split()
+      way, count = label.rsplit(' ', 1)
       kinds = [kind_cell(cell['collectives'].get(kind)) for kind in KINDS[:3]]
       sent, size = cell['sent_bytes_a_device'] / MIB, cell['bytes_a_device'] / GIB
-      lines.append(row([name, axis, count, *kinds, f'{sent:,.1f}', f'{size:.2f}']))
+      lines.append(row([name, way, count, *kinds, f'{sent:,.1f}', f'{size:.2f}']))
   return lines
 
 
@@ -112,20 +112,20 @@ def kind_cell(found: dict | None) -> str:
 
 def predicted_table(results: dict) -> list[str]:
   """A line per config: the share of the speed of one GPU that each of many keeps."""
-  head = ['config', 'axis', 'compute, ms', *(f'{gpus} GPUs' for gpus in GPUS)]
+  head = ['config', 'mesh', 'compute, ms', *(f'{gpus} GPUs' for gpus in GPUS)]
   lines = [row(head), '|---' * len(head) + '|']
   for name, found in results.items():
-    for axis in ('data', 'fsdp'):
-      if f'{axis} {NODE}' not in found:
+    for way in dict.fromkeys(label.rsplit(' ', 1)[0] for label in found):
+      if f'{way} {NODE}' not in found:
         continue
-      cell = found[f'{axis} {NODE}']
+      cell = found[f'{way} {NODE}']
       compute = cell['flops_a_device'] / PEAK / UTILISATION
       sent = cell['sent_bytes_a_device'] / (1 - 1 / NODE)  # of a ring without end
       shares = []
       for gpus in GPUS:
         send = seconds_to_send(sent, gpus)
         shares.append(f'{compute / (compute + send):.0%} to {compute / max(compute, send):.0%}')
-      lines.append(row([name, axis, f'{1e3 * compute:.1f}', *shares]))
+      lines.append(row([name, way, f'{1e3 * compute:.1f}', *shares]))
   return lines
 
 
