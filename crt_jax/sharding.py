@@ -226,8 +226,9 @@ def on_own_rows(function, specs):
   """Returns `function`(params, batch, key) -> means, metrics, worked off by each device on its own
   rows; to be called inside `in_mesh`. What lies on `tensor` stays split by the compiler.
 
-  Both results are means over counted targets, of which there are metrics['targets']; the means are
-  a tree like the parameters. The devices' means are combined once, at the end: the compiler by
+  Both results are means over counted targets, of which there are metrics['targets'] (a mean over
+  all positions is that of one device where rows count equally many); the means are a tree like the
+  parameters. The devices' means are combined once, at the end: the compiler by
   itself adds gradients up over devices where they arise, in every turn of a loop over layers,
   passes or chunks of the loss. Likewise parameters that are split over `fsdp` are gathered once,
   and their means are split as they are. What `row_keys` draws is what one device would draw.
