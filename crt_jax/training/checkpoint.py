@@ -147,9 +147,9 @@ class Checkpoints:
     for step in steps:
       try:
         state, record = read_state(self._manager, step, abstract)
-      except Mismatch:
-        raise
       except Exception as error:
+        if not is_damage(error):
+          raise
         refuse_if_others_read_it(self.directory / str(step), error)
         self._set_aside(step, error)
         continue
@@ -271,21 +271,36 @@ def load_params(
     raise ValueError(f'{directory}: no checkpoint of step {step}; there are {steps}')
   with QuietOrbax(), reader(directory) as manager:
     for candidate in [step] if step is not None else reversed(steps):
-      try:
-        record = read_record(manager, candidate)
-        config = workdir_lib.config_of(record['config'])
-        model = crt_jax.build(config.model)
-        place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
-        abstract = abstract_params(model, place)
-        params = read_params(manager, candidate, abstract, record)
-      except (Mismatch, sharding.Unfit):
-        raise
-      except Exception as error:
-        refuse_if_others_read_it(directory / str(candidate), error)
-        warn(f'checkpoint {directory / str(candidate)} is damaged ({one_line(error)})')
+      folder = directory / str(candidate)
+      record = unless_damaged(folder, read_record, manager, candidate)
+      if record is None:
         continue
-      return config, params, load_tokenizer(workdir, record), candidate
+      config = workdir_lib.config_of(record['config'])
+      model = crt_jax.build(config.model)
+      place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
+      abstract = abstract_params(model, place)
+      params = unless_damaged(folder, read_params, manager, candidate, abstract, record)
+      if params is not None:
+        return config, params, load_tokenizer(workdir, record), candidate
   raise ValueError(f'{directory}: no checkpoint can be read')
+
+
+def unless_damaged(folder: pathlib.Path, read: Callable, *arguments):
+  """Returns what `read` finds in a checkpoint, or None and a warning where it cannot be read."""
+  try:
+    return read(*arguments)
+  except Exception as error:
+    if not is_damage(error):
+      raise
+    refuse_if_others_read_it(folder, error)
+    warn(f'checkpoint {folder} is damaged ({one_line(error)})')
+    return None
+
+
+def is_damage(error: Exception) -> bool:
+  """Whether an error in reading a checkpoint speaks against its files, rather than against the
+  model or the memory of the device."""
+  return not (isinstance(error, Mismatch | MemoryError) or 'RESOURCE_EXHAUSTED' in str(error))
 
 
 def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:

@@ -171,6 +171,20 @@ def test_another_model_is_no_damage(tmp_path):
   assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1]
 
 
+def test_a_device_without_memory_is_no_damage(tmp_path, monkeypatch):
+  abstract, _ = save_steps(tmp_path, [1, 2])
+
+  def read(*arguments):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+
+  monkeypatch.setattr(checkpoint_lib, 'read_state', read)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
+  with pytest.raises(jax.errors.JaxRuntimeError, match='Out of memory'):
+    checkpoints.restore_latest(abstract)
+  checkpoints.close()
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1, 2]
+
+
 def test_a_failed_write_is_one_line_and_keeps_the_last_good_one(tmp_path):
   abstract, state = save_steps(tmp_path, [1])
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
