@@ -169,6 +169,7 @@ def base(model: dict) -> ConfigDict:
   config.train = ConfigDict(
     dict(
       steps=1000,  # updates
+      init_from='',  # work directory of a trained model to begin with (a transformer for a CRT)
       accumulation=1,  # slices of the batch per update; divides batch_size
       log_every=10,  # steps
       eval_every=200,  # steps between measurements on the validation set

@@ -2,6 +2,7 @@
 or at the last checkpoint."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 import crt_jax
 from crt_jax import data, decoding, evaluation, sharding
+from crt_jax.convert import warm_start
 from crt_jax.models import kernels
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.origin import origin
@@ -68,6 +70,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
+  source = trained_source(config, path, model, mesh, dataset.tokenizer)
   decoding.sample_arguments(config, dataset.tokenizer)
   for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
@@ -81,7 +84,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   if restored is None:
     if jax.process_index() == 0:
       dataset.tokenizer.save(directory.folder('tokenizer'))
-    start, clock = state.init_state(model, tx, abstract, config.seed), Clock()
+    start, clock = state.init_state(model, tx, abstract, config.seed, source), Clock()
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
@@ -120,6 +123,35 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     place=lambda batch: sharding.place_batch(batch, rows),
     record={'config': workdir.plain(config), 'origin': origin(), 'data': dataset.identity},
   )
+
+
+def trained_source(config, path: str, model, mesh: Mesh, tokenizer) -> tuple | None:
+  """Returns the model and the parameters that a new run begins with: those of the newest checkpoint
+  of config.train.init_from; None where there is no such run, or this one has its own checkpoint.
+
+  Raises:
+    ValueError: that run cannot be read, or its model or tokenizer does not fit this one.
+  """
+  folder = config.train.init_from
+  if not folder or checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints'):
+    return None
+
+  def place(trained):
+    try:
+      warm_start.check(model, crt_jax.build(trained.model))
+    except ValueError as error:
+      raise ValueError(f'train.init_from={folder}: {error}') from None
+    return mesh
+
+  trained, params, its_tokenizer, step = checkpoint.load_params(folder, mesh=place)
+  if its_tokenizer.hash != tokenizer.hash:
+    raise ValueError(
+      f'train.init_from={folder} was trained with another tokenizer; '
+      f'use that: --config.data.tokenizer={folder}/tokenizer/tokenizer.json'
+    )
+  if jax.process_index() == 0:
+    print(f'begins with   step {step} of {folder} ({trained.model.name})')
+  return crt_jax.build(trained.model), params
 
 
 def devices() -> dict:

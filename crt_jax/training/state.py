@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from crt_jax import sharding
+from crt_jax.convert import warm_start
 
 
 @jax.tree_util.register_dataclass
@@ -53,16 +54,22 @@ def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -
   )
 
 
-def init_state(model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int):
+def init_state(
+  model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int, source=None
+):
   """Initialises the state directly in its shards: no device ever holds a whole copy that it does
-  not need."""
+  not need.
 
-  def init(key):
-    params = model.init(key)
+  Args:
+    source: a trained model and its parameters to begin with (convert/warm_start.py); None: drawn.
+  """
+
+  def init(key, given):
+    params = model.init(key) if given is None else warm_start.begin(model, source[0], given, key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   jitted = jax.jit(init, out_shardings=shardings_of(abstract), compiler_options=quick_compile())
-  return jitted(jax.random.key(seed))
+  return jitted(jax.random.key(seed), source and source[1])
 
 
 def quick_compile() -> dict | None:

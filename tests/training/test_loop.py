@@ -223,6 +223,40 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
   assert rows_of(tmp_path)[-1]['training_seconds'] > rows_of(tmp_path)[1]['training_seconds']
 
 
+def test_a_crt_begins_as_a_trained_transformer(tmp_path, monkeypatch, capsys):
+  """Its first loss is the transformer's on that batch; stopped, it no longer needs it to go on."""
+  source, same, crt = tmp_path / 'source', tmp_path / 'same', tmp_path / 'crt'
+  short = {'train.steps': 2, 'model.dropout': 0.0, 'train.log_every': 1}
+  train(tiny_config('transformer', **short), source)
+  short |= {'train.init_from': str(source)}
+  train(tiny_config('transformer', **short), same)
+  with monkeypatch.context() as patch:
+    stop_after(patch, 1)
+    with pytest.raises(preemption.Preempted):
+      train(tiny_config(**short | PLAIN), crt)
+  assert f'begins with   step 2 of {source} (transformer)' in capsys.readouterr().out
+  shutil.rmtree(source)
+  train(tiny_config(**short | PLAIN), crt)
+  rows = rows_of(crt)
+  assert [row['step'] for row in rows] == [1, 2]
+  np.testing.assert_allclose(rows[0]['loss'], rows_of(same)[0]['loss'], rtol=1e-6)
+  assert rows[1]['loss'] != pytest.approx(rows_of(same)[1]['loss'], rel=1e-4)
+
+
+def test_a_trained_model_that_does_not_fit_is_refused(finished, tmp_path, monkeypatch):
+  def refused(message, **changes):
+    changes |= {'train.init_from': str(finished)}
+    with pytest.raises(ValueError, match=message):
+      train(tiny_config(**changes), tmp_path / 'new')
+    assert not (tmp_path / 'new').exists()
+
+  refused('train.init_from=.*: model.width=32 is 16 in the trained', **{'model.width': 32})
+  with monkeypatch.context() as patch:
+    other = tokenizers.ByteTokenizer(eos=256)
+    patch.setattr(checkpoint, 'load_tokenizer', lambda *arguments: other)
+    refused('was trained with another tokenizer; use that: --config.data.tokenizer=')
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
   config = tiny_config(**{'optimizer.learning_rate': 1e30, 'train.checkpoint_every': 1} | PLAIN)
   with pytest.raises(loop.Diverged) as stopped:

@@ -11,9 +11,12 @@ from crt_jax.training import checkpoint
 
 
 def get_config(arguments=''):
-  """Also a config file: --config=tests/training/tiny.py."""
-  del arguments
-  config = base.base(base.crt_model(layers=1, width=16, heads=2, depth=2, depth_min=1, dropout=0.1))
+  """Also a config file: --config=tests/training/tiny.py, or tiny.py:transformer."""
+  model = dict(layers=1, width=16, heads=2, dropout=0.1)
+  if arguments == 'transformer':
+    config = base.base(base.transformer_model(**model))
+  else:
+    config = base.base(base.crt_model(depth=2, depth_min=1, **model))
   config.data.update(sequence_length=16, batch_size=8)
   config.optimizer.learning_rate = 3e-3
   config.train.update(steps=12, log_every=3, eval_every=4, checkpoint_every=4)
@@ -22,9 +25,9 @@ def get_config(arguments=''):
   return config
 
 
-def tiny_config(**changes):
+def tiny_config(arguments='', **changes):
   """The config with dotted changes: tiny_config(**{'train.steps': 4})."""
-  config = get_config()
+  config = get_config(arguments)
   config.update_from_flattened_dict(changes)
   return config.lock()
 
