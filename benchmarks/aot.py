@@ -19,9 +19,11 @@ import fnmatch
 import importlib.metadata
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import time
+from concurrent import futures
 
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # libtpu looks for a machine that is not there
 os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
@@ -156,8 +158,7 @@ def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
 
 def main(argv):
   del argv
-  jax.config.update('jax_num_cpu_devices', 8)
-  logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config
+  prepare_process()
   path = pathlib.Path(_OUTPUT.value)
   every = specs()
   for name in chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*'])):
@@ -168,13 +169,29 @@ def main(argv):
     for label, (job, *arguments) in jobs.items():
       if label in read(path)['results'].get(name, {}):
         continue
+      run = apart if label.startswith('v5e') else lambda job, *arguments: job(*arguments)
       try:
-        found = job(every[name], *arguments)
+        found = run(job, every[name], *arguments)
       except ValueError as error:  # a program that benchmarks/collectives.py cannot read
         print(f'{name:32} {label:10} left out: {error}', flush=True)
         continue
       print(f'{name:32} {label:10} {describe(found)}', flush=True)
       keep(path, name, label, found, list(every))
+
+
+def prepare_process():
+  jax.config.update('jax_num_cpu_devices', 8)
+  logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config
+
+
+def apart(job, *arguments) -> dict:
+  """What a job returns in a process of its own, which libtpu takes along when it crashes."""
+  context = multiprocessing.get_context('spawn')
+  with futures.ProcessPoolExecutor(1, context, initializer=prepare_process) as pool:
+    try:
+      return pool.submit(job, *arguments).result()
+    except futures.process.BrokenProcessPool:
+      return {'error': 'the compiler crashed'}
 
 
 def read(path: pathlib.Path) -> dict:
@@ -225,7 +242,7 @@ def is_there(target: str) -> bool:
 
 def describe(found: dict) -> str:
   if 'error' in found:
-    return f'does not compile: {found["error"].splitlines()[0]}'
+    return found['error'].splitlines()[0]
   fits = {True: 'fits', False: 'does not fit', None: ''}[found.get('fits')]
   return (
     f'{found["bytes_a_device"] / GIB:7.2f} GiB a device  '

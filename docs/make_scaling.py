@@ -72,16 +72,21 @@ def fits_table(results: dict) -> list[str]:
     lines.append(row(cells))
   chips = [t for t in targets if not t.startswith('cpu')]
   for target in chips:
-    tried = {name: found[target] for name, found in results.items() if target in found}
+    found = {name: cells[target] for name, cells in results.items() if target in cells}
+    tried = {name: cell for name, cell in found.items() if 'fits' in cell}
     not_fit = [name for name, cell in tried.items() if not cell['fits']]
     lines += ['', f'On {target} {len(tried) - len(not_fit)} of {len(tried)} compiled configs fit.']
     lines[-1] += f' Not: {", ".join(not_fit)}.' if not_fit else ''
+    crashed = [name for name in found if name not in tried]
+    lines[-1] += f' Its compiler crashes on {", ".join(crashed)}.' if crashed else ''
   return lines
 
 
 def fits_cells(cell: dict | None) -> list[str]:
   if cell is None:
     return ['', '', '']
+  if 'mesh' not in cell:
+    return ['', 'compiler crashed', '']
   mesh = ' x '.join(str(size) for size in cell['mesh'].values())
   if 'error' in cell:
     return [mesh, 'does not fit', '']

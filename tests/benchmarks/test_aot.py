@@ -1,6 +1,7 @@
 """Compiling ahead of time, at toy size: what is chosen, how it is split, what is kept."""
 
 import json
+import os
 
 import pytest
 from absl import app
@@ -36,6 +37,11 @@ def test_every_training_config_is_known():
 def test_rows_then_heads_are_split(devices, mesh, batch):
   sizes, rows = aot.plan(tiny_config(), devices)
   assert (tuple(sizes.values()), rows) == (mesh, batch)
+
+
+def test_a_compiler_that_crashes_leaves_a_row():
+  assert aot.apart(os._exit, 139) == {'error': 'the compiler crashed'}
+  assert aot.apart(dict, [('fits', True)]) == {'fits': True}
 
 
 def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):

@@ -44,16 +44,19 @@ def test_what_fits_what_does_not_and_what_is_missing(page):
     'small': {'cpu:8': compiled(1.5), 'v5e:4x4': compiled(1.25, fits=True)},
     'large': {'cpu:8': compiled(30), 'v5e:4x4': compiled(20, fits=False)},
     'refused': {'v5e:4x4': dict(mesh=MESH, fits=False, error='RESOURCE_EXHAUSTED')},
+    'odd': {'v5e:4x4': dict(error='the compiler crashed')},
   }
-  write(page, 'aot', results=results, configs=['small', 'large', 'refused', 'never'])
+  write(page, 'aot', results=results, configs=['small', 'large', 'refused', 'odd', 'never'])
   make_scaling.main([])
   lines = page.read_text().splitlines()
   assert '| small | 1 x 4 x 2 | 1.50 | 2 | 1 x 4 x 2 | 1.25 | 2 |' in lines
   assert '| large | 1 x 4 x 2 | 30.00 | 2 | 1 x 4 x 2 | 20.00, too much | 2 |' in lines
   assert '| refused |  |  |  | 1 x 4 x 2 | does not fit |  |' in lines
-  assert 'On v5e:4x4 1 of 3 compiled configs fit. Not: large, refused.' in lines
-  assert 'Not compiled for cpu:8: 2 of 4, refused, never.' in lines
-  assert 'Not compiled for v5e:4x4: 1 of 4, never.' in lines
+  assert '| odd |  |  |  |  | compiler crashed |  |' in lines
+  fit = 'On v5e:4x4 1 of 3 compiled configs fit. Not: large, refused. Its compiler crashes on odd.'
+  assert fit in lines
+  assert 'Not compiled for cpu:8: 3 of 5, refused, odd, never.' in lines
+  assert 'Not compiled for v5e:4x4: 1 of 5, never.' in lines
   assert 'Compiled with jax 0.10.2, commit 0123456.' in lines
   assert lines.count('old') == 2, 'there is no record of the others yet'
 
