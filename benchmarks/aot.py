@@ -22,8 +22,8 @@ import math
 import multiprocessing
 import os
 import pathlib
+import signal
 import time
-from concurrent import futures
 
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # libtpu looks for a machine that is not there
 os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
@@ -58,6 +58,7 @@ WAYS = {
   'fsdp': ('fsdp', 'step'),
   'fsdp by layer': ('fsdp', 'layer'),
 }
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 # On a CPU the code is not wanted, only the program before it: LLVM may do as little as it can.
 CPU_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 
@@ -185,13 +186,36 @@ def prepare_process():
 
 
 def apart(job, *arguments) -> dict:
-  """What a job returns in a process of its own, which libtpu takes along when it crashes."""
+  """What a job returns in a process of its own, which libtpu takes along when it crashes.
+
+  Raises:
+    ValueError: the job did, or its process was ended from outside.
+  """
   context = multiprocessing.get_context('spawn')
-  with futures.ProcessPoolExecutor(1, context, initializer=prepare_process) as pool:
-    try:
-      return pool.submit(job, *arguments).result()
-    except futures.process.BrokenProcessPool:
-      return {'error': 'the compiler crashed'}
+  receiver, sender = context.Pipe(duplex=False)
+  process = context.Process(target=_send_result, args=(sender, job, *arguments))
+  process.start()
+  sender.close()
+  try:
+    found = receiver.recv()
+  except EOFError:
+    found = None
+  process.join()
+  if found is None and -process.exitcode in CRASHES:
+    return {'error': 'the compiler crashed'}
+  if found is None:
+    raise ValueError(f'its process ended with code {process.exitcode}')
+  if isinstance(found, ValueError):
+    raise found
+  return found
+
+
+def _send_result(sender, job, *arguments) -> None:
+  prepare_process()
+  try:
+    sender.send(job(*arguments))
+  except ValueError as error:
+    sender.send(error)
 
 
 def read(path: pathlib.Path) -> dict:

@@ -79,8 +79,8 @@ class _Module:
 
   def _parts(self, name: str) -> tuple[dict, dict]:
     """Its collectives by channel and number, for a TPU program writes one in several computations,
-    as the stages of a fusion, and `shard_map` gives all of a program one channel; and those of its
-    loops, added up."""
+    as the stages of a fusion, and `shard_map` gives all of a program one channel (so equal ones of
+    it in two computations pass for one); and those of its loops, added up."""
     if name not in self._known:
       channels, loops = {}, collections.defaultdict(Collective)
       for line in self._bodies.get(name, ()):
@@ -111,7 +111,9 @@ class _Module:
             loops[kind] += each * self._trips(line)
         continue
       inner_channels, inner_loops = self._parts(name)
-      channels |= inner_channels
+      for key, each in inner_channels.items():
+        same = channels.get(key, each) == each
+        channels[key if same else (*key, name)] = each
       for kind, each in inner_loops.items():
         loops[kind] += each
 

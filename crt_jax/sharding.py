@@ -238,6 +238,9 @@ def on_own_rows(function, specs):
       tree.
   """
   everywhere = PartitionSpec()
+  # An axis of one device is no work for the compiler, which refuses kernels such as cuDNN's.
+  mesh = jax.sharding.get_abstract_mesh()
+  by_hand = {*BATCH_AXES, *(axis for axis in MESH_AXES if mesh.shape[axis] == 1)}
 
   def own(params, batch, key):
     each = jax.tree.broadcast(specs, params)
@@ -255,7 +258,7 @@ def on_own_rows(function, specs):
     own,
     in_specs=(specs, PartitionSpec(BATCH_AXES), everywhere),
     out_specs=(specs, everywhere),
-    axis_names=set(BATCH_AXES),
+    axis_names=by_hand,
     check_vma=False,
   )
 

@@ -36,8 +36,14 @@ def check(model: Model, source: Model) -> None:
     mine, theirs = getattr(config, field, None), getattr(given, field, None)
     if mine != theirs:
       raise ValueError(f'model.{field}={mine} is {theirs} in the trained model; use that')
-  if kinds[0] == kinds[1] and _shapes(model) != _shapes(source):
-    raise ValueError('the parameters of the trained model have other names or shapes')
+  if kinds[0] == kinds[1]:
+    mine, theirs = _shapes(model), _shapes(source)
+    for path in sorted(mine.keys() | theirs.keys()):
+      if mine.get(path) != theirs.get(path):
+        raise ValueError(
+          f'parameter {path} has shape {mine.get(path)}, and {theirs.get(path)} in the trained '
+          'model; use its config.model'
+        )
 
 
 def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
@@ -69,5 +75,6 @@ def _silent(network: dict) -> dict:
 
 
 def _shapes(model: Model) -> dict:
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
-  return jax.tree.map(lambda a: a.shape, shapes)
+  """Path -> shape of each parameter."""
+  leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): a.shape for path, a in leaves}

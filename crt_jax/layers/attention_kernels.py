@@ -9,6 +9,7 @@ scores. None drops attention weights, and none reads a cache: there 'xla' runs w
 for. models/kernels.py says what that makes of a configuration.
 """
 
+import functools
 import math
 
 import jax
@@ -52,16 +53,16 @@ def with_padded_heads(run, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array,
 def dot_product(
   q: Array, k: Array, v: Array, scale: float, window: int, implementation: str = 'cudnn'
 ):
-  """jax.nn.dot_product_attention; 'xla' computes the same on any platform, for tests."""
-  return jax.nn.dot_product_attention(
-    q,
-    k,
-    v,
+  """jax.nn.dot_product_attention on every device's own rows and heads; 'xla' computes the same on
+  any platform, for tests."""
+  run = functools.partial(
+    jax.nn.dot_product_attention,
     scale=scale,
     is_causal=True,
     local_window_size=(window - 1, 0) if window else None,
     implementation=implementation,
   )
+  return _per_device(run)(q, k, v)
 
 
 def splash_attention(
@@ -108,7 +109,7 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool):
 
 
 def _per_device(run):
-  """`run` on each device's rows and heads: the compiler cannot split a Pallas kernel by itself."""
+  """`run` on each device's rows and heads: the compiler cannot split a kernel by itself."""
 
   def mapped(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
     axes = sharding.shared_axes()

@@ -233,7 +233,7 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
   Otherwise it may be this host's disk or network, or damage in the part that only this process
   reads; and the others wait for it in the middle of reading, so they cannot choose another one.
   """
-  others = processes.alone_in(f'damaged/{path.name}', UNREAD_SECONDS)
+  others = processes.alone_in(f'damaged/{path}', UNREAD_SECONDS)
   me, count = jax.process_index(), jax.process_count()
   if me in others:
     raise ValueError(f'{path} was given up: another process cannot read it') from None
@@ -264,9 +264,8 @@ def load_params(
       parameter that does not fit the mesh.
   """
   directory = pathlib.Path(workdir) / 'checkpoints'
+  newest(workdir)
   steps = steps_on_disk(directory)
-  if not steps:
-    raise ValueError(f'{workdir}: no checkpoint here; train one with --workdir={workdir}')
   if step is not None and step not in steps:
     raise ValueError(f'{directory}: no checkpoint of step {step}; there are {steps}')
   with QuietOrbax(), reader(directory) as manager:
@@ -354,6 +353,14 @@ def steps_on_disk(directory: pathlib.Path) -> list[int]:
   if not directory.is_dir():
     return []
   return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def newest(workdir: str) -> int:
+  """Returns the step of a run's newest checkpoint; ValueError where it has none."""
+  steps = steps_on_disk(pathlib.Path(workdir) / 'checkpoints')
+  if not steps:
+    raise ValueError(f'{workdir}: no checkpoint here; train one with --workdir={workdir}')
+  return steps[-1]
 
 
 def one_line(error: Exception) -> str:

@@ -17,6 +17,8 @@ from crt_jax.training import checkpoint, layout, optimizer, processes, state, st
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
 
+BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from
+
 
 @dataclasses.dataclass
 class Run:
@@ -65,21 +67,23 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   kernels.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
-  sharding.check_gather(config.mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
-  source = trained_source(config, path, model, mesh, dataset.tokenizer)
   decoding.sample_arguments(config, dataset.tokenizer)
   for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
+  beginning = first_parameters(config, path, changed)
+  source = beginning and trained_source(beginning, model, mesh, dataset.tokenizer)
   processes.agree('data', processes.data_identity(dataset))
   directory = workdir.open_workdir(path, config)
   processes.agree('work directory', workdir.seen(directory))
   if jax.process_index() == 0:
     (directory.path / 'sharding.txt').write_text(layout.layout(model.axes(), abstract))
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
+  if source and jax.process_index() == 0:
+    workdir.write_json(directory.path / BEGINNING, beginning)
   restored = checkpoints.restore_latest(abstract)
   if restored is None:
     if jax.process_index() == 0:
@@ -121,20 +125,55 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     batches=batches,
     feed=batches.iterator(first_step),
     place=lambda batch: sharding.place_batch(batch, rows),
-    record={'config': workdir.plain(config), 'origin': origin(), 'data': dataset.identity},
+    record={
+      'config': workdir.plain(config),
+      'origin': origin(),
+      'data': dataset.identity,
+      'begins_with': saved_beginning(path),
+    },
   )
 
 
-def trained_source(config, path: str, model, mesh: Mesh, tokenizer) -> tuple | None:
-  """Returns the model and the parameters that a new run begins with: those of the newest checkpoint
-  of config.train.init_from; None where there is no such run, or this one has its own checkpoint.
+def first_parameters(config, path: str, changed: dict) -> dict | None:
+  """Returns the run and the step whose parameters a new run begins with (config.train.init_from);
+  None where there is no such run, or this one has a checkpoint of its own.
+
+  The step is the newest there is, and stays it: a run that is killed before its first checkpoint
+  begins with the same once more.
 
   Raises:
-    ValueError: that run cannot be read, or its model or tokenizer does not fit this one.
+    ValueError: there is no checkpoint to begin with, processes see different ones, or a fork asks
+      for another beginning.
   """
   folder = config.train.init_from
-  if not folder or checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints'):
-    return None
+  own = checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints')
+  if 'train.init_from' in changed and own:
+    raise ValueError(
+      f'train.init_from={folder!r}: {path} has begun already, at step {own[-1]}; '
+      'use a new --workdir'
+    )
+  beginning = None
+  if folder and not own:
+    beginning = saved_beginning(path)
+    if beginning is None or beginning['workdir'] != folder:
+      beginning = {'workdir': folder, 'step': checkpoint.newest(folder)}
+  processes.agree('checkpoints', {'own': own, 'begins with': beginning})
+  return beginning
+
+
+def saved_beginning(path: str) -> dict | None:
+  """Returns what a run has begun with, None where its parameters were drawn."""
+  file = pathlib.Path(path) / BEGINNING
+  return workdir.read_json(file) if file.exists() else None
+
+
+def trained_source(beginning: dict, model, mesh: Mesh, tokenizer) -> tuple:
+  """Returns a trained model and its parameters, where `model` can begin with them.
+
+  Raises:
+    ValueError: they cannot be read, or that model or its tokenizer does not fit this one.
+  """
+  folder = beginning['workdir']
 
   def place(trained):
     try:
@@ -143,7 +182,8 @@ def trained_source(config, path: str, model, mesh: Mesh, tokenizer) -> tuple | N
       raise ValueError(f'train.init_from={folder}: {error}') from None
     return mesh
 
-  trained, params, its_tokenizer, step = checkpoint.load_params(folder, mesh=place)
+  found = checkpoint.load_params(folder, step=beginning['step'], mesh=place)
+  trained, params, its_tokenizer, step = found
   if its_tokenizer.hash != tokenizer.hash:
     raise ValueError(
       f'train.init_from={folder} was trained with another tokenizer; '
@@ -191,6 +231,7 @@ def check_config(config) -> None:
     ('sample.seed', config.sample.seed),
   ):
     data.check_seed(seed, name)
+  sharding.check_gather(config.mesh)
   for section, fields in (
     (
       'train',

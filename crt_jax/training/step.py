@@ -42,7 +42,8 @@ def train_step(
     depth: static, the number of recurrent passes, K or R; None takes the configured one.
     telemetry: static, whether the metrics hold what the model measures of its recurrence, and
       state_gradient_norm: the root mean square over slices of the norm of a slice's gradient at
-      each state between the passes. The update is the same.
+      each state between the passes. The update is the same (but see on_own_rows for auxiliary
+      losses of rows that count differently).
     own_rows: the specs of the parameters where each device works off its own rows by itself
       (sharding.on_own_rows); None leaves it to the compiler.
   """

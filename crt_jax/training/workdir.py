@@ -27,6 +27,8 @@ from crt_jax.training.origin import now, origin
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
 ATTEMPTS = 'attempts'  # may be there before the run is
+# Fields that are younger than some runs, which go on as if they had had these values.
+ADDED = {'train.init_from': '', 'mesh.gather': 'step'}
 SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 
@@ -202,7 +204,8 @@ def changed_fields(saved: dict, config: dict, prefix: str = '') -> dict[str, lis
   """Returns dotted name -> [saved, now] of every field in which two plain configs differ."""
   changed = {}
   for name in [*saved, *(n for n in config if n not in saved)]:
-    old, new = saved.get(name, '(absent)'), config.get(name, '(absent)')
+    old = saved.get(name, ADDED.get(prefix + name, '(absent)'))
+    new = config.get(name, '(absent)')
     if isinstance(old, dict) and isinstance(new, dict):
       changed |= changed_fields(old, new, f'{prefix}{name}.')
     elif old != new:

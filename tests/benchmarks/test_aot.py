@@ -1,7 +1,7 @@
 """Compiling ahead of time, at toy size: what is chosen, how it is split, what is kept."""
 
 import json
-import os
+import signal
 
 import pytest
 from absl import app
@@ -40,7 +40,11 @@ def test_rows_then_heads_are_split(devices, mesh, batch):
 
 
 def test_a_compiler_that_crashes_leaves_a_row():
-  assert aot.apart(os._exit, 139) == {'error': 'the compiler crashed'}
+  assert aot.apart(signal.raise_signal, signal.SIGSEGV) == {'error': 'the compiler crashed'}
+  with pytest.raises(ValueError, match='its process ended with code -9'):
+    aot.apart(signal.raise_signal, signal.SIGKILL)
+  with pytest.raises(ValueError, match='invalid literal'):
+    aot.apart(int, 'x')
   assert aot.apart(dict, [('fits', True)]) == {'fits': True}
 
 

@@ -68,6 +68,14 @@ def test_every_way_it_is_written():
   }
 
 
+def test_unlike_collectives_of_one_channel_both_count():
+  text = TPU.replace(
+    'bf16[8,4]{1,0} all-gather(%p), channel_id=7', 'bf16[8,8] all-gather(%p), channel_id=7', 1
+  )
+  longer = collectives(text)['all-gather']
+  assert longer == Collective(15, 10 * 64 + 5 * 128, 10 * 48 + 5 * 96)
+
+
 def test_all_collectives_of_one_channel_count():
   """As shard_map writes them."""
 

@@ -36,7 +36,6 @@ def test_it_begins_as_the_transformer(float64, correction):
   part = given | dict(layers=jax.tree.map(lambda a: a[:layers], given['layers']))
   tokens = tokens_of(model)
   expected = shallow.apply(part, tokens).logits_BxTxV
-  model = crt_jax.build(CRT | dict(correction=correction))
   params = begun(model, source, given)
   fresh = jax.eval_shape(model.init, jax.random.key(0))
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, fresh)
@@ -72,7 +71,11 @@ def test_a_model_of_its_own_kind_is_taken_as_it_is():
     (dict(rotary='standard'), SOURCE, 'model.rotary=standard is integer_reversed in the'),
     ({}, CONFIGS['roformer_head_ffn'] | dict(window=0), "'roformer_head_ffn': only a 'roformer'"),
     ({}, CONFIGS['cart'], "model.name='crt' cannot begin as a trained 'cart'"),
-    (dict(correction='concat'), CRT, 'other names or shapes'),
+    (
+      dict(correction='concat'),
+      CRT,
+      r'correction/feed_forward/up/weight has shape \(64, 32\), and',
+    ),
   ],
 )
 def test_what_does_not_fit_is_named(changes, source, message):

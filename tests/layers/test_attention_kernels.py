@@ -121,6 +121,31 @@ def test_splash_forward(window):
   assert_same(splash(*qkv), materialised(*qkv, window), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('shape', [dict(data=4, fsdp=2, tensor=1), dict(data=2, fsdp=2, tensor=2)])
+@pytest.mark.parametrize(
+  'kernel, platform, call',
+  [('splash', 'tpu', 'tpu_custom_call'), ('cudnn', 'cuda', '__cudnn$fmhaSoftmax')],
+)
+def test_kernels_lower_where_each_device_has_its_own_rows(
+  as_on_a_gpu, kernel, platform, call, shape
+):
+  """The compiler refuses a kernel that it would have to split."""
+  mesh = sharding.make_mesh(shape)
+
+  def gradient(weight, batch, key):
+    q = batch['q'] * weight
+    mixed = kernels.fused_attention(kernel, q, q, q, 0)
+    return weight + jnp.sum(mixed.astype(jnp.float32)), {'targets': jnp.ones(())}
+
+  def step(weight, q):
+    with sharding.in_mesh(mesh):
+      return sharding.on_own_rows(gradient, jax.sharding.PartitionSpec())(weight, {'q': q}, 0)
+
+  q = jnp.zeros((8, 128, 2, 64), jnp.bfloat16)
+  traced = jax.jit(step).trace(jnp.ones((), jnp.bfloat16), q)
+  assert call in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def test_splash_is_split_over_rows_and_heads():
   """Eight devices of a mesh: each runs the kernel on its own rows and heads, and nothing moves."""
   qkv = draw(8, heads=2, batch=4)

@@ -224,16 +224,26 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
 
 
 def test_a_crt_begins_as_a_trained_transformer(tmp_path, monkeypatch, capsys):
-  """Its first loss is the transformer's on that batch; stopped, it no longer needs it to go on."""
+  """Its first loss is the transformer's on that batch. Killed before its first checkpoint, it begins
+  with the same step; after it, it needs the transformer no longer."""
   source, same, crt = tmp_path / 'source', tmp_path / 'same', tmp_path / 'crt'
   short = {'train.steps': 2, 'model.dropout': 0.0, 'train.log_every': 1}
   train(tiny_config('transformer', **short), source)
   short |= {'train.init_from': str(source)}
   train(tiny_config('transformer', **short), same)
   with monkeypatch.context() as patch:
+    patch.setattr(loop, 'run_steps', refuse)
+    with pytest.raises(AssertionError):
+      train(tiny_config(**short | PLAIN), crt)
+  assert setup.saved_beginning(crt) == {'workdir': str(source), 'step': 2}
+  later = tiny_config('transformer', **short | {'train.steps': 3, 'train.init_from': ''})
+  train(later, source, fork=True)
+  with monkeypatch.context() as patch:
     stop_after(patch, 1)
     with pytest.raises(preemption.Preempted):
       train(tiny_config(**short | PLAIN), crt)
+  with pytest.raises(ValueError, match=r'has begun already, at step 1; use a new --workdir'):
+    train(tiny_config(**short | PLAIN | {'train.init_from': str(same)}), crt, fork=True)
   assert f'begins with   step 2 of {source} (transformer)' in capsys.readouterr().out
   shutil.rmtree(source)
   train(tiny_config(**short | PLAIN), crt)

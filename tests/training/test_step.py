@@ -189,7 +189,6 @@ def test_no_loop_of_the_step_holds_a_collective():
     compiled = variant(3).lower(abstract, step_lib.abstract_batch(config, mesh)).compile()
     split = [x for x in jax.tree.leaves(abstract.params) if 'fsdp' in x.sharding.spec]
     found = collectives(compiled.as_text())
-    print(found)
     whole = sum(4 * x.size for x in jax.tree.leaves(abstract.params))
     parts = sum(4 * x.size for x in split)
     assert parts == 0 or parts > 0.9 * whole

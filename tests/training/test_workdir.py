@@ -71,3 +71,14 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
   command = [sys.executable, '-c', program, str(tmp_path / 'run')]
   out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
   assert 'is in use by another process' in out
+
+
+def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
+  """As if it had the value that changes nothing; with another one it is another run."""
+  open_new(tmp_path)
+  config = workdir.saved_config(tmp_path)
+  del config['mesh']['gather'], config['train']['init_from']
+  workdir.write_json(tmp_path / 'config.json', {'config': config, 'forks': []})
+  assert workdir.check_workdir(tmp_path, tiny_config(), fork=False) == {}
+  with pytest.raises(ValueError, match=r"train.init_from \(was '', now 'runs/other'\)"):
+    workdir.check_workdir(tmp_path, tiny_config(**{'train.init_from': 'runs/other'}), fork=False)
