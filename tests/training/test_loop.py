@@ -224,8 +224,8 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
 
 
 def test_a_crt_begins_as_a_trained_transformer(tmp_path, monkeypatch, capsys):
-  """Its first loss is the transformer's on that batch. Killed before its first checkpoint, it begins
-  with the same step; after it, it needs the transformer no longer."""
+  """Its first loss is the transformer's on that batch. Killed before its first checkpoint it begins
+  with the same step; after that it needs the transformer no longer."""
   source, same, crt = tmp_path / 'source', tmp_path / 'same', tmp_path / 'crt'
   short = {'train.steps': 2, 'model.dropout': 0.0, 'train.log_every': 1}
   train(tiny_config('transformer', **short), source)
