@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from crt_jax.training.launch import wait_until
 from experiments.jobs import attempts, local, records, results, slurm, status
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, Launch
 from experiments.mistakes import Mistake
@@ -260,7 +261,9 @@ def test_a_run_that_was_killed_with_its_sweep_is_seen_as_stopped(tmp_path):
   state = {'state': 'running', 'attempts': 1, 'job': '', 'host': os.uname().nodename}
   with subprocess.Popen([sys.executable, '-c', 'input()', f'{tmp_path}/run'], stdin=-1) as process:
     records.write_json(tmp_path / 'run/attempts/state.json', state | {'pid': process.pid})
-    assert status.state_of(tmp_path / 'run', 'running', None) == 'running'
+    seen = lambda: status.state_of(tmp_path / 'run', 'running', None)  # noqa: E731
+    wait_until(lambda: seen() == 'running', 10)  # the system names a process after it has begun
+    assert seen() == 'running'
     process.kill()
   assert status.state_of(tmp_path / 'run', 'running', None) == 'stopped'
   assert status.state_of(tmp_path / 'run', 'running', ('7_1', 'PENDING')) == 'queued'
