@@ -26,15 +26,11 @@ SHAPES = {
   'fsdp_tensor': dict(fsdp=4, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
-
-
-def every(shapes, fast):
-  """All models on all shapes; slow, but for two models on one shape."""
-  quick = [('crt_sa', fast), ('cart', fast)]
-  pairs = [(name, shape) for name in CONFIGS for shape in shapes]
-  return [pair if pair in quick else pytest.param(*pair, marks=pytest.mark.slow) for pair in pairs]
-
-
+FAST = [(name, 'all') for name in ('crt_sa', 'cart')]
+EVERY = [
+  pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
+  for pair in ((name, shape) for name in CONFIGS for shape in SHAPES)
+]
 VOCAB = 24  # divides by the tensor axis
 
 
@@ -62,7 +58,7 @@ def on_one_device(name):
   return jax.jit(functools.partial(loss_and_gradient, model))(params, batch)
 
 
-@pytest.mark.parametrize(('name', 'shape'), every(SHAPES, 'all'))
+@pytest.mark.parametrize(('name', 'shape'), EVERY)
 def test_loss_and_gradient_of_one_device(float64, name, shape):
   model, params, batch = prepared(name)
   mesh = mesh_of(shape)
@@ -94,7 +90,7 @@ def test_loss_and_gradient_of_one_device(float64, name, shape):
     assert split == asked and sum(split) >= 5, 'heads, hidden units and vocabulary are split'
 
 
-@pytest.mark.parametrize(('name', 'shape'), every(SHAPES, 'all'))
+@pytest.mark.parametrize(('name', 'shape'), EVERY)
 def test_each_device_on_its_own_rows(float64, name, shape):
   """The same loss and gradient, of the same dropped units, where weights are gathered once."""
   model, params, batch = prepared(name)
