@@ -60,7 +60,9 @@ WAYS = {
 }
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 # On a CPU the code is not wanted, only the program before it: LLVM may do as little as it can.
-CPU_OPTIONS = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+CPU_OPTIONS = {'xla_backend_optimization_level': 0}
+if jax.__version_info__ < (0, 11):  # later ones do not know it
+  CPU_OPTIONS['xla_cpu_use_fusion_emitters'] = False
 
 
 def specs() -> dict[str, str]:

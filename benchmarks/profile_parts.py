@@ -15,6 +15,10 @@ import jax
 
 # (part, pattern of 'operation name'), the first that fits counts.
 PARTS = (
+  (
+    'gradient norm, clipping, optimizer',
+    r'^jit(?!.*(jvp|checkpoint|attention|Forward|Linear|Layer))',
+  ),
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
   ('output layer and loss: matrix products', r'Linear/dot_general|checkpoint.*dot_general'),
   ('attention: scores and values', r'attention/b.*dot_general'),
@@ -29,7 +33,7 @@ PARTS = (
 )
 # Found by the name of the operation; all others by the code that it came from.
 KERNELS = (
-  ('attention: fused kernel', r'cudnn|fmha|splash|flash'),
+  ('attention: fused kernel', r'cudnn|fmha|splash|flash|dot_product_attention'),
   ('collectives', r'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|nccl'),
 )
 

@@ -2,17 +2,19 @@
 
   python -m benchmarks.train --output=benchmarks/results/train_h200.json     # one GPU or TPU
   python -m benchmarks.train --case=crt_d5_c1120 --profile                   # one model, by part
+  python -m benchmarks.train --case=cart_d1024 --change=model.unroll_scans=False
   python -m benchmarks.train --smoke                                         # a minute on a CPU
 
 Each model takes the whole training step of its config (AdamW, clipping, float32 parameters) on
-random tokens, in bfloat16, without dropout, with the attention kernel of the platform. Of
-SETTINGS the first is taken that fits the memory, and reported. Every model runs in a process of its
-own, so that its peak of memory is its own.
+random tokens, in bfloat16, without dropout, with the attention kernel of the platform and, on a
+GPU, its scans written out. Of SETTINGS the first is taken that fits the memory, and reported. Every
+model runs in a process of its own, so that its peak of memory is its own.
 
 docs/performance.md says what the numbers mean. Where the peak of the hardware is not known,
 utilisation is 0.
 """
 
+import ast
 import json
 import math
 import pathlib
@@ -43,10 +45,10 @@ CASES = {
   'transformer_n12': ('configs/transformer_n12.py:heads=16', {}),
 }
 COMMON = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'train.telemetry_every': 0}
-# What is recomputed, and in how many slices the batch is worked off: the cheapest first.
-SETTINGS = [(remat, slices) for remat in ('none', 'dots', 'layer') for slices in (1, 2, 4)]
+# What is recomputed, and in how many slices the batch is worked off: the fastest first.
+SETTINGS = [(remat, slices) for remat in ('dots', 'layer') for slices in (1, 2, 4)]
 KERNEL = dict(gpu='cudnn', tpu='splash', cpu='xla')
-LOSS_CHUNK_MIB = dict(gpu=512, tpu=512, cpu=64)
+LOSS_CHUNK_MIB = dict(gpu=8192, tpu=512, cpu=64)
 SMOKE = {
   'data.vocab_size': 128,
   'data.sequence_length': 16,
@@ -61,14 +63,19 @@ _GROUPS = flags.DEFINE_integer('groups', 5, 'How often; the median counts.', low
 _BATCH = flags.DEFINE_integer('batch_size', 0, "Sequences a step; 0 = the config's.", lower_bound=0)
 _KERNEL = flags.DEFINE_enum('kernel', '', ['', *KERNEL.values()], "'' = the platform's.")
 _SMOKE = flags.DEFINE_bool('smoke', False, 'Toys of the same models: does everything run?')
+_CHANGES = flags.DEFINE_multi_string(
+  'change', [], 'FIELD=VALUE of the config, such as model.unroll_scans=False; may be repeated.'
+)
 _PROFILE = flags.DEFINE_bool('profile', False, 'Also where the time of a step goes, by part.')
 
 
 def main(argv):
   del argv
   if _CASE.value is not None:
-    config = config_of(_CASE.value, _SMOKE.value, _KERNEL.value, _BATCH.value)
-    results.publish(measure(config, _STEPS.value, _GROUPS.value, _PROFILE.value, _SMOKE.value))
+    fixed = parse_changes(_CHANGES.value)
+    config = config_of(_CASE.value, _SMOKE.value, _KERNEL.value, _BATCH.value, fixed)
+    how = dict(profile=_PROFILE.value, smoke=_SMOKE.value, fixed=tuple(fixed))
+    results.publish(measure(config, _STEPS.value, _GROUPS.value, **how))
     return
   # The parent touches no device before its children are done: the first to do so takes the memory.
   found = {name: in_own_process(name) for name in CASES}
@@ -91,8 +98,30 @@ def in_own_process(case: str) -> dict:
     return json.loads(file.read_text())
 
 
-def config_of(case: str, smoke: bool = False, kernel: str = '', batch_size: int = 0):
-  """The config of a case, as it is measured on this process's platform."""
+def parse_changes(words: list[str]) -> dict:
+  """Dotted field -> value, from FIELD=VALUE; what is no Python literal is a string.
+
+  Raises:
+    UsageError: no '='.
+  """
+  found = {}
+  for word in words:
+    name, equals, value = word.partition('=')
+    if not equals:
+      raise app.UsageError(f'--change={word} has no value; write FIELD=VALUE')
+    try:
+      found[name] = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+      found[name] = value
+  return found
+
+
+def config_of(case: str, smoke=False, kernel='', batch_size=0, fixed: dict | None = None):
+  """The config of a case, as it is measured on this process's platform.
+
+  Raises:
+    UsageError: a field of `fixed` does not exist, or has another type.
+  """
   spec, changes = CASES[case]
   config = config_files.load(spec)
   platform = jax.default_backend()
@@ -105,16 +134,29 @@ def config_of(case: str, smoke: bool = False, kernel: str = '', batch_size: int 
       changes['model.heads'] = 4
   changes['model.attention_kernel'] = kernel or KERNEL.get(platform, 'xla')
   changes['model.loss_chunk_mib'] = LOSS_CHUNK_MIB.get(platform, 64)
+  changes['model.unroll_scans'] = platform == 'gpu'
   if batch_size:
     changes['data.batch_size'] = batch_size
-  config.update_from_flattened_dict(changes)
+  try:
+    config.update_from_flattened_dict(changes | (fixed or {}))
+  except (KeyError, TypeError) as error:
+    raise app.UsageError(f'--change: {error}') from None
   return config
 
 
 def measure(
-  config, steps: int, groups: int, profile: bool = False, smoke: bool = False, devices=None
+  config,
+  steps: int,
+  groups: int,
+  profile: bool = False,
+  smoke: bool = False,
+  devices=None,
+  fixed: tuple[str, ...] = (),
 ) -> dict:
   """Compiles and times the training step of a config on `devices`; None = all there are.
+
+  Args:
+    fixed: fields of the config that are not to be changed, of those that SETTINGS would try.
 
   Returns: a dict ready for JSON; docs/performance.md describes its fields.
 
@@ -125,7 +167,7 @@ def measure(
   kernels.check_device(crt_jax.build(config.model).config)
   mesh = sharding.make_mesh(config.mesh, devices)
   rows_BxT = config.data.batch_size, config.data.sequence_length
-  model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile)
+  model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile, fixed)
   depth, executable = next(iter(compiled.executables.items()))
 
   per_step = statistics.median(seconds)
@@ -142,6 +184,8 @@ def measure(
     sequence_length=rows_BxT[1],
     accumulation=config.train.accumulation,
     remat=config.model.remat,
+    unroll_scans=config.model.unroll_scans,
+    loss_chunk_mib=config.model.loss_chunk_mib,
     attention=kernels.describe(model.config),
     seconds_per_step=per_step,
     seconds=seconds,
@@ -166,13 +210,16 @@ def measure(
   )
 
 
-def first_that_fits(config, mesh, steps: int, groups: int, profile: bool):
+def first_that_fits(config, mesh, steps: int, groups: int, profile: bool, fixed=()):
   """The model, its compiled step, seconds per step and the profile ({} where none is wanted), by
   the first of SETTINGS that fits; the config is changed to it."""
   limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', float('inf'))
-  tried = []
-  for remat, slices in SETTINGS:
-    if config.data.batch_size % (slices * mesh.size):
+  tried = {}
+  given = config.model.remat, config.train.accumulation
+  is_fixed = 'model.remat' in fixed, 'train.accumulation' in fixed
+  for setting in SETTINGS:
+    remat, slices = (a if keep else b for a, b, keep in zip(given, setting, is_fixed, strict=True))
+    if config.data.batch_size % (slices * mesh.size) or (remat, slices) in tried:
       continue
     config.model.remat, config.train.accumulation = remat, slices
     try:
@@ -180,8 +227,8 @@ def first_that_fits(config, mesh, steps: int, groups: int, profile: bool):
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      tried.append(f'remat {remat} in {slices}: {str(error).splitlines()[0]}')
-  raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried)})')
+      tried[remat, slices] = f'remat {remat} in {slices}: {str(error).splitlines()[0]}'
+  raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried.values())})')
 
 
 def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
@@ -212,8 +259,13 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
   if profile:
     from benchmarks import profile_parts  # defines flags of its own
 
-    once = lambda: jax.block_until_ready(executable(carry, batch))  # noqa: E731
-    parts = profile_parts.profile(once, executable.as_text())
+    # A GPU's trace names no operation of what runs inside a recorded command buffer.
+    options = {'xla_gpu_graph_min_graph_size': 10**6} if jax.default_backend() == 'gpu' else {}
+    lowered = variant(depth).lower(abstract, step.abstract_batch(config, mesh))
+    profiled = lowered.compile(compiler_options=options)
+    carry, _ = jax.block_until_ready(profiled(carry, batch))
+    once = lambda: jax.block_until_ready(profiled(carry, batch))  # noqa: E731
+    parts = profile_parts.profile(once, profiled.as_text())
   return model, compiled, seconds, parts
 
 
@@ -234,7 +286,8 @@ def recomputed_flops(config) -> float:
   """FLOPs per token that the backward pass computes again: layers and passes by `remat`, and the
   output layer where its loss is chunked.
 
-  Counted in the traced programs with and without, both with materialised attention.
+  Counted in the traced programs with and without, both with materialised attention, of which remat
+  'dots' keeps what a fused kernel returns.
   """
   rows = config.data.batch_size // config.train.accumulation
   shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
@@ -246,7 +299,9 @@ def recomputed_flops(config) -> float:
       jax.grad(model.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
     )
 
-  extra = traced() - traced(remat='none', loss_chunk_mib=2**30)
+  keeps_attention = config.model.remat == 'dots' and config.model.attention_kernel != 'xla'
+  own = dict(remat='none') if keeps_attention else {}
+  extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30)
   return extra / (rows * config.data.sequence_length)
 
 

@@ -45,6 +45,7 @@ def crt_model(**changes) -> dict:
     dropout=0.2,
     dtype='float32',  # compute; parameters and residual stream stay float32
     remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass; or 'dots'
+    unroll_scans=False,  # writes layers and passes out: faster on a GPU, compiles longer
     window=0,  # positions that attention sees; 0 = all before it
     attention_kernel='xla',  # 'cudnn' (NVIDIA, 16 bits), 'splash' (TPU); with dropout 'xla' runs
     loss_chunk_mib=64,  # MiB of float32 logits that a device holds at a time
@@ -67,6 +68,7 @@ def transformer_model(**changes) -> dict:
     dropout=0.2,
     dtype='float32',
     remat='none',
+    unroll_scans=False,
     window=0,
     attention_kernel='xla',
     loss_chunk_mib=64,
@@ -103,6 +105,7 @@ def cart_model(**changes) -> dict:
     dropout=0.0,
     dtype='float32',  # compute; parameters and residual stream stay float32
     remat='none',
+    unroll_scans=False,
     window=0,
     attention_kernel='xla',
     loss_chunk_mib=64,

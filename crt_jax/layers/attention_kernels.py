@@ -21,6 +21,9 @@ from crt_jax import sharding
 Array = jax.Array
 
 KERNELS = ('xla', 'cudnn', 'splash')
+# What splash attention calls what its backward pass reads; cuDNN's has no name but its operation's.
+FUSED_ATTENTION = 'fused_attention'
+CUDNN_ATTENTION = 'dot_product_attention_fwd_wrapper'
 WIDTH_MULTIPLE = 8  # of head widths that the kernels take; others are padded
 SPLASH_BLOCKS = (512, 256, 128)  # positions a tile; the largest that divides the padded sequence
 
@@ -104,6 +107,7 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool):
     block_sizes=splash.BlockSizes(**{f'block_{name}': block for name in blocks}),
     head_shards=1,
     q_seq_shards=1,
+    residual_checkpoint_name=FUSED_ATTENTION,
     interpret=interpret,
   )
 

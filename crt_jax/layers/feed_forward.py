@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout, Linear
 
@@ -33,7 +34,7 @@ class FeedForward(nn.Module):
     if self.activation == 'swiglu':
       axes = ('gate_up', 'feed_forward', 'width')
       y = Linear((2, self.hidden), in_shape, axes, **options, name='gate_up')(x)
-      y = jax.nn.silu(y[..., 0, :]) * y[..., 1, :]
+      y = swiglu(*jnp.unstack(y, axis=-2))
     else:
       axes = ('feed_forward', 'width')
       y = Linear((self.hidden,), in_shape, axes, **options, name='up')(x)
@@ -46,5 +47,12 @@ class FeedForward(nn.Module):
 
 
 def gelu(x: Array) -> Array:
-  """Exact GELU; through erf, since the erfc of jax.nn.gelu makes a CPU step half as fast."""
-  return x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+  """Exact GELU in at least float32; by erf, as the erfc of jax.nn.gelu makes a CPU half as fast."""
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return (wide * 0.5 * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
+def swiglu(gate: Array, up: Array) -> Array:
+  """silu(gate) * up, in at least float32."""
+  dtype = jnp.promote_types(gate.dtype, jnp.float32)
+  return (jax.nn.silu(gate.astype(dtype)) * up.astype(dtype)).astype(gate.dtype)

@@ -31,6 +31,8 @@ def rotate(x_BxTxHxA: Array, position_BxT: Array, kind: str, theta: float = 1e4)
   if kind == 'standard':
     a, b = jnp.split(x_BxTxHxA, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  a, b = x_BxTxHxA[..., 0::2], x_BxTxHxA[..., 1::2]
-  turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
+  # x cos + swapped(x) (-sin, sin): its transpose is of the same form, without strided slices.
+  pairs_BxTxHxmx2 = x_BxTxHxA.reshape(*x_BxTxHxA.shape[:-1], pairs, 2)
+  signed_sin = jnp.stack([-sin, sin], axis=-1)
+  turned = pairs_BxTxHxmx2 * cos[..., None] + pairs_BxTxHxmx2[..., ::-1] * signed_sin
   return turned.reshape(x_BxTxHxA.shape)

@@ -290,7 +290,7 @@ class CART(Model):
       depth,
       history(self.config),
       loop.per_loop,
-      self.config.remat_pass,
+      self.config.pass_scan,
       probe_R,
       self.config.backprop_loops,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
 from crt_jax.models.loss import CHUNK_MIB
-from crt_jax.recurrence.remat import KEEP_PRODUCTS, Remat
+from crt_jax.recurrence.scan import Scan
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 # What the backward pass recomputes: of each recurrent pass, and of each layer inside it.
@@ -19,7 +19,7 @@ REMAT = {
   'none': (False, False),
   'pass': (True, False),
   'layer': (True, True),
-  'dots': (KEEP_PRODUCTS, KEEP_PRODUCTS),
+  'dots': (kernels.keep_products, kernels.keep_products),
 }
 
 
@@ -34,7 +34,9 @@ class ModelConfig:
     dropout: share in [0, 1); where it acts is the model's recipe.
     dtype: compute dtype; parameters and residual stream are float32, or float64 when that is asked.
     remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it) or
-      'dots' (of both, all but the products with weights).
+      'dots' (of both, all but the products with weights and a fused kernel's attention).
+    unroll_scans: writes out the scans over layers, passes and loops: faster steps on a GPU, longer
+      compilation.
     window: positions that attention sees, the current one included; 0 = all before it.
     attention_kernel: 'xla' (materialised scores), 'cudnn' (NVIDIA GPUs, 16 bits) or 'splash'
       (TPUs); models/kernels.py says where 'xla' runs nevertheless.
@@ -50,6 +52,7 @@ class ModelConfig:
   dropout: float = 0.0
   dtype: str = 'float32'
   remat: str = 'none'
+  unroll_scans: bool = False
   window: int = 0
   attention_kernel: str = 'xla'
   loss_chunk_mib: int = CHUNK_MIB
@@ -97,14 +100,14 @@ class ModelConfig:
     object.__setattr__(self, 'head_width', head_width)
 
   @property
-  def remat_pass(self) -> Remat:
-    """What is recomputed of a recurrent pass (recurrence/remat.py)."""
-    return REMAT[self.remat][0]
+  def pass_scan(self) -> Scan:
+    """What runs recurrent passes and loops."""
+    return Scan(REMAT[self.remat][0], self.unroll_scans)
 
   @property
-  def remat_layer(self) -> Remat:
-    """What is recomputed of a layer, inside a pass or without any."""
-    return REMAT[self.remat][1]
+  def layer_scan(self) -> Scan:
+    """What runs layers, inside a pass or without any."""
+    return Scan(REMAT[self.remat][1], self.unroll_scans)
 
   @property
   def param_dtype(self) -> str:

@@ -222,7 +222,7 @@ class CRT(Model):
     """The maps that the drivers of recurrence/context.py alternate."""
     parts = self.parts(params)
     shift = not self.config.self_inclusive
-    return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.remat_pass)
+    return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.pass_scan)
 
   def read(self, done: Passes) -> Array:
     """What the head reads of finished passes."""

@@ -9,6 +9,18 @@ from crt_jax.layers import attention_kernels
 # cuDNN's widest head: on every GPU, and from Hopper on (compute capability 9.0).
 CUDNN_WIDTH, CUDNN_WIDTH_HOPPER = 128, 256
 
+_keeps = jax.checkpoint_policies.save_from_both_policies(
+  jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  jax.checkpoint_policies.save_only_these_names(attention_kernels.FUSED_ATTENTION),
+)
+
+
+def keep_products(primitive, *args, **params):
+  """The policy that keeps products of activations with weights and what a fused attention kernel
+  returns, and computes anew what lies between: norms, activations, rotary angles, materialised
+  attention."""
+  return primitive.name == attention_kernels.CUDNN_ATTENTION or _keeps(primitive, *args, **params)
+
 
 def check(config) -> None:
   """Raises ValueError where no device could run the kernel of a model's configuration.

@@ -42,7 +42,7 @@ class LayerStack:
 
   def __call__(self, params_N: dict, x_BxTxC: Array, past, key: Array | None):
     """The layers in sequence; see recurrence/layers.py."""
-    return stack(self.apply_one, params_N, x_BxTxC, past, key, self.config.remat_layer)
+    return stack(self.apply_one, params_N, x_BxTxC, past, key, self.config.layer_scan)
 
   def cache(self, batch: int, max_len: int) -> dict[str, Array]:
     """Empty keys and values, [N, B, H, S, A] in the compute dtype."""

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.backward import Loop
-from crt_jax.recurrence.remat import Remat, rematerialised
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
 from crt_jax.recurrence.state import DecodeState, advance
 
@@ -29,14 +28,14 @@ class Recurrence(NamedTuple):
     inject: s_prev_BxTxC, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its
       own attention, if any, reads of earlier positions, None in parallel passes.
     shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
-    remat: what of each pass is recomputed in the backward pass, see remat.py.
+    scan: runs the passes but the last, see scan.py.
   """
 
   block: Callable
   summary: Callable
   inject: Callable
   shift: bool = True
-  remat: Remat = False
+  scan: Callable = jax.lax.scan
 
 
 @jax.tree_util.register_dataclass
@@ -95,8 +94,6 @@ def passes(
       statistics = loop_statistics(x_next_BxTxC, x_BxTxC)
     return (x_next_BxTxC, entries['correction']), statistics
 
-  # The last pass is the first that the backward pass needs, so recomputing it would save nothing.
-  body = rematerialised(refine, recurrence.remat)
   is_named = isinstance(start, str)
   s_BxTxC = jnp.zeros_like(e_BxTxC) if is_named else start
   x_BxTxC, entries = recurrence.inject(
@@ -111,8 +108,9 @@ def passes(
   statistics = {}
   if depth > 1:
     numbers = first + jnp.arange(1, depth)
-    carry, statistics = jax.lax.scan(body, (x_BxTxC, entries), (numbers, probe_K))
+    carry, statistics = recurrence.scan(refine, (x_BxTxC, entries), (numbers, probe_K))
     x_BxTxC, entries = carry
+  # The last pass is the first that the backward pass needs: recomputing it would save nothing.
   z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(
     recurrence, e_BxTxC, x_BxTxC, state, _split(key, first + depth)
   )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from crt_jax.recurrence.remat import Remat, rematerialised
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
 
 Array = jax.Array
@@ -17,7 +16,7 @@ def depth_loop(
   depth: int,
   history: int,
   per_loop=None,
-  remat: Remat = False,
+  scan: Callable = jax.lax.scan,
   probe_R: Array | None = None,
   backprop: int = 0,
 ) -> tuple[tuple[Array, ...], dict | None, dict]:
@@ -27,8 +26,7 @@ def depth_loop(
     step: ring (newest first), r, this loop's slice of per_loop -> h_BxTxC, anything to collect.
     start_BxTxC: fills all slots of the ring before the first loop.
     per_loop: arrays with a leading axis of length `depth`, or None.
-    remat: what of each loop is recomputed in the backward pass, see remat.py; with True the ring
-      alone is stored.
+    scan: runs the loops, see scan.py.
     probe_R: zeros, one per loop, if statistics are wanted; their gradients are the squared norms of
       the gradients at the loops' outputs.
     backprop: gradients flow through the last so many loops only: the ring before them counts as a
@@ -47,14 +45,13 @@ def depth_loop(
       statistics = loop_statistics(h_BxTxC, ring[0])
     return (h_BxTxC, *ring[:-1]), (collected, statistics)
 
-  body = rematerialised(one, remat)
   ring, inputs = (start_BxTxC,) * history, (jnp.arange(depth), per_loop, probe_R)
   constant = max(depth - backprop, 0) if backprop else 0
   if not constant:
-    ring, (collected, statistics) = jax.lax.scan(body, ring, inputs)
+    ring, (collected, statistics) = scan(one, ring, inputs)
     return ring, collected, statistics
-  ring, first = jax.lax.scan(body, ring, jax.tree.map(lambda a: a[:constant], inputs))
+  ring, first = scan(one, ring, jax.tree.map(lambda a: a[:constant], inputs))
   ring = jax.lax.stop_gradient(ring)
-  ring, last = jax.lax.scan(body, ring, jax.tree.map(lambda a: a[constant:], inputs))
+  ring, last = scan(one, ring, jax.tree.map(lambda a: a[constant:], inputs))
   collected, statistics = jax.tree.map(lambda *a: jnp.concatenate(a), first, last)
   return ring, collected, statistics

@@ -10,13 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from crt_jax.recurrence.remat import Remat, rematerialised
-
 Array = jax.Array
 
 
 def stack(
-  layer: Callable, params_N, x_BxTxC: Array, past, key: Array | None, remat: Remat = False
+  layer: Callable, params_N, x_BxTxC: Array, past, key: Array | None, scan: Callable = jax.lax.scan
 ) -> tuple[Array, Any]:
   """Applies N layers in sequence.
 
@@ -26,7 +24,7 @@ def stack(
     past: None, or (cache, position_B); the cache has leaves [N, B, ...], or is a tuple of N trees
       with leaves [1, B, ...] where the parameters are one.
     key: dropout key, or None for none; layer n uses fold_in(key, n).
-    remat: what of each layer is recomputed in the backward pass, see remat.py.
+    scan: runs the layers where their parameters are stacked, see scan.py.
 
   Returns: the last layer's output and the entries of all layers, in the form of the cache.
   """
@@ -40,7 +38,7 @@ def stack(
   if isinstance(params_N, tuple):
     return _separate(one, params_N, x_BxTxC, cache_N)
   count = jax.tree.leaves(params_N)[0].shape[0]
-  return jax.lax.scan(rematerialised(one, remat), x_BxTxC, (params_N, cache_N, jnp.arange(count)))
+  return scan(one, x_BxTxC, (params_N, cache_N, jnp.arange(count)))
 
 
 def _separate(one: Callable, params_N: tuple, x_BxTxC: Array, cache_N: tuple | None):

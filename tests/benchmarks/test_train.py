@@ -20,9 +20,10 @@ def test_a_toy_is_measured():
   json.dumps(found)
   tokens = found['batch_size'] * found['sequence_length']
   assert math.isclose(found['tokens_per_second'] * found['seconds_per_step'], tokens)
-  assert found['remat'] == 'none' and found['accumulation'] == 1  # the first that fits
+  assert found['remat'] == 'dots' and found['accumulation'] == 1  # the first that fits
   expected = accounting.model_flops(config.model, found['sequence_length'], 2)
-  assert found['model_flops_per_token'] == found['hardware_flops_per_token'] == expected
+  assert found['model_flops_per_token'] == expected
+  assert found['hardware_flops_per_token'] > expected  # materialised attention once more
   # A CPU has no peak here: no guess.
   assert found['model_flops_utilisation'] == found['hardware_flops_utilisation'] == 0
   assert 0 < found['share_of_matrix_product'] < 1
@@ -45,7 +46,7 @@ def test_what_does_not_fit_is_tried_otherwise(monkeypatch):
   monkeypatch.setattr(train, 'run', run)
   config, mesh = train.config_of('crt_d5_c1120'), types.SimpleNamespace(size=1)
   assert train.first_that_fits(config, mesh, 1, 1, False) == 'fits'
-  assert tried == [('none', 1), ('none', 2), ('none', 4), ('dots', 1), ('dots', 2)]
+  assert tried == [('dots', 1), ('dots', 2), ('dots', 4), ('layer', 1), ('layer', 2)]
   message = 'INTERNAL'
   tried.clear()
   with pytest.raises(train.jax.errors.JaxRuntimeError):

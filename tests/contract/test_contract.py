@@ -291,6 +291,21 @@ def test_rematerialisation_changes_no_gradient(name, remat):
   assert regions[0] > regions[1]
 
 
+@pytest.mark.parametrize('name', ('crt', 'cart', 'roformer'))
+@pytest.mark.parametrize('remat', ('none', 'layer', 'dots'))
+def test_scans_written_out_change_no_gradient(name, remat):
+  model, params, tokens, _ = prepared(name)
+  other = model_of(name, remat=remat, unroll_scans=True)
+
+  def gradient(m):
+    return jax.grad(lambda p: m.loss(p, batch_of(tokens))[0])
+
+  one, two = (jax.jit(gradient(m))(params) for m in (model, other))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, two)
+  loops = [jax.jit(gradient(m)).lower(params).as_text().count('while') for m in (model, other)]
+  assert loops[0] > loops[1] == 0
+
+
 @each_family
 def test_sharded_over_eight_devices(name):
   """A width divided over devices: the same logits, and specs that really divide something."""

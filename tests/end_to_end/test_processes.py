@@ -17,6 +17,7 @@ from crt_jax.data.manifest import read_manifest, write_manifest
 from crt_jax.data.token_files import TokenWriter
 from crt_jax.training import launch
 from crt_jax.training.checkpoint import UNREAD_SECONDS
+from tests.conftest import QUICK_COMPILER
 from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of
 
@@ -31,9 +32,7 @@ SIZES = (
 SPLIT = '--config.mesh.fsdp=2'
 LONGER = (*SIZES, '--config.train.steps=400')
 # A compiler that is quick rather than good, as in tests/conftest.py; it is the same for all runs.
-QUICK = {
-  'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false',
-}
+QUICK = {'XLA_FLAGS': QUICK_COMPILER}
 PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
 BOUND = 60  # seconds in which the others have to end; a few on an idle machine
 # Where they wait in a barrier of a checkpoint, only the heartbeat tells them of a killed one.

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from experiments.jobs import attempts
+from tests.conftest import QUICK_COMPILER
 from tests.end_to_end import runs, slurm_cluster
 from tests.end_to_end.slurm_cluster import call, wait_for
 from tests.training.tiny import rows_of
@@ -27,7 +28,7 @@ ROOT = runs.ROOT
 PATIENCE = 900  # seconds; minutes on an idle machine
 PACE = '0.1'  # seconds that a step takes at least
 # A quick compiler, as in tests/conftest.py.
-FLAGS = {'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'}
+FLAGS = {'XLA_FLAGS': QUICK_COMPILER}
 
 pytestmark = [
   pytest.mark.slow,

@@ -16,7 +16,7 @@ import crt_jax
 from benchmarks import train as benchmark
 from crt_jax import sharding
 from crt_jax.decoding import loop as decoding
-from crt_jax.decoding import prepare
+from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, row_keys
 from crt_jax.layers.attention import attend
 from crt_jax.models import kernels
@@ -131,8 +131,8 @@ def test_the_whole_state_is_donated(remat):
 @pytest.mark.parametrize('name', ('crt', 'cart', 'transformer'))
 def test_a_chunk_of_tokens_asks_the_host_for_nothing(name):
   """Its loop has a known length, its caches are written in place, and nothing is sent out."""
-  model, params = prepare.prepare(model_of(name), params_of(model_of(name)))
-  empty = prepare.empty_state(model, params, 1, 128)
+  model, params = prepare(model_of(name), params_of(model_of(name)))
+  empty = empty_state(model, params, 1, 128)
   logits_BxV = jnp.zeros((1, 256))
   decode = functools.partial(decoding.chunk_decoder().lower, model, Sampling(), 32)
   executable = decode(params, row_keys(0, jnp.arange(1)), empty, logits_BxV).compile()

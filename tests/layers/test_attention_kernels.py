@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
+import crt_jax
 from crt_jax import sharding
 from crt_jax.layers import attention_kernels as kernels
 from crt_jax.layers.attention import attend
@@ -229,3 +230,20 @@ def test_decoding_reads_its_cache_without_the_kernel(monkeypatch):
   monkeypatch.setattr(kernels, 'splash_attention', None)
   model = model_of('cart', attention_kernel='splash')
   jax.eval_shape(model.step, params_of(model), model.decode_state(1, 4), tokens_of(model)[:1, 0])
+
+
+def test_dots_keep_what_cudnn_returns(as_on_a_gpu):
+  """Remat 'dots' computes the kernel once a layer and pass, 'layer' again in the backward pass."""
+
+  def forward_calls(remat):
+    fields = dict(name='crt', vocab_size=64, width=64, heads=4, layers=2, depth=3)
+    fields |= dict(rotary='integer', dtype='bfloat16', attention_kernel='cudnn', remat=remat)
+    model = crt_jax.build(fields)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    rows = jax.ShapeDtypeStruct((2, 16), jnp.int32)
+    gradient = jax.jit(jax.grad(model.loss, has_aux=True))
+    traced = gradient.trace(params, dict(tokens=rows, targets=rows))
+    text = traced.lower(lowering_platforms=('cuda',)).as_text()
+    return len(re.findall(r'custom_call @__cudnn\$fmhaSoftmax\(', text))
+
+  assert forward_calls('dots') == forward_calls('none') < forward_calls('layer')

@@ -303,3 +303,24 @@ def test_attention_reaches_no_further_than_its_window():
   changed[0, 2] += 1
   differs_T = (np.asarray(apply(x_BxTxC)) != np.asarray(apply(changed))).any(axis=(0, 2))
   assert differs_T.tolist() == [False, False, True, True, True, False, False]
+
+
+def test_products_of_a_gradient_have_the_dtype_of_the_factors():
+  """Logits are float32; the two products of their backward pass are bfloat16 all the same."""
+  x, weight = jnp.ones((100, 8), jnp.bfloat16), jnp.ones((16, 8), jnp.bfloat16)
+
+  def loss(x, weight):
+    logits = linear.contract(x, weight, 1, jnp.float32)
+    assert logits.dtype == jnp.float32
+    return jnp.sum(jnp.sin(logits))
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, weight).jaxpr
+  dots = [e for e in jaxpr.eqns if e.primitive.name == 'dot_general']
+  assert [str(v.aval.dtype) for e in dots[-2:] for v in (*e.invars, *e.outvars)] == ['bfloat16'] * 6
+
+
+def test_gelu_of_16_bits_is_rounded_once():
+  narrow = jnp.linspace(-3, 3, 64).astype(jnp.bfloat16)
+  expected = jax.vmap(jax.grad(gelu))(narrow.astype(jnp.float32))
+  found = jax.vmap(jax.grad(gelu))(narrow)
+  np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from crt_jax.recurrence.depth_loop import depth_loop
+from crt_jax.recurrence.scan import Scan
 
 DEPTH, HISTORY = 5, 3
 
@@ -39,7 +40,9 @@ def looped(weights, start, shifts, backprop, remat):
   def one(ring, r, shift):
     return step(weights, ring, r, shift)
 
-  ring, collected, _ = depth_loop(one, start, DEPTH, HISTORY, shifts, remat, backprop=backprop)
+  ring, collected, _ = depth_loop(
+    one, start, DEPTH, HISTORY, shifts, Scan(remat), backprop=backprop
+  )
   return ring[0], collected
 
 

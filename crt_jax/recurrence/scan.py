@@ -1,0 +1,31 @@
+"""Scans over layers, passes and loops: what the backward pass recomputes, what is written out."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+Remat = bool | Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """`jax.lax.scan` of a body whose intermediate results are recomputed in the backward pass.
+
+  Attributes:
+    remat: False stores everything, True nothing but the body's arguments, a policy of
+      jax.checkpoint_policies what it names.
+    unroll: writes all steps out. What the backward pass reads is then not stacked and sliced, and
+      products and elementwise operations of different steps can be fused; compile time grows with
+      the number of steps.
+  """
+
+  remat: Remat = False
+  unroll: bool = False
+
+  def __call__(self, body: Callable, carry, xs):
+    if self.remat is not False:
+      policy = None if self.remat is True else self.remat
+      # A scan separates forward and backward pass, so there is nothing to protect from merging.
+      body = jax.checkpoint(body, prevent_cse=self.unroll and policy is None, policy=policy)
+    return jax.lax.scan(body, carry, xs, unroll=self.unroll)
