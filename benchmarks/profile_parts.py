@@ -15,10 +15,7 @@ import jax
 
 # (part, pattern of 'operation name'), the first that fits counts.
 PARTS = (
-  (
-    'gradient norm, clipping, optimizer',
-    r'^jit(?!.*(jvp|checkpoint|attention|Forward|Linear|Layer))',
-  ),
+  ('gradient norm, clipping, optimizer', r'/optimizer/'),
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
   ('output layer and loss: matrix products', r'Linear/dot_general|checkpoint.*dot_general'),
   ('attention: scores and values', r'attention/b.*dot_general'),

@@ -15,6 +15,7 @@ utilisation is 0.
 """
 
 import ast
+import itertools
 import json
 import math
 import pathlib
@@ -27,7 +28,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import crt_jax
 from benchmarks import results
@@ -35,7 +36,8 @@ from benchmarks.traced_flops import traced_flops
 from crt_jax import accounting, sharding
 from crt_jax.models import kernels
 from crt_jax.training import optimizer, state, step
-from experiments import config_files
+from experiments import cli, config_files
+from experiments.mistakes import did_you_mean
 
 # K is fixed, so that every step costs the same.
 CASES = {
@@ -46,7 +48,7 @@ CASES = {
 }
 COMMON = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'train.telemetry_every': 0}
 # What is recomputed, and in how many slices the batch is worked off: the fastest first.
-SETTINGS = [(remat, slices) for remat in ('dots', 'layer') for slices in (1, 2, 4)]
+SETTINGS = {'model.remat': ('dots', 'layer'), 'train.accumulation': (1, 2, 4)}
 KERNEL = dict(gpu='cudnn', tpu='splash', cpu='xla')
 LOSS_CHUNK_MIB = dict(gpu=8192, tpu=512, cpu=64)
 SMOKE = {
@@ -71,8 +73,9 @@ _PROFILE = flags.DEFINE_bool('profile', False, 'Also where the time of a step go
 
 def main(argv):
   del argv
+  names = list(CASES) if _CASE.value is None else [_CASE.value]
+  fixed = [parse_changes(_CHANGES.value, CASES[name][0]) for name in names][0]
   if _CASE.value is not None:
-    fixed = parse_changes(_CHANGES.value)
     config = config_of(_CASE.value, _SMOKE.value, _KERNEL.value, _BATCH.value, fixed)
     how = dict(profile=_PROFILE.value, smoke=_SMOKE.value, fixed=tuple(fixed))
     results.publish(measure(config, _STEPS.value, _GROUPS.value, **how))
@@ -98,30 +101,32 @@ def in_own_process(case: str) -> dict:
     return json.loads(file.read_text())
 
 
-def parse_changes(words: list[str]) -> dict:
-  """Dotted field -> value, from FIELD=VALUE; what is no Python literal is a string.
+def parse_changes(words: list[str], spec: str) -> dict:
+  """Dotted field -> value, from FIELD=VALUE of the config `spec`.
 
   Raises:
-    UsageError: no '='.
+    Mistake: no '=', no such field, or a value of another type.
   """
-  found = {}
+  known, found = config_files.fields(config_files.load(spec)), {}
   for word in words:
     name, equals, value = word.partition('=')
     if not equals:
-      raise app.UsageError(f'--change={word} has no value; write FIELD=VALUE')
+      raise cli.Mistake(f'--change={word} has no value; write FIELD=VALUE')
+    if name not in known:
+      suggestion = config_files.closest_field(name, known)
+      raise cli.Mistake(f'--change: {spec} has no field {name}{did_you_mean(suggestion)}')
+    kind, _ = known[name]
     try:
-      found[name] = ast.literal_eval(value)
+      found[name] = value if kind is str else ast.literal_eval(value)
     except (SyntaxError, ValueError):
-      found[name] = value
+      found[name] = None
+    if not isinstance(found[name], (kind, int) if kind is float else kind):
+      raise cli.Mistake(f'--change={word} must be of type {kind.__name__}')
   return found
 
 
 def config_of(case: str, smoke=False, kernel='', batch_size=0, fixed: dict | None = None):
-  """The config of a case, as it is measured on this process's platform.
-
-  Raises:
-    UsageError: a field of `fixed` does not exist, or has another type.
-  """
+  """The config of a case, as it is measured on this process's platform, with `fixed` fields."""
   spec, changes = CASES[case]
   config = config_files.load(spec)
   platform = jax.default_backend()
@@ -137,10 +142,7 @@ def config_of(case: str, smoke=False, kernel='', batch_size=0, fixed: dict | Non
   changes['model.unroll_scans'] = platform == 'gpu'
   if batch_size:
     changes['data.batch_size'] = batch_size
-  try:
-    config.update_from_flattened_dict(changes | (fixed or {}))
-  except (KeyError, TypeError) as error:
-    raise app.UsageError(f'--change: {error}') from None
+  config.update_from_flattened_dict(changes | (fixed or {}))
   return config
 
 
@@ -214,21 +216,20 @@ def first_that_fits(config, mesh, steps: int, groups: int, profile: bool, fixed=
   """The model, its compiled step, seconds per step and the profile ({} where none is wanted), by
   the first of SETTINGS that fits; the config is changed to it."""
   limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', float('inf'))
-  tried = {}
-  given = config.model.remat, config.train.accumulation
-  is_fixed = 'model.remat' in fixed, 'train.accumulation' in fixed
-  for setting in SETTINGS:
-    remat, slices = (a if keep else b for a, b, keep in zip(given, setting, is_fixed, strict=True))
-    if config.data.batch_size % (slices * mesh.size) or (remat, slices) in tried:
+  free = {name: values for name, values in SETTINGS.items() if name not in fixed}
+  tried = []
+  for values in itertools.product(*free.values()):
+    config.update_from_flattened_dict(dict(zip(free, values, strict=True)))
+    remat, slices = config.model.remat, config.train.accumulation
+    if config.data.batch_size % (slices * mesh.size):
       continue
-    config.model.remat, config.train.accumulation = remat, slices
     try:
       return run(config, mesh, limit, steps, groups, profile)
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      tried[remat, slices] = f'remat {remat} in {slices}: {str(error).splitlines()[0]}'
-  raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried.values())})')
+      tried.append(f'remat {remat} in {slices}: {str(error).splitlines()[0]}')
+  raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried)})')
 
 
 def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
@@ -259,11 +260,12 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
   if profile:
     from benchmarks import profile_parts  # defines flags of its own
 
-    # A GPU's trace names no operation of what runs inside a recorded command buffer.
-    options = {'xla_gpu_graph_min_graph_size': 10**6} if jax.default_backend() == 'gpu' else {}
-    lowered = variant(depth).lower(abstract, step.abstract_batch(config, mesh))
-    profiled = lowered.compile(compiler_options=options)
-    carry, _ = jax.block_until_ready(profiled(carry, batch))
+    profiled = executable
+    if jax.default_backend() == 'gpu':
+      # Its trace names no operation of what runs inside a recorded command buffer.
+      lowered = variant(depth).lower(abstract, step.abstract_batch(config, mesh))
+      profiled = lowered.compile(compiler_options={'xla_gpu_graph_min_graph_size': 10**6})
+      carry, _ = jax.block_until_ready(profiled(carry, batch))
     once = lambda: jax.block_until_ready(profiled(carry, batch))  # noqa: E731
     parts = profile_parts.profile(once, profiled.as_text())
   return model, compiled, seconds, parts
@@ -335,4 +337,4 @@ def share(of: float, whole: float) -> float:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -65,12 +65,11 @@ def train_step(
   (grads, squares_R), metrics = gradients(variables, batch, key)
   if telemetry:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  metrics = metrics | {
-    'grad_norm': optax.tree.norm(grads),
-    'learning_rate': schedule(state.step),
-  }
+  with jax.named_scope('optimizer'):
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    norm = optax.tree.norm(grads)
+  metrics = metrics | {'grad_norm': norm, 'learning_rate': schedule(state.step)}
   metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
   return TrainState(state.step + 1, params, opt_state), metrics
 

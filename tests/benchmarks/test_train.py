@@ -13,17 +13,17 @@ from crt_jax import accounting
 def test_a_toy_is_measured():
   config = train.config_of('crt_d5_c1120', smoke=True)
   assert (config.model.depth, config.model.depth_min, config.model.dropout) == (5, 0, 0.0)
-  config.model.update(depth=2, layers=1, remat='layer')
+  config.model.update(depth=2, layers=1, remat='none')
   config.mesh.data = 1
   devices = train.jax.devices()[:1]
-  found = train.measure(config, steps=1, groups=2, profile=True, smoke=True, devices=devices)
+  how = dict(profile=True, smoke=True, devices=devices, fixed=('model.remat',))
+  found = train.measure(config, steps=1, groups=2, **how)
   json.dumps(found)
   tokens = found['batch_size'] * found['sequence_length']
   assert math.isclose(found['tokens_per_second'] * found['seconds_per_step'], tokens)
-  assert found['remat'] == 'dots' and found['accumulation'] == 1  # the first that fits
+  assert found['remat'] == 'none' and found['accumulation'] == 1  # as it was fixed, and what fits
   expected = accounting.model_flops(config.model, found['sequence_length'], 2)
-  assert found['model_flops_per_token'] == expected
-  assert found['hardware_flops_per_token'] > expected  # materialised attention once more
+  assert found['model_flops_per_token'] == found['hardware_flops_per_token'] == expected
   # A CPU has no peak here: no guess.
   assert found['model_flops_utilisation'] == found['hardware_flops_utilisation'] == 0
   assert 0 < found['share_of_matrix_product'] < 1
@@ -31,6 +31,28 @@ def test_a_toy_is_measured():
   assert memory['compiled'] > memory['donated'] > 3 * 4 * found['parameters']  # and two moments
   assert found['attention'] == 'xla, scores materialised'
   assert math.isclose(sum(found['share_of_time'].values()), 1, abs_tol=0.02)
+  assert found['share_of_time']['gradient norm, clipping, optimizer'] > 0
+
+
+def test_changes_of_the_config():
+  words = ['model.remat=none', 'model.depth=3', 'model.dropout=0.5']
+  fixed = train.parse_changes(words, train.CASES['crt_d5_c1120'][0])
+  assert fixed == {'model.remat': 'none', 'model.depth': 3, 'model.dropout': 0.5}
+  config = train.config_of('crt_d5_c1120', fixed=fixed)
+  assert (config.model.remat, config.model.depth, config.model.dropout) == ('none', 3, 0.5)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ('model.remat', '--change=model.remat has no value; write FIELD=VALUE'),
+    ('model.rmat=none', 'has no field model.rmat; did you mean model.remat'),
+    ('model.depth=deep', '--change=model.depth=deep must be of type int'),
+  ],
+)
+def test_a_change_that_cannot_be(change, message):
+  with pytest.raises(train.cli.Mistake, match=message):
+    train.parse_changes([change], train.CASES['crt_d5_c1120'][0])
 
 
 def test_what_does_not_fit_is_tried_otherwise(monkeypatch):

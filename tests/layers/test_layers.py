@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import crt_jax
-from crt_jax.layers import attention, linear
+from crt_jax.layers import attention, feed_forward, linear
 from crt_jax.layers.attention import Attention, attend, entries_of
 from crt_jax.layers.feed_forward import FeedForward, gelu
 from crt_jax.layers.norm import Norm
@@ -324,3 +324,14 @@ def test_gelu_of_16_bits_is_rounded_once():
   expected = jax.vmap(jax.grad(gelu))(narrow.astype(jnp.float32))
   found = jax.vmap(jax.grad(gelu))(narrow)
   np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
+
+
+def test_activations_of_16_bits_are_stored_as_their_inputs():
+  """So that 'none' stores half of what it does in float32, though they are computed there."""
+
+  def stored_bytes(dtype):
+    x = jnp.ones((32, 64), dtype)
+    _, backward = jax.vjp(lambda x: feed_forward.swiglu(gelu(x), x), x)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
+
+  assert stored_bytes('bfloat16') <= 4 * 32 * 64 * 2 < stored_bytes('float32') / 2

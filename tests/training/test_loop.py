@@ -11,41 +11,26 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import PartitionSpec
 
 from configs import base
 from crt_jax import sharding
 from crt_jax.data import tokenizers
-from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
-from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
+from crt_jax.training import checkpoint, final, loop, report, setup, workdir
+from tests.training.tiny import (
+  PLAIN,
+  assert_same_bits,
+  params_of,
+  refuse,
+  rows_of,
+  stop_after,
+  timeless,
+  tiny_config,
+  train,
+)
 
-
-@pytest.fixture(scope='module', autouse=True)
-def _caches(tmp_path_factory):
-  """The runs below compile the same few programs and read the same tokens: once is enough."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('CRT_JAX_CACHE', str(tmp_path_factory.mktemp('tokens')))
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('programs')))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update('jax_compilation_cache_dir', before)
-    compilation_cache.reset_cache()
-
-
+pytestmark = pytest.mark.usefixtures('caches')
 FULL = {'eval.sequential': True, 'train.telemetry_every': 6, 'eval.jacobian_iterations': 2}
-PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
-
-
-def train(config, path, fork=False):
-  with workdir.released():
-    loop.train(config, path, fork)
-
-
-def stop_after(monkeypatch, step):
-  monkeypatch.setattr(preemption.StopSignal, 'requested', lambda self, now: now == step)
 
 
 def contents(path):
@@ -223,50 +208,6 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
   assert rows_of(tmp_path)[-1]['training_seconds'] > rows_of(tmp_path)[1]['training_seconds']
 
 
-def test_a_crt_begins_as_a_trained_transformer(tmp_path, monkeypatch, capsys):
-  """Its first loss is the transformer's on that batch. Killed before its first checkpoint it begins
-  with the same step; after that it needs the transformer no longer."""
-  source, same, crt = tmp_path / 'source', tmp_path / 'same', tmp_path / 'crt'
-  short = {'train.steps': 2, 'model.dropout': 0.0, 'train.log_every': 1}
-  train(tiny_config('transformer', **short), source)
-  short |= {'train.init_from': str(source)}
-  train(tiny_config('transformer', **short), same)
-  with monkeypatch.context() as patch:
-    patch.setattr(loop, 'run_steps', refuse)
-    with pytest.raises(AssertionError):
-      train(tiny_config(**short | PLAIN), crt)
-  assert setup.saved_beginning(crt) == {'workdir': str(source), 'step': 2}
-  later = tiny_config('transformer', **short | {'train.steps': 3, 'train.init_from': ''})
-  train(later, source, fork=True)
-  with monkeypatch.context() as patch:
-    stop_after(patch, 1)
-    with pytest.raises(preemption.Preempted):
-      train(tiny_config(**short | PLAIN), crt)
-  with pytest.raises(ValueError, match=r'has begun already, at step 1; use a new --workdir'):
-    train(tiny_config(**short | PLAIN | {'train.init_from': str(same)}), crt, fork=True)
-  assert f'begins with   step 2 of {source} (transformer)' in capsys.readouterr().out
-  shutil.rmtree(source)
-  train(tiny_config(**short | PLAIN), crt)
-  rows = rows_of(crt)
-  assert [row['step'] for row in rows] == [1, 2]
-  np.testing.assert_allclose(rows[0]['loss'], rows_of(same)[0]['loss'], rtol=1e-6)
-  assert rows[1]['loss'] != pytest.approx(rows_of(same)[1]['loss'], rel=1e-4)
-
-
-def test_a_trained_model_that_does_not_fit_is_refused(finished, tmp_path, monkeypatch):
-  def refused(message, **changes):
-    changes |= {'train.init_from': str(finished)}
-    with pytest.raises(ValueError, match=message):
-      train(tiny_config(**changes), tmp_path / 'new')
-    assert not (tmp_path / 'new').exists()
-
-  refused('train.init_from=.*: model.width=32 is 16 in the trained', **{'model.width': 32})
-  with monkeypatch.context() as patch:
-    other = tokenizers.ByteTokenizer(eos=256)
-    patch.setattr(checkpoint, 'load_tokenizer', lambda *arguments: other)
-    refused('was trained with another tokenizer; use that: --config.data.tokenizer=')
-
-
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
   config = tiny_config(**{'optimizer.learning_rate': 1e30, 'train.checkpoint_every': 1} | PLAIN)
   with pytest.raises(loop.Diverged) as stopped:
@@ -281,10 +222,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
   steps = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
   assert max(steps) == step - 1 and f'checkpoint is of step {step - 1}' in message
   assert all(np.isfinite(x).all() for x in params_of(tmp_path).values())
-
-
-def refuse(*_, **__):
-  raise AssertionError('compiled')
 
 
 @pytest.mark.parametrize(

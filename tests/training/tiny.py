@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from configs import base
-from crt_jax.training import checkpoint
+from crt_jax.training import checkpoint, loop, preemption, workdir
+
+PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 
 
 def get_config(arguments=''):
@@ -53,3 +55,16 @@ def timeless(row):
   """A row without what a clock decides."""
   timed = ('tokens_per_second', 'mfu', 'input_seconds', 'training_seconds')
   return {name: value for name, value in row.items() if name not in timed}
+
+
+def train(config, path, fork=False):
+  with workdir.released():
+    loop.train(config, path, fork)
+
+
+def stop_after(monkeypatch, step):
+  monkeypatch.setattr(preemption.StopSignal, 'requested', lambda self, now: now == step)
+
+
+def refuse(*_, **__):
+  raise AssertionError('compiled')
