@@ -39,7 +39,7 @@ import crt_jax
 from benchmarks.collectives import collectives
 from crt_jax import accounting, sharding
 from crt_jax.training import layout, optimizer, state, step, workdir
-from crt_jax.training.origin import origin
+from crt_jax.training.origin import commit, origin
 from experiments import config_files
 
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
@@ -135,10 +135,23 @@ def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> di
 
 
 def result_of(spec: str, target: str) -> dict:
-  """The row of one config on one target; a config that cannot be compiled says why."""
+  """The row of one config on one target: as the config gathers weights or, failing that, by layer."""
+  gather = config_files.load(spec).mesh.gather
+  if target.startswith('cpu'):
+    return compile_with(spec, target, gather) | {'gather': gather}
+  found = apart(compile_with, spec, target, gather)
+  if gather != 'layer' and not found.get('fits'):
+    by_layer = apart(compile_with, spec, target, 'layer')
+    if by_layer.get('fits'):
+      return by_layer | {'gather': 'layer', gather: found.get('error', 'does not fit')}
+  return found | {'gather': gather}
+
+
+def compile_with(spec: str, target: str, gather: str) -> dict:
+  """What compiling it says; one that cannot be compiled says why."""
   config = config_files.load(spec)
   devices = devices_of(target)
-  config.mesh.gather = 'layer'
+  config.mesh.gather = gather
   sizes, batch = plan(config, len(devices))
   try:
     found = compile_step(config, sizes, batch, devices)
@@ -172,9 +185,8 @@ def main(argv):
     for label, (job, *arguments) in jobs.items():
       if label in read(path)['results'].get(name, {}):
         continue
-      run = apart if label.startswith('v5e') else lambda job, *arguments: job(*arguments)
       try:
-        found = run(job, every[name], *arguments)
+        found = job(every[name], *arguments)
       except ValueError as error:  # a program that benchmarks/collectives.py cannot read
         print(f'{name:32} {label:10} left out: {error}', flush=True)
         continue
@@ -231,7 +243,7 @@ def keep(path: pathlib.Path, name: str, label: str, found: dict, every: list[str
   try:
     fcntl.flock(folder, fcntl.LOCK_EX)
     results = read(path)['results']
-    results.setdefault(name, {})[label] = found
+    results.setdefault(name, {})[label] = found | {'commit': commit()}
     ordered = {name: results[name] for name in every if name in results}
     made = origin() | {'libtpu': libtpu_version()}
     workdir.write_json(path, {'results': ordered, 'configs': every, 'origin': made})

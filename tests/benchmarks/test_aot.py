@@ -48,6 +48,24 @@ def test_a_compiler_that_crashes_leaves_a_row():
   assert aot.apart(dict, [('fits', True)]) == {'fits': True}
 
 
+CRASH = {'error': 'the compiler crashed'}
+
+
+@pytest.mark.parametrize(
+  'step, layer, row',
+  [
+    ({'fits': True}, CRASH, {'fits': True, 'gather': 'step'}),
+    (CRASH, {'fits': True}, {'fits': True, 'gather': 'layer', 'step': CRASH['error']}),
+    ({'fits': False}, {'fits': True}, {'fits': True, 'gather': 'layer', 'step': 'does not fit'}),
+    (CRASH, {'fits': False}, CRASH | {'gather': 'step'}),
+  ],
+)
+def test_by_layer_only_what_can_be_had_in_no_other_way(step, layer, row, monkeypatch):
+  found = {'step': step, 'layer': layer}
+  monkeypatch.setattr(aot, 'apart', lambda job, spec, target, gather: found[gather])
+  assert aot.result_of(TINY, 'v5e:4x4') == row
+
+
 def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(aot, 'specs', lambda: {'first': TINY, 'tiny': TINY})
   file = tmp_path / 'aot.json'
@@ -58,7 +76,8 @@ def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
     row = found['results']['tiny']['cpu:2']
     assert row['mesh'] == {'data': 1, 'fsdp': 2, 'tensor': 1} and row['depth'] == 2
     assert row['bytes_a_device'] > row['state_bytes_a_device'] > row['state_bytes'] / 2
-    assert row['sent_bytes_a_device'] > 0 and found['origin']['commit']
+    assert row['sent_bytes_a_device'] > 0
+    assert row['gather'] == 'step' and row['commit'] == found['origin']['commit'] != ''
     said = capsys.readouterr().out
     assert 'GiB a device' in said and 'v9:1x1: left out' in said
     row['sent_bytes_a_device'] = 'as it was'
