@@ -105,7 +105,7 @@ def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> di
   """What compiling the deepest training step says of it."""
   with config.unlocked():
     config.data.batch_size = batch
-  model = crt_jax.build(config.model)
+  model = crt_jax.build(config.model, devices[0])
   mesh = sharding.make_mesh(ml_collections.ConfigDict(sizes), devices)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
@@ -135,7 +135,7 @@ def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> di
 
 
 def result_of(spec: str, target: str) -> dict:
-  """The row of one config on one target: as the config gathers weights or, failing that, by layer."""
+  """The row of one config on one target: as the config gathers, or by layer where that fails."""
   gather = config_files.load(spec).mesh.gather
   if target.startswith('cpu'):
     return compile_with(spec, target, gather) | {'gather': gather}

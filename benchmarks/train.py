@@ -2,19 +2,20 @@
 
   python -m benchmarks.train --output=benchmarks/results/train_h200.json     # one GPU or TPU
   python -m benchmarks.train --case=crt_d5_c1120 --profile                   # one model, by part
-  python -m benchmarks.train --case=cart_d1024 --change=model.unroll_scans=False
+  python -m benchmarks.train --case=cart_d1024 --change=model.unroll_scans=no
   python -m benchmarks.train --smoke                                         # a minute on a CPU
 
 Each model takes the whole training step of its config (AdamW, clipping, float32 parameters) on
-random tokens, in bfloat16, without dropout, with the attention kernel of the platform and, on a
-GPU, its scans written out. Of SETTINGS the first is taken that fits the memory, and reported. Every
-model runs in a process of its own, so that its peak of memory is its own.
+random tokens, in bfloat16 and without dropout; the rest is what the platform's defaults make of it
+(crt_jax/models/platform.py). Of SETTINGS the first is taken that fits the memory, and reported.
+Every model runs in a process of its own, so that its peak of memory is its own.
 
 docs/performance.md says what the numbers mean. Where the peak of the hardware is not known,
 utilisation is 0.
 """
 
 import ast
+import dataclasses
 import itertools
 import json
 import math
@@ -34,6 +35,7 @@ import crt_jax
 from benchmarks import results
 from benchmarks.traced_flops import traced_flops
 from crt_jax import accounting, sharding
+from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
 from crt_jax.training import optimizer, state, step
 from experiments import cli, config_files
@@ -49,8 +51,6 @@ CASES = {
 COMMON = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'train.telemetry_every': 0}
 # What is recomputed, and in how many slices the batch is worked off: the fastest first.
 SETTINGS = {'model.remat': ('dots', 'layer'), 'train.accumulation': (1, 2, 4)}
-KERNEL = dict(gpu='cudnn', tpu='splash', cpu='xla')
-LOSS_CHUNK_MIB = dict(gpu=8192, tpu=512, cpu=64)
 SMOKE = {
   'data.vocab_size': 128,
   'data.sequence_length': 16,
@@ -63,10 +63,10 @@ _CASE = flags.DEFINE_enum('case', None, list(CASES), 'One model only, in this pr
 _STEPS = flags.DEFINE_integer('steps', 10, 'Steps that are timed together.', lower_bound=1)
 _GROUPS = flags.DEFINE_integer('groups', 5, 'How often; the median counts.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch_size', 0, "Sequences a step; 0 = the config's.", lower_bound=0)
-_KERNEL = flags.DEFINE_enum('kernel', '', ['', *KERNEL.values()], "'' = the platform's.")
+_KERNEL = flags.DEFINE_enum('kernel', 'auto', ['auto', *KERNELS], 'model.attention_kernel.')
 _SMOKE = flags.DEFINE_bool('smoke', False, 'Toys of the same models: does everything run?')
 _CHANGES = flags.DEFINE_multi_string(
-  'change', [], 'FIELD=VALUE of the config, such as model.unroll_scans=False; may be repeated.'
+  'change', [], 'FIELD=VALUE of the config, such as model.unroll_scans=no; may be repeated.'
 )
 _PROFILE = flags.DEFINE_bool('profile', False, 'Also where the time of a step goes, by part.')
 
@@ -125,11 +125,10 @@ def parse_changes(words: list[str], spec: str) -> dict:
   return found
 
 
-def config_of(case: str, smoke=False, kernel='', batch_size=0, fixed: dict | None = None):
-  """The config of a case, as it is measured on this process's platform, with `fixed` fields."""
+def config_of(case: str, smoke=False, kernel='auto', batch_size=0, fixed: dict | None = None):
+  """The config of a case as it is measured, with `fixed` fields."""
   spec, changes = CASES[case]
   config = config_files.load(spec)
-  platform = jax.default_backend()
   changes = COMMON | changes
   if smoke:
     changes = changes | SMOKE
@@ -137,9 +136,7 @@ def config_of(case: str, smoke=False, kernel='', batch_size=0, fixed: dict | Non
     changes[f'model.{layers}'] = 2
     if config.model.get('heads'):
       changes['model.heads'] = 4
-  changes['model.attention_kernel'] = kernel or KERNEL.get(platform, 'xla')
-  changes['model.loss_chunk_mib'] = LOSS_CHUNK_MIB.get(platform, 64)
-  changes['model.unroll_scans'] = platform == 'gpu'
+  changes['model.attention_kernel'] = kernel
   if batch_size:
     changes['data.batch_size'] = batch_size
   config.update_from_flattened_dict(changes | (fixed or {}))
@@ -166,8 +163,9 @@ def measure(
     ValueError: the kernel cannot run here, or nothing of SETTINGS fits the memory.
   """
   jax.config.update('jax_enable_compilation_cache', False)  # compile time is measured
-  kernels.check_device(crt_jax.build(config.model).config)
   mesh = sharding.make_mesh(config.mesh, devices)
+  device = mesh.devices.flat[0]
+  kernels.check_device(crt_jax.build(config.model, device).config, device)
   rows_BxT = config.data.batch_size, config.data.sequence_length
   model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile, fixed)
   depth, executable = next(iter(compiled.executables.items()))
@@ -175,19 +173,19 @@ def measure(
   per_step = statistics.median(seconds)
   tokens_per_second = math.prod(rows_BxT) / per_step
   flops = accounting.model_flops(config.model, rows_BxT[1], depth)
-  recomputed = recomputed_flops(config)
+  recomputed = recomputed_flops(model, config)
   product = matrix_product(config.model.dtype, 256 if smoke else 8192) * mesh.size
   datasheet = accounting.peak_flops(jax.devices()[0].device_kind) * mesh.size
   memory = executable.memory_analysis()
   return dict(
-    model={name: value for name, value in config.model.items()},
+    model=dataclasses.asdict(model.config),
     parameters=accounting.parameters(config.model).stored,
     batch_size=rows_BxT[0],
     sequence_length=rows_BxT[1],
     accumulation=config.train.accumulation,
-    remat=config.model.remat,
-    unroll_scans=config.model.unroll_scans,
-    loss_chunk_mib=config.model.loss_chunk_mib,
+    remat=model.config.remat,
+    unroll_scans=model.config.unroll_scans,
+    loss_chunk_mib=model.config.loss_chunk_mib,
     attention=kernels.describe(model.config),
     seconds_per_step=per_step,
     seconds=seconds,
@@ -238,7 +236,7 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
   Raises:
     jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, also where the compiled step needs over `limit`.
   """
-  model = crt_jax.build(config.model)
+  model = crt_jax.build(config.model, mesh.devices.flat[0])
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
@@ -284,7 +282,7 @@ def time_steps(executable, carry, batch, steps: int, groups: int) -> tuple[list[
   return seconds[1:], carry
 
 
-def recomputed_flops(config) -> float:
+def recomputed_flops(model, config) -> float:
   """FLOPs per token that the backward pass computes again: layers and passes by `remat`, and the
   output layer where its loss is chunked.
 
@@ -295,13 +293,14 @@ def recomputed_flops(config) -> float:
   shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
 
   def traced(**changes):
-    model = crt_jax.build(dict(config.model, attention_kernel='xla') | changes)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    fields = dataclasses.replace(model.config, **dict(attention_kernel='xla') | changes)
+    plain = type(model)(fields)
+    params = jax.eval_shape(plain.init, jax.random.key(0))
     return traced_flops(
-      jax.grad(model.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
+      jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
     )
 
-  keeps_attention = config.model.remat == 'dots' and config.model.attention_kernel != 'xla'
+  keeps_attention = model.config.remat == 'dots' and model.config.attention_kernel != 'xla'
   own = dict(remat='none') if keeps_attention else {}
   extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30)
   return extra / (rows * config.data.sequence_length)

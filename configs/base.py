@@ -44,11 +44,12 @@ def crt_model(**changes) -> dict:
     rotary_theta=1e4,  # of rotary='standard' only
     dropout=0.2,
     dtype='float32',  # compute; parameters and residual stream stay float32
-    remat='none',  # 'layer' recomputes every layer in every pass, 'pass' every pass; or 'dots'
-    unroll_scans=False,  # writes layers and passes out: faster on a GPU, compiles longer
+    # How it is computed; crt_jax/models/platform.py settles 'auto' and 0 for the device.
+    remat='auto',  # 'none', 'layer' recomputes every layer in every pass, 'pass' every pass; 'dots'
+    unroll_scans='auto',  # 'yes' writes layers and passes out: faster on a GPU, compiles longer
+    attention_kernel='auto',  # 'xla' (runs with dropout too), 'cudnn' (NVIDIA), 'splash' (TPU)
+    loss_chunk_mib=0,  # MiB of float32 logits that a device holds at a time
     window=0,  # positions that attention sees; 0 = all before it
-    attention_kernel='xla',  # 'cudnn' (NVIDIA, 16 bits), 'splash' (TPU); with dropout 'xla' runs
-    loss_chunk_mib=64,  # MiB of float32 logits that a device holds at a time
   )
   return _changed(model, changes)
 
@@ -67,11 +68,11 @@ def transformer_model(**changes) -> dict:
     latent_ratio=0,  # of style='cart_dense' only: 4 as in a CART; 0 = full rank
     dropout=0.2,
     dtype='float32',
-    remat='none',
-    unroll_scans=False,
+    remat='auto',
+    unroll_scans='auto',
+    attention_kernel='auto',
+    loss_chunk_mib=0,
     window=0,
-    attention_kernel='xla',
-    loss_chunk_mib=64,
   )
   return _changed(model, changes)
 
@@ -104,11 +105,11 @@ def cart_model(**changes) -> dict:
     loop_code=True,
     dropout=0.0,
     dtype='float32',  # compute; parameters and residual stream stay float32
-    remat='none',
-    unroll_scans=False,
+    remat='auto',
+    unroll_scans='auto',
+    attention_kernel='auto',
+    loss_chunk_mib=0,
     window=0,
-    attention_kernel='xla',
-    loss_chunk_mib=64,
   )
   return _changed(model, changes)
 

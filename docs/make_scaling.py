@@ -41,7 +41,9 @@ def main(argv):
 def made(record: dict) -> str:
   origin = record['origin']
   libtpu = f', libtpu {origin["libtpu"]}' if origin.get('libtpu') else ''
-  return f'Compiled with jax {origin["versions"]["jax"]}{libtpu}, commit {origin["commit"][:7]}.'
+  cells = [cell for found in record['results'].values() for cell in found.values()]
+  commits = dict.fromkeys(cell.get('commit', origin['commit'])[:7] for cell in cells)
+  return f'Compiled with jax {origin["versions"]["jax"]}{libtpu}, commit {", ".join(commits)}.'
 
 
 def unfinished(record: dict) -> list[str]:
@@ -91,9 +93,11 @@ def fits_cells(cell: dict | None) -> list[str]:
   if 'error' in cell:
     return [mesh, 'does not fit', '']
   size = f'{cell["bytes_a_device"] / GIB:.2f}'
+  size += '' if cell.get('fits', True) else ', too much'
+  size += ', by layer' if cell.get('gather') == 'layer' else ''
   return [
     mesh,
-    size if cell.get('fits', True) else f'{size}, too much',
+    size,
     f'{cell["sent_bytes_a_device"] / MIB:,.0f}',
   ]
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from crt_jax.models import platform
 from crt_jax.models.config import ModelConfig, near, one_of, require, resolve
 from crt_jax.models.loss import cross_entropy
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
@@ -52,11 +53,13 @@ class Output:
   hidden: Hidden
 
 
-def build(config) -> 'Model':
+def build(config, device: jax.Device | None = None) -> 'Model':
   """The model that `config` describes.
 
   Args:
     config: a ConfigDict or mapping with `name` and that model's fields; the rest takes its default.
+    device: what 'auto' fields are settled for (models/platform.py), such as jax.devices()[0]; None
+      = what runs anywhere. It decides how the model is computed, not what.
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """
@@ -67,7 +70,7 @@ def build(config) -> 'Model':
     raise ValueError(f'model.name={name!r} must be one of {choices}{near(name, MODELS)}')
   module, cls = MODELS[name].split(':')
   model = getattr(importlib.import_module(module), cls)
-  return model(resolve(model.Config, fields))
+  return model(platform.settle(resolve(model.Config, fields), device))
 
 
 @dataclasses.dataclass(frozen=True)

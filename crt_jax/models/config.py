@@ -10,7 +10,6 @@ import numpy as np
 
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
-from crt_jax.models.loss import CHUNK_MIB
 from crt_jax.recurrence.scan import Scan
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -35,13 +34,16 @@ class ModelConfig:
     dtype: compute dtype; parameters and residual stream are float32, or float64 when that is asked.
     remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it) or
       'dots' (of both, all but the products with weights and a fused kernel's attention).
-    unroll_scans: writes out the scans over layers, passes and loops: faster steps on a GPU, longer
-      compilation.
+    unroll_scans: 'yes' writes out the scans over layers, passes and loops: faster steps on a GPU,
+      longer compilation; or 'no'.
     window: positions that attention sees, the current one included; 0 = all before it.
     attention_kernel: 'xla' (materialised scores), 'cudnn' (NVIDIA GPUs, 16 bits) or 'splash'
       (TPUs); models/kernels.py says where 'xla' runs nevertheless.
     loss_chunk_mib: MiB of float32 logits that a device holds at a time. Each chunk adds to the
       gradient of the whole output layer, so few large ones suit a GPU with memory to spare.
+
+  Of the last, and of remat, unroll_scans and attention_kernel, 0 and 'auto' leave the choice to
+  models/platform.py.
   """
 
   name: str
@@ -51,19 +53,22 @@ class ModelConfig:
   head_width: int = 0
   dropout: float = 0.0
   dtype: str = 'float32'
-  remat: str = 'none'
-  unroll_scans: bool = False
+  remat: str = 'auto'
+  unroll_scans: str = 'auto'
   window: int = 0
-  attention_kernel: str = 'xla'
-  loss_chunk_mib: int = CHUNK_MIB
+  attention_kernel: str = 'auto'
+  loss_chunk_mib: int = 0
 
   def __post_init__(self):
-    for field in ('vocab_size', 'width', 'loss_chunk_mib'):
+    for field in ('vocab_size', 'width'):
       require(getattr(self, field) >= 1, f'model.{field}={getattr(self, field)} must be at least 1')
+    chunk = self.loss_chunk_mib
+    require(chunk >= 0, f'model.loss_chunk_mib={chunk} must be at least 1, or 0 to leave it open')
     self._resolve_heads()
     one_of('model.dtype', self.dtype, DTYPES)
-    one_of('model.remat', self.remat, REMAT)
-    one_of('model.attention_kernel', self.attention_kernel, KERNELS)
+    one_of('model.remat', self.remat, (*REMAT, 'auto'))
+    one_of('model.unroll_scans', self.unroll_scans, ('yes', 'no', 'auto'))
+    one_of('model.attention_kernel', self.attention_kernel, (*KERNELS, 'auto'))
     require(
       self.dtype != 'float64' or jax.config.jax_enable_x64,
       "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
@@ -102,12 +107,12 @@ class ModelConfig:
   @property
   def pass_scan(self) -> Scan:
     """What runs recurrent passes and loops."""
-    return Scan(REMAT[self.remat][0], self.unroll_scans)
+    return Scan(REMAT[self.remat][0], self.unroll_scans == 'yes')
 
   @property
   def layer_scan(self) -> Scan:
     """What runs layers, inside a pass or without any."""
-    return Scan(REMAT[self.remat][1], self.unroll_scans)
+    return Scan(REMAT[self.remat][1], self.unroll_scans == 'yes')
 
   @property
   def param_dtype(self) -> str:
@@ -135,6 +140,8 @@ def _typed(name: str, value, kind: type):
     value = value.item()
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
+  if name == 'unroll_scans' and isinstance(value, bool):  # as older runs have it
+    return 'yes' if value else 'no'
   is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
   require(is_right, f'model.{name}={value!r} must be of type {kind.__name__}')
   return value

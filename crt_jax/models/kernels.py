@@ -6,7 +6,8 @@ import jax
 
 from crt_jax.layers import attention_kernels
 
-# cuDNN's widest head: on every GPU, and from Hopper on (compute capability 9.0).
+AMPERE, HOPPER = 8.0, 9.0  # compute capabilities
+# cuDNN's widest head: on every GPU that it serves, and from Hopper on.
 CUDNN_WIDTH, CUDNN_WIDTH_HOPPER = 128, 256
 
 _keeps = jax.checkpoint_policies.save_from_both_policies(
@@ -30,7 +31,7 @@ def check(config) -> None:
   """
   kernel = config.attention_kernel
   dtypes = dict(cudnn=('bfloat16', 'float16'), splash=('bfloat16', 'float32'))
-  if kernel == 'xla' or config.dropout:
+  if kernel in ('xla', 'auto') or config.dropout:
     return
   if config.dtype not in dtypes[kernel]:
     raise ValueError(
@@ -56,20 +57,26 @@ def check_device(config, device: jax.Device | None = None) -> None:
     return
   device = jax.devices()[0] if device is None else device
   wanted = dict(cudnn='an NVIDIA GPU', splash='a TPU')[kernel]
-  is_there = dict(cudnn=_is_nvidia, splash=lambda device: device.platform == 'tpu')[kernel]
+  is_there = dict(cudnn=is_nvidia, splash=lambda device: device.platform == 'tpu')[kernel]
   if not is_there(device):
     raise ValueError(
       f'model.attention_kernel={kernel!r} needs {wanted}, and JAX found {device.platform} '
       f"({device.device_kind}); use model.attention_kernel='xla', or see BUILD.md"
     )
-  if kernel == 'cudnn' and config.head_width > CUDNN_WIDTH:
-    capability = getattr(device, 'compute_capability', '0')
-    if float(capability) < 9.0:
-      raise ValueError(
-        f"model.attention_kernel='cudnn' takes heads of up to {CUDNN_WIDTH} on a "
-        f'{device.device_kind} (compute capability {capability}), and these are '
-        f"{config.head_width} wide; use more model.heads, or model.attention_kernel='xla'"
-      )
+  if kernel == 'splash':
+    return
+  capability = float(getattr(device, 'compute_capability', '0'))
+  if capability < AMPERE:
+    raise ValueError(
+      f"model.attention_kernel='cudnn' needs compute capability {AMPERE}, and a "
+      f"{device.device_kind} has {capability}; use model.attention_kernel='xla'"
+    )
+  if config.head_width > CUDNN_WIDTH and capability < HOPPER:
+    raise ValueError(
+      f"model.attention_kernel='cudnn' takes heads of up to {CUDNN_WIDTH} on a "
+      f'{device.device_kind} (compute capability {capability}), and these are '
+      f"{config.head_width} wide; use more model.heads, or model.attention_kernel='xla'"
+    )
 
 
 def with_kernel(config, kernel: str):
@@ -80,6 +87,15 @@ def with_kernel(config, kernel: str):
   except ValueError:
     return config
   return changed
+
+
+def fits(config, kernel: str, device: jax.Device) -> bool:
+  """Whether a device could run a kernel, if there is no dropout."""
+  try:
+    check_device(dataclasses.replace(config, attention_kernel=kernel, dropout=0.0), device)
+  except ValueError:
+    return False
+  return True
 
 
 def running(config) -> tuple[str, str]:
@@ -107,5 +123,5 @@ def describe(config) -> str:
   return f'{kernel}, heads of {width}' + (f' padded to {padded}' if padded > width else '')
 
 
-def _is_nvidia(device: jax.Device) -> bool:
+def is_nvidia(device: jax.Device) -> bool:
   return device.platform in ('gpu', 'cuda') and 'cuda' in device.client.platform_version.lower()

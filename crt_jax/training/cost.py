@@ -13,6 +13,7 @@ def cost_card(run) -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
   config, compiled, state = run.config, run.compiled, run.state
+  computed = run.model.config
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   letter = 'R' if config.model.name == 'cart' else 'K'
@@ -37,7 +38,9 @@ def cost_card(run) -> str:
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
-      f'attention     {kernels.describe(run.model.config)}',
+      f'attention     {kernels.describe(computed)}',
+      f'settled       remat={computed.remat}, unroll_scans={computed.unroll_scans}, '
+      f'loss_chunk_mib={computed.loss_chunk_mib}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]

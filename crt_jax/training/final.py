@@ -94,7 +94,8 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
       f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '
       'checkpoint was trained with; restore the corpus that it was made from'
     )
-  return TrainedRun(config, crt_jax.build(config.model), params, dataset, step)
+  model = crt_jax.build(config.model, jax.devices()[0])
+  return TrainedRun(config, model, params, dataset, step)
 
 
 def sample(model, params, tokenizer, config) -> str | None:

@@ -56,7 +56,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   processes.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
-  model = crt_jax.build(config.model)
+  model = crt_jax.build(config.model, jax.devices()[0])
   check_config(config)
   evaluation.forms(evaluation.scoring_model(model, config), config)
   changed = workdir.check_workdir(path, config, fork)

@@ -28,7 +28,7 @@ CONFIG = 'config.json'
 FINISHED = 'finished.json'
 ATTEMPTS = 'attempts'  # may be there before the run is
 # Fields that are younger than some runs, which go on as if they had had these values.
-ADDED = {'train.init_from': '', 'mesh.gather': 'step', 'model.unroll_scans': False}
+ADDED = {'train.init_from': '', 'mesh.gather': 'step', 'model.unroll_scans': 'auto'}
 SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 

@@ -295,7 +295,7 @@ def test_rematerialisation_changes_no_gradient(name, remat):
 @pytest.mark.parametrize('remat', ('none', 'layer', 'dots'))
 def test_scans_written_out_change_no_gradient(name, remat):
   model, params, tokens, _ = prepared(name)
-  other = model_of(name, remat=remat, unroll_scans=True)
+  other = model_of(name, remat=remat, unroll_scans='yes')
 
   def lowered(m):
     return jax.jit(jax.grad(lambda p: m.loss(p, batch_of(tokens))[0])).lower(params)

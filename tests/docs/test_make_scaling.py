@@ -42,22 +42,24 @@ def write(page, name, **record):
 def test_what_fits_what_does_not_and_what_is_missing(page):
   results = {
     'small': {'cpu:8': compiled(1.5), 'v5e:4x4': compiled(1.25, fits=True)},
-    'large': {'cpu:8': compiled(30), 'v5e:4x4': compiled(20, fits=False)},
+    'large': {'cpu:8': compiled(30), 'v5e:4x4': compiled(20, fits=False, commit='abcdef012')},
+    'other': {'v5e:4x4': compiled(2, fits=True, gather='layer', step='does not fit')},
     'refused': {'v5e:4x4': dict(mesh=MESH, fits=False, error='RESOURCE_EXHAUSTED')},
     'odd': {'v5e:4x4': dict(error='the compiler crashed')},
   }
-  write(page, 'aot', results=results, configs=['small', 'large', 'refused', 'odd', 'never'])
+  write(page, 'aot', results=results, configs=[*results, 'never'])
   make_scaling.main([])
   lines = page.read_text().splitlines()
   assert '| small | 1 x 4 x 2 | 1.50 | 2 | 1 x 4 x 2 | 1.25 | 2 |' in lines
   assert '| large | 1 x 4 x 2 | 30.00 | 2 | 1 x 4 x 2 | 20.00, too much | 2 |' in lines
+  assert '| other |  |  |  | 1 x 4 x 2 | 2.00, by layer | 2 |' in lines
   assert '| refused |  |  |  | 1 x 4 x 2 | does not fit |  |' in lines
   assert '| odd |  |  |  |  | compiler crashed |  |' in lines
-  fit = 'On v5e:4x4 1 of 3 compiled configs fit. Not: large, refused. Its compiler crashes on odd.'
+  fit = 'On v5e:4x4 2 of 4 compiled configs fit. Not: large, refused. Its compiler crashes on odd.'
   assert fit in lines
-  assert 'Not compiled for cpu:8: 3 of 5, refused, odd, never.' in lines
-  assert 'Not compiled for v5e:4x4: 1 of 5, never.' in lines
-  assert 'Compiled with jax 0.10.2, commit 0123456.' in lines
+  assert 'Not compiled for cpu:8: 4 of 6, other, refused, odd, never.' in lines
+  assert 'Not compiled for v5e:4x4: 1 of 6, never.' in lines
+  assert 'Compiled with jax 0.10.2, commit 0123456, abcdef0.' in lines
   assert lines.count('old') == 2, 'there is no record of the others yet'
 
 

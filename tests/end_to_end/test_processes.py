@@ -62,11 +62,15 @@ def cache(tmp_path_factory):
 def alone(tmp_path_factory, cache):
   """One process with two devices: what several processes have to equal."""
   path = tmp_path_factory.mktemp('runs') / 'alone'
-  devices = {**QUICK, 'JAX_NUM_CPU_DEVICES': '2'}
-  process = runs.start(path, cache, '--distributed=off', SPLIT, sizes=SIZES, extra=devices)
-  out, _ = process.communicate(timeout=600)
-  assert process.returncode == 0, out
+  run_alone(path, cache, SIZES)
   return path
+
+
+def run_alone(path, cache, sizes):
+  """One process with two devices, to the end."""
+  devices = {**QUICK, 'JAX_NUM_CPU_DEVICES': '2'}
+  code, out = runs.finish(path, cache, '--distributed=off', SPLIT, sizes=sizes, extra=devices)
+  assert code == 0, out
 
 
 def start(count, workdir, cache, sizes=SIZES, environments=None, flags=None, **options):
@@ -124,6 +128,17 @@ def test_two_processes_reach_the_parameters_of_one(tmp_path, cache, alone, other
   assert json.loads((tmp_path / 'finished.json').read_text())['step'] == 24
   assert 'step 24/24' in outs[0] and 'step ' not in outs[1], 'one process reports'
   assert 'split over' in (tmp_path / 'sharding.txt').read_text()
+
+
+def test_two_processes_begin_with_the_trained_model_of_one(tmp_path, cache, alone):
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  sizes = (*SIZES, '--config.train.steps=6', f'--config.train.init_from={alone}')
+  run_alone(one, cache, sizes)
+  codes, outs = finish(start(2, two, cache, (*sizes, SPLIT)))
+  assert codes == [0, 0], outs
+  assert f'begins with   step 24 of {alone}' in outs[0] and 'begins with' not in outs[1]
+  assert_same_bits(params_of(two), params_of(one))
+  assert rows_of(two)[0]['loss'] == rows_of(one)[0]['loss'] < 0.9 * rows_of(alone)[0]['loss']
 
 
 def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(

@@ -32,7 +32,7 @@ def reason_to_skip() -> str:
     device = jax.devices()[0]
   except RuntimeError as error:
     return f'no GPU under {asked}: {" ".join(str(error).split())}'
-  if kernels._is_nvidia(device):
+  if kernels.is_nvidia(device):
     return ''
   return f'needs an NVIDIA GPU, and JAX found {device.platform} ({asked}); run `make test-gpu`'
 
@@ -145,7 +145,7 @@ def test_a_chunk_of_tokens_asks_the_host_for_nothing(name):
 
 def test_a_run_on_the_gpu(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('CRT_JAX_CACHE', str(tmp_path / 'cache'))
-  changes = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'model.attention_kernel': 'cudnn'}
+  changes = {'model.dropout': 0.0, 'model.dtype': 'bfloat16'}
   with workdir.released():
     loop.train(tiny_config(**changes), tmp_path / 'run')
   assert 'cudnn, heads of 8' in capsys.readouterr().out

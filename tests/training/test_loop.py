@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from configs import base
 from crt_jax import sharding
 from crt_jax.data import tokenizers
+from crt_jax.models import platform
 from crt_jax.training import checkpoint, final, loop, report, setup, workdir
 from tests.training.tiny import (
   PLAIN,
@@ -290,6 +291,13 @@ def test_mistakes_are_found_before_compiling_and_leave_no_directory(
     train(tiny_config(**changes), tmp_path / 'run')
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_is_settled_for_its_device(tmp_path, monkeypatch):
+  asked, settle = [], platform.settle
+  monkeypatch.setattr(platform, 'settle', lambda c, d: asked.append(d) or settle(c, d))
+  train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
+  assert asked[0] == jax.devices()[0]
 
 
 def test_a_vocabulary_larger_than_the_tokenizer_ends_in_a_readable_sample(tmp_path, capsys):

@@ -1,0 +1,35 @@
+"""What 'auto' in a model's configuration stands for: how it is computed on a device, not what."""
+
+import dataclasses
+
+import jax
+
+from crt_jax.models import kernels
+from crt_jax.models.loss import CHUNK_MIB
+
+GPU_CHUNK_MIB = 4096  # one chunk of every config here; each more costs time (docs/performance.md)
+
+
+def settle(config, device: jax.Device | None):
+  """Returns a model's configuration with a value in place of every 'auto'.
+
+  That is what was fastest where it was measured, with cuDNN's attention on an NVIDIA GPU
+  (docs/performance.md, 6), and elsewhere what runs anywhere.
+
+  Args:
+    config: a ModelConfig.
+    device: None = any.
+  """
+  is_gpu = device is not None and kernels.is_nvidia(device)
+  kernel = config.attention_kernel
+  if kernel == 'auto':
+    kernel = 'cudnn' if is_gpu and kernels.fits(config, 'cudnn', device) else 'xla'
+  config = dataclasses.replace(config, attention_kernel=kernel)
+  is_fused = is_gpu and kernels.running(config)[0] == 'cudnn'
+  remat, unroll_scans, chunk = config.remat, config.unroll_scans, config.loss_chunk_mib
+  return dataclasses.replace(
+    config,
+    remat=('dots' if is_fused else 'none') if remat == 'auto' else remat,
+    unroll_scans=('yes' if is_fused else 'no') if unroll_scans == 'auto' else unroll_scans,
+    loss_chunk_mib=chunk or (GPU_CHUNK_MIB if is_gpu else CHUNK_MIB),
+  )

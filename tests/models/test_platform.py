@@ -1,0 +1,69 @@
+"""What 'auto' becomes on each device, and that it leaves what was set alone."""
+
+import dataclasses
+
+import jax
+import pytest
+
+import crt_jax
+from crt_jax.models import kernels
+from tests.contract.models import CONFIGS, model_of
+from tests.models.test_kernels import A100, H100, RADEON, TPU, device
+
+V100 = H100 | dict(device_kind='Tesla V100-SXM2-16GB', compute_capability='7.0')
+ANYWHERE = ('xla', 'none', 'no', 64)
+ON_GPU = ('xla', 'none', 'no', 4096)
+FUSED = ('cudnn', 'dots', 'yes', 4096)
+
+
+def settled(fields, **changes):
+  changes = dict(dtype='bfloat16') | changes
+  config = crt_jax.build(CONFIGS['crt'] | changes, device(fields)).config
+  return config.attention_kernel, config.remat, config.unroll_scans, config.loss_chunk_mib
+
+
+@pytest.mark.parametrize(
+  'fields, changes, expected',
+  [
+    (H100, {}, FUSED),
+    (A100, {}, FUSED),
+    (A100, dict(width=512, heads=2), ON_GPU),  # heads of 256
+    (V100, {}, ON_GPU),
+    (H100, dict(dtype='float32'), ON_GPU),
+    (RADEON, {}, ANYWHERE),
+    (TPU, {}, ANYWHERE),
+    # Asked for, but dropout and caches need materialised scores.
+    (H100, dict(dropout=0.2), ('cudnn', *ON_GPU[1:])),
+    (H100, dict(driver='sequential'), ('cudnn', *ON_GPU[1:])),
+    # What is set stays, and the rest follows it.
+    (H100, dict(attention_kernel='xla'), ON_GPU),
+    (H100, dict(remat='layer', unroll_scans='no'), ('cudnn', 'layer', 'no', 4096)),
+    (H100, dict(remat='none', loss_chunk_mib=7), ('cudnn', 'none', 'yes', 7)),
+    (TPU, dict(attention_kernel='splash', remat='pass'), ('splash', 'pass', 'no', 64)),
+  ],
+)
+def test_what_auto_becomes(fields, changes, expected):
+  assert settled(fields, **changes) == expected
+
+
+def test_without_a_device_it_runs_anywhere():
+  config = model_of('crt', dtype='bfloat16').config
+  assert config == crt_jax.build(CONFIGS['crt'] | dict(dtype='bfloat16'), jax.devices()[0]).config
+  assert dataclasses.astuple(config).count('auto') == 0
+  assert kernels.describe(config) == 'xla, scores materialised'
+
+
+def test_a_gpu_that_is_too_old_is_refused_by_name():
+  config = model_of('crt', dtype='bfloat16', attention_kernel='cudnn').config
+  with pytest.raises(ValueError, match='needs compute capability 8.0, and a Tesla V100.* has 7.0;'):
+    kernels.check_device(config, device(V100))
+
+
+def test_why_scores_are_materialised_is_said():
+  config = crt_jax.build(CONFIGS['crt'] | dict(dtype='bfloat16', dropout=0.2), device(H100)).config
+  assert kernels.describe(config).endswith('not cudnn: model.dropout=0.2 drops attention weights')
+
+
+def test_runs_of_older_versions_are_read():
+  for old, now in ((True, 'yes'), (False, 'no')):
+    assert model_of('crt', unroll_scans=old).config.unroll_scans == now
