@@ -50,7 +50,7 @@ CASES = {
 }
 COMMON = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'train.telemetry_every': 0}
 # What is recomputed, and in how many slices the batch is worked off: the fastest first.
-SETTINGS = {'model.remat': ('dots', 'layer'), 'train.accumulation': (1, 2, 4)}
+SETTINGS = {'model.remat': ('auto', 'layer'), 'train.accumulation': (1, 2, 4)}
 SMOKE = {
   'data.vocab_size': 128,
   'data.sequence_length': 16,
@@ -120,7 +120,8 @@ def parse_changes(words: list[str], spec: str) -> dict:
       found[name] = value if kind is str else ast.literal_eval(value)
     except (SyntaxError, ValueError):
       found[name] = None
-    if not isinstance(found[name], (kind, int) if kind is float else kind):
+    is_right = isinstance(found[name], (kind, int) if kind is float else kind)
+    if not is_right or (isinstance(found[name], bool) and kind is not bool):
       raise cli.Mistake(f'--change={word} must be of type {kind.__name__}')
   return found
 
@@ -300,7 +301,7 @@ def recomputed_flops(model, config) -> float:
       jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
     )
 
-  keeps_attention = model.config.remat == 'dots' and model.config.attention_kernel != 'xla'
+  keeps_attention = model.config.remat == 'dots' and kernels.running(model.config)[0] != 'xla'
   own = dict(remat='none') if keeps_attention else {}
   extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30)
   return extra / (rows * config.data.sequence_length)

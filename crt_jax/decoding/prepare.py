@@ -40,7 +40,9 @@ def prepare(model, params: dict, dtype: str | None = None):
   _check_fit(model, params)
   if dtype is not None:
     one_of('dtype', dtype, DTYPES)
-    model = dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype))
+    # Decoding attends to caches; a fused kernel, which may refuse the dtype, would not run.
+    fields = dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla')
+    model = dataclasses.replace(model, config=fields)
   prepared = {}
   for name, part in params.items():
     # A token reads one row of an embedding table, and no row of the loop code.

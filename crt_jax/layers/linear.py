@@ -58,7 +58,8 @@ def contract(x: Array, weight: Array, count: int, out_dtype=None) -> Array:
 
 
 def _product(count: int, out_dtype, x: Array, weight: Array) -> Array:
-  is_wider = out_dtype is not None and out_dtype != x.dtype
+  # float16 has not the range for gradients of a mean over a batch, which `_tangent` would round.
+  is_wider = out_dtype not in (None, x.dtype) and x.dtype == jnp.bfloat16
   return (_wider_product if is_wider else _dot)(count, out_dtype, x, weight)
 
 

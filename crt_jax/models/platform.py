@@ -7,7 +7,9 @@ import jax
 from crt_jax.models import kernels
 from crt_jax.models.loss import CHUNK_MIB
 
-GPU_CHUNK_MIB = 4096  # one chunk of every config here; each more costs time (docs/performance.md)
+# Fields of a model's configuration that this module may settle.
+SETTLED = ('attention_kernel', 'remat', 'unroll_scans', 'loss_chunk_mib')
+GPU_CHUNK_MIB = 4096  # each chunk more costs time (docs/performance.md, 4)
 
 
 def settle(config, device: jax.Device | None):
@@ -31,5 +33,10 @@ def settle(config, device: jax.Device | None):
     config,
     remat=('dots' if is_fused else 'none') if remat == 'auto' else remat,
     unroll_scans=('yes' if is_fused else 'no') if unroll_scans == 'auto' else unroll_scans,
-    loss_chunk_mib=chunk or (GPU_CHUNK_MIB if is_gpu else CHUNK_MIB),
+    loss_chunk_mib=chunk or (GPU_CHUNK_MIB if is_fused else CHUNK_MIB),
   )
+
+
+def settled(config) -> dict:
+  """Returns the fields of a settled configuration that say how it is computed."""
+  return {name: getattr(config, name) for name in SETTLED}

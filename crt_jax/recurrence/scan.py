@@ -26,6 +26,8 @@ class Scan:
   def __call__(self, body: Callable, carry, xs):
     if self.remat is not False:
       policy = None if self.remat is True else self.remat
-      # A scan separates forward and backward pass, so there is nothing to protect from merging.
+      # A scan keeps forward and backward pass apart. Written out, only a barrier would: without one
+      # the compiler merges what it finds in both and stores it. Under a policy, which is asked for
+      # speed, it may: a barrier cost 11 % of a CRT's step on a GPU (and saved memory).
       body = jax.checkpoint(body, prevent_cse=self.unroll and policy is None, policy=policy)
     return jax.lax.scan(body, carry, xs, unroll=self.unroll)

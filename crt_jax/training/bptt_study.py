@@ -41,7 +41,8 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     file = folder / f'{name}.json'
     if file.exists():
       pieces[name] = workdir.read_json(file)
-      if of_piece(pieces[name]['study_config'], name) != of_piece(identity, name):
+      saved = of_piece(pieces[name]['study_config'], name)
+      if workdir.changed_fields(saved, of_piece(identity, name)):
         raise ValueError(f'{file} is of another config; use a new --workdir')
     elif not only or name in only:
       piece = make(name, config, folder)

@@ -3,7 +3,7 @@
 import jax
 
 from crt_jax import accounting
-from crt_jax.models import kernels
+from crt_jax.models import kernels, platform
 from crt_jax.training import layout
 from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
@@ -13,7 +13,7 @@ def cost_card(run) -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
   config, compiled, state = run.config, run.compiled, run.state
-  computed = run.model.config
+  settled = ', '.join(f'{k}={v}' for k, v in platform.settled(run.model.config).items())
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   letter = 'R' if config.model.name == 'cart' else 'K'
@@ -38,9 +38,8 @@ def cost_card(run) -> str:
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
-      f'attention     {kernels.describe(computed)}',
-      f'settled       remat={computed.remat}, unroll_scans={computed.unroll_scans}, '
-      f'loss_chunk_mib={computed.loss_chunk_mib}',
+      f'attention     {kernels.describe(run.model.config)}',
+      f'settled       {settled}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]

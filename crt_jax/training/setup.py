@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import crt_jax
 from crt_jax import data, decoding, evaluation, sharding
 from crt_jax.convert import warm_start
-from crt_jax.models import kernels
+from crt_jax.models import kernels, platform
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
@@ -92,7 +92,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
-    check_continuation(config, path, record, dataset.identity)
+    check_continuation(config, path, record, dataset.identity, platform.settled(model.config))
   first_step = int(start.step)
   if changed:
     workdir.record_fork(directory, config, changed, first_step)
@@ -130,6 +130,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
       'origin': origin(),
       'data': dataset.identity,
       'begins_with': saved_beginning(path),
+      'settled': platform.settled(model.config),
     },
   )
 
@@ -196,10 +197,10 @@ def trained_source(beginning: dict, model, mesh: Mesh, tokenizer) -> tuple:
 
 def devices() -> dict:
   """Returns what every process has to find in its place."""
-  return {'platform': jax.default_backend(), 'device kind': jax.devices()[0].device_kind}
+  return {'platform': jax.default_backend(), 'device kind': jax.local_devices()[0].device_kind}
 
 
-def check_continuation(config, path: str, record: dict, identity: dict) -> None:
+def check_continuation(config, path: str, record: dict, identity: dict, settled: dict) -> None:
   """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
   run goes on in other surroundings: it is as good then, but not the same to the bit."""
   for name, saved in record['data'].items():
@@ -216,6 +217,12 @@ def check_continuation(config, path: str, record: dict, identity: dict) -> None:
   names = ('versions', 'platform', 'device', 'devices')
   changed = [
     f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]
+  ]
+  before = record.get('settled', settled)  # older runs do not say
+  changed += [
+    f'model.{name} was {before[name]}, is {settled[name]}'
+    for name in settled
+    if before[name] != settled[name]
   ]
   if changed:
     checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')

@@ -33,7 +33,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     file, identity = folder / f'{name}.json', workdir.plain(variant)
     if file.exists():
       found = json.loads(file.read_text())
-      if found['config'] != identity:
+      if workdir.changed_fields(found['config'], identity):
         raise ValueError(f'{file} is of another config; use a new --workdir')
       results[name] = found
     elif not only or name in only:

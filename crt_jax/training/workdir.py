@@ -29,6 +29,13 @@ FINISHED = 'finished.json'
 ATTEMPTS = 'attempts'  # may be there before the run is
 # Fields that are younger than some runs, which go on as if they had had these values.
 ADDED = {'train.init_from': '', 'mesh.gather': 'step', 'model.unroll_scans': 'auto'}
+# Defaults that have changed, before and after, without changing what is computed.
+DEFAULTS = {
+  'model.attention_kernel': ('xla', 'auto'),
+  'model.remat': ('none', 'auto'),
+  'model.unroll_scans': (False, 'auto'),
+  'model.loss_chunk_mib': (64, 0),
+}
 SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 
@@ -208,7 +215,7 @@ def changed_fields(saved: dict, config: dict, prefix: str = '') -> dict[str, lis
     new = config.get(name, '(absent)')
     if isinstance(old, dict) and isinstance(new, dict):
       changed |= changed_fields(old, new, f'{prefix}{name}.')
-    elif old != new:
+    elif old != new and (old, new) != DEFAULTS.get(prefix + name):
       changed[prefix + name] = [old, new]
   return changed
 

@@ -48,6 +48,7 @@ def test_changes_of_the_config():
     ('model.remat', '--change=model.remat has no value; write FIELD=VALUE'),
     ('model.rmat=none', 'has no field model.rmat; did you mean model.remat'),
     ('model.depth=deep', '--change=model.depth=deep must be of type int'),
+    ('model.depth=True', '--change=model.depth=True must be of type int'),
   ],
 )
 def test_a_change_that_cannot_be(change, message):
@@ -68,7 +69,7 @@ def test_what_does_not_fit_is_tried_otherwise(monkeypatch):
   monkeypatch.setattr(train, 'run', run)
   config, mesh = train.config_of('crt_d5_c1120'), types.SimpleNamespace(size=1)
   assert train.first_that_fits(config, mesh, 1, 1, False) == 'fits'
-  assert tried == [('dots', 1), ('dots', 2), ('dots', 4), ('layer', 1), ('layer', 2)]
+  assert tried == [('auto', 1), ('auto', 2), ('auto', 4), ('layer', 1), ('layer', 2)]
   message = 'INTERNAL'
   tried.clear()
   with pytest.raises(train.jax.errors.JaxRuntimeError):

@@ -304,6 +304,8 @@ def test_scans_written_out_change_no_gradient(name, remat):
   one, two = (found.compile()(params) for found in (scanned, written_out))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, two)
   assert 'while' in scanned.as_text() and 'while' not in written_out.as_text()
+  # What keeps the compiler from storing what it was told to compute again.
+  assert ('optimization_barrier' in written_out.as_text()) == (remat == 'layer')
 
 
 @each_family

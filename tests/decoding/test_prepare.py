@@ -68,6 +68,13 @@ def test_what_is_not_changed_is_not_copied():
   assert prepared['output']['weight'] is params['output']['weight']
 
 
+def test_a_model_settled_for_a_gpu_decodes_in_any_dtype():
+  """Its fused kernel takes 16 bits alone, and no kernel runs over a cache."""
+  fused = model_of('crt', dtype='bfloat16', attention_kernel='cudnn')
+  found, _ = prepare(fused, params_of(fused), 'float32')
+  assert found == model_of('crt')
+
+
 def test_refused():
   model = model_of('crt')
   with pytest.raises(ValueError, match="dtype='bfloat' must be one of .*did you mean 'bfloat16'"):

@@ -319,6 +319,16 @@ def test_products_of_a_gradient_have_the_dtype_of_the_factors():
   assert [str(v.aval.dtype) for e in dots[-2:] for v in (*e.invars, *e.outvars)] == ['bfloat16'] * 6
 
 
+def test_a_gradient_of_float16_logits_may_be_smaller_than_float16():
+  """As that of a mean over a batch is; products with 16 bits of it would all be 0."""
+  x, weight = jnp.full((100, 8), 64, jnp.float16), jnp.ones((16, 8), jnp.float16)
+
+  def loss(weight):
+    return 1e-9 * jnp.sum(linear.contract(x, weight, 1, jnp.float32))
+
+  np.testing.assert_allclose(jax.grad(loss)(weight), 6.4e-6, rtol=1e-2)
+
+
 def test_gelu_of_16_bits_is_rounded_once():
   narrow = jnp.linspace(-3, 3, 64).astype(jnp.bfloat16)
   expected = jax.vmap(jax.grad(gelu))(narrow.astype(jnp.float32))

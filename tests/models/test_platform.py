@@ -12,7 +12,6 @@ from tests.models.test_kernels import A100, H100, RADEON, TPU, device
 
 V100 = H100 | dict(device_kind='Tesla V100-SXM2-16GB', compute_capability='7.0')
 ANYWHERE = ('xla', 'none', 'no', 64)
-ON_GPU = ('xla', 'none', 'no', 4096)
 FUSED = ('cudnn', 'dots', 'yes', 4096)
 
 
@@ -27,16 +26,16 @@ def settled(fields, **changes):
   [
     (H100, {}, FUSED),
     (A100, {}, FUSED),
-    (A100, dict(width=512, heads=2), ON_GPU),  # heads of 256
-    (V100, {}, ON_GPU),
-    (H100, dict(dtype='float32'), ON_GPU),
+    (A100, dict(width=512, heads=2), ANYWHERE),  # heads of 256
+    (V100, {}, ANYWHERE),
+    (H100, dict(dtype='float32'), ANYWHERE),
     (RADEON, {}, ANYWHERE),
     (TPU, {}, ANYWHERE),
     # Asked for, but dropout and caches need materialised scores.
-    (H100, dict(dropout=0.2), ('cudnn', *ON_GPU[1:])),
-    (H100, dict(driver='sequential'), ('cudnn', *ON_GPU[1:])),
+    (H100, dict(dropout=0.2), ('cudnn', *ANYWHERE[1:])),
+    (H100, dict(driver='sequential'), ('cudnn', *ANYWHERE[1:])),
     # What is set stays, and the rest follows it.
-    (H100, dict(attention_kernel='xla'), ON_GPU),
+    (H100, dict(attention_kernel='xla'), ANYWHERE),
     (H100, dict(remat='layer', unroll_scans='no'), ('cudnn', 'layer', 'no', 4096)),
     (H100, dict(remat='none', loss_chunk_mib=7), ('cudnn', 'none', 'yes', 7)),
     (TPU, dict(attention_kernel='splash', remat='pass'), ('splash', 'pass', 'no', 64)),

@@ -1,6 +1,7 @@
 """The loop on a tiny CRT: what a run leaves, resuming, divergence, and refusals before anything is
 compiled."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ from configs import base
 from crt_jax import sharding
 from crt_jax.data import tokenizers
 from crt_jax.models import platform
-from crt_jax.training import checkpoint, final, loop, report, setup, workdir
+from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
@@ -298,6 +299,20 @@ def test_a_run_is_settled_for_its_device(tmp_path, monkeypatch):
   monkeypatch.setattr(platform, 'settle', lambda c, d: asked.append(d) or settle(c, d))
   train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
   assert asked[0] == jax.devices()[0]
+
+
+def test_a_run_that_is_computed_in_another_way_says_so(tmp_path, monkeypatch, capsys):
+  config, settle = tiny_config(**PLAIN | {'train.steps': 2}), platform.settle
+  with monkeypatch.context() as patch:
+    stop_after(patch, 1)
+    with pytest.raises(preemption.Preempted):
+      train(config, tmp_path)
+  monkeypatch.setattr(
+    platform, 'settle', lambda c, d: dataclasses.replace(settle(c, d), remat='layer')
+  )
+  train(config, tmp_path)
+  said = ''.join(capsys.readouterr())
+  assert "not to the same bits: model.remat was none, is layer\n" in said
 
 
 def test_a_vocabulary_larger_than_the_tokenizer_ends_in_a_readable_sample(tmp_path, capsys):
