@@ -128,17 +128,18 @@ def convergence_table(record: dict) -> str:
     until = [run['whole_passes_until_exact'] or passes + 1 for run in runs]
     ratio = np.array([run['ratio'][min(depth, passes) - 2] for run in runs])
     low, high = min(until), max(until)
-    cells = [step, len(runs), f'{exact.mean():.3f} ({exact.min():.3f} to {exact.max():.3f})']
+    cells = [step, len(runs), mean_and_spread(exact, '.3f')]
     cells += [mean_and_spread(whole[:, k - 1] - exact) for k in shown]
-    cells += [f'{ratio.mean():.2f} ({ratio.min():.2f} to {ratio.max():.2f})']
+    cells += [mean_and_spread(ratio, '.2f')]
     cells += [f'{low} to {high}' if low < high else f'{low}' if low <= passes else f'> {passes}']
     lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
   return '\n'.join(lines)
 
 
-def mean_and_spread(values: np.ndarray) -> str:
-  """'+0.0012 (+0.001 to +0.0015)'."""
-  return f'{values.mean():+.2g} ({values.min():+.2g} to {values.max():+.2g})'
+def mean_and_spread(values: np.ndarray, form: str = '+.2g') -> str:
+  """'+0.0012 (+0.001 to +0.0015)'; of a single value itself."""
+  spread = f' ({values.min():{form}} to {values.max():{form}})' if len(values) > 1 else ''
+  return f'{values.mean():{form}}{spread}'
 
 
 def convergence(record: dict, path: str | pathlib.Path) -> None:
@@ -149,8 +150,9 @@ def convergence(record: dict, path: str | pathlib.Path) -> None:
   last = steps[max(steps)]
   made_from = (
     f'CRT, D={model["layers"]}, C={model["width"]}, K={model["depth_min"] or model["depth"]} to '
-    f'{model["depth"]}, {data["corpus"]}, T={record["trained_length"]}; {len(last)} seeds '
-    f'(band: lowest to highest), {record["rows"]} validation windows'
+    f'{model["depth"]}, {data["corpus"]}, T={record["trained_length"]}; '
+    + (f'{len(last)} seeds (band: lowest to highest), ' if len(last) > 1 else '1 seed, ')
+    + f'{record["rows"]} validation windows'
   )
   with matplotlib.rc_context(STYLE):
     longer = record['length'] > record['trained_length']
@@ -204,7 +206,8 @@ def _gap_by_position(axes, record: dict, runs: list[dict]) -> None:
   axes.axhline(record['floor'], color=GREY, linewidth=1, linestyle='--')
   axes.set_yscale('log')
   axes.set_ylabel('|h(K) - h| / |h| of the hidden state')
-  axes.legend(frameon=False, fontsize=8, ncols=2)
+  above = dict(loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.2)
+  axes.legend(frameon=False, fontsize=8, ncols=6, handlelength=1, columnspacing=0.8, **above)
   _mark_trained(axes, record)
 
 

@@ -84,5 +84,7 @@ def test_table_and_figure(found, tmp_path):
   )  # fmt: skip
   table = recurrence_figures.convergence_table(record).splitlines()
   assert len(table) == 4 and table[2].startswith('| 10 | 2 |')
+  alone = recurrence_figures.convergence_table(record | dict(runs=record['runs'][:1]))
+  assert ' to ' in table[2] and ' to ' not in alone, 'one seed has no spread'
   recurrence_figures.convergence(record, tmp_path / 'figure.png')
   assert (tmp_path / 'figure.png').stat().st_size > 10_000
