@@ -13,7 +13,8 @@ def cost_card(run) -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
   config, compiled, state = run.config, run.compiled, run.state
-  settled = ', '.join(f'{k}={v}' for k, v in platform.settled(run.model.config).items())
+  settled = platform.settled(run.model.config)
+  del settled['attention_kernel']  # what runs is said by itself
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   letter = 'R' if config.model.name == 'cart' else 'K'
@@ -39,7 +40,7 @@ def cost_card(run) -> str:
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
       f'attention     {kernels.describe(run.model.config)}',
-      f'settled       {settled}',
+      f'settled       {", ".join(f"{name}={value}" for name, value in settled.items())}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]
