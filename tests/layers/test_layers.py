@@ -305,6 +305,15 @@ def test_attention_reaches_no_further_than_its_window():
   assert differs_T.tolist() == [False, False, True, True, True, False, False]
 
 
+def test_masks_are_drawn_before_they_are_used_on_a_tpu():
+  """Elsewhere the compiler may fuse the two."""
+  layer, key, x = linear.Dropout(0.5), jax.random.key(0), jnp.ones((2, 3))
+  traced = jax.jit(lambda x: layer.apply({}, x, rngs={'dropout': key})).trace(x)
+  for platform in ('cpu', 'cuda', 'tpu'):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ('optimization_barrier' in text) == (platform == 'tpu')
+
+
 def test_products_of_a_gradient_have_the_dtype_of_the_factors():
   """Logits are float32; the two products of their backward pass are bfloat16 all the same."""
   x, weight = jnp.ones((100, 8), jnp.bfloat16), jnp.ones((16, 8), jnp.bfloat16)
