@@ -73,9 +73,9 @@ def mesh_shape(config, num_devices: int) -> dict[str, int]:
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if num_devices % fixed or (not free and fixed != num_devices):
     named = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
-    raise ValueError(
-      f'{named} does not fit {num_devices} devices; use mesh.data=-1 for all that are left'
-    )
+    set_axes = ' x '.join(f'mesh.{axis}' for axis in MESH_AXES if axis not in free)
+    fix = f'{set_axes} must divide their number' if free else 'mesh.data=-1 takes all that are left'
+    raise ValueError(f'{named} does not fit {num_devices} device{"s" * (num_devices != 1)}; {fix}')
   return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}
 
 

@@ -92,6 +92,7 @@ def reached(record: dict) -> str:
     if name:
       lines.append(f'| {name} | {row["perplexity"]:.3f} | {row["bits_per_byte"]:.3f} |')
   batch = f'{data["batch_size"]} x {data["sequence_length"]} tokens'
+  drawn = record['config']['sample']
   sample = '\n'.join(line.rstrip() for line in record['sample'].strip().splitlines())
   return '\n'.join(
     [
@@ -101,8 +102,9 @@ def reached(record: dict) -> str:
       f'({data["corpus"]}, tokenizer: {data["tokenizer"]}), {record["training_seconds"]:.0f} s of '
       f'training without compiling and evaluating. {target_words(record)} {made_with(record)}',
       '',
-      f'The text it wrote at the end (temperature {record["config"]["sample"]["temperature"]:g}), '
-      f'its first {SAMPLE_CHARACTERS} characters:',
+      f'What it wrote at the end behind the prompt "{drawn["prompt"]}" (temperature '
+      f'{drawn["temperature"]:g}, top-k {drawn["top_k"]}, top-p {drawn["top_p"]:g}), its first '
+      f'{SAMPLE_CHARACTERS} characters:',
       '',
       '```text',
       ''.join(c if c.isprintable() or c == '\n' else '\ufffd' for c in sample),

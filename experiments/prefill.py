@@ -111,6 +111,7 @@ def _write(run: _Run, rows: list[dict]) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   (directory / 'prefill.json').write_text(json.dumps(result, indent=1) + '\n')
   latency_figures.prefill(result, directory / 'prefill.png')
+  print(f'written to {directory}')
 
 
 def _whole_numbers(name: str, values: list) -> tuple[int, ...]:

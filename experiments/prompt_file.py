@@ -30,10 +30,12 @@ def read(
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: it is not text, or has no usable line.
+    ValueError: it is not there or no text, or has no usable line.
   """
   try:
     lines = pathlib.Path(path).read_text('utf-8').split('\n')
+  except FileNotFoundError:
+    raise ValueError(f'--prompts={path}: no such file') from None
   except UnicodeDecodeError as error:
     raise ValueError(f'{path} is not UTF-8 text (byte {error.start})') from None
   prompts = []

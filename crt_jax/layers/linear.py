@@ -159,6 +159,6 @@ class Dropout(nn.Module):
       return x
     key_B = sharding.row_keys(self.make_rng('dropout'), x.shape[0])
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(key_B)
-    # The TPU compiler crashes where it fuses the drawing of a mask into a product (libtpu 0.0.42).
+    # Where it fuses the drawing of a mask into a product, the TPU compiler may crash (docs/LOG.md).
     keep = jax.lax.platform_dependent(keep, tpu=jax.lax.optimization_barrier, default=jnp.asarray)
     return jnp.where(keep, x / (1 - self.rate), 0)

@@ -359,7 +359,10 @@ def newest(workdir: str) -> int:
   """Returns the step of a run's newest checkpoint; ValueError where it has none."""
   steps = steps_on_disk(pathlib.Path(workdir) / 'checkpoints')
   if not steps:
-    raise ValueError(f'{workdir}: no checkpoint here; train one with --workdir={workdir}')
+    why = '' if pathlib.Path(workdir).exists() else ' (no such directory)'
+    raise ValueError(
+      f'{workdir}: no checkpoint here{why}; give the --workdir of a run, or train one in it'
+    )
   return steps[-1]
 
 

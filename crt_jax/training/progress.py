@@ -42,10 +42,11 @@ class ProgressLine:
 
 def describe(row: dict, seconds_left: float) -> str:
   """Returns the progress line of a row, without its step."""
+  mfu = f'MFU {100 * row["mfu"]:.1f}%  ' if row['mfu'] else ''  # 0: of an unknown peak
   text = (
     f'loss {row["loss"]:.4f}  perplexity {row["perplexity"]:.2f}  lr {row["learning_rate"]:.2e}  '
     f'grad norm {row["grad_norm"]:.3f}  {count(row["tokens_per_second"])} tokens/s  '
-    f'MFU {100 * row["mfu"]:.1f}%  ETA {duration(seconds_left)}'
+    f'{mfu}ETA {duration(seconds_left)}'
   )
   start = 'validation_perplexity'
   validation = [

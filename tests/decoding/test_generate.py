@@ -145,7 +145,7 @@ def test_a_file_without_a_usable_line(run, tmp_path):
   prompts.write_bytes(b'\xff')
   with pytest.raises(ValueError, match='in.jsonl is not UTF-8 text'):
     run(prompts=str(prompts), output=str(tmp_path / 'out.jsonl'))
-  with pytest.raises(FileNotFoundError):
+  with pytest.raises(ValueError, match='^--prompts=.*none.jsonl: no such file$'):
     run(prompts=str(tmp_path / 'none.jsonl'), output=str(tmp_path / 'out.jsonl'))
 
 
