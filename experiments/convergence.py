@@ -78,7 +78,7 @@ def main(argv):
   (folder / 'convergence.txt').write_text(text + '\n')
   print(text)
   recurrence_figures.convergence(result, folder / 'convergence.png')
-  print(f'written to {folder}')
+  print(f'{result["rows"]} validation windows; written to {folder}')
 
 
 def check_alike(runs: list) -> None:

@@ -45,7 +45,8 @@ def training_curve(
   with matplotlib.rc_context(STYLE):
     figure, axes = figure_of(title, origin, width=7)
     steps, values = _columns(curves.pop('perplexity', []))
-    axes.plot(steps, values, color=GREY, linewidth=1, label='training (one batch a point)')
+    few = '.' if len(steps) < 30 else ''
+    axes.plot(steps, values, few, ls='-', color=GREY, lw=1, label='training (one batch a point)')
     for color, (name, points) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
       steps, values = _columns(points)
       in_bits = name.replace('perplexity', 'bits_per_byte')
@@ -55,6 +56,7 @@ def training_curve(
       words += f', {_digits(bits[-1])} bits per byte' if bits else ''
       axes.plot(steps, values, color=color, marker='o', markersize=4, label=words)
     axes.set_xlabel('optimiser step')
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel('perplexity per token (log scale)')
     log_axis(axes)
     axes.legend(frameon=False, loc='upper right')

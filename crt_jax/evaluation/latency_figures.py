@@ -3,6 +3,7 @@
 import pathlib
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 
 from crt_jax.evaluation.figures import BLUE, GREY, ORANGE, STYLE, figure_of
@@ -166,6 +167,7 @@ def prefill(result: dict, path: str | pathlib.Path) -> None:
   lines = dict(zip(depths, ('-', '--', ':', '-.') * len(depths), strict=False))
   with matplotlib.rc_context(STYLE):
     words = f'{result["prompts"]} prompts of validation text; trained on {result["trained_length"]}'
+    words += f'; K = {depths[0]}' if len(depths) == 1 else ''
     figure, (left, right) = figure_of('Reading a prompt', result, 10, 2, words)
     for (way, passes), rows in curves.items():
       style = dict(color=colours.get(way, 'black'), linestyle=lines.get(passes, '-'), marker='.')
@@ -176,13 +178,16 @@ def prefill(result: dict, path: str | pathlib.Path) -> None:
     left.plot([], [], color='black', label='exact, one by one')
     for way, colour in colours.items():
       left.plot([], [], color=colour, label=way)
-    for passes, style in lines.items():
-      right.plot([], [], color=GREY, linestyle=style, label=f'K = {passes}')
+    if len(depths) > 1:
+      for passes, style in lines.items():
+        right.plot([], [], color=GREY, linestyle=style, label=f'K = {passes}')
     for axes, words in ((left, 'milliseconds'), (right, 'KL to the exact next token, nats')):
       axes.set_xscale('log', base=2)
+      axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
       axes.set_yscale('log')
       axes.set_xlabel('tokens of the prompt')
       axes.set_ylabel(words)
-      axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=3)
-      axes.set_ylim(top=20 * axes.get_ylim()[1])  # room for the legend
+      if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=3)
+        axes.set_ylim(top=8 * axes.get_ylim()[1])  # room for the legend
     figure.savefig(path, dpi=150)

@@ -152,7 +152,7 @@ def convergence(record: dict, path: str | pathlib.Path) -> None:
     f'CRT, D={model["layers"]}, C={model["width"]}, K={model["depth_min"] or model["depth"]} to '
     f'{model["depth"]}, {data["corpus"]}, T={record["trained_length"]}; '
     + (f'{len(last)} seeds (band: lowest to highest), ' if len(last) > 1 else '1 seed, ')
-    + f'{record["rows"]} validation windows'
+    + f'{record["rows"]} validation windows; step {max(steps)} where none is named'
   )
   with matplotlib.rc_context(STYLE):
     longer = record['length'] > record['trained_length']
@@ -207,7 +207,7 @@ def _gap_by_position(axes, record: dict, runs: list[dict]) -> None:
   axes.set_yscale('log')
   axes.set_ylabel('|h(K) - h| / |h| of the hidden state')
   above = dict(loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.2)
-  axes.legend(frameon=False, fontsize=8, ncols=6, handlelength=1, columnspacing=0.8, **above)
+  axes.legend(frameon=False, fontsize=8, ncols=3, handlelength=1, columnspacing=0.8, **above)
   _mark_trained(axes, record)
 
 
@@ -257,5 +257,6 @@ def _passes_until_exact(axes, record: dict, steps: dict) -> None:
   for colour, (step, runs) in zip((PURPLE, GREEN, BLUE), list(steps.items())[-3:], strict=False):
     values = np.array([run['passes_until_exact'] for run in runs])
     _band(axes, _centres(record), values, color=colour, label=f'step {step}')
-  axes.set_ylabel(f'passes until the gap stays below {record["floor"]:g}')
+  axes.set_ylabel(f'mean passes until the gap stays below {record["floor"]:g}')
+  axes.legend(frameon=False, fontsize=8)
   _mark_trained(axes, record)
