@@ -159,6 +159,10 @@ class Dropout(nn.Module):
       return x
     key_B = sharding.row_keys(self.make_rng('dropout'), x.shape[0])
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(key_B)
-    # Where it fuses the drawing of a mask into a product, the TPU compiler may crash (docs/LOG.md).
-    keep = jax.lax.platform_dependent(keep, tpu=jax.lax.optimization_barrier, default=jnp.asarray)
-    return jnp.where(keep, x / (1 - self.rate), 0)
+    return _apart_on_tpu(jnp.where(_apart_on_tpu(keep), x / (1 - self.rate), 0))
+
+
+def _apart_on_tpu(x: Array) -> Array:
+  """`x`, never fused into what reads it on a TPU, whose compiler may crash where it fuses a mask
+  and its use into a product (docs/LOG.md); elsewhere nothing."""
+  return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=jnp.asarray)

@@ -305,13 +305,13 @@ def test_attention_reaches_no_further_than_its_window():
   assert differs_T.tolist() == [False, False, True, True, True, False, False]
 
 
-def test_masks_are_drawn_before_they_are_used_on_a_tpu():
-  """Elsewhere the compiler may fuse the two."""
+def test_masks_are_drawn_and_used_apart_on_a_tpu():
+  """Elsewhere the compiler may fuse what it likes."""
   layer, key, x = linear.Dropout(0.5), jax.random.key(0), jnp.ones((2, 3))
   traced = jax.jit(lambda x: layer.apply({}, x, rngs={'dropout': key})).trace(x)
   for platform in ('cpu', 'cuda', 'tpu'):
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert ('optimization_barrier' in text) == (platform == 'tpu')
+    assert text.count('optimization_barrier') == 2 * (platform == 'tpu')
 
 
 def test_products_of_a_gradient_have_the_dtype_of_the_factors():
