@@ -117,8 +117,8 @@ def scoring_model(model, config):
   fields = dataclasses.replace(
     fields, dtype=config.eval.dtype or fields.dtype, attention_kernel='xla'
   )
-  if kernel != 'xla':
-    fields = kernels.with_kernel(fields, kernel)
+  if kernels.fits(fields, kernel):
+    fields = dataclasses.replace(fields, attention_kernel=kernel)
   return type(model)(fields)
 
 

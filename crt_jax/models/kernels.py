@@ -79,18 +79,8 @@ def check_device(config, device: jax.Device | None = None) -> None:
     )
 
 
-def with_kernel(config, kernel: str):
-  """`config` with an attention kernel where this process can run it, else as it is."""
-  try:
-    changed = dataclasses.replace(config, attention_kernel=kernel)
-    check_device(changed)
-  except ValueError:
-    return config
-  return changed
-
-
-def fits(config, kernel: str, device: jax.Device) -> bool:
-  """Whether a device could run a kernel, if there is no dropout."""
+def fits(config, kernel: str, device: jax.Device | None = None) -> bool:
+  """Whether a device (None = the first one of this process) could run a kernel but for dropout."""
   try:
     check_device(dataclasses.replace(config, attention_kernel=kernel, dropout=0.0), device)
   except ValueError:

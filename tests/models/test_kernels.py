@@ -78,9 +78,9 @@ def test_what_runs_is_said_with_the_head_width():
 
 
 def test_a_model_is_read_where_its_kernel_cannot_run(monkeypatch):
-  plain = config_of('xla', dtype='float32')
-  assert kernels.with_kernel(plain, 'cudnn') is plain
+  """Whether it can, is asked of the configuration without it: of its dtype, then of the device."""
   plain = config_of('xla')
-  assert kernels.with_kernel(plain, 'cudnn') is plain
+  assert not kernels.fits(plain, 'cudnn') and kernels.fits(plain, 'xla')
   monkeypatch.setattr(jax, 'devices', lambda: [device(H100)])
-  assert kernels.with_kernel(plain, 'cudnn') == config_of('cudnn')
+  assert kernels.fits(plain, 'cudnn')
+  assert not kernels.fits(config_of('xla', dtype='float32'), 'cudnn')
