@@ -2,6 +2,7 @@
 #   make quickstart                                   train, evaluate and sample on the embedded text
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
+#   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, 40 minutes
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart test test-slow test-gpu lint format lock clean
+.PHONY: help quickstart test test-slow test-gpu test-signals lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,9 @@ test-slow: $(VENV)/installed-test
 
 test-gpu: $(VENV)/installed-test
 	JAX_PLATFORMS=cuda XLA_FLAGS= $(run) -m pytest tests/gpu $(PYTEST_ARGS)
+
+test-signals: $(VENV)/installed-test
+	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check

@@ -189,6 +189,9 @@ def base(model: dict) -> ConfigDict:
       seed=42,  # of sample='random'
       windows=50,  # of sample='first'
       whole=True,  # at the end, also score every token of the validation sets once
+      # but no more of each set in each form; 0 = 2^20, or what makes all forms of a set together a
+      # tenth of the tokens trained on
+      whole_tokens=0,
       depths=(),  # parallel K at the end; () = the configured one
       sequential=model['name'] == 'crt',  # at the end, also the exact recurrence
       during_training_batches=20,  # of sample='random', in training

@@ -3,7 +3,7 @@
     distributed.define_flags()
 
     def main(argv):
-      with distributed.joined():   # before anything asks JAX for a device
+      with distributed.joined(stop):   # before anything asks JAX for a device
         ...
 
 Several processes are one run: each is started with the same command and finds the others by its
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from crt_jax.training.preemption import StopSignal
 from experiments import cli, mistakes
 
 FLAGS = flags.FLAGS
@@ -37,8 +38,8 @@ def define_flags() -> None:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
-  """Meets the other processes, if there are any; they end together.
+def joined(stop: StopSignal) -> Iterator[None]:
+  """Meets the other processes, if there are any; they end together, also where `stop` ends one.
 
   Raises:
     ValueError: flags or launcher are half of what is needed, or the processes differ.
@@ -52,7 +53,7 @@ def joined() -> Iterator[None]:
     yield
     return
   launch.join(place, FLAGS.join_timeout)
-  with processes.Companions(_line):
+  with processes.Companions(stop, _line):
     processes.agree('versions', processes.software())
     yield
 

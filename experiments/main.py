@@ -3,9 +3,10 @@
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 trains from the start, or from where the run in that directory stands: a run that was killed,
-preempted or out of disk space goes on with the same command, to the same parameters. A finished run
-stays as it is. At the end the model is evaluated by parallel passes and by the exact recurrence,
-and writes a sample of text. The directory then holds
+preempted or out of disk space goes on with the same command, to the same parameters. SIGTERM and
+SIGHUP save first and end with code 75, Ctrl-C with 130; a second Ctrl-C leaves at once. A finished
+run stays as it is. At the end the model is evaluated by parallel passes and by the exact
+recurrence, and writes a sample of text. The directory then holds
 
   config.json      every value of the config, and what it ran on
   sharding.txt     which parameter lies on which mesh axis, and the bytes per device
@@ -20,9 +21,15 @@ evaluates the newest checkpoint again, with the config that it was trained with:
 first device, several, started as for training, on the mesh of the config.
 """
 
-from absl import flags
+from crt_jax.training import preemption
 
-from experiments import cli, distributed
+_STOP = preemption.StopSignal()
+if __name__ == '__main__':
+  _STOP.listen()  # before the imports below: a signal is answered from here to the end
+
+from absl import flags  # noqa: E402
+
+from experiments import cli, distributed  # noqa: E402
 
 _CONFIG = cli.define_config(required=False)
 _WORKDIR = cli.define_workdir('Directory of the run: new, empty, or holding this very run')
@@ -39,14 +46,14 @@ def main(argv):
   del argv
   if _MODE.value == 'eval':
     cli.refuse_overrides('--mode=eval evaluates with the config of the run')
-  with distributed.joined():
+  with distributed.joined(_STOP):
     from crt_jax.training import final, loop  # after the flags: a typo is answered at once
 
     if _MODE.value == 'eval':
-      final.evaluate_checkpoint(_WORKDIR.value)
+      final.evaluate_checkpoint(_WORKDIR.value, _STOP)
     else:
-      loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
+      loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value, stop=_STOP)
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  preemption.run_and_leave(cli.run, main)

@@ -1,12 +1,16 @@
 """What a model is worth: perplexity in parallel and in sequence, and the figures that show it."""
 
 from crt_jax.evaluation.accuracy import accuracy
+from crt_jax.evaluation.ledger import Ledger
 from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
 from crt_jax.evaluation.protocols import (
   DTYPES,
   SAMPLES,
+  Part,
   during_training,
+  plan,
   protocol,
+  rehearse,
   scoring_model,
 )
 
@@ -14,11 +18,15 @@ __all__ = [
   'DTYPES',
   'SAMPLES',
   'Form',
+  'Ledger',
+  'Part',
   'accuracy',
   'during_training',
   'evaluate',
   'forms',
+  'plan',
   'protocol',
+  'rehearse',
   'scoring_model',
   'trained_form',
 ]

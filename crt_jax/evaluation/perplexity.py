@@ -6,11 +6,30 @@ The two forms are different functions of the same parameters, so every number sa
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 
 from crt_jax.models.loss import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+  """What was scored so far, in float64 on the host: float32 would lose digits over a million
+  targets.
+
+  Attributes:
+    cross_entropy: of all targets, in nats.
+    targets: how many counted.
+    batches: how many were scored.
+  """
+
+  cross_entropy: float = 0.0
+  targets: int = 0
+  batches: int = 0
+
+
+NOTHING = Sums()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +99,8 @@ def evaluate(
   depth: int | None = None,
   sequential: bool = False,
   bytes_per_token: float | None = None,
+  begin: Sums = NOTHING,
+  after: Callable[[Sums], None] = lambda sums: None,
 ) -> dict:
   """Mean cross-entropy over all targets that count, each with the same weight.
 
@@ -91,6 +112,8 @@ def evaluate(
     depth: K or R, None = configured; a CRT's sequential form accepts only None.
     sequential: the exact recurrence instead of parallel passes.
     bytes_per_token: UTF-8 bytes per target; without it bits_per_byte is None.
+    begin: sums over the batches before these.
+    after: called after each batch with the sums so far.
 
   Returns:
     'cross_entropy' in nats per target, 'perplexity' = exp of it, 'bits_per_byte', and 'targets'.
@@ -98,21 +121,21 @@ def evaluate(
   Raises:
     ValueError: no target counts, or the model does not have this form.
   """
-  total, count = 0.0, 0
+  sums = begin
   for mean, targets in _one_behind(
     _cross_entropy(model, params, batch, depth, sequential) for batch in batches
   ):
-    # In float64 on the host: a float32 sum would lose digits over a million targets.
-    total += float(mean) * int(targets)
-    count += int(targets)
-  if count == 0:
+    total = sums.cross_entropy + float(mean) * int(targets)
+    sums = Sums(total, sums.targets + int(targets), sums.batches + 1)
+    after(sums)
+  if sums.targets == 0:
     raise ValueError('nothing to evaluate: no batch has a target that counts')
-  mean = total / count
+  mean = sums.cross_entropy / sums.targets
   return {
     'cross_entropy': mean,
     'perplexity': math.exp(min(mean, 700.0)),  # JSON has no infinity
     'bits_per_byte': bytes_per_token and mean / math.log(2) / bytes_per_token,
-    'targets': count,
+    'targets': sums.targets,
   }
 
 

@@ -3,10 +3,16 @@
 'random' is the CRT paper's sample (crt.md, 8.4): `eval.batches` batches of random windows by
 `eval.seed`, the same for all models of one T and batch size. 'first' is CART's (cart.md, 5.4): the
 first `eval.windows` windows in file order. The windows of the whole do not overlap and score each
-token once. Numbers of different samples, or of one sample at different T, cannot be compared.
+token once; of a long set only the beginning is scored ('leading'), so that the evaluation stays
+small beside the training. Numbers of different samples, or of one sample at different T, cannot be
+compared.
 """
 
 import dataclasses
+import functools
+import itertools
+import math
+import time
 from collections.abc import Callable, Iterable
 
 import jax
@@ -14,47 +20,129 @@ import jax
 from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
 from crt_jax.evaluation.jacobian import jacobian
-from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
+from crt_jax.evaluation.ledger import Ledger
+from crt_jax.evaluation.perplexity import NOTHING, Form, Sums, evaluate, forms, trained_form
 from crt_jax.models import kernels
 
 SAMPLES = ('random', 'first')
 DTYPES = ('', 'float32', 'bfloat16', 'float16')
+FEWEST = 2**20  # targets up to which a set is always scored whole
+SHARE = 0.1  # of the training's tokens, that the forms of a longer set score together
 
 
-def protocol(model, params: dict, dataset, config, place: Callable = lambda batch: batch) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One validation set in one form.
+
+  Attributes:
+    kind: 'sampled' or 'whole', the list of results in which its record stands.
+    set: name of the validation set.
+    form: how the model is used.
+    protocol: 'random', 'first', 'whole' or 'leading', the beginning of a long set.
+    batches: how many are scored.
+    tokens: how many they have.
+  """
+
+  kind: str
+  set: str
+  form: Form
+  protocol: str
+  batches: int
+  tokens: int
+
+  @property
+  def name(self) -> str:
+    return f'{self.kind} {self.set} {self.form.kind} {self.form.depth}'
+
+
+def plan(model, dataset, config) -> list[Part]:
+  """The parts of the evaluation at the end, in their order.
+
+  Raises:
+    ValueError: a set cannot be scored as config.eval asks.
+  """
+  length, rows = _shape(config)
+  asked, parts = forms(model, config), []
+  is_random = config.eval.sample == 'random'
+  sample = config.eval.batches if is_random else math.ceil(config.eval.windows / rows)
+  for name in dataset.validation_sets:
+    for form in asked:
+      parts.append(Part('sampled', name, form, config.eval.sample, sample, sample * rows * length))
+  if config.eval.whole:
+    most = math.ceil(most_tokens(config, len(asked)) / (rows * length))
+    for name, packed in dataset.validation_sets.items():
+      _whole(packed, config)  # refuses data that has no end
+      tokens = len(packed.validation) - 1
+      batches = math.ceil(tokens / (rows * length))
+      protocol = 'whole' if batches <= most else 'leading'
+      scored = min(tokens, most * rows * length)
+      parts += [Part('whole', name, form, protocol, min(batches, most), scored) for form in asked]
+  return parts
+
+
+def most_tokens(config, forms: int) -> int:
+  """How many tokens of a validation set each form scores at most."""
+  trained = config.train.steps * config.data.batch_size * config.data.sequence_length
+  return config.eval.whole_tokens or max(FEWEST, int(SHARE * trained / forms))
+
+
+def rehearse(model, params: dict, dataset, config, place: Callable) -> dict[Form, float]:
+  """Scores one batch in every form, so that all programs are compiled and have had their memory
+  before there is anything to lose.
+
+  Returns: seconds that a batch takes in each form.
+  """
+  jacobians(model, params, dataset, config)
+  model, seconds = scoring_model(model, config), {}
+  packed = next(iter(dataset.validation_sets.values()))
+  batch = next(iter(map(place, _sample(packed, config, 1))))
+  for form in dict.fromkeys([trained_form(model), *forms(model, config)]):
+    for _ in range(2):  # the first one compiles
+      since = time.perf_counter()
+      _evaluate(model, params, form, [batch], packed)
+      seconds[form] = time.perf_counter() - since
+  return seconds
+
+
+def protocol(
+  model,
+  params: dict,
+  dataset,
+  config,
+  place: Callable = lambda batch: batch,
+  ledger: Ledger | None = None,
+) -> dict:
   """Scores every validation set, its sample and the whole of it, in every form wanted.
 
   Args:
     dataset: from `data.prepare`.
     config: the run's config; `forms` and config.eval say what to evaluate.
     place: puts this process's rows of a batch onto devices.
+    ledger: knows what was done before; None begins anew.
 
   Returns:
     A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
-    validation set and form: 'set', 'protocol' ('random', 'first' or 'whole'), 'form', 'depth',
-    'is_inference_metric' and what `evaluate` returns; 'jacobian', where it is asked for, what
-    `jacobians` returns; and 'data', what a sample depends on.
+    validation set and form: 'set', 'protocol' ('random', 'first', 'whole' or 'leading'), 'form',
+    'depth', 'is_inference_metric' and what `evaluate` returns; 'jacobian', where it is asked for,
+    what `jacobians` returns; and 'data', what a sample depends on.
   """
-  measured = jacobians(model, params, dataset, config)
+  ledger = ledger or Ledger()
+  measured = ledger.part('jacobian', lambda *_: jacobians(model, params, dataset, config))
   model = scoring_model(model, config)
-  asked = forms(model, config)
-  sets = dataset.validation_sets
+  sets, results = dataset.validation_sets, {}
 
-  def records(protocol: str, batches_of: Callable) -> list[dict]:
-    return [
-      {'set': name, 'protocol': protocol}
-      | _score(model, params, form, map(place, batches_of(packed)), packed)
-      for name, packed in sets.items()
-      for form in asked
-    ]
-
-  results = {
-    'sampled': records(
-      config.eval.sample, lambda packed: _sample(packed, config, config.eval.batches)
+  def score(part: Part, begin: Sums, after: Callable[[Sums], None]) -> dict:
+    packed = sets[part.set]
+    batches = (
+      _whole(packed, config) if part.kind == 'whole' else _sample(packed, config, part.batches)
     )
-  }
-  if config.eval.whole:
-    results['whole'] = records('whole', lambda packed: _whole(packed, config))
+    left = map(place, itertools.islice(batches, begin.batches, part.batches))
+    return _score(model, params, part.form, left, packed, begin=begin, after=after)
+
+  for part in plan(model, dataset, config):
+    record = ledger.part(part.name, functools.partial(score, part))
+    named = {'set': part.set, 'protocol': part.protocol}
+    results.setdefault(part.kind, []).append(named | record)
   if measured:
     results['jacobian'] = measured
   results['data'] = {
@@ -122,21 +210,23 @@ def scoring_model(model, config):
   return type(model)(fields)
 
 
-def _score(model, params: dict, form: Form, batches: Iterable[dict], packed) -> dict:
+def _score(model, params: dict, form: Form, batches: Iterable[dict], packed, **progress) -> dict:
   described = {
     'form': form.kind,
     'depth': form.depth,
     'is_inference_metric': form.is_inference_metric(model),
   }
-  return described | _evaluate(model, params, form, batches, packed)
+  return described | _evaluate(model, params, form, batches, packed, **progress)
 
 
-def _evaluate(model, params: dict, form: Form, batches: Iterable[dict], packed) -> dict:
+def _evaluate(
+  model, params: dict, form: Form, batches: Iterable[dict], packed, begin=NOTHING, **progress
+) -> dict:
   """What `evaluate` returns, and the accuracy where answers stand at known places."""
   bytes_per_token = packed.bytes_per_token('validation')
   arguments = (form.depth, form.kind == 'sequential', bytes_per_token)
   if not packed.answer_groups:
-    return evaluate(model, params, batches, *arguments)
+    return evaluate(model, params, batches, *arguments, begin=begin, **progress)
   batches = list(batches)
   found = accuracy(model, params, batches, packed.answer_groups, form)
   return evaluate(model, params, batches, *arguments) | found

@@ -10,17 +10,21 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, sharding
+from crt_jax import data, decoding, sharding
 from crt_jax.evaluation import figures
-from crt_jax.training import checkpoint, processes, workdir
+from crt_jax.training import checkpoint, processes, scoring, workdir
 from crt_jax.training.origin import origin
+from crt_jax.training.preemption import StopSignal
+from crt_jax.training.scoring import Scoring
 
 
-def finish(run, say: Callable[[str], None]) -> None:
+def finish(run, scored: Scoring, reporter) -> None:
   """Evaluates, draws, writes a sample, and marks the run as finished."""
+  say = reporter.say
   say('evaluating')
+  reporter.end_bar()
   config, step = run.config, run.config.train.steps
-  results = evaluation.protocol(run.model, run.state.params, run.dataset, config, run.place)
+  results = scored.score(run.state.params, run.directory.path, step)
   say(table(results))
   text = sample(run.model, run.state.params, run.dataset.tokenizer, config)
   say('no sample: the model has no sequential form' if text is None else f'sample: {text!r}')
@@ -33,17 +37,21 @@ def finish(run, say: Callable[[str], None]) -> None:
     }
     write(run.directory, config, record, text)
     workdir.finish(run.directory, step, run.clock.seconds)
+    scoring.forget(run.directory.path)
   say(f'finished; everything is in {run.directory.path}')
 
 
-def evaluate_checkpoint(path: str) -> None:
+def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
   """Evaluates the newest checkpoint of a work directory as its config says, and writes its records
-  anew. One process does so on its first device, several on the mesh of the config.
+  anew. One process does so on its first device, several on the mesh of the config. One that was
+  stopped goes on where it was.
 
   Raises:
     ValueError: there is no such run or checkpoint, the text is not the one it was trained on, or
       the mesh of the config does not fit the devices of several processes.
   """
+  if stop is not None:
+    stop.standing = lambda: 'what was scored is kept'
   if jax.process_count() == 1:
     run, place, on_mesh = open_run(path), lambda batch: batch, contextlib.nullcontext()
   else:
@@ -51,14 +59,18 @@ def evaluate_checkpoint(path: str) -> None:
     mesh = mesh_of(run.config)
     rows, on_mesh = sharding.batch_sharding(mesh), jax.set_mesh(mesh)
     place = lambda batch: sharding.place_batch(batch, rows)  # noqa: E731
+  directory = workdir.Workdir(path)
   with on_mesh:
-    results = evaluation.protocol(run.model, run.params, run.dataset, run.config, place)
+    scored = Scoring.rehearsed(run.model, run.params, run.dataset, run.config, place)
+    if jax.process_index() == 0:
+      print(scored.estimate(), flush=True)
+    results = scored.score(run.params, directory.path, run.step)
     text = sample(run.model, run.params, run.dataset.tokenizer, run.config)
   if jax.process_index() == 0:
     print(table(results))
-    directory = workdir.Workdir(path)
     record = {'step': run.step, 'results': results, 'origin': origin()}
     write(directory, run.config, record, text)
+    scoring.forget(directory.path)
     print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
 
 

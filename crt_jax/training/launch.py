@@ -7,7 +7,6 @@ processes without saying where they meet is an error: each of them would train t
 and write into the same directory.
 """
 
-import contextlib
 import dataclasses
 import os
 import socket
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
+
+from crt_jax.training.preemption import leave
 
 MODES = ('auto', 'off', 'on')
 GIVE_UP = 2  # exit code
@@ -184,6 +185,7 @@ def join(place: Place, timeout: float) -> None:
     _check_port(place)
   joined = threading.Event()
   threading.Thread(target=_give_up, args=(place, timeout, joined), daemon=True).start()
+  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from ours
   jax.distributed.initialize(
     place.coordinator,
     place.num_processes,
@@ -232,14 +234,6 @@ def _try(address: str) -> str:
   except OSError as error:
     return error.strerror or str(error)
   return ''
-
-
-def leave(code: int):
-  """Ends the process at once: a regular exit would wait for the other processes."""
-  with contextlib.suppress(Exception):
-    sys.stdout.flush()
-    sys.stderr.flush()
-  os._exit(code)
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, period: float = 0.1) -> bool:

@@ -1,6 +1,9 @@
 """The training loop, from a config to a finished work directory, in the order in which things
 happen."""
 
+import functools
+import pathlib
+
 import jax
 import numpy as np
 
@@ -8,8 +11,9 @@ from crt_jax import evaluation
 from crt_jax.training import final
 from crt_jax.training.checkpoint import steps_on_disk
 from crt_jax.training.cost import cost_card
-from crt_jax.training.preemption import Preempted, StopSignal
+from crt_jax.training.preemption import StopSignal
 from crt_jax.training.report import NonFinite, Reporter
+from crt_jax.training.scoring import Scoring
 from crt_jax.training.setup import Run, prepare
 
 
@@ -19,7 +23,7 @@ class Diverged(SystemExit):
   together = True  # the loss is the same on every process, so all of them stop at this step
 
 
-def train(config, path: str, fork: bool = False) -> None:
+def train(config, path: str, fork: bool = False, stop: StopSignal | None = None) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
   writes a sample.
 
@@ -27,33 +31,42 @@ def train(config, path: str, fork: bool = False) -> None:
     config: a complete config (configs/base.py).
     path: the work directory (workdir.py says what lies in it).
     fork: continue a run whose config differs from this one.
+    stop: hears the signals of the process; None: nobody does.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.
     OSError: the disk is full; the last good checkpoint is kept.
-    Preempted: SIGTERM came and everything is saved; exit code 75.
+    Preempted: a signal came and everything is saved; exit code 75, or 130 after Ctrl-C.
     Diverged: NaN or Inf; the last good checkpoint is kept and the batch is stored.
   """
-  with StopSignal() as stop:
-    run = prepare(config, path, fork)
-    if run is None:
-      return
-    reporter = Reporter(run)
-    try:
+  stop = stop or StopSignal()
+  stop.standing = functools.partial(standing, path)
+  run = prepare(config, path, fork)
+  if run is None:
+    return
+  reporter = Reporter(run)
+  try:
+    with jax.set_mesh(run.mesh):
+      scoring = Scoring.rehearsed(run.model, run.state.params, run.dataset, run.config, run.place)
       reporter.say(cost_card(run))
+      reporter.say(scoring.estimate())
       if run.first_step:
         reporter.say(f'continuing after step {run.first_step}')
-      with jax.set_mesh(run.mesh):
-        with stop.postponed():
-          run_steps(run, reporter, stop)
-          run.checkpoints.wait()
-        stop.raise_if_seen()
-        final.finish(run, reporter.say)
-    except NonFinite as error:
-      raise Diverged(store_batch(run, error)) from None
-    finally:
-      reporter.close()
-      run.checkpoints.close()
+      with stop.between_steps():
+        run_steps(run, reporter, stop)
+        run.checkpoints.wait()
+      final.finish(run, scoring, reporter)
+  except NonFinite as error:
+    raise Diverged(store_batch(run, error)) from None
+  finally:
+    reporter.close()
+    run.checkpoints.close()
+
+
+def standing(path: str) -> str:
+  """Returns what of a run is saved, in words."""
+  steps = steps_on_disk(pathlib.Path(path) / 'checkpoints')
+  return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
 
 
 def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
@@ -86,7 +99,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       run.save(validation.get('validation_cross_entropy'))
     if stops:
       run.checkpoints.wait()
-      raise Preempted(together=True)
+      raise stop.stopped(step)
     run.checkpoints.check()
 
 

@@ -1,83 +1,191 @@
-"""SIGTERM: what a cluster sends before it takes the machine away."""
+"""SIGTERM, SIGHUP and Ctrl-C: a run is asked to stop, at any moment of its life.
+
+No exception is raised from a signal: it would unwind through whatever library runs at that moment,
+and compilers do not survive that. Instead a thread hears every signal. While steps are taken it
+makes a note, and the loop saves and stops between two steps. At all other times everything that had
+to be saved is saved, so the thread says so and ends the process, whatever the main thread does.
+
+Imports nothing heavy, so that an entry point can listen before it imports JAX.
+"""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from collections.abc import Callable
 
 PREEMPTED = 75  # exit code, sysexits.h: temporary failure, try again
+INTERRUPTED = 130  # exit code after Ctrl-C, as a shell reports it
+CODES = {signal.SIGTERM: PREEMPTED, signal.SIGHUP: PREEMPTED, signal.SIGINT: INTERRUPTED}
 
 # With several processes they have to agree on the step to stop at, which costs a message and lets
 # the device wait for the host; so they ask about once in so many seconds.
 ASK_EVERY = 1.0
 MOST_STEPS = 1000  # between two questions
+CONTINUE = 'run the same command to continue'
+FLUSH_SECONDS = 2.0  # for output that nobody may read any more
+TELL_SECONDS = 15.0  # for the other processes to hear why this one ends
 
 
 class Preempted(SystemExit):
-  """The run was asked to stop and nothing is lost; the same command continues it (exit code 75)."""
+  """The run was asked to stop and nothing is lost: exit code 75, or 130 after Ctrl-C."""
 
-  def __init__(self, together: bool = False):
-    """`together`: all processes stop here, at the same step."""
-    self.together = together
-    print('stopped by SIGTERM; everything is saved, run the same command to continue', flush=True)
-    super().__init__(PREEMPTED)
+  def __init__(self, number: int, step: int):
+    """`number` of the signal; `step` is the one that was saved."""
+    self.together = True  # all processes stop here, at the same step
+    print(f'{_name(number)}: saved at step {step}; {CONTINUE}', flush=True)
+    super().__init__(CODES[number])
 
 
 class StopSignal:
-  """While entered, a SIGTERM raises Preempted at once, except inside `postponed`, where it waits to
-  be asked for."""
+  """Whether the run was asked to stop. Hears nothing before `listen`.
+
+  Attributes:
+    standing: says what of the run is saved, for the last line.
+    tell: is given the exit code and the reason before the process ends at once; tells the other
+      processes.
+  """
 
   def __init__(self):
-    self._seen = self._postponed = False
+    self.standing: Callable[[], str] = lambda: 'there was nothing to save yet'
+    self.tell: Callable[[int, str], None] = lambda code, reason: None
+    self._received = 0  # number of the first signal, 0: none
+    self._interrupts = 0
+    self._between_steps = False
+    self._lock = threading.Lock()
     self._asked = None  # the step of the last question and when it was, on this host's clock
     self._ask_at = 0
 
-  def __enter__(self):
-    self._handles = threading.current_thread() is threading.main_thread()
-    if self._handles:
-      self._before = signal.signal(signal.SIGTERM, self._receive)
+  def listen(self) -> 'StopSignal':
+    """Answers signals from now to the end of the process. Call it once, from the main thread.
+
+    A signal that the parent process ignores stays ignored: SIGHUP under nohup, SIGINT in the
+    background of a script.
+    """
+    heard, notice = os.pipe()
+    os.set_blocking(notice, False)
+    threading.Thread(target=self._hear, args=(heard,), daemon=True).start()
+    signal.set_wakeup_fd(notice, warn_on_full_buffer=False)
+    for number in CODES:
+      if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, _leave_it_to_the_thread)
     return self
 
-  def __exit__(self, *_):
-    if self._handles:
-      signal.signal(signal.SIGTERM, self._before)
+  def _hear(self, heard: int) -> None:
+    while True:
+      for number in os.read(heard, 64):
+        if number in CODES:
+          self._receive(number)
 
-  def _receive(self, *_):
-    self._seen = True
-    if not self._postponed:
-      raise Preempted()
+  def _receive(self, number: int) -> None:
+    self._interrupts += number == signal.SIGINT
+    self._received = self._received or number
+    with self._lock:
+      if not self._between_steps:
+        self._end(number)
+      if self._interrupts > 1:
+        self._end(number, 'left without saving; ')
+    hint = '; once more to leave at once' if number == signal.SIGINT else ''
+    _say(f'{_name(number)}: saving after this step{hint}')
+
+  def _end(self, number: int, said: str = '') -> None:
+    _say(f'{_name(number)}: {said}{self.standing()}; {CONTINUE}')
+    code = CODES[number]
+    within(TELL_SECONDS, self.tell, code, _name(number))
+    leave(code)
 
   @contextlib.contextmanager
-  def postponed(self):
+  def between_steps(self):
     """For the time in which there is something to save first: ask `requested` between two steps."""
-    self._postponed = True
+    self._between_steps = True
     yield
-    self._postponed = False
-
-  def raise_if_seen(self):
-    """For a signal that came when there was no further step to ask after."""
-    if self._seen:
-      raise Preempted()
+    with self._lock:
+      self._between_steps = False
+    if self._received:  # it came when there was no further step to ask after
+      self._end(self._received)
 
   def requested(self, step: int) -> bool:
     """Whether to stop after this step: the same answer on every process."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     if jax.process_count() == 1:
-      return self._seen
+      return bool(self._received)
     if step < self._ask_at:
       return False
     last, since = self._asked or (step, -np.inf)
     seconds = (time.monotonic() - since) / max(step - last, 1)
-    seen_P, seconds_P = multihost_utils.process_allgather(np.float32([self._seen, seconds])).T
+    received_P, seconds_P = multihost_utils.process_allgather(
+      np.float32([self._received, seconds])
+    ).T
     self._asked = step, time.monotonic()
     # The slowest decides, so that all ask at the same step again.
     self._ask_at = step + steps_between(float(seconds_P.max()))
-    return bool(seen_P.any())
+    self._received = self._received or int(received_P.max())
+    return bool(self._received)
+
+  def stopped(self, step: int) -> Preempted:
+    """The end of a run that was asked to stop and is saved at `step`."""
+    return Preempted(self._received or signal.SIGTERM, step)
 
 
 def steps_between(seconds_per_step: float) -> int:
   """How many steps pass until the processes ask again."""
-  return int(np.clip(ASK_EVERY / max(seconds_per_step, 1e-9), 1, MOST_STEPS))
+  return int(min(max(ASK_EVERY / max(seconds_per_step, 1e-9), 1), MOST_STEPS))
+
+
+def run_and_leave(program: Callable, *arguments) -> None:
+  """Runs a program to its SystemExit and ends the process without shutting the interpreter down:
+  in a shutdown nobody is left to answer a signal."""
+  code = 0
+  try:
+    program(*arguments)
+  except SystemExit as error:
+    code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error.code, str):
+      print(error.code, file=sys.stderr)
+  except BaseException as error:
+    sys.excepthook(type(error), error, error.__traceback__)
+    code = 1
+  leave(code)
+
+
+def leave(code: int) -> None:
+  """Ends the process at once: a regular exit would wait for other threads and processes."""
+  within(FLUSH_SECONDS, _flush)
+  os._exit(code)
+
+
+def within(seconds: float, call: Callable, *arguments) -> None:
+  """Calls a function, and gives it up when it takes longer or fails."""
+
+  def run():
+    with contextlib.suppress(Exception):
+      call(*arguments)
+
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  thread.join(seconds)
+
+
+def _flush() -> None:
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+
+
+def _say(text: str) -> None:
+  """Prints a line past the buffers of Python, which the main thread may be holding."""
+  with contextlib.suppress(OSError):
+    before = '\n' if os.isatty(2) else ''  # a progress bar leaves its line open
+    os.write(2, f'{before}{text}\n'.encode())
+
+
+def _name(number: int) -> str:
+  return {signal.SIGINT: 'interrupted'}.get(number, f'stopped by {signal.Signals(number).name}')
+
+
+def _leave_it_to_the_thread(*_) -> None:
+  """Without a handler of its own a signal would end the process before the thread hears of it."""

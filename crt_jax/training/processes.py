@@ -18,16 +18,17 @@ import contextlib
 import hashlib
 import json
 import platform
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from crt_jax.training.launch import leave, wait_until
+import jax
+
+from crt_jax.training.launch import wait_until
 from crt_jax.training.origin import commit, versions
-from crt_jax.training.preemption import PREEMPTED
+from crt_jax.training.preemption import StopSignal, leave
 
 PREFIX = 'crt_jax'
 AGREE_SECONDS = 600  # for the slowest process to come to the same point
@@ -89,6 +90,19 @@ def agree(what: str, value: dict[str, Any]) -> None:
   if others:
     texts = [service.key_value_try_get(f'{PREFIX}/{what}/value/{i}') for i in (0, others[0])]
     raise ValueError(difference(what, others[0], count, *map(json.loads, texts)))
+
+
+def of_first(what: str, value: Any) -> Any:
+  """Returns process 0's value on every process: JSON, asked for by a name that is used once."""
+  here = _here()
+  if here is None:
+    return value
+  service, me, _ = here
+  if me == 0:
+    service.key_value_set(f'{PREFIX}/{what} of the first', json.dumps(value))
+  return json.loads(
+    service.blocking_key_value_get(f'{PREFIX}/{what} of the first', AGREE_SECONDS * 1000)
+  )
 
 
 def alone_in(what: str, seconds: float) -> list[int]:
@@ -176,10 +190,14 @@ class Companions:
   Use as a context manager around all that the processes do together; it costs one alone nothing.
   """
 
-  def __init__(self, describe: Callable[[BaseException], str | None] = lambda error: None):
-    """`describe(error)` is the line for a user's mistake, None for a fault that needs a traceback
-    (experiments/mistakes.py)."""
-    self._describe = describe
+  def __init__(
+    self,
+    stop: StopSignal,
+    describe: Callable[[BaseException], str | None] = lambda error: None,
+  ):
+    """`stop` tells the others when it ends this process; `describe(error)` is the line for a user's
+    mistake, None for a fault that needs a traceback (experiments/mistakes.py)."""
+    self._stop, self._describe = stop, describe
     self._here = _here()
     self._left = threading.Event()
     self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -187,8 +205,7 @@ class Companions:
   def __enter__(self):
     if self._here is not None:
       self._thread.start()
-      # Joining has put a handler there that only makes a note, which nobody would read so early.
-      signal.signal(signal.SIGTERM, _stop)
+      self._stop.tell = self._tell
     return self
 
   def __exit__(self, kind, error, traceback):
@@ -198,6 +215,7 @@ class Companions:
       self._here.service.wait_at_barrier(f'{PREFIX}/end', AGREE_SECONDS * 1000)
       self._left.set()
       self._thread.join()
+      jax.distributed.shutdown()
       return
     self._end_alone(error)
 
@@ -210,22 +228,17 @@ class Companions:
       time.sleep(2 * LISTEN_EVERY)
       code, said = 1, f'{me} lost another one ({text})'
       shown = f'error: {said}; run the same command to continue from the last checkpoint'
-    elif isinstance(error, KeyboardInterrupt):
-      code, said, shown = 130, f'{me} was interrupted', 'interrupted'
     elif isinstance(error, SystemExit):
       code = error.code if isinstance(error.code, int) else int(error.code is not None)
-      said = f'{me} stopped' + (' on SIGTERM' if code == PREEMPTED else '')
-      shown = error.code if isinstance(error.code, str) else ''
+      said, shown = f'{me} stopped', error.code if isinstance(error.code, str) else ''
     elif line := self._describe(error):
       code, said, shown = 2, f'{me} stopped: {line}', f'error: {line}'
     else:
       code, said, shown = 1, f'{me} stopped: {type(error).__name__}: {text}', ''
       sys.excepthook(type(error), error, error.__traceback__)
-    self._left.set()
     print(shown, end='\n' if shown else '', file=sys.stderr)
-    with contextlib.suppress(Exception):  # another was first: the first reason counts
-      self._here.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
-    self._go(code)
+    self._end(code, said)
+    leave(code)
 
   def _listen(self) -> None:
     """Ends this process when another one says that it ends."""
@@ -237,10 +250,21 @@ class Companions:
       if self._left.is_set():
         return
       print(f'error: {ended["said"]}; this one stops too', file=sys.stderr)
-      self._go(ended['code'])
+      self._wait_for_ears()
+      leave(ended['code'])
 
-  def _go(self, code: int) -> None:
-    """Ends the process; process 0 waits for the others to hear, since the texts end with it."""
+  def _tell(self, code: int, reason: str) -> None:
+    """What `stop` calls before it ends this process."""
+    self._end(code, f'process {self._here.process} of {self._here.count} was {reason}')
+
+  def _end(self, code: int, said: str) -> None:
+    self._left.set()
+    with contextlib.suppress(Exception):  # another was first: the first reason counts
+      self._here.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
+    self._wait_for_ears()
+
+  def _wait_for_ears(self) -> None:
+    """Process 0 waits for the others to hear, since the texts end with it."""
     service, me, count = self._here
     with contextlib.suppress(Exception):
       service.key_value_set(f'{PREFIX}/heard/{me}', '')
@@ -248,12 +272,6 @@ class Companions:
         wait_until(
           lambda: len(service.key_value_dir_get(f'{PREFIX}/heard/')) == count, LINGER_SECONDS
         )
-    leave(code)
-
-
-def _stop(*_):
-  """SIGTERM before there is anything to save; while training, preemption.StopSignal answers it."""
-  raise SystemExit(PREEMPTED)
 
 
 def shortened(text: str, limit: int = 200) -> str:

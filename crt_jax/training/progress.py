@@ -1,7 +1,9 @@
 """How a run shows itself: a bar on a terminal, plain lines elsewhere."""
 
 import sys
+import time
 
+import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
@@ -38,6 +40,44 @@ class ProgressLine:
   def close(self) -> None:
     if self._bar is not None:
       self._bar.stop()
+
+
+class Task:
+  """Progress of a long piece of work in one process: a bar on a terminal, a line now and then
+  elsewhere."""
+
+  LINE_EVERY = 30.0  # seconds
+
+  def __init__(self, title: str, total: float):
+    self._title, self._total = title, max(total, 1e-9)
+    self._first = None  # what was done at the first update, and when that was
+    self._said = time.monotonic()
+    self._bar = None
+
+  def __enter__(self):
+    if jax.process_index() == 0 and sys.stdout.isatty():
+      columns = (TextColumn(self._title), BarColumn(), TextColumn('{task.fields[left]}'))
+      self._bar = Progress(*columns, transient=True)
+      self._task = self._bar.add_task('', total=self._total, left='')
+      self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._bar is not None:
+      self._bar.stop()
+
+  def update(self, done: float) -> None:
+    """Shows that `done` of the total is done."""
+    now = time.monotonic()
+    self._first = self._first or (done, now)
+    first, since = self._first
+    left = (self._total - done) * (now - since) / (done - first) if done > first else 0.0
+    if self._bar is not None:
+      self._bar.update(self._task, completed=done, left=f'{duration(left)} left')
+    elif now - self._said >= self.LINE_EVERY and jax.process_index() == 0:
+      share = min(done / self._total, 1.0)
+      print(f'{self._title} {share:.0%}, about {duration(left)} left', flush=True)
+      self._said = now
 
 
 def describe(row: dict, seconds_left: float) -> str:

@@ -121,11 +121,16 @@ class Reporter:
     if self._line is not None:
       self._line.say(text)
 
+  def end_bar(self) -> None:
+    """Ends the bar of the steps, so that another one may stand there."""
+    if self._line is not None:
+      self._line.close()
+
   def close(self) -> None:
     """Closes files and bar."""
+    self.end_bar()
     if self._writer is not None:
       self._writer.close()
-      self._line.close()
 
   def _seconds_left(self, step: int) -> float:
     first, seconds = self._start

@@ -71,6 +71,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   abstract = state.abstract_state(model, tx, mesh)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
+  evaluation.plan(evaluation.scoring_model(model, config), dataset, config)
   decoding.sample_arguments(config, dataset.tokenizer)
   for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
     checkpoint.warn(remark)
@@ -250,9 +251,13 @@ def check_config(config) -> None:
     for field in fields:
       if config[section][field] < 1:
         raise ValueError(f'{section}.{field}={config[section][field]} must be at least 1')
-  for section, field in (('train', 'telemetry_every'), ('eval', 'jacobian_iterations')):
+  for section, field, none in (
+    ('train', 'telemetry_every', 'never'),
+    ('eval', 'jacobian_iterations', 'never'),
+    ('eval', 'whole_tokens', 'bounded by the training'),
+  ):
     if config[section][field] < 0:
-      raise ValueError(f'{section}.{field}={config[section][field]} must be 0 (never) or more')
+      raise ValueError(f'{section}.{field}={config[section][field]} must be 0 ({none}) or more')
   if config.eval.jacobian_iterations and config.model.name == 'transformer':
     raise ValueError(
       f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a transformer has no '

@@ -28,7 +28,12 @@ CONFIG = 'config.json'
 FINISHED = 'finished.json'
 ATTEMPTS = 'attempts'  # may be there before the run is
 # Fields that are younger than some runs, which go on as if they had had these values.
-ADDED = {'train.init_from': '', 'mesh.gather': 'step', 'model.unroll_scans': 'auto'}
+ADDED = {
+  'eval.whole_tokens': 0,
+  'train.init_from': '',
+  'mesh.gather': 'step',
+  'model.unroll_scans': 'auto',
+}
 # Defaults that have changed, before and after, without changing what is computed.
 DEFAULTS = {
   'model.attention_kernel': ('xla', 'auto'),

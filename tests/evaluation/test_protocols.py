@@ -56,8 +56,10 @@ def settings(folder, **fields):
 def a_config(**changes):
   fields = dict(sample='random', batches=3, seed=42, windows=5, whole=True, depths=(2,))
   fields |= dict(sequential=False, during_training_batches=2, dtype='', jacobian_iterations=0)
+  fields |= dict(whole_tokens=0)
   data_fields = dict(sequence_length=LENGTH, batch_size=BATCH)
-  return ml_collections.ConfigDict(dict(eval=fields | changes, data=data_fields))
+  sections = dict(eval=fields | changes, data=data_fields, train=dict(steps=10))
+  return ml_collections.ConfigDict(sections)
 
 
 def test_one_corpus_in_every_form(model, params, one):
@@ -139,3 +141,55 @@ def test_scoring_may_be_more_precise_than_training(params, two):
   assert coarse['sampled'] != results['sampled'] and coarse['data']['dtype'] == 'bfloat16'
   fused = model_of('crt', dtype='bfloat16', attention_kernel='cudnn')
   assert evaluation.scoring_model(fused, config).config.attention_kernel == 'xla'
+
+
+class _Stopped(Exception):
+  pass
+
+
+@pytest.mark.parametrize('stop', [1, 4, 7, 9])
+def test_an_evaluation_goes_on_where_it_was(model, params, one, monkeypatch, stop):
+  """Whatever batch it was stopped after: the same bits, and no batch is scored twice."""
+  monkeypatch.setattr('crt_jax.evaluation.ledger.WRITE_EVERY', 0.0)
+  config, placed, kept = a_config(depths=(1, 2)), [], []
+
+  def place(batch):
+    if len(placed) == stop:
+      raise _Stopped
+    placed.append(batch)
+    return batch
+
+  with pytest.raises(_Stopped):
+    ledger = evaluation.Ledger({'step': 3}, write=lambda value: kept.append(json.dumps(value)))
+    evaluation.protocol(model, params, one, config, place, ledger)
+  found = json.loads(kept[-1])
+  again = []
+  ledger = evaluation.Ledger({'step': 3}, found)
+  results = evaluation.protocol(model, params, one, config, lambda b: again.append(b) or b, ledger)
+  whole, other = [], evaluation.Ledger({'step': 4}, found)
+  config_and_place = config, lambda b: whole.append(b) or b
+  assert results == evaluation.protocol(model, params, one, *config_and_place, other)
+  # The batch that was running when it stopped is scored again: its sums had not been read yet.
+  assert len(whole) - len(again) == stop - 1
+
+
+def test_a_long_set_is_scored_from_its_beginning(model, params, one):
+  tokens = len(one.validation) - 1
+  assert tokens > 2 * BATCH * LENGTH
+  results = evaluation.protocol(model, params, one, a_config(whole_tokens=BATCH * LENGTH + 1))
+  [record] = results['whole']
+  assert (record['protocol'], record['targets']) == ('leading', 2 * BATCH * LENGTH)
+  [part] = [p for p in evaluation.plan(model, one, a_config()) if p.kind == 'whole']
+  assert (part.protocol, part.tokens) == ('whole', tokens)
+
+
+def test_what_is_scored_is_small_beside_the_training():
+  """A tenth of the tokens that were trained on, in all forms together, or a million."""
+  from crt_jax.evaluation.protocols import most_tokens
+
+  config = a_config()
+  assert most_tokens(config, 1) == 2**20
+  config.train.steps = 10**7
+  assert most_tokens(config, 5) == 10**7 * BATCH * LENGTH // 50
+  config.eval.whole_tokens = 7
+  assert most_tokens(config, 5) == 7

@@ -1,0 +1,96 @@
+"""The evaluation at the end of a run: tried before the first step, estimated, and kept on disk as
+it goes, so that one that is stopped goes on where it was."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from crt_jax import evaluation
+from crt_jax.training import processes, workdir
+from crt_jax.training.origin import origin
+from crt_jax.training.progress import Task, count, duration
+
+PARTIAL = 'evaluation.partial.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+  """How a run is evaluated.
+
+  Attributes:
+    place: puts this process's rows of a batch onto devices.
+    parts: what is scored, in order.
+    seconds: of a batch in each form, as measured by one.
+  """
+
+  model: Any
+  dataset: Any
+  config: Any
+  place: Callable
+  parts: list[evaluation.Part]
+  seconds: dict[evaluation.Form, float]
+
+  @classmethod
+  def rehearsed(cls, model, params: dict, dataset, config, place: Callable) -> 'Scoring':
+    """Scores one batch in every form: compiles all programs, takes their memory and the time."""
+    seconds = evaluation.rehearse(model, params, dataset, config, place)
+    parts = evaluation.plan(evaluation.scoring_model(model, config), dataset, config)
+    return cls(model, dataset, config, place, parts, seconds)
+
+  def estimate(self) -> str:
+    """A line: what is scored at the end, and how long it takes."""
+    tokens = {(part.kind, part.set): part.tokens for part in self.parts}
+    forms = len({part.form for part in self.parts})
+    scored, seconds = count(sum(tokens.values())), sum(map(self._cost, self.parts))
+    line = f'evaluation    {scored} tokens in {forms} form(s) at the end, about {duration(seconds)}'
+    most = max((part.tokens for part in self.parts if part.protocol == 'leading'), default=0)
+    line += f'; the first {count(most)} of a long set (more: eval.whole_tokens)' if most else ''
+    return line + ('; eval.whole=False for a sample alone' if self.config.eval.whole else '')
+
+  def score(self, params: dict, path: pathlib.Path, step: int) -> dict:
+    """Returns what evaluation.protocol returns; its file stays until `forget`."""
+    file = path / PARTIAL
+    made = origin()
+    identity = {
+      'step': step,
+      'config': workdir.plain(self.config),
+      'data': self.dataset.identity,
+      'origin': {name: made[name] for name in ('versions', 'device', 'devices')},
+    }
+    found = processes.of_first('what was scored', read(file))
+    write = functools.partial(workdir.write_json, file) if jax.process_index() == 0 else ignore
+    with Task('evaluation', sum(map(self._cost, self.parts))) as task:
+      ledger = evaluation.Ledger(identity, found, write, functools.partial(self._show, task))
+      return evaluation.protocol(self.model, params, self.dataset, self.config, self.place, ledger)
+
+  def _show(self, task: Task, name: str, batches: int) -> None:
+    done = 0.0
+    for part in self.parts:
+      if part.name == name:
+        break
+      done += self._cost(part)
+    task.update(done + batches * self.seconds[part.form])
+
+  def _cost(self, part: evaluation.Part) -> float:
+    return part.batches * self.seconds[part.form]
+
+
+def read(file: pathlib.Path) -> dict | None:
+  """Returns what an evaluation has left behind; None where that is nothing, or damaged."""
+  try:
+    return workdir.read_json(file)
+  except (FileNotFoundError, ValueError):
+    return None
+
+
+def forget(path: pathlib.Path) -> None:
+  """Removes the file of an evaluation whose results are written."""
+  (path / PARTIAL).unlink(missing_ok=True)
+
+
+def ignore(value: dict) -> None:
+  """What other processes than the first write."""
