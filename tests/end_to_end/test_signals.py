@@ -22,7 +22,7 @@ ALL = bool(os.environ.get('CRT_JAX_ALL_MOMENTS'))
 SIZES = (
   '--config.train.steps=60',
   '--config.train.checkpoint_every=10',
-  '--config.eval.whole=True',
+  '--config.eval.batches=40',
   '--config.eval.sequential=True',
 )
 
@@ -140,7 +140,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path, tokens):
 
 def test_an_evaluation_goes_on_where_it_was(tmp_path, tokens):
   """The numbers are those of one that was not stopped, and no batch is scored twice."""
-  long = ('--config.data.validation_fraction=0.3', '--config.train.steps=1')
+  long = ('--config.eval.whole=True', '--config.train.steps=1')
   whole, path = tmp_path / 'whole', tmp_path / 'run'
   partial = path / 'evaluation.partial.json'
   assert ended(start(whole, tokens, *long)) == 0
