@@ -32,6 +32,12 @@ _MODE = flags.DEFINE_enum(
 _FORK = flags.DEFINE_bool(
   'fork', False, 'Continue a run although its config was another one; both are recorded.'
 )
+_RESET_OPTIMIZER = flags.DEFINE_bool(
+  'reset_optimizer',
+  False,
+  "With --fork: where the changed config gives the optimiser's state another structure, begin it "
+  'anew; parameters, step and learning rate go on.',
+)
 distributed.define_flags()
 
 
@@ -45,7 +51,7 @@ def main(argv):
     if _MODE.value == 'eval':
       final.evaluate_checkpoint(_WORKDIR.value)
     else:
-      loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value)
+      loop.train(cli.require_config(), _WORKDIR.value, _FORK.value, _RESET_OPTIMIZER.value)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ import numpy as np
 
 from crt_jax import evaluation
 from crt_jax.training import final
-from crt_jax.training.checkpoint import steps_on_disk
 from crt_jax.training.cost import cost_card
 from crt_jax.training.preemption import Preempted, StopSignal
 from crt_jax.training.report import NonFinite, Reporter
@@ -19,7 +18,7 @@ class Diverged(SystemExit):
   together = True  # the loss is the same on every process, so all of them stop at this step
 
 
-def train(config, path: str, fork: bool = False) -> None:
+def train(config, path: str, fork: bool = False, reset_optimizer: bool = False) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
   writes a sample.
 
@@ -27,6 +26,7 @@ def train(config, path: str, fork: bool = False) -> None:
     config: a complete config (configs/base.py).
     path: the work directory (workdir.py says what lies in it).
     fork: continue a run whose config differs from this one.
+    reset_optimizer: of a fork, see setup.prepare.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.
@@ -35,7 +35,7 @@ def train(config, path: str, fork: bool = False) -> None:
     Diverged: NaN or Inf; the last good checkpoint is kept and the batch is stored.
   """
   with StopSignal() as stop:
-    run = prepare(config, path, fork)
+    run = prepare(config, path, fork, reset_optimizer)
     if run is None:
       return
     reporter = Reporter(run)
@@ -116,9 +116,11 @@ def store_batch(run: Run, error: NonFinite) -> str:
   depth = run.model.depth_at(run.config.seed, error.step - 1)
   np.savez(file, step=error.step, depth=depth or 0, **run.batches[error.step - 1])
   run.checkpoints.wait()
-  good = steps_on_disk(run.checkpoints.directory)
-  kept = f'the last good checkpoint is of step {good[-1]}' if good else 'there is no checkpoint yet'
+  good = run.checkpoints.back_to_good(error.last_good)
+  kept = (
+    'there is no good checkpoint' if good is None else f'the last good checkpoint is of step {good}'
+  )
   return (
     f'error: step {error.step} is not finite ({error}); the batch is in {file}; {kept}; '
-    'lower optimizer.learning_rate and continue with --fork'
+    f'lower optimizer.learning_rate and {"begin anew" if good is None else "continue"} with --fork'
   )
