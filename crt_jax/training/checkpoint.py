@@ -9,6 +9,7 @@ to be finite. Orbax makes each write atomic; the checksums find what it cannot s
 flipped bit in a file. What cannot be read is set aside only where damage.py finds evidence.
 """
 
+import functools
 import logging as python_logging
 import math
 import pathlib
@@ -339,8 +340,9 @@ def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
 
 def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
   """Returns a manager that leaves the directory as it is."""
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  return ocp.CheckpointManager(directory.absolute(), options=options, item_names=ITEMS)
+  options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+  manager = functools.partial(ocp.CheckpointManager, options=options, item_names=ITEMS)
+  return storage.retried(directory, manager, directory.absolute())
 
 
 def abstract_params(model, mesh: Mesh | None):
