@@ -39,6 +39,12 @@ _MODE = flags.DEFINE_enum(
 _FORK = flags.DEFINE_bool(
   'fork', False, 'Continue a run although its config was another one; both are recorded.'
 )
+_RESET_OPTIMIZER = flags.DEFINE_bool(
+  'reset_optimizer',
+  False,
+  "With --fork: where the changed config gives the optimiser's state another structure, begin it "
+  'anew; parameters, step and learning rate go on.',
+)
 distributed.define_flags()
 
 
@@ -52,7 +58,8 @@ def main(argv):
     if _MODE.value == 'eval':
       final.evaluate_checkpoint(_WORKDIR.value, _STOP)
     else:
-      loop.train(cli.require_config(), _WORKDIR.value, fork=_FORK.value, stop=_STOP)
+      run = cli.require_config(), _WORKDIR.value, _FORK.value, _RESET_OPTIMIZER.value
+      loop.train(*run, stop=_STOP)
 
 
 if __name__ == '__main__':

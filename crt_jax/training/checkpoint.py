@@ -3,15 +3,17 @@ when read.
 
 A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config,
 versions, clock, data, and a checksum of every array). The tokenizer lies once beside all of them,
-and each record has its hash. No iterator is saved, because the step determines the data. The newest
-`keep` and the one with the lowest validation cross-entropy are kept. Orbax makes each write atomic;
-the checksums find what it cannot see, such as a flipped bit in a file.
+and each record has its hash. No iterator is saved, because the step determines the data. Kept are
+the newest `keep`, the one with the lowest validation cross-entropy, and one whose own loss is known
+to be finite. Orbax makes each write atomic; the checksums find what it cannot see, such as a
+flipped bit in a file. What cannot be read is set aside only where damage.py finds evidence.
 """
 
+import functools
 import logging as python_logging
+import math
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,19 +23,29 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from orbax.checkpoint import checkpoint_managers as policies
 
 import crt_jax
-from crt_jax import sharding
+from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
-from crt_jax.training import processes
+from crt_jax.training import damage, retention
 from crt_jax.training import workdir as workdir_lib
-from crt_jax.training.integrity import Mismatch, check_shapes, describe, verify
+from crt_jax.training.damage import one_line, warn
+from crt_jax.training.integrity import (
+  CHECKSUM,
+  Damaged,
+  OtherOptimizer,
+  check_optimizer,
+  check_record,
+  check_shapes,
+  describe,
+  signed,
+  verify,
+)
 from crt_jax.training.quiet import QuietOrbax
+from crt_jax.training.report import NonFinite
 from crt_jax.training.state import TrainState
 
 ITEMS = ('params', 'optimizer', 'record')
-UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkpoint damaged
 SPARE_BYTES = 2**20  # for metadata, metrics and figures
 
 
@@ -46,24 +58,23 @@ class Checkpoints:
     self.keep = keep
     self._quiet = QuietOrbax()
     self._quiet.__enter__()
-    self._manager = self._open()
+    storage.retried(self.directory, self._set_damaged_metrics_aside)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('checkpoints can be opened')
+      self._manager = self._open()  # all at once, so none may try again
+    else:
+      self._manager = storage.retried(self.directory, self._open)
+
+  def _set_damaged_metrics_aside(self) -> None:
+    for step in steps_on_disk(self.directory):
+      if retention.has_damaged_metrics(self.directory / str(step)):
+        warn(f'checkpoint {self.directory / str(step)} has lost its measured loss')
+        self._move(f'{step}/metrics', f'damaged/{step}.metrics')
 
   def _open(self) -> ocp.CheckpointManager:
-    by_cross_entropy = lambda metrics: metrics['cross_entropy']  # noqa: E731
-    preserve = policies.AnyPreservationPolicy(
-      [
-        policies.LatestN(self.keep),
-        policies.BestN(
-          get_metric_fn=by_cross_entropy,
-          reverse=True,
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        ),
-      ]
-    )
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=preserve,
-      best_fn=by_cross_entropy,
+      preservation_policy=retention.policy(self.keep),
+      best_fn=retention.cross_entropy,
       best_mode='min',
       cleanup_tmp_directories=True,
     )
@@ -80,6 +91,7 @@ class Checkpoints:
 
     Raises:
       OSError: this or the checkpoint before it could not be written.
+      NonFinite: the state has a number that is not finite; nothing is written.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -88,12 +100,19 @@ class Checkpoints:
       self._wait()
       check_space(self.directory, state)
     arrays = describe(state)
+    broken = [name for name, (*_, is_finite) in arrays.items() if not is_finite]
+    if broken:
+      raise NonFinite(step, f'{broken[0]} after its update', last_good=step - 1)
+    record = {**record, 'step': step, 'checksum': CHECKSUM, 'arrays': arrays}
+    metrics = None
+    if cross_entropy is not None:
+      record['validation_cross_entropy'] = cross_entropy
+      metrics = {'cross_entropy': float(cross_entropy)} if math.isfinite(cross_entropy) else None
     items = ocp.args.Composite(
       params=ocp.args.StandardSave(state.params),
       optimizer=ocp.args.StandardSave({'opt_state': state.opt_state, 'step': state.step}),
-      record=ocp.args.JsonSave({**record, 'step': step, 'arrays': arrays}),
+      record=ocp.args.JsonSave(signed(record)),
     )
-    metrics = None if cross_entropy is None else {'cross_entropy': float(cross_entropy)}
     with self._failures():
       self._manager.save(step, args=items, metrics=metrics, force=True)
 
@@ -132,28 +151,32 @@ class Checkpoints:
     else:
       self._quiet.__exit__()
 
-  def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
+  def restore_latest(
+    self, abstract: TrainState, anew: Callable[[Any, int], TrainState] | None = None
+  ) -> tuple[TrainState, dict] | None:
     """Returns state and record of the newest checkpoint that is whole, or None when there is none
     yet.
 
     Damaged ones are moved to `damaged/` in the work directory, with a warning, so that their steps
     can be written again.
 
+    Args:
+      anew: makes a state of parameters and step, with an optimiser state that is new; used where
+        the saved one has another structure.
+
     Raises:
-      ValueError: there are checkpoints but none can be read, or one cannot be read by some of
+      OtherOptimizer: the optimiser state has another structure, and `anew` is None.
+      OutOfReach: the newest could not be read, which says nothing against it.
+      ValueError: there are checkpoints but none is whole, or one cannot be read by some of
         several processes, or the parameters have other shapes than the model.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
+      folder = self.directory / str(step)
       try:
-        state, record = read_state(self._manager, step, abstract)
-      except Exception as error:
-        if not is_damage(error):
-          raise
-        refuse_if_others_read_it(self.directory / str(step), error)
+        return damage.read(folder, read_state, self._manager, step, abstract, anew)
+      except Damaged as error:
         self._set_aside(step, error)
-        continue
-      return state, record
     if steps:
       raise ValueError(
         f'{self.directory}: none of the checkpoints {steps} can be read (moved to '
@@ -164,18 +187,45 @@ class Checkpoints:
 
   def _set_aside(self, step: int, error: Exception) -> None:
     warn(
-      f'checkpoint {self.directory / str(step)} is damaged ({one_line(error)}); '
+      f'checkpoint {self.directory / str(step)} is damaged ({error}); '
       'falling back to the one before'
     )
-    if jax.process_index() == 0:
-      damaged = self.workdir / 'damaged'
-      damaged.mkdir(exist_ok=True)
-      number = sum(1 for _ in damaged.iterdir())
-      shutil.move(self.directory / str(step), damaged / f'{step}.{number}')
+    self._move(str(step), f'damaged/{step}')
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices(f'checkpoint {step} set aside')
     self._manager.close()
     self._manager = self._open()
+
+  def _move(self, what: str, place: str) -> None:
+    """Moves a part of `checkpoints/` to a place in the work directory, numbered from 0."""
+    if jax.process_index() != 0:
+      return
+    (self.workdir / place).parent.mkdir(exist_ok=True)
+    number = 0
+    while (self.workdir / f'{place}.{number}').exists():
+      number += 1
+    (self.directory / what).rename(self.workdir / f'{place}.{number}')
+
+  def back_to_good(self, limit: int) -> int | None:
+    """Returns the newest step whose own loss was finite, None where there is none, and moves later
+    ones to `diverged/`, so that the run goes on from there.
+
+    Args:
+      limit: the last step that can be one, as the step after the next was not finite.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    good = next((step for step in steps if step <= limit and self._is_good(step)), None)
+    for step in steps:
+      if good is None or step > good:
+        self._move(str(step), f'diverged/{step}')
+    return good
+
+  def _is_good(self, step: int) -> bool:
+    try:
+      record = damage.read(self.directory / str(step), read_record, self._manager, step)
+    except Damaged:
+      return False
+    return record.get('validation_cross_entropy', 0.0) is not None
 
   def _failures(self):
     return _WriteFailures(self)
@@ -213,10 +263,18 @@ def check_space(directory: pathlib.Path, tree) -> None:
     raise OSError(f'No space left on device: {free:,} bytes free, {needed:,} needed')
 
 
-def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+def read_state(
+  manager, step: int, abstract: TrainState, anew: Callable[[Any, int], TrainState] | None = None
+) -> tuple[TrainState, dict]:
   """Reads and verifies one checkpoint into the given shapes and shardings."""
   record = read_record(manager, step)
   check_shapes(record, {'params': abstract.params})
+  try:
+    check_optimizer(record, manager.directory / str(step) / 'optimizer', abstract.opt_state)
+  except OtherOptimizer:
+    if anew is None:
+      raise
+    return anew(read_params(manager, step, abstract.params, record), step), record
   items = ocp.args.Composite(
     params=ocp.args.StandardRestore(abstract.params),
     optimizer=ocp.args.StandardRestore({'opt_state': abstract.opt_state, 'step': abstract.step}),
@@ -225,24 +283,6 @@ def read_state(manager, step: int, abstract: TrainState) -> tuple[TrainState, di
   state = TrainState(read.optimizer['step'], read.params, read.optimizer['opt_state'])
   verify(state, record)
   return state, record
-
-
-def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
-  """Raises ValueError unless every process fails to read a checkpoint as this one does.
-
-  Otherwise it may be this host's disk or network, or damage in the part that only this process
-  reads; and the others wait for it in the middle of reading, so they cannot choose another one.
-  """
-  others = processes.alone_in(f'damaged/{path}', UNREAD_SECONDS)
-  me, count = jax.process_index(), jax.process_count()
-  if me in others:
-    raise ValueError(f'{path} was given up: another process cannot read it') from None
-  if others:
-    raise ValueError(
-      f'{path} cannot be read by process {me} of {count} ({one_line(error)}), while process '
-      f'{others[0]} had no complaint; nothing was changed. If that host sees the files that the '
-      'others see, they are damaged: move this folder away to continue from the one before'
-    ) from None
 
 
 def load_params(
@@ -262,6 +302,7 @@ def load_params(
   Raises:
     ValueError: no such run, checkpoint or step, a tokenizer that is not the checkpoint's, or a
       parameter that does not fit the mesh.
+    OutOfReach: the checkpoint could not be read, which says nothing against it.
   """
   directory = pathlib.Path(workdir) / 'checkpoints'
   newest(workdir)
@@ -271,35 +312,18 @@ def load_params(
   with QuietOrbax(), reader(directory) as manager:
     for candidate in [step] if step is not None else reversed(steps):
       folder = directory / str(candidate)
-      record = unless_damaged(folder, read_record, manager, candidate)
-      if record is None:
+      try:
+        record = damage.read(folder, read_record, manager, candidate)
+        config = workdir_lib.config_of(record['config'])
+        model = crt_jax.build(config.model)
+        place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
+        abstract = abstract_params(model, place)
+        params = damage.read(folder, read_params, manager, candidate, abstract, record)
+      except Damaged as error:
+        warn(f'checkpoint {folder} is damaged ({error})')
         continue
-      config = workdir_lib.config_of(record['config'])
-      model = crt_jax.build(config.model)
-      place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
-      abstract = abstract_params(model, place)
-      params = unless_damaged(folder, read_params, manager, candidate, abstract, record)
-      if params is not None:
-        return config, params, load_tokenizer(workdir, record), candidate
+      return config, params, load_tokenizer(workdir, record), candidate
   raise ValueError(f'{directory}: no checkpoint can be read')
-
-
-def unless_damaged(folder: pathlib.Path, read: Callable, *arguments):
-  """Returns what `read` finds in a checkpoint, or None and a warning where it cannot be read."""
-  try:
-    return read(*arguments)
-  except Exception as error:
-    if not is_damage(error):
-      raise
-    refuse_if_others_read_it(folder, error)
-    warn(f'checkpoint {folder} is damaged ({one_line(error)})')
-    return None
-
-
-def is_damage(error: Exception) -> bool:
-  """Whether an error in reading a checkpoint speaks against its files, rather than against the
-  model or the memory of the device."""
-  return not (isinstance(error, Mismatch | MemoryError) or 'RESOURCE_EXHAUSTED' in str(error))
 
 
 def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
@@ -316,8 +340,9 @@ def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
 
 def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
   """Returns a manager that leaves the directory as it is."""
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  return ocp.CheckpointManager(directory.absolute(), options=options, item_names=ITEMS)
+  options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+  manager = functools.partial(ocp.CheckpointManager, options=options, item_names=ITEMS)
+  return storage.retried(directory, manager, directory.absolute())
 
 
 def abstract_params(model, mesh: Mesh | None):
@@ -343,8 +368,10 @@ def read_params(manager, step: int, abstract, record: dict):
 
 
 def read_record(manager, step: int) -> dict:
-  """Returns the JSON record of a checkpoint."""
-  return manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+  """Returns the JSON record of a checkpoint. Raises Damaged if it is not what was saved."""
+  record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+  check_record(record)
+  return record
 
 
 def steps_on_disk(directory: pathlib.Path) -> list[int]:
@@ -364,24 +391,3 @@ def newest(workdir: str) -> int:
       f'{workdir}: no checkpoint here{why}; give the --workdir of a run, or train one in it'
     )
   return steps[-1]
-
-
-def one_line(error: Exception) -> str:
-  """Returns an error in a few words: messages of storage libraries run over pages."""
-  text = (str(error).strip() or type(error).__name__).splitlines()[0]
-  if isinstance(error, OSError):
-    return error.strerror or text
-  for cause in (
-    'No space left on device',
-    'Disk quota exceeded',
-    'File too large',
-    'Permission denied',
-  ):
-    if cause in text:
-      return cause
-  return text if len(text) <= 200 else text[:197] + '...'
-
-
-def warn(message: str) -> None:
-  """Prints a warning where a person and a log both see it."""
-  print(f'warning: {message}', file=sys.stderr, flush=True)

@@ -1,45 +1,116 @@
-"""Whether what was read is what was saved: shapes by name, and a checksum of every array's bits.
+"""Whether what was read is what was saved: names, shapes, a checksum of every array's bits, and one
+of the record that holds them.
 
-Orbax makes a write atomic but does not see a flipped bit in a file; the sums below do. They are
-computed on the devices, in one pass over the arrays, and do not depend on how these are split.
+Orbax makes a write atomic but does not see a flipped bit in a file; the checksums below do. They
+are computed on the devices, in one pass over the arrays, and do not depend on how these are split.
 """
 
+import functools
+import hashlib
+import json
+import math
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from crt_jax import strict_json
+
+CHECKSUM = 'position-weighted'  # what is saved today; records of older checkpoints name none
+
 
 class Mismatch(ValueError):
-  """A checkpoint that is whole but belongs to another model."""
+  """A checkpoint that is whole but belongs to another model or another version."""
 
 
-def describe(tree) -> dict[str, list]:
-  """Returns path -> [shape, dtype, checksum] of every array."""
+class OtherOptimizer(Mismatch):
+  """A checkpoint of the model whose optimiser state has another structure."""
+
+  def __init__(self, message: str, record: dict):
+    super().__init__(message)
+    self.record = record
+
+
+class Damaged(ValueError):
+  """Files of a checkpoint that are not what was written."""
+
+
+def describe(tree, checksum: str = CHECKSUM) -> dict[str, list]:
+  """Returns path -> [shape, dtype, checksum, whether all numbers are finite] of every array."""
   named = dict(_named_leaves(tree))
-  sums = jax.device_get(_checksums(named))
-  return {name: [list(x.shape), str(x.dtype), int(sums[name])] for name, x in named.items()}
+  read = jax.device_get(_read_once(named, checksum))
+  return {
+    name: [list(x.shape), str(x.dtype), int(read[name][0]), bool(read[name][1])]
+    for name, x in named.items()
+  }
 
 
-@jax.jit
-def _checksums(named: dict) -> dict:
-  """Sums every array's bits as 32-bit words, modulo 2**32: the same number whatever the
-  sharding."""
+@functools.partial(jax.jit, static_argnames='checksum')
+def _read_once(named: dict, checksum: str) -> dict:
+  """Adds up every array's words modulo 2**32, the same number whatever the sharding, and says
+  whether it is finite."""
+  of_words = {'sum': _words, CHECKSUM: _mixed_words}[checksum]
+  return {
+    name: (jnp.sum(of_words(x), dtype=jnp.uint32), jnp.isfinite(x).all())
+    for name, x in named.items()
+  }
 
-  def checksum(x):
-    word = (
-      jnp.uint8 if x.dtype.itemsize == 1 else jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint32
-    )
-    return jnp.sum(jax.lax.bitcast_convert_type(x, word), dtype=jnp.uint32)
 
-  return {name: checksum(x) for name, x in named.items()}
+def _words(x: jax.Array) -> jax.Array:
+  """An array's bits as unsigned words of at most 32 bits."""
+  word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+  return jax.lax.bitcast_convert_type(x, word)
+
+
+def _mixed_words(x: jax.Array) -> jax.Array:
+  """Every word mixed with its position, so that their sum modulo 2**32 changes with any word and,
+  but for one case in 2**32, with their order."""
+  words = _words(x).astype(jnp.uint32)
+  position = jnp.zeros(words.shape, jnp.uint32)
+  for axis in range(words.ndim):
+    stride = math.prod(words.shape[axis + 1 :]) % 2**32
+    index = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    position += index * jnp.uint32(stride)
+  return _mix(words ^ _mix(position))
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  """The last step of MurmurHash3: a permutation of all 32-bit words that changes half the bits."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)
 
 
 def verify(tree, record: dict) -> None:
-  """Raises ValueError if an array's bits are not those that were saved."""
-  for name, (_, _, checksum) in describe(tree).items():
-    if record['arrays'][name][2] != checksum:
-      raise ValueError(f'checksum of {name} differs')
+  """Raises Damaged if an array's bits are not those that were saved."""
+  for name, now in describe(tree, record.get('checksum', 'sum')).items():
+    if record['arrays'][name][2] != now[2]:
+      raise Damaged(f'checksum of {name} differs')
+
+
+def signed(record: dict) -> dict:
+  """Returns a record with the checksum of its own text."""
+  record = json.loads(strict_json.dumps(record))
+  return {**record, 'sha256': _sha256(record)}
+
+
+def check_record(record: dict) -> None:
+  """Raises Damaged unless a record is what was saved; Mismatch for one of a later version."""
+  if record.get('checksum') is None and 'sha256' not in record:
+    return  # older than both
+  text = {name: value for name, value in record.items() if name != 'sha256'}
+  if record.get('sha256') != _sha256(text):
+    raise Damaged('the checksum of the record differs')
+  if record['checksum'] != CHECKSUM:
+    raise Mismatch(
+      f'the checkpoint of step {record["step"]} has checksums of a later version '
+      f'({record["checksum"]}); use that version'
+    )
+
+
+def _sha256(record: dict) -> str:
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def check_shapes(record: dict, tree) -> None:
@@ -56,6 +127,57 @@ def check_shapes(record: dict, tree) -> None:
       )
 
 
-def _named_leaves(tree) -> list[tuple[str, Any]]:
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+def check_optimizer(record: dict, folder: pathlib.Path, opt_state) -> None:
+  """Raises OtherOptimizer, naming what differs, unless a checkpoint's optimiser state has the
+  structure of `opt_state`, down to parts without arrays, such as a switched-off clip.
+
+  Args:
+    folder: the item `optimizer` of the checkpoint; only its list of parts is read.
+
+  Raises:
+    Damaged: that list is not the record's, which was written with it.
+  """
+  parts = _named_leaves({'opt_state': opt_state}, is_leaf=_is_empty)
+  arrays = {name: x for name, x in parts if not _is_empty(x)}
+  described = {name: [list(x.shape), str(x.dtype)] for name, x in arrays.items()}
+  recorded = {n: x[:2] for n, x in record['arrays'].items() if n.startswith('opt_state/')}
+  on_disk = _parts_on_disk(folder)
+  if {name for name, is_array in on_disk.items() if is_array} != recorded.keys() | {'step'}:
+    raise Damaged(f'{folder / METADATA} and the record list other arrays')
+  saved, wanted = on_disk.keys() - {'step'}, {name for name, _ in parts}
+  differing = [
+    name
+    for name in sorted(saved | wanted)
+    if (name in saved) != (name in wanted) or recorded.get(name) != described.get(name)
+  ]
+  if differing:
+    shown = ', '.join(f'{n} ({"saved" if n in saved else "configured"})' for n in differing[:3])
+    more = f' and {len(differing) - 3} more' if len(differing) > 3 else ''
+    raise OtherOptimizer(shown + more, record)
+
+
+METADATA = '_METADATA'  # Orbax's list of what an item holds
+
+
+def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:
+  """Path -> whether it is an array, of all parts of an item."""
+  listed = json.loads((folder / METADATA).read_text())
+  try:
+    return {
+      '/'.join(key['key'] for key in part['key_metadata']): (
+        part['value_metadata']['value_type'] != 'None'
+      )
+      for part in listed['tree_metadata'].values()
+    }
+  except (KeyError, TypeError, AttributeError):
+    raise Damaged(f'{folder / METADATA} is no list of arrays') from None
+
+
+def _is_empty(x) -> bool:
+  """Whether a part of an optimiser's state holds nothing, as optax.EmptyState()."""
+  return x is None or isinstance(x, tuple | dict | list) and not x
+
+
+def _named_leaves(tree, is_leaf=None) -> list[tuple[str, Any]]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
   return [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]

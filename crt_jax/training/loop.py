@@ -23,7 +23,13 @@ class Diverged(SystemExit):
   together = True  # the loss is the same on every process, so all of them stop at this step
 
 
-def train(config, path: str, fork: bool = False, stop: StopSignal | None = None) -> None:
+def train(
+  config,
+  path: str,
+  fork: bool = False,
+  reset_optimizer: bool = False,
+  stop: StopSignal | None = None,
+) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
   writes a sample.
 
@@ -31,6 +37,7 @@ def train(config, path: str, fork: bool = False, stop: StopSignal | None = None)
     config: a complete config (configs/base.py).
     path: the work directory (workdir.py says what lies in it).
     fork: continue a run whose config differs from this one.
+    reset_optimizer: of a fork, see setup.prepare.
     stop: hears the signals of the process; None: nobody does.
 
   Raises:
@@ -41,7 +48,7 @@ def train(config, path: str, fork: bool = False, stop: StopSignal | None = None)
   """
   stop = stop or StopSignal()
   stop.standing = functools.partial(standing, path)
-  run = prepare(config, path, fork)
+  run = prepare(config, path, fork, reset_optimizer)
   if run is None:
     return
   reporter = Reporter(run)
@@ -129,9 +136,11 @@ def store_batch(run: Run, error: NonFinite) -> str:
   depth = run.model.depth_at(run.config.seed, error.step - 1)
   np.savez(file, step=error.step, depth=depth or 0, **run.batches[error.step - 1])
   run.checkpoints.wait()
-  good = steps_on_disk(run.checkpoints.directory)
-  kept = f'the last good checkpoint is of step {good[-1]}' if good else 'there is no checkpoint yet'
+  good = run.checkpoints.back_to_good(error.last_good)
+  kept = (
+    'there is no good checkpoint' if good is None else f'the last good checkpoint is of step {good}'
+  )
   return (
     f'error: step {error.step} is not finite ({error}); the batch is in {file}; {kept}; '
-    'lower optimizer.learning_rate and continue with --fork'
+    f'lower optimizer.learning_rate and {"begin anew" if good is None else "continue"} with --fork'
   )

@@ -42,11 +42,12 @@ class Clock:
 
 
 class NonFinite(Exception):
-  """The loss or the gradient of a step was NaN or infinite."""
+  """The loss, the gradient or the update of a step was NaN or infinite."""
 
-  def __init__(self, step: int, values: dict):
-    self.step = step
-    super().__init__(', '.join(f'{name}={values[name]}' for name in ('loss', 'grad_norm')))
+  def __init__(self, step: int, what: str, last_good: int):
+    """`last_good`: the last step whose parameters may be continued from, with a lower rate."""
+    self.step, self.last_good = step, last_good
+    super().__init__(what)
 
 
 class Reporter:
@@ -84,7 +85,9 @@ class Reporter:
     """
     values = {name: x.tolist() for name, x in jax.device_get(metrics).items()}
     if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
-      raise NonFinite(step, values)
+      # Those of the step before gave this loss and gradient, whatever the learning rate is now.
+      what = f'loss={values["loss"]}, grad_norm={values["grad_norm"]}'
+      raise NonFinite(step, what, last_good=step - 2)
     self._flops += self._tokens * self._flops_per_token[depth]
     values['perplexity'] = perplexity(values['cross_entropy'])
     values |= {} if depth is None else {'depth': depth}

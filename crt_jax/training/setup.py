@@ -14,6 +14,7 @@ from crt_jax import data, decoding, evaluation, sharding
 from crt_jax.convert import warm_start
 from crt_jax.models import kernels, platform
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
+from crt_jax.training.integrity import OtherOptimizer
 from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
 
@@ -46,8 +47,12 @@ class Run:
     self.checkpoints.save(self.state, record, cross_entropy)
 
 
-def prepare(config, path: str, fork: bool) -> Run | None:
+def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run | None:
   """Returns the run, compiled, or None when it is finished already.
+
+  Args:
+    fork: continue although the run has another config.
+    reset_optimizer: where a fork gives the optimiser's state another structure, begin it anew.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
@@ -56,6 +61,8 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   processes.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
+  if reset_optimizer and not fork:
+    raise ValueError('--reset_optimizer begins the state anew in a fork; add --fork')
   model = crt_jax.build(config.model, jax.devices()[0])
   check_config(config)
   evaluation.forms(evaluation.scoring_model(model, config), config)
@@ -85,7 +92,8 @@ def prepare(config, path: str, fork: bool) -> Run | None:
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   if source and jax.process_index() == 0:
     workdir.write_json(directory.path / BEGINNING, beginning)
-  restored = checkpoints.restore_latest(abstract)
+  anew = state.begin_optimizer_anew(tx, abstract) if reset_optimizer else None
+  restored = restore(checkpoints, abstract, anew, config, path)
   if restored is None:
     if jax.process_index() == 0:
       dataset.tokenizer.save(directory.folder('tokenizer'))
@@ -134,6 +142,25 @@ def prepare(config, path: str, fork: bool) -> Run | None:
       'settled': platform.settled(model.config),
     },
   )
+
+
+def restore(checkpoints, abstract, anew: Callable | None, config, path: str):
+  """Returns what Checkpoints.restore_latest does; ValueError, naming the fields, where the
+  optimiser's state has another structure than the saved one."""
+  try:
+    return checkpoints.restore_latest(abstract, anew)
+  except OtherOptimizer as error:
+    changed = workdir.changed_fields(error.record['config'], workdir.plain(config))
+    fields = [
+      f'{name} was {old!r}, is {new!r}'
+      for name, (old, new) in changed.items()
+      if name.startswith('optimizer.')
+    ]
+    raise ValueError(
+      f"{path}: the optimiser's state of step {error.record['step']} has another structure "
+      f'({"; ".join(fields) or error}); begin a new --workdir with its parameters, '
+      f'--config.train.init_from={path}, or go on here with a new state: --fork --reset_optimizer'
+    ) from None
 
 
 def first_parameters(config, path: str, changed: dict) -> dict | None:

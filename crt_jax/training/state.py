@@ -72,6 +72,29 @@ def init_state(
   return jitted(jax.random.key(seed), source and source[1])
 
 
+def begin_optimizer_anew(optimizer: optax.GradientTransformation, abstract: TrainState):
+  """Returns (params, step) -> the state of that step whose optimiser has seen no gradient yet; the
+  learning rate goes on as its schedule says."""
+
+  def begin(params, step: int) -> TrainState:
+    count = jnp.asarray(step, jnp.int32)
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+    opt_state = jax.tree.map(
+      lambda x: x._replace(count=count) if is_schedule(x) else x,
+      optimizer.init(params),
+      is_leaf=is_schedule,
+    )
+    return TrainState(count, params, opt_state)
+
+  jitted = jax.jit(
+    begin,
+    static_argnums=1,
+    out_shardings=shardings_of(abstract),
+    compiler_options=quick_compile(),
+  )
+  return jitted
+
+
 def quick_compile() -> dict | None:
   """Compiler options for what runs once: 3 s instead of 10 for an init on two cores, same bits."""
   return {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None

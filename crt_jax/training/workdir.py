@@ -4,15 +4,15 @@ config.json     the resolved config, where it came from, and every fork
 sharding.txt    which part of every parameter lies on a device, and its bytes
 metrics.jsonl   one object a line, in order of `step`
 tensorboard/    the same as events
-checkpoints/    see checkpoint.py; damaged/ holds what could not be read
+checkpoints/    see checkpoint.py; damaged/ holds those that are not what was written, diverged/
+                those from which a step was not finite
 tokenizer/      what turns text into the token ids of this run
 figures/  samples/  evaluation.json
 attempts/       of a run that a sweep started: its output, and why an attempt failed
+lock            who trains here (lock.py); empty when nobody does
 finished.json   written last
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +22,9 @@ import jax
 import ml_collections
 
 from crt_jax.training.launch import wait_until
+from crt_jax.training.lock import NAME as LOCK
+from crt_jax.training.lock import hold
+from crt_jax.training.lock import released as released
 from crt_jax.training.origin import now, origin
 
 CONFIG = 'config.json'
@@ -87,7 +90,9 @@ def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, lis
     raise ValueError(f'--workdir={path} is a file; choose a directory')
   if not (path / CONFIG).exists():
     entries = sorted(
-      p.name for p in path.iterdir() if not p.name.startswith(CONFIG) and p.name != ATTEMPTS
+      p.name
+      for p in path.iterdir()
+      if not p.name.startswith(CONFIG) and p.name not in (ATTEMPTS, LOCK)
     )
     if entries:
       listed = ', '.join(entries[:3])
@@ -150,36 +155,6 @@ def record_fork(workdir: Workdir, config, changed: dict[str, list], step: int) -
       workdir.path / CONFIG,
       {**saved, 'config': plain(config), 'forks': [*saved['forks'], fork]},
     )
-
-
-_held: list[int] = []  # open directory handles; the lock ends with the process, however it ends
-
-
-def hold(path: pathlib.Path) -> None:
-  """Takes the lock of a work directory for as long as this process lives."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    os.close(handle)
-    raise ValueError(
-      f'--workdir={path} is in use by another process; wait for it or stop it'
-    ) from None
-  except OSError:  # a file system without locks
-    pass
-  _held.append(handle)
-
-
-@contextlib.contextmanager
-def released():
-  """Gives back, at its end, the locks taken inside: for several runs in one process, as in
-  tests."""
-  before = len(_held)
-  try:
-    yield
-  finally:
-    while len(_held) > before:
-      os.close(_held.pop())
 
 
 def finish(workdir: Workdir, step: int, seconds: float) -> None:

@@ -136,11 +136,11 @@ def explain(output: str, code: int) -> tuple[str, str]:
 
 
 def is_held(folder: str | pathlib.Path) -> bool:
-  """Whether a process of this machine is training in the folder (crt_jax.training.workdir.hold)."""
+  """Whether a process is training in the folder (crt_jax/training/lock.py)."""
   import fcntl
 
   try:
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(pathlib.Path(folder) / 'lock', os.O_RDONLY)
   except OSError:
     return False
   try:

@@ -3,19 +3,22 @@ one before is used."""
 
 import contextlib
 import dataclasses
+import functools
+import json
 import os
 import pathlib
 import resource
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
 from crt_jax import sharding
 from crt_jax.training import checkpoint as checkpoint_lib
-from crt_jax.training import integrity
+from crt_jax.training import integrity, report
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import state as state_lib
 from tests.training.fake_model import FakeModel
@@ -24,13 +27,18 @@ from tests.training.test_optimizer import optimizer_config
 MODEL = FakeModel(vocab=64, width=32)
 
 
+@functools.cache
 def abstract_and_state(mesh_shape=(1, 1, 1), model=MODEL):
+  tx, abstract = optimizer_and_abstract(optimizer_config(), mesh_shape, model)
+  return abstract, state_lib.init_state(model, tx, abstract, seed=0)
+
+
+def optimizer_and_abstract(config, mesh_shape=(1, 1, 1), model=MODEL):
   sizes = dict(zip(sharding.MESH_AXES, mesh_shape, strict=True))
   devices = jax.devices()[: int(np.prod(mesh_shape))]
   mesh = sharding.make_mesh(ml_collections.ConfigDict(sizes), devices)
-  tx = optimizer_lib.make_optimizer(optimizer_config(), model, 10)
-  abstract = state_lib.abstract_state(model, tx, mesh)
-  return abstract, state_lib.init_state(model, tx, abstract, seed=0)
+  tx = optimizer_lib.make_optimizer(config, model, 10)
+  return tx, state_lib.abstract_state(model, tx, mesh)
 
 
 def at(state, step):
@@ -56,7 +64,7 @@ def assert_same(a, b):
 
 def test_what_is_saved_comes_back_onto_another_mesh(tmp_path):
   _, state = save_steps(tmp_path, [5])
-  abstract, _ = abstract_and_state((2, 2, 2))
+  _, abstract = optimizer_and_abstract(optimizer_config(), (2, 2, 2))
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
   restored, record = checkpoints.restore_latest(abstract)
   checkpoints.close()
@@ -78,12 +86,138 @@ def test_newest_and_best_are_kept(tmp_path):
   assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [2, 4, 5]
 
 
+@pytest.mark.parametrize('keep', [1, 2])
+def test_a_loss_that_is_not_finite_is_the_worst(tmp_path, keep):
+  save_steps(tmp_path, [1, 2, 3, 4, 5], keep, [3.0, 1.0, np.nan, 2.0, 2.5])
+  expected = {1: [2, 5], 2: [2, 4, 5]}[keep]
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == expected
+
+
+def test_a_nan_that_was_written_before_is_the_worst_too(tmp_path):
+  save_steps(tmp_path, [1, 2], 1, [1.0, 5.0])
+  file = tmp_path / 'checkpoints' / '2' / 'metrics' / 'metrics'
+  assert '5.0' in file.read_text()
+  file.write_text(file.read_text().replace('5.0', 'NaN'))
+  save_steps(tmp_path, [3, 4], 1, [2.0, 2.5])
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1, 4]
+
+
+@pytest.mark.parametrize('text', ['', '{"cross_en', '{"cross_entropy": "', '{}', 'null', '7'])
+def test_damaged_metrics_of_a_checkpoint_do_not_stop_a_run(tmp_path, text):
+  abstract, state = save_steps(tmp_path, [1, 2], 2, [1.0, 5.0])
+  (tmp_path / 'checkpoints' / '2' / 'metrics' / 'metrics').write_text(text)
+  with checkpoint_lib.reader(tmp_path / 'checkpoints') as manager:
+    assert checkpoint_lib.read_record(manager, 2)['step'] == 2
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
+  restored, _ = checkpoints.restore_latest(abstract)
+  assert_same(restored, at(state, 2))
+  checkpoints.save(at(state, 3), {}, 0.5)
+  checkpoints.wait()
+  checkpoints.save(at(state, 4), {}, 2.5)
+  checkpoints.wait()
+  checkpoints.close()
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [3, 4]
+
+
+@pytest.mark.parametrize(
+  ('cross_entropies', 'kept'),
+  [([None, None, None], [2, 3]), ([2.0, None, np.inf], [1, 2, 3]), ([2.0, 3.0, 1.0], [3])],
+)
+def test_the_last_checkpoint_to_continue_from_is_kept(tmp_path, cross_entropies, kept):
+  """The newest may prove to be none: its own loss is known after the next step, or measured."""
+  save_steps(tmp_path, [1, 2, 3], 1, cross_entropies)
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == kept
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+  _, state = save_steps(tmp_path, [1])
+  weight = state.params['head']['weight'].at[3, 3].set(np.inf)
+  broken = dataclasses.replace(at(state, 2), params={**state.params, 'head': {'weight': weight}})
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
+  with pytest.raises(report.NonFinite, match='params/head/weight after its update'):
+    checkpoints.save(broken, {})
+  checkpoints.wait()
+  checkpoints.close()
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1]
+
+
+def test_no_file_of_a_checkpoint_has_a_number_that_is_not_finite(tmp_path):
+  save_steps(tmp_path, [1], cross_entropies=[np.nan])
+  record = json.loads((tmp_path / 'checkpoints' / '1' / 'record' / 'metadata').read_text())
+  assert record['validation_cross_entropy'] is None
+  for file in files_of(tmp_path / 'checkpoints'):
+    assert b'NaN' not in file.read_bytes() and b'Infinity' not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+  ('cross_entropies', 'limit', 'good'),
+  [
+    ([1.0, 2.0, 3.0], 3, 3),
+    ([1.0, 2.0, 3.0], 2, 2),
+    ([1.0, np.nan, None], 3, 3),
+    ([1.0, np.nan, np.inf], 3, 1),
+    ([np.nan, 1.0, None], 1, None),
+  ],
+)
+def test_the_run_goes_back_to_the_last_good_checkpoint(tmp_path, cross_entropies, limit, good):
+  save_steps(tmp_path, [1, 2, 3], 3, cross_entropies)
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, 3)
+  assert checkpoints.back_to_good(limit) == good
+  checkpoints.close()
+  left = checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints')
+  assert left == [1, 2, 3][: good or 0]
+  moved = sorted(p.name for p in tmp_path.glob('diverged/*'))
+  assert moved == [f'{step}.0' for step in (1, 2, 3) if step not in left]
+
+
+STRUCTURES = {
+  'no clip': dict(clip_norm=0.0),
+  'no decay': dict(weight_decay=0.0),
+  'frozen': dict(frozen=('core',)),
+  'adam': dict(name='adam', weight_decay=0.0),
+}
+
+
+@pytest.mark.parametrize('name', STRUCTURES)
+def test_another_optimizer_is_no_damage(tmp_path, name):
+  """It is found before an array is read; asked for, its state begins anew."""
+  _, state = save_steps(tmp_path, [1, 3])
+  tx, abstract = optimizer_and_abstract(optimizer_config(**STRUCTURES[name]))
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
+  with pytest.raises(integrity.OtherOptimizer, match='opt_state/'):
+    checkpoints.restore_latest(abstract)
+  anew = state_lib.begin_optimizer_anew(tx, abstract)
+  restored, record = checkpoints.restore_latest(abstract, anew)
+  checkpoints.close()
+  assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1, 3]
+  assert not (tmp_path / 'damaged').exists()
+  assert_same(restored.params, at(state, 3).params)
+  assert int(restored.step) == record['step'] == 3
+  arrays = dict(integrity._named_leaves(restored.opt_state))
+  counts = [int(x) for name, x in arrays.items() if name.endswith('count')]
+  assert counts == [0, 3]  # of Adam, and of its rate, which goes on
+  assert not any(x.any() for name, x in arrays.items() if not name.endswith('count'))
+  assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(
+    lambda x: x.sharding, abstract
+  )
+
+
+def test_the_same_structure_keeps_its_state_although_a_new_one_is_offered(tmp_path):
+  """So that the command of a fork can be run again, as a cluster does."""
+  abstract, state = save_steps(tmp_path, [1])
+  checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
+  restored, _ = checkpoints.restore_latest(abstract, anew=lambda *_: None)
+  checkpoints.close()
+  assert_same(restored, at(state, 1))
+
+
 def test_state_may_be_donated_while_it_is_written(tmp_path):
   """What is on disk is the state at the call of save, not what its buffers held later."""
   abstract, state = abstract_and_state()
   expected = jax.tree.map(np.array, state)
   overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
+  state = jax.tree.map(jnp.copy, state)  # the original is shared by these tests
   checkpoints.save(state, {})
   overwrite(state)
   checkpoints.wait()
@@ -153,7 +287,7 @@ def test_every_flipped_bit_is_seen(tmp_path):
 
 def test_checksum_alone_sees_other_values(tmp_path):
   abstract, state = save_steps(tmp_path, [1])
-  record = {'arrays': integrity.describe(state)}
+  record = {'arrays': integrity.describe(state), 'checksum': integrity.CHECKSUM}
   integrity.verify(state, record)
   weight = state.params['head']['weight']
   other = {**state.params, 'head': {**state.params['head'], 'weight': weight.at[3, 3].add(1e-6)}}
@@ -163,7 +297,7 @@ def test_checksum_alone_sees_other_values(tmp_path):
 
 def test_another_model_is_no_damage(tmp_path):
   save_steps(tmp_path, [1])
-  abstract, _ = abstract_and_state(model=FakeModel(vocab=64, width=16))
+  _, abstract = optimizer_and_abstract(optimizer_config(), model=FakeModel(vocab=64, width=16))
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
   with pytest.raises(ValueError, match=r'differ in params/core/bias: .*\[32\].*\[16\]'):
     checkpoints.restore_latest(abstract)

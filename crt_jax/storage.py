@@ -1,0 +1,73 @@
+"""Files that cannot be read at the moment: the error says nothing against what is in them.
+
+A stale handle of a network file system, missing rights, too many open files or a disk's I/O error
+is no damage. Reading is tried again a few times; then the caller gets one line, and nothing was
+moved, deleted or built anew.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+WAITS = (0.2, 1.0, 3.0)  # seconds before each further try
+# Missing is evidence, as is a folder in the place of a file.
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# TensorStore tells errors in words only: '...: Stale file handle [os_error_code='116']'.
+_OS_ERROR = re.compile(r"\[os_error_code='(\d+)'")
+_UNREACHABLE = re.compile(r'(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|'
+                          r'UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): ')  # fmt: skip
+
+Read = TypeVar('Read')
+
+
+class OutOfReach(OSError):
+  """A file could not be read, and that is no evidence of damage."""
+
+
+def retried(path: str | Path, read: Callable[..., Read], *arguments, **options) -> Read:
+  """Returns what `read` returns, which is called again where a file could not be read.
+
+  Args:
+    path: what the message names where the error names no file.
+
+  Raises:
+    OutOfReach: it still could not. Whatever else `read` raises, at once.
+  """
+  for wait in (*WAITS, None):
+    try:
+      return read(*arguments, **options)
+    except Exception as error:
+      said = trouble(error)
+      if said is None or isinstance(error, OutOfReach):
+        raise
+      file = next((e.filename for e in causes(error) if getattr(e, 'filename', None)), path)
+    if wait is not None:
+      time.sleep(wait)
+  raise OutOfReach(f'{file}: {said}; nothing was changed; run the same command again')
+
+
+def trouble(error: BaseException) -> str | None:
+  """Returns what the system said, as 'Stale file handle', where a file could not be read; None for
+  any other error, also for a file that is missing."""
+  for cause in causes(error):
+    if isinstance(cause, OSError) and not isinstance(cause, MISSING):
+      return cause.strerror or str(cause)
+    text = str(cause)
+    if code := _OS_ERROR.search(text):
+      missing = isinstance(OSError(int(code[1]), ''), MISSING)
+      return None if missing else os.strerror(int(code[1]))
+    if status := _UNREACHABLE.match(text):
+      return status[1]
+    if isinstance(cause, MemoryError):
+      return 'Cannot allocate memory'
+  return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error and those that led to it."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__

@@ -1,0 +1,204 @@
+"""Who trains in a work directory: a lock on the file `lock` in it, which also says who holds it.
+
+The file is opened for writing, since NFS gives no exclusive lock otherwise. Its text is JSON: host,
+process, since when, and `refreshed`, which a thread of the holder renews. The text counts where the
+lock does not: on a file system without locks, or one whose locks end at each host. It is empty
+when nobody holds it. A holder on another host lives if its text changes while one looks; clocks of
+two hosts are never compared.
+"""
+
+import atexit
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import sys
+import threading
+import time
+
+NAME = 'lock'
+REFRESH_SECONDS = 5.0
+LOOK_SECONDS = 16.0  # in which the text of a holder that lives changes, also over a slow NFS
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+SETTLE_SECONDS = 1.0  # without locks: for two that start together to see who wrote last
+LENGTH = 512  # of the text, always, so that one write replaces all of it
+
+
+class Lock:
+  """A held lock; it ends with the process, however that ends."""
+
+  def __init__(self, handle: int):
+    self._handle = handle
+    self._since = _now()
+    self._released = threading.Event()
+    self._write()
+    self._thread = threading.Thread(target=self._refresh, daemon=True)
+    self._thread.start()
+
+  def release(self) -> None:
+    """Gives the directory free, unless another process has taken it."""
+    self._released.set()
+    self._thread.join()
+    with contextlib.suppress(OSError):
+      if is_mine(_read(self._handle)):
+        os.ftruncate(self._handle, 0)
+    os.close(self._handle)
+
+  def _write(self) -> None:
+    text = {'host': socket.gethostname(), 'process': os.getpid()}
+    text |= {'since': self._since, 'refreshed': _now()}
+    os.pwrite(self._handle, json.dumps(text).encode().ljust(LENGTH), 0)
+    os.fsync(self._handle)
+
+  def _refresh(self) -> None:
+    while not self._released.wait(REFRESH_SECONDS):
+      with contextlib.suppress(OSError):  # a full disk or a stale handle: the next time, perhaps
+        self._write()
+
+
+_held: list[Lock] = []
+
+
+def hold(path: pathlib.Path) -> None:
+  """Takes the lock of a work directory for as long as this process lives.
+
+  Raises:
+    ValueError: another process holds it; the line says who.
+    OSError: the file cannot be written.
+  """
+  found = holder(path)
+  handle = os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    is_locked = _lock(path, handle)
+    # A process of this host that lives would have kept the lock.
+    if not (is_locked and is_here(found)) and is_alive(path):
+      raise _in_use(path)
+    lock = Lock(handle)
+  except BaseException:
+    os.close(handle)
+    raise
+  if not is_locked:
+    time.sleep(SETTLE_SECONDS)
+    if not is_mine(holder(path)):
+      lock.release()
+      raise _in_use(path)
+  _held.append(lock)
+
+
+def _lock(path: pathlib.Path, handle: int) -> bool:
+  """Locks the file; False and a warning where the file system has no locks."""
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise _in_use(path) from None
+  except OSError as error:
+    if error.errno not in NO_LOCKS:
+      raise
+    _warn(
+      f'--workdir={path}: this file system has no locks ({error.strerror}); only the text of its '
+      f'file {NAME} keeps a second process out'
+    )
+    return False
+  return True
+
+
+def holder(path: pathlib.Path) -> dict:
+  """Returns what the file says of who holds a directory; {} where nobody does."""
+  try:
+    handle = os.open(path / NAME, os.O_RDONLY)  # anew each time: NFS looks at the server then
+  except FileNotFoundError:
+    return {}
+  try:
+    return _read(handle)
+  finally:
+    os.close(handle)
+
+
+def _read(handle: int) -> dict:
+  try:
+    text = json.loads(os.pread(handle, LENGTH, 0))
+  except ValueError:
+    return {}
+  return text if isinstance(text, dict) and 'host' in text else {}
+
+
+def is_mine(found: dict) -> bool:
+  """Whether this process is the holder."""
+  return is_here(found) and found['process'] == os.getpid()
+
+
+def is_here(found: dict) -> bool:
+  """Whether a holder is, or was, a process of this host."""
+  return found.get('host') == socket.gethostname()
+
+
+def is_alive(path: pathlib.Path) -> bool:
+  """Whether the file is renewed; it takes a while to see, unless a holder of this host is gone."""
+  found = holder(path)
+  if not found or is_here(found) and not _runs(found['process']):
+    return False
+  _warn(f'--workdir={path} was held by {_named(found)}; waiting to see whether it still is')
+  deadline = time.monotonic() + LOOK_SECONDS
+  while time.monotonic() < deadline:
+    time.sleep(min(1.0, REFRESH_SECONDS / 5))
+    seen = holder(path)
+    if not seen:
+      return False
+    if seen != found:
+      return True
+  return False
+
+
+def _runs(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:  # somebody else's
+    pass
+  return True
+
+
+def _in_use(path: pathlib.Path) -> ValueError:
+  found = holder(path)
+  who = _named(found) if found else 'which has not said who it is'
+  return ValueError(
+    f'--workdir={path} is in use by another process ({who}); wait for it or stop it'
+  )
+
+
+def _named(found: dict) -> str:
+  return (
+    f'process {found.get("process")} on {found["host"]} since {found.get("since")}, last heard of '
+    f'at {found.get("refreshed")}'
+  )
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
+
+
+def _warn(message: str) -> None:
+  print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def released():
+  """Gives back, at its end, the locks taken inside: for several runs in one process, as in
+  tests."""
+  before = len(_held)
+  try:
+    yield
+  finally:
+    while len(_held) > before:
+      _held.pop().release()
+
+
+@atexit.register
+def _release_all() -> None:
+  while _held:
+    _held.pop().release()

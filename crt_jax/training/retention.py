@@ -1,0 +1,45 @@
+"""Which checkpoints of a run are kept: the newest, the best, and one that can be continued from."""
+
+import json
+import math
+import pathlib
+
+from orbax.checkpoint import checkpoint_managers as policies
+
+
+def policy(keep: int) -> policies.PreservationPolicy:
+  """Keeps the newest `keep`, the one with the lowest validation cross-entropy, and the newest whose
+  own loss is known to be finite."""
+  best = policies.BestN(
+    get_metric_fn=cross_entropy, reverse=True, n=1, keep_checkpoints_without_metrics=False
+  )
+  return policies.AnyPreservationPolicy([policies.LatestN(keep), best, LastProven()])
+
+
+def cross_entropy(metrics: dict) -> float:
+  """The lower the better; NaN, which older checkpoints may have, is the worst."""
+  value = metrics['cross_entropy']
+  return value if math.isfinite(value) else math.inf
+
+
+class LastProven(policies.PreservationPolicy):
+  """Keeps the newest checkpoint whose own loss is known to be finite: it was measured, or training
+  went on past it."""
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    measured = [c.metrics is not None and cross_entropy(c.metrics) < math.inf for c in checkpoints]
+    last = len(checkpoints) - (1 if measured and measured[-1] else 2)
+    return [index == last for index in range(len(checkpoints))]
+
+
+def has_damaged_metrics(checkpoint: pathlib.Path) -> bool:
+  """Whether the number by which a checkpoint is kept cannot be read; without it no manager opens,
+  although the checkpoint itself may be whole."""
+  try:
+    metrics = json.loads((checkpoint / 'metrics' / 'metrics').read_text())
+    return not isinstance(metrics['cross_entropy'], float)
+  except FileNotFoundError:
+    return False
+  except (ValueError, KeyError, TypeError):
+    return True
