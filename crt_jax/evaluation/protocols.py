@@ -10,24 +10,26 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 import jax
+import numpy as np
 
 from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
 from crt_jax.models import kernels
+from crt_jax.placing import ON_ONE_DEVICE, Placement
 
 SAMPLES = ('random', 'first')
 DTYPES = ('', 'float32', 'bfloat16', 'float16')
 
 
-def protocol(model, params: dict, dataset, config, place: Callable = lambda batch: batch) -> dict:
+def protocol(model, params: dict, dataset, config, place: Placement = ON_ONE_DEVICE) -> dict:
   """Scores every validation set, its sample and the whole of it, in every form wanted.
 
   Args:
     dataset: from `data.prepare`.
     config: the run's config; `forms` and config.eval say what to evaluate.
-    place: puts this process's rows of a batch onto devices.
+    place: which rows of a batch this process reads, and how they come onto its devices.
 
   Returns:
     A dict ready for JSON: 'sampled' and, if `eval.whole`, 'whole', each a list of one record per
@@ -50,11 +52,11 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
 
   results = {
     'sampled': records(
-      config.eval.sample, lambda packed: _sample(packed, config, config.eval.batches)
+      config.eval.sample, lambda packed: _sample(packed, config, config.eval.batches, place.rows)
     )
   }
   if config.eval.whole:
-    results['whole'] = records('whole', lambda packed: _whole(packed, config))
+    results['whole'] = records('whole', lambda packed: _whole(packed, config, place.rows))
   if measured:
     results['jacobian'] = measured
   results['data'] = {
@@ -71,7 +73,7 @@ def protocol(model, params: dict, dataset, config, place: Callable = lambda batc
   return results
 
 
-def during_training(model, params: dict, dataset, config, place: Callable) -> dict[str, dict]:
+def during_training(model, params: dict, dataset, config, place: Placement) -> dict[str, dict]:
   """Scores the sample of every validation set in the form that is trained.
 
   Returns:
@@ -81,7 +83,7 @@ def during_training(model, params: dict, dataset, config, place: Callable) -> di
   model = scoring_model(model, config)
   form, found = trained_form(model), {}
   for name, packed in dataset.validation_sets.items():
-    batches = _sample(packed, config, config.eval.during_training_batches)
+    batches = _sample(packed, config, config.eval.during_training_batches, place.rows)
     found[name] = _evaluate(model, params, form, map(place, batches), packed)
     found[name] |= measured.get(name, {})
   return found
@@ -142,13 +144,11 @@ def _evaluate(model, params: dict, form: Form, batches: Iterable[dict], packed) 
   return evaluate(model, params, batches, *arguments) | found
 
 
-def _sample(packed, config, random_batches: int) -> Iterable[dict]:
-  """This process's rows of the windows that `eval.sample` names."""
+def _sample(packed, config, random_batches: int, rows: np.ndarray | None) -> Iterable[dict]:
+  """These rows of the windows that `eval.sample` names."""
   if config.eval.sample == 'first':
-    return data.first_validation(packed, *_shape(config), config.eval.windows, *_process())
-  return data.sampled_validation(
-    packed, *_shape(config), random_batches, config.eval.seed, *_process()
-  )
+    return data.first_validation(packed, *_shape(config), config.eval.windows, rows)
+  return data.sampled_validation(packed, *_shape(config), random_batches, config.eval.seed, rows)
 
 
 def _first_window(packed, config) -> dict:
@@ -159,13 +159,9 @@ def _first_window(packed, config) -> dict:
   return data.sampled_validation(packed, length, 1, 1, config.eval.seed)[0]
 
 
-def _whole(packed, config) -> Iterable[dict]:
-  return data.whole_validation(packed, *_shape(config), *_process())
+def _whole(packed, config, rows: np.ndarray | None) -> Iterable[dict]:
+  return data.whole_validation(packed, *_shape(config), rows)
 
 
 def _shape(config) -> tuple[int, int]:
   return config.data.sequence_length, config.data.batch_size
-
-
-def _process() -> tuple[int, int]:
-  return jax.process_index(), jax.process_count()

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, sharding
+from crt_jax import data, decoding, evaluation, placing, sharding
 from crt_jax.evaluation import figures
 from crt_jax.training import checkpoint, processes, workdir
 from crt_jax.training.origin import origin
@@ -45,12 +45,11 @@ def evaluate_checkpoint(path: str) -> None:
       the mesh of the config does not fit the devices of several processes.
   """
   if jax.process_count() == 1:
-    run, place, on_mesh = open_run(path), lambda batch: batch, contextlib.nullcontext()
+    run, place, on_mesh = open_run(path), placing.ON_ONE_DEVICE, contextlib.nullcontext()
   else:
     run = open_run(path, mesh_of)
     mesh = mesh_of(run.config)
-    rows, on_mesh = sharding.batch_sharding(mesh), jax.set_mesh(mesh)
-    place = lambda batch: sharding.place_batch(batch, rows)  # noqa: E731
+    place, on_mesh = placing.on_mesh(run.config.data.batch_size, mesh), jax.set_mesh(mesh)
   with on_mesh:
     results = evaluation.protocol(run.model, run.params, run.dataset, run.config, place)
     text = sample(run.model, run.params, run.dataset.tokenizer, run.config)

@@ -114,7 +114,8 @@ def store_batch(run: Run, error: NonFinite) -> str:
   where."""
   file = run.directory.folder('diverged') / f'step_{error.step}_process_{jax.process_index()}.npz'
   depth = run.model.depth_at(run.config.seed, error.step - 1)
-  np.savez(file, step=error.step, depth=depth or 0, **run.batches[error.step - 1])
+  batch = {**run.batches[error.step - 1], 'rows': run.place.rows}
+  np.savez(file, step=error.step, depth=depth or 0, **batch)
   run.checkpoints.wait()
   good = steps_on_disk(run.checkpoints.directory)
   kept = f'the last good checkpoint is of step {good[-1]}' if good else 'there is no checkpoint yet'

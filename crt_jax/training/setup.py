@@ -3,14 +3,14 @@ or at the last checkpoint."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, sharding
+from crt_jax import data, decoding, evaluation, placing, sharding
 from crt_jax.convert import warm_start
 from crt_jax.models import kernels, platform
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
@@ -37,7 +37,7 @@ class Run:
   compiled: step.Compiled
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
-  place: Callable  # rows of this process -> global batch on the devices
+  place: placing.Placement  # rows of this process -> global batch on the devices
   record: dict  # what every checkpoint says about the run
 
   def save(self, cross_entropy: float | None = None) -> None:
@@ -106,10 +106,8 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     step.abstract_batch(config, mesh),
     telemetry=config.train.telemetry_every > 0,
   )
-  batches = data.train_batches(
-    dataset, config.data, config.seed, jax.process_index(), jax.process_count()
-  )
-  rows = sharding.batch_sharding(mesh)
+  place = placing.on_mesh(config.data.batch_size, mesh)
+  batches = data.train_batches(dataset, config.data, config.seed, place.rows)
   return Run(
     config=config,
     model=model,
@@ -124,7 +122,7 @@ def prepare(config, path: str, fork: bool) -> Run | None:
     compiled=compiled,
     batches=batches,
     feed=batches.iterator(first_step),
-    place=lambda batch: sharding.place_batch(batch, rows),
+    place=place,
     record={
       'config': workdir.plain(config),
       'origin': origin(),
