@@ -245,6 +245,12 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
     ) from None
 
 
+def load_record(workdir: str, step: int) -> dict:
+  """Returns what the checkpoint of a step says about its run."""
+  with QuietOrbax(), reader(pathlib.Path(workdir) / 'checkpoints') as manager:
+    return read_record(manager, step)
+
+
 def load_params(
   workdir: str,
   step: int | None = None,

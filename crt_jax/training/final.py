@@ -85,14 +85,10 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
-  config, params, tokenizer, step = checkpoint.load_params(path, mesh=mesh)
+  config, params, _, step = checkpoint.load_params(path, mesh=mesh)
   dataset = data.prepare(config.data)
   processes.agree('data', processes.data_identity(dataset))
-  if dataset.tokenizer.hash != tokenizer.hash:
-    raise ValueError(
-      f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '
-      'checkpoint was trained with; restore the corpus that it was made from'
-    )
+  data.check_identity(path, checkpoint.load_record(path, step)['data'], dataset.identity)
   model = crt_jax.build(config.model, jax.devices()[0])
   return TrainedRun(config, model, params, dataset, step)
 

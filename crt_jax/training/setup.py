@@ -201,12 +201,7 @@ def devices() -> dict:
 def check_continuation(config, path: str, record: dict, identity: dict, settled: dict) -> None:
   """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
   run goes on in other surroundings: it is as good then, but not the same to the bit."""
-  for name, saved in record['data'].items():
-    if saved != identity[name]:
-      raise ValueError(
-        f'the {name} is not the one this run began with (was {saved}, now {identity[name]}); '
-        'restore it or use a new --workdir'
-      )
+  data.check_identity(path, record['data'], identity)
   if record['step'] > config.train.steps:
     raise ValueError(
       f'train.steps={config.train.steps} but {path} is at step {record["step"]} already; use more'
