@@ -34,7 +34,7 @@ from absl import flags
 import crt_jax
 from benchmarks import results
 from benchmarks.traced_flops import traced_flops
-from crt_jax import accounting, sharding
+from crt_jax import accounting, placing, sharding
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
 from crt_jax.training import optimizer, state, step
@@ -250,9 +250,9 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
   executable = compiled.executables[depth]
   shape = config.data.batch_size, config.data.sequence_length
   tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
-  batch = sharding.place_batch(
-    dict(tokens=tokens, targets=np.roll(tokens, -1, axis=1)), sharding.batch_sharding(mesh)
-  )
+  place = placing.on_mesh(len(tokens), mesh)
+  targets = np.roll(tokens, -1, axis=1)
+  batch = place(dict(tokens=tokens[place.rows], targets=targets[place.rows]))
   carry = state.init_state(model, tx, abstract, config.seed)
   seconds, carry = time_steps(executable, carry, batch, steps, groups)
   parts = {}

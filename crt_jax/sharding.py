@@ -17,7 +17,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -147,13 +146,6 @@ def own_row_specs(params, gather: str, mesh):
     return PartitionSpec(*(None if axis == 'tensor' else axis for axis in x.sharding.spec))
 
   return jax.tree.map(without_tensor, params)
-
-
-def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-  """Builds the global batch from the rows that this process has read."""
-  return {
-    name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-  }
 
 
 def split_rows(x_Bx: jax.Array) -> jax.Array:

@@ -58,24 +58,21 @@ class _Run(NamedTuple):
 def _load(needed: int) -> _Run:
   """The run in --workdir; Mistake unless it is a CRT with `needed` tokens of validation text."""
   import crt_jax
-  from crt_jax import data, decoding
-  from crt_jax.training import checkpoint
+  from crt_jax import decoding
+  from crt_jax.training import final
 
-  config, params, tokenizer, step = checkpoint.load_params(_WORKDIR.value)
-  model = crt_jax.build(config.model)
+  run = final.open_run(_WORKDIR.value)
+  model = crt_jax.build(run.config.model)
   if model.config.name != 'crt':
     raise cli.Mistake(f'{_WORKDIR.value}: a {model.config.name} reads a prompt in one exact pass')
-  dataset = data.prepare(config.data)
-  if dataset.tokenizer.hash != tokenizer.hash:
-    raise cli.Mistake(f'{_WORKDIR.value}: the corpus now gives another tokenizer than in training')
-  text = dataset.validation
+  text = next(iter(run.dataset.validation_sets.values())).validation
   if len(text) < needed:
     raise cli.Mistake(
       f'--lengths and --prompts need {needed} tokens of validation text, which has {len(text)}; '
       'ask for shorter or fewer prompts'
     )
-  model, params = decoding.prepare(model, params)
-  return _Run(model, params, text, step, config.data.sequence_length)
+  model, params = decoding.prepare(model, run.params)
+  return _Run(model, params, text, run.step, run.config.data.sequence_length)
 
 
 def _rows(run: _Run, lengths, chunks, passes):

@@ -3,6 +3,7 @@
 from crt_jax.data import tokenizers
 from crt_jax.data.config import DataConfig, resolve
 from crt_jax.data.datasets import prepare
+from crt_jax.data.identity import check_identity
 from crt_jax.data.mixture import Dataset
 from crt_jax.data.packed import PackedDataset, open_packed
 from crt_jax.data.validation import first_validation, sampled_validation, whole_validation
@@ -13,6 +14,7 @@ __all__ = [
   'Dataset',
   'PackedDataset',
   'TrainBatches',
+  'check_identity',
   'check_seed',
   'first_validation',
   'open_packed',

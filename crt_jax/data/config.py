@@ -124,6 +124,7 @@ def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
     _check_mixture(resolved)
   else:
     _check_corpus(resolved, 'data', (*CORPORA, MIXTURE, TASK))
+  _check_unread(resolved, 'data')
   if resolved.validation_files and resolved.split != 'auto':
     raise ValueError(
       f'data.split={resolved.split!r} splits nothing off where data.validation_files is set; '
@@ -171,10 +172,31 @@ def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iter
       f"{section}.files is empty but {section}.corpus='files'; set it to a glob such as "
       "'/texts/*.txt'"
     )
-  if corpus != 'files' and config.validation_files:
-    raise ValueError(
-      f"{section}.validation_files is read only where {section}.corpus='files'; leave it empty"
-    )
+
+
+def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
+  """Raises ValueError where a field is set that nothing reads: the text would be another."""
+  readers = {'files': ('files',), 'validation_files': ('files',), 'text_field': ('files', 'tfds')}
+  sources = getattr(config, 'sources', {})
+  corpora = [source.corpus for source in sources.values()] or [config.corpus]
+  for name, kinds in readers.items():
+    _refuse_unread(config, section, name, kinds, [config.corpus])
+  if isinstance(config, DataConfig):
+    _refuse_unread(config, section, 'tfds_dir', ('tfds',), corpora)
+
+
+def _refuse_unread(
+  config: SourceConfig | DataConfig, section: str, name: str, kinds: tuple, corpora: list[str]
+) -> None:
+  value, default = getattr(config, name), getattr(type(config), name)
+  if value == default or any(corpus.partition(':')[0] in kinds for corpus in corpora):
+    return
+  place = f'{section}.sources.NAME' if config.corpus == MIXTURE else section
+  raise ValueError(
+    f'{section}.{name}={value!r} is read only where {place}.corpus is '
+    f'{" or ".join(map(repr, kinds))}, and {section}.corpus={config.corpus!r}; '
+    f'set {place}.corpus, or {section}.{name}={default!r}'
+  )
 
 
 def _check_mixture(config: DataConfig) -> None:
@@ -200,6 +222,7 @@ def _check_mixture(config: DataConfig) -> None:
     )
   for name, source in config.sources.items():
     _check_corpus(source, f'data.sources.{name}', CORPORA)
+    _check_unread(source, f'data.sources.{name}')
     if source.max_tokens < 0:
       raise ValueError(
         f'data.sources.{name}.max_tokens={source.max_tokens} must be 0 (all) or more'

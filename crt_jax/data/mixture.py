@@ -88,10 +88,9 @@ class MixedDataset(TextDataset):
     """What must not change while a run goes on; JSON-able."""
     of_sources = {name: source.identity for name, source in self.sources.items()}
     return {
-      'corpus': {name: identity['corpus'] for name, identity in of_sources.items()},
-      'split': {name: identity['split'] for name, identity in of_sources.items()},
-      'tokenizer': self.tokenizer.hash,
-    }
+      what: {name: identity[what] for name, identity in of_sources.items()}
+      for what in ('corpus', 'split', 'size of the splits')
+    } | {'tokenizer': self.tokenizer.hash}
 
   def check_length(self, sequence_length: int, field: str = 'data.sequence_length') -> None:
     """Raises ValueError when a split or the mixture is too short for one window and its targets."""

@@ -82,10 +82,14 @@ class PackedDataset(TextDataset):
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What must not change while a run goes on; JSON-able."""
+    """What must not change while a run goes on; JSON-able.
+
+    Of one corpus and rule, the sizes of the splits say where it is cut.
+    """
     return {
       'corpus': self.manifest['corpus']['sha256'],
       'split': self.manifest['split']['rule'],
+      'size of the splits': {split: len(getattr(self, split)) for split in SPLITS},
       'tokenizer': self.tokenizer.hash,
     }
 

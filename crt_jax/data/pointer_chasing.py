@@ -33,7 +33,7 @@ from crt_jax.data.windows import (
   Batch,
   TrainBatches,
   check_seed,
-  process_rows,
+  numbers,
   train_batches,
 )
 
@@ -239,17 +239,17 @@ class PointerChasing:
 
 
 class _Source(grain.sources.RandomAccessDataSource):
-  """Element `step` is this process's rows of the batch of that step."""
+  """Element `step` is some rows of the batch of that step."""
 
-  def __init__(self, task: PointerChasing, seed: int, batch_size: int, rows: slice):
-    self._task, self._seed, self._batch_size, self._rows = task, seed, batch_size, rows
+  def __init__(self, task: PointerChasing, seed: int, batch_size: int, rows_b: np.ndarray):
+    self._task, self._seed, self._batch_size, self._rows_b = task, seed, batch_size, rows_b
 
   def __len__(self) -> int:
     return MAX_STEPS
 
   def __getitem__(self, step: int) -> Batch:
     batch = self._task.batch(self._seed, int(step), self._batch_size)
-    return {name: rows[self._rows] for name, rows in batch.items()}
+    return {name: a[self._rows_b] for name, a in batch.items()}
 
   def __repr__(self) -> str:
     return f'_Source({self._task}, seed={self._seed})'
@@ -272,11 +272,11 @@ def prepare(config: DataConfig) -> PointerChasing:
 
 @train_batches.register
 def _(
-  dataset: PointerChasing, config: Any, seed: int, process_index: int = 0, process_count: int = 1
+  dataset: PointerChasing, config: Any, seed: int, rows: np.ndarray | None = None
 ) -> TrainBatches:
   check_seed(seed)
-  rows = process_rows(config.batch_size, process_index, process_count)
-  return TrainBatches(_Source(dataset, seed, config.batch_size, rows))
+  rows_b = numbers(rows, config.batch_size)
+  return TrainBatches(_Source(dataset, seed, config.batch_size, rows_b))
 
 
 @sampled_validation.register
@@ -286,22 +286,21 @@ def _(
   batch_size: int,
   count: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
 ) -> list[Batch]:
   check_seed(seed)
-  rows = process_rows(batch_size, process_index, process_count)
+  rows_b = numbers(rows, batch_size)
   batches = [dataset.validation_batch(seed, index, batch_size) for index in range(count)]
-  return [{name: a[rows] for name, a in batch.items()} for batch in batches]
+  return [{name: a[rows_b] for name, a in batch.items()} for batch in batches]
 
 
 @whole_validation.register
-def _(dataset: PointerChasing, *shape_and_process) -> None:
+def _(dataset: PointerChasing, *shape_and_rows) -> None:
   raise ValueError(f'eval.whole=True: {NAME} has no end; set eval.whole=False')
 
 
 @first_validation.register
-def _(dataset: PointerChasing, *shape_and_process) -> None:
+def _(dataset: PointerChasing, *shape_and_rows) -> None:
   raise ValueError(f"eval.sample='first': {NAME} is not a file; set eval.sample='random'")
 
 

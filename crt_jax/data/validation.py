@@ -7,7 +7,7 @@ import numpy as np
 
 from crt_jax.data.packed import PackedDataset
 from crt_jax.data.token_files import Tokens
-from crt_jax.data.windows import Batch, as_batch, check_seed, process_rows
+from crt_jax.data.windows import Batch, as_batch, check_seed, numbers
 
 IGNORED = -1  # a target that does not count
 
@@ -19,8 +19,7 @@ def sampled_validation(
   batch_size: int,
   count: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
 ) -> list[Batch]:
   """The paper's protocol (docs/crt.md, 8.4): `count` batches of random windows, always the same.
 
@@ -28,21 +27,24 @@ def sampled_validation(
   paper used torch's, seed 42), so the score belongs to (seed, T, batch_size, count): other values
   draw other windows.
 
+  Args:
+    rows: which rows of every batch are wanted, ascending; None = all.
+
   Returns:
-    Batches of int32 [batch_size / process_count, T], this process's rows.
+    Batches of int32 [rows, T].
 
   Raises:
     ValueError: T is longer than a split, or the seed is not in [0, 2^32).
   """
   dataset.check_length(sequence_length, 'sequence_length')
   check_seed(seed)
-  rows = process_rows(batch_size, process_index, process_count)
+  rows_b = numbers(rows, batch_size)
   tokens = dataset.validation
   generator = np.random.RandomState(seed)
   starts = generator.randint(
     0, len(tokens) - sequence_length, size=(count, batch_size), dtype=np.int64
   )
-  return [as_batch(tokens.windows(starts_b[rows], sequence_length + 1)) for starts_b in starts]
+  return [as_batch(tokens.windows(starts_B[rows_b], sequence_length + 1)) for starts_B in starts]
 
 
 @functools.singledispatch
@@ -51,8 +53,7 @@ def first_validation(
   sequence_length: int,
   batch_size: int,
   count: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """CART's protocol (docs/cart.md, 5.4): the first `count` windows of T tokens, in file order.
 
@@ -67,7 +68,7 @@ def first_validation(
   """
   windows = min(count, (len(dataset.validation) - 1) // sequence_length)
   predictions = windows * sequence_length
-  return _leading(dataset, sequence_length, batch_size, predictions, process_index, process_count)
+  return _leading(dataset, sequence_length, batch_size, predictions, rows)
 
 
 @functools.singledispatch
@@ -75,19 +76,18 @@ def whole_validation(
   dataset: PackedDataset,
   sequence_length: int,
   batch_size: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
   """The whole validation split: each of its N tokens but the first is a target exactly once.
 
-  All batches have the same shape, int32 [batch_size / process_count, T]; what is missing in the
-  last one is token 0 with target -1.
+  All batches have the same shape, int32 [rows, T]; what is missing in the last one is token 0 with
+  target -1.
 
   Raises:
     ValueError: T is longer than a split.
   """
   predictions = len(dataset.validation) - 1
-  return _leading(dataset, sequence_length, batch_size, predictions, process_index, process_count)
+  return _leading(dataset, sequence_length, batch_size, predictions, rows)
 
 
 def _leading(
@@ -95,25 +95,23 @@ def _leading(
   sequence_length: int,
   batch_size: int,
   predictions: int,
-  process_index: int,
-  process_count: int,
+  rows: np.ndarray | None,
 ) -> Iterator[Batch]:
   """Batches in which each of the first `predictions` targets counts once."""
   dataset.check_length(sequence_length, 'sequence_length')
-  rows = process_rows(batch_size, process_index, process_count)
-  return _batches(dataset.validation, sequence_length, batch_size, predictions, rows)
+  starts_b = numbers(rows, batch_size) * sequence_length
+  return _batches(dataset.validation, sequence_length, batch_size, predictions, starts_b)
 
 
 def _batches(
-  tokens: Tokens, sequence_length: int, batch_size: int, predictions: int, rows: slice
+  tokens: Tokens, sequence_length: int, batch_size: int, predictions: int, starts_b: np.ndarray
 ) -> Iterator[Batch]:
-  local = rows.stop - rows.start
+  shape = (len(starts_b), sequence_length)
   for first in range(0, predictions, batch_size * sequence_length):
-    start = min(first + rows.start * sequence_length, predictions)
-    stop = min(start + local * sequence_length, predictions)
-    inputs = np.zeros(local * sequence_length, np.int32)
-    targets = np.full(local * sequence_length, IGNORED, np.int32)
-    inputs[: stop - start] = tokens[start:stop]
-    targets[: stop - start] = tokens[start + 1 : stop + 1]
-    shape = (local, sequence_length)
-    yield {'tokens': inputs.reshape(shape), 'targets': targets.reshape(shape)}
+    batch = {'tokens': np.zeros(shape, np.int32), 'targets': np.full(shape, IGNORED, np.int32)}
+    for row, start in enumerate((first + starts_b).tolist()):
+      size = min(max(predictions - start, 0), sequence_length)
+      window = tokens[start : start + size + 1] if size else ()
+      batch['tokens'][row, :size] = window[:size]
+      batch['targets'][row, :size] = window[1:]
+    yield batch

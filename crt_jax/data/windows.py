@@ -26,8 +26,8 @@ from crt_jax.data.mixture import Dataset
 from crt_jax.data.token_files import Tokens
 
 Batch = dict[str, np.ndarray]
-# Gives starts_B, the first token of each window of a step, of which the rows in a slice are wanted.
-Rule = Callable[[int, int, slice], np.ndarray]
+# (seed, step, rows_b) -> starts_b, the first token of the windows of those rows of a step.
+Rule = Callable[[int, int, np.ndarray], np.ndarray]
 
 MAX_STEPS = 1 << 31
 MAX_SEED = 1 << 32
@@ -37,8 +37,8 @@ _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
 class TrainBatches:
-  """The batches of a run. `batches[step]` is this process's share of that step's global batch:
-  {'tokens', 'targets'}, each int32 [B / process_count, T].
+  """The batches of a run. `batches[step]` is the rows asked for of that step's global batch:
+  {'tokens', 'targets'}, each int32 [rows, T].
   """
 
   def __init__(self, source: 'WindowSource'):
@@ -55,17 +55,19 @@ class TrainBatches:
 
 
 class WindowSource(grain.sources.RandomAccessDataSource):
-  """Element `step` is this process's rows of the batch of that step."""
+  """Element `step` is some rows of the batch of that step."""
 
-  def __init__(self, tokens: Tokens, sequence_length: int, rule: Rule, seed: int, rows: slice):
+  def __init__(
+    self, tokens: Tokens, sequence_length: int, rule: Rule, seed: int, rows_b: np.ndarray
+  ):
     self._tokens, self._sequence_length = tokens, sequence_length
-    self._rule, self._seed, self._rows = rule, seed, rows
+    self._rule, self._seed, self._rows_b = rule, seed, rows_b
 
   def __len__(self) -> int:
     return MAX_STEPS
 
   def __getitem__(self, step: int) -> Batch:
-    starts_b = self._rule(self._seed, int(step), self._rows)
+    starts_b = self._rule(self._seed, int(step), self._rows_b)
     return as_batch(self._tokens.windows(starts_b, self._sequence_length + 1))
 
   def __repr__(self) -> str:
@@ -74,27 +76,25 @@ class WindowSource(grain.sources.RandomAccessDataSource):
 
 @functools.singledispatch
 def train_batches(
-  dataset: Dataset, config: Any, seed: int, process_index: int = 0, process_count: int = 1
+  dataset: Dataset, config: Any, seed: int, rows: np.ndarray | None = None
 ) -> TrainBatches:
-  """The training batches of one process.
+  """The training batches of a run, or the rows of them that one process needs.
 
   Args:
     dataset: from `prepare`; only its train split is read. Generated data registers itself.
     config: `config.data`, for `sequence_length` T, the global `batch_size` B, and `sampling`.
     seed: 0 <= seed < 2^32.
-    process_index: this process takes rows [process_index * B / process_count, ...) of every global
-      batch.
-    process_count: number of processes; divides B.
+    rows: which rows of every global batch, ascending; None = all.
 
   Raises:
-    ValueError: T longer than a split, B not divisible, or the seed out of range.
+    ValueError: T longer than a split, or the seed out of range.
   """
   config = resolve(config)
   dataset.check_length(config.sequence_length)
   check_seed(seed)
-  rows = process_rows(config.batch_size, process_index, process_count)
+  rows_b = numbers(rows, config.batch_size)
   rule = _rule(config, len(dataset.train))
-  return TrainBatches(WindowSource(dataset.train, config.sequence_length, rule, seed, rows))
+  return TrainBatches(WindowSource(dataset.train, config.sequence_length, rule, seed, rows_b))
 
 
 def check_seed(seed: int, field: str = 'seed') -> None:
@@ -103,15 +103,9 @@ def check_seed(seed: int, field: str = 'seed') -> None:
     raise ValueError(f'{field}={seed} must lie in [0, 2^32)')
 
 
-def process_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-  """The rows of a global batch that a process reads: one block, in the order of the processes."""
-  if batch_size % process_count:
-    raise ValueError(
-      f'data.batch_size={batch_size} must be divisible by the {process_count} processes; '
-      f'use {batch_size - batch_size % process_count or process_count}'
-    )
-  local = batch_size // process_count
-  return slice(process_index * local, (process_index + 1) * local)
+def numbers(rows: np.ndarray | None, batch_size: int) -> np.ndarray:
+  """The numbers of some rows of a batch; None = all."""
+  return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
 def as_batch(windows: np.ndarray) -> Batch:
@@ -135,14 +129,14 @@ def _rule(config: DataConfig, tokens: int) -> Rule:
 
 
 def _shuffled(
-  windows: int, length: int, batch_size: int, seed: int, step: int, rows: slice
+  windows: int, length: int, batch_size: int, seed: int, step: int, rows_b: np.ndarray
 ) -> np.ndarray:
-  starts = np.empty(rows.stop - rows.start, np.int64)
-  for row in range(rows.start, rows.stop):
+  starts_b = np.empty(len(rows_b), np.int64)
+  for place, row in enumerate(rows_b.tolist()):
     epoch, position = divmod(step * batch_size + row, windows)
     index = index_shuffle(position, windows - 1, _epoch_seed(seed, epoch), 4)
-    starts[row - rows.start] = index * length
-  return starts
+    starts_b[place] = index * length
+  return starts_b
 
 
 @functools.lru_cache(maxsize=16)
@@ -151,16 +145,17 @@ def _epoch_seed(seed: int, epoch: int) -> int:
   return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def _random_offsets(offsets: int, batch_size: int, seed: int, step: int, rows: slice) -> np.ndarray:
+def _random_offsets(
+  offsets: int, batch_size: int, seed: int, step: int, rows_b: np.ndarray
+) -> np.ndarray:
   # Counter-based, so any step costs the same; RandomState and not Generator, because NumPy promises
   # that its numbers never change.
   generator = np.random.RandomState(np.random.Philox(key=np.array([seed, step], np.uint64)))
-  return generator.randint(0, offsets, size=batch_size, dtype=np.int64)[rows]
+  return generator.randint(0, offsets, size=batch_size, dtype=np.int64)[rows_b]
 
 
 def _in_order(
-  batches: int, length: int, batch_size: int, seed: int, step: int, rows: slice
+  batches: int, length: int, batch_size: int, seed: int, step: int, rows_b: np.ndarray
 ) -> np.ndarray:
   del seed  # the order is that of the file
-  first = step % batches * batch_size
-  return np.arange(first + rows.start, first + rows.stop, dtype=np.int64) * length
+  return (step % batches * batch_size + rows_b.astype(np.int64)) * length

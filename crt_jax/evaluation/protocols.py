@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import jax
+import numpy as np
 
 from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
@@ -23,6 +24,7 @@ from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.ledger import Ledger
 from crt_jax.evaluation.perplexity import NOTHING, Form, Sums, evaluate, forms, trained_form
 from crt_jax.models import kernels
+from crt_jax.placing import ON_ONE_DEVICE, Placement
 
 SAMPLES = ('random', 'first')
 DTYPES = ('', 'float32', 'bfloat16', 'float16')
@@ -71,7 +73,7 @@ def plan(model, dataset, config) -> list[Part]:
   if config.eval.whole:
     most = math.ceil(most_tokens(config, len(asked)) / (rows * length))
     for name, packed in dataset.validation_sets.items():
-      _whole(packed, config)  # refuses data that has no end
+      _whole(packed, config, None)  # refuses data that has no end
       tokens = len(packed.validation) - 1
       batches = math.ceil(tokens / (rows * length))
       protocol = 'whole' if batches <= most else 'leading'
@@ -86,7 +88,7 @@ def most_tokens(config, forms: int) -> int:
   return config.eval.whole_tokens or max(FEWEST, int(SHARE * trained / forms))
 
 
-def rehearse(model, params: dict, dataset, config, place: Callable) -> dict[Form, float]:
+def rehearse(model, params: dict, dataset, config, place: Placement) -> dict[Form, float]:
   """Scores one batch in every form, so that all programs are compiled and have had their memory
   before there is anything to lose.
 
@@ -95,7 +97,7 @@ def rehearse(model, params: dict, dataset, config, place: Callable) -> dict[Form
   jacobians(model, params, dataset, config)
   model, seconds = scoring_model(model, config), {}
   packed = next(iter(dataset.validation_sets.values()))
-  batch = next(iter(map(place, _sample(packed, config, 1))))
+  batch = next(iter(map(place, _sample(packed, config, 1, place.rows))))
   for form in dict.fromkeys([trained_form(model), *forms(model, config)]):
     for _ in range(2):  # the first one compiles
       since = time.perf_counter()
@@ -109,7 +111,7 @@ def protocol(
   params: dict,
   dataset,
   config,
-  place: Callable = lambda batch: batch,
+  place: Placement = ON_ONE_DEVICE,
   ledger: Ledger | None = None,
 ) -> dict:
   """Scores every validation set, its sample and the whole of it, in every form wanted.
@@ -117,7 +119,7 @@ def protocol(
   Args:
     dataset: from `data.prepare`.
     config: the run's config; `forms` and config.eval say what to evaluate.
-    place: puts this process's rows of a batch onto devices.
+    place: which rows of a batch this process reads, and how they come onto its devices.
     ledger: knows what was done before; None begins anew.
 
   Returns:
@@ -133,9 +135,10 @@ def protocol(
 
   def score(part: Part, begin: Sums, after: Callable[[Sums], None]) -> dict:
     packed = sets[part.set]
-    batches = (
-      _whole(packed, config) if part.kind == 'whole' else _sample(packed, config, part.batches)
-    )
+    if part.kind == 'whole':
+      batches = _whole(packed, config, place.rows)
+    else:
+      batches = _sample(packed, config, part.batches, place.rows)
     left = map(place, itertools.islice(batches, begin.batches, part.batches))
     return _score(model, params, part.form, left, packed, begin=begin, after=after)
 
@@ -159,7 +162,7 @@ def protocol(
   return results
 
 
-def during_training(model, params: dict, dataset, config, place: Callable) -> dict[str, dict]:
+def during_training(model, params: dict, dataset, config, place: Placement) -> dict[str, dict]:
   """Scores the sample of every validation set in the form that is trained.
 
   Returns:
@@ -169,7 +172,7 @@ def during_training(model, params: dict, dataset, config, place: Callable) -> di
   model = scoring_model(model, config)
   form, found = trained_form(model), {}
   for name, packed in dataset.validation_sets.items():
-    batches = _sample(packed, config, config.eval.during_training_batches)
+    batches = _sample(packed, config, config.eval.during_training_batches, place.rows)
     found[name] = _evaluate(model, params, form, map(place, batches), packed)
     found[name] |= measured.get(name, {})
   return found
@@ -232,13 +235,11 @@ def _evaluate(
   return evaluate(model, params, batches, *arguments) | found
 
 
-def _sample(packed, config, random_batches: int) -> Iterable[dict]:
-  """This process's rows of the windows that `eval.sample` names."""
+def _sample(packed, config, random_batches: int, rows: np.ndarray | None) -> Iterable[dict]:
+  """These rows of the windows that `eval.sample` names."""
   if config.eval.sample == 'first':
-    return data.first_validation(packed, *_shape(config), config.eval.windows, *_process())
-  return data.sampled_validation(
-    packed, *_shape(config), random_batches, config.eval.seed, *_process()
-  )
+    return data.first_validation(packed, *_shape(config), config.eval.windows, rows)
+  return data.sampled_validation(packed, *_shape(config), random_batches, config.eval.seed, rows)
 
 
 def _first_window(packed, config) -> dict:
@@ -249,13 +250,9 @@ def _first_window(packed, config) -> dict:
   return data.sampled_validation(packed, length, 1, 1, config.eval.seed)[0]
 
 
-def _whole(packed, config) -> Iterable[dict]:
-  return data.whole_validation(packed, *_shape(config), *_process())
+def _whole(packed, config, rows: np.ndarray | None) -> Iterable[dict]:
+  return data.whole_validation(packed, *_shape(config), rows)
 
 
 def _shape(config) -> tuple[int, int]:
   return config.data.sequence_length, config.data.batch_size
-
-
-def _process() -> tuple[int, int]:
-  return jax.process_index(), jax.process_count()

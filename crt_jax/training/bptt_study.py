@@ -31,7 +31,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
 
   Raises:
     ValueError: the config is no such study, a piece is unknown or wrong, or the directory holds
-      results of another config; nothing was compiled.
+      results of another config or text; nothing was compiled.
   """
   folder, identity = pathlib.Path(path), workdir.plain(config)
   names = check(config, only)
@@ -44,6 +44,9 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
       saved = of_piece(pieces[name]['study_config'], name)
       if workdir.changed_fields(saved, of_piece(identity, name)):
         raise ValueError(f'{file} is of another config; use a new --workdir')
+      text = (config if name == 'gradients' else tuning_config(config, name)).data
+      saved = pieces[name].get('data', {})  # older pieces do not say
+      data.check_identity(str(file), saved, data.prepare(text).identity)
     elif not only or name in only:
       piece = make(name, config, folder)
       pieces[name] = {'study_config': identity, 'origin': origin(), **piece}
@@ -97,7 +100,7 @@ def make(name: str, config, folder: pathlib.Path) -> dict:
   seeds = config.study.seeds
   if name == 'gradients':
     print('gradients:', flush=True)
-    return {'estimators': compare_gradients(config, base_params(config, folder))}
+    return compare_gradients(config, base_params(config, folder))
   tuned = tuning_config(config, name)
   print(f'{name}: {tuned.train.steps} steps, seeds {", ".join(map(str, seeds))}', flush=True)
   given, seen = (None, 0) if name == 'base' else (base_params(config, folder), config.train.steps)
@@ -142,7 +145,8 @@ def base_params(config, folder: pathlib.Path) -> dict:
 
 
 def compare_gradients(config, trained_S: dict) -> dict:
-  """Every estimator on fresh and on trained parameters of every seed, on validation text."""
+  """Every estimator on fresh and on trained parameters of every seed, on validation text; and
+  which text it is."""
   fields = model_fields(config)
   dataset = data.prepare(config.data)
   packed = next(iter(dataset.validation_sets.values()))
@@ -155,12 +159,13 @@ def compare_gradients(config, trained_S: dict) -> dict:
   params_of |= {
     f'trained {seed}': params for seed, params in zip(config.study.seeds, rows, strict=True)
   }
-  return gradients.compare(
+  found = gradients.compare(
     gradients.estimators(fields, config.study),
     params_of,
     batches,
     lambda text: print(text, flush=True),
   )
+  return {'estimators': found, 'data': dataset.identity}
 
 
 def draw(folder: pathlib.Path, record: dict, kind: str) -> None:

@@ -285,6 +285,12 @@ def read_state(
   return state, record
 
 
+def load_record(workdir: str, step: int) -> dict:
+  """Returns what the checkpoint of a step says about its run."""
+  with QuietOrbax(), reader(pathlib.Path(workdir) / 'checkpoints') as manager:
+    return read_record(manager, step)
+
+
 def load_params(
   workdir: str,
   step: int | None = None,

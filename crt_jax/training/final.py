@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, sharding
+from crt_jax import data, decoding, placing, sharding
 from crt_jax.evaluation import figures
 from crt_jax.training import checkpoint, processes, scoring, workdir
 from crt_jax.training.origin import origin
@@ -53,12 +53,11 @@ def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
   if stop is not None:
     stop.standing = lambda: 'what was scored is kept'
   if jax.process_count() == 1:
-    run, place, on_mesh = open_run(path), lambda batch: batch, contextlib.nullcontext()
+    run, place, on_mesh = open_run(path), placing.ON_ONE_DEVICE, contextlib.nullcontext()
   else:
     run = open_run(path, mesh_of)
     mesh = mesh_of(run.config)
-    rows, on_mesh = sharding.batch_sharding(mesh), jax.set_mesh(mesh)
-    place = lambda batch: sharding.place_batch(batch, rows)  # noqa: E731
+    place, on_mesh = placing.on_mesh(run.config.data.batch_size, mesh), jax.set_mesh(mesh)
   directory = workdir.Workdir(path)
   with on_mesh:
     scored = Scoring.rehearsed(run.model, run.params, run.dataset, run.config, place)
@@ -98,14 +97,10 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
-  config, params, tokenizer, step = checkpoint.load_params(path, mesh=mesh)
+  config, params, _, step = checkpoint.load_params(path, mesh=mesh)
   dataset = data.prepare(config.data)
   processes.agree('data', processes.data_identity(dataset))
-  if dataset.tokenizer.hash != tokenizer.hash:
-    raise ValueError(
-      f'{path}: data.tokenizer={config.data.tokenizer!r} now gives another tokenizer than the '
-      'checkpoint was trained with; restore the corpus that it was made from'
-    )
+  data.check_identity(path, checkpoint.load_record(path, step)['data'], dataset.identity)
   model = crt_jax.build(config.model, jax.devices()[0])
   return TrainedRun(config, model, params, dataset, step)
 

@@ -134,7 +134,8 @@ def store_batch(run: Run, error: NonFinite) -> str:
   where."""
   file = run.directory.folder('diverged') / f'step_{error.step}_process_{jax.process_index()}.npz'
   depth = run.model.depth_at(run.config.seed, error.step - 1)
-  np.savez(file, step=error.step, depth=depth or 0, **run.batches[error.step - 1])
+  batch = {**run.batches[error.step - 1], 'rows': run.place.rows}
+  np.savez(file, step=error.step, depth=depth or 0, **batch)
   run.checkpoints.wait()
   good = run.checkpoints.back_to_good(error.last_good)
   kept = (

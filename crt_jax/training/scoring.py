@@ -4,12 +4,12 @@ it goes, so that one that is stopped goes on where it was."""
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from crt_jax import evaluation
+from crt_jax.placing import Placement
 from crt_jax.training import processes, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.progress import Task, count, duration
@@ -22,7 +22,7 @@ class Scoring:
   """How a run is evaluated.
 
   Attributes:
-    place: puts this process's rows of a batch onto devices.
+    place: which rows of a batch this process reads, and how they come onto its devices.
     parts: what is scored, in order.
     seconds: of a batch in each form, as measured by one.
   """
@@ -30,12 +30,12 @@ class Scoring:
   model: Any
   dataset: Any
   config: Any
-  place: Callable
+  place: Placement
   parts: list[evaluation.Part]
   seconds: dict[evaluation.Form, float]
 
   @classmethod
-  def rehearsed(cls, model, params: dict, dataset, config, place: Callable) -> 'Scoring':
+  def rehearsed(cls, model, params: dict, dataset, config, place: Placement) -> 'Scoring':
     """Scores one batch in every form: compiles all programs, takes their memory and the time."""
     seconds = evaluation.rehearse(model, params, dataset, config, place)
     parts = evaluation.plan(evaluation.scoring_model(model, config), dataset, config)

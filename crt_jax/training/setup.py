@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, sharding
+from crt_jax import data, decoding, evaluation, placing, sharding
 from crt_jax.convert import warm_start
 from crt_jax.models import kernels, platform
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
@@ -38,7 +38,7 @@ class Run:
   compiled: step.Compiled
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
-  place: Callable  # rows of this process -> global batch on the devices
+  place: placing.Placement  # rows of this process -> global batch on the devices
   record: dict  # what every checkpoint says about the run
 
   def save(self, cross_entropy: float | None = None) -> None:
@@ -115,10 +115,8 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
     step.abstract_batch(config, mesh),
     telemetry=config.train.telemetry_every > 0,
   )
-  batches = data.train_batches(
-    dataset, config.data, config.seed, jax.process_index(), jax.process_count()
-  )
-  rows = sharding.batch_sharding(mesh)
+  place = placing.on_mesh(config.data.batch_size, mesh)
+  batches = data.train_batches(dataset, config.data, config.seed, place.rows)
   return Run(
     config=config,
     model=model,
@@ -133,7 +131,7 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
     compiled=compiled,
     batches=batches,
     feed=batches.iterator(first_step),
-    place=lambda batch: sharding.place_batch(batch, rows),
+    place=place,
     record={
       'config': workdir.plain(config),
       'origin': origin(),
@@ -231,12 +229,7 @@ def devices() -> dict:
 def check_continuation(config, path: str, record: dict, identity: dict, settled: dict) -> None:
   """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
   run goes on in other surroundings: it is as good then, but not the same to the bit."""
-  for name, saved in record['data'].items():
-    if saved != identity[name]:
-      raise ValueError(
-        f'the {name} is not the one this run began with (was {saved}, now {identity[name]}); '
-        'restore it or use a new --workdir'
-      )
+  data.check_identity(path, record['data'], identity)
   if record['step'] > config.train.steps:
     raise ValueError(
       f'train.steps={config.train.steps} but {path} is at step {record["step"]} already; use more'

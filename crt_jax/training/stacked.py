@@ -49,8 +49,9 @@ def train_and_keep(
     A dict ready for JSON; where a value differs by seed it is a list in the order of `seeds`.
     'history': rows of 'step', 'decay_factor' (by what weight decay alone has multiplied a
     parameter), the metrics and, every telemetry_every steps, the statistics of the recurrence.
-    'validation': what config.eval scores. 'seconds' of all steps but each depth's first, in which
-    it is compiled, in proportion to all. And the parameters, stacked; the model; the data.
+    'data': which text it was. 'validation': what config.eval scores. 'seconds' of all steps but
+    each depth's first, in which it is compiled, in proportion to all. And the parameters, stacked;
+    the model; the data.
 
   Raises:
     ValueError: a mistake in the config, before anything is compiled.
@@ -103,6 +104,7 @@ def train_and_keep(
     'cost': _cost(model, config),
     'seconds': sum(seconds) / max(len(seconds), 1) * config.train.steps,
     'history': history,
+    'data': dataset.identity,
     'validation': _validation(model, rows_of(states.params), dataset, config),
   }
   return record, states.params, model, dataset

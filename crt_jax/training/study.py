@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from crt_jax import data
 from crt_jax.evaluation import study_figures
 from crt_jax.training import workdir
 from crt_jax.training.origin import origin
@@ -17,7 +18,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
 
   Raises:
     ValueError: the config is no study, a variant is unknown or wrong, or the directory holds the
-      results of another config; nothing was compiled.
+      results of another config or text; nothing was compiled.
   """
   if 'study' not in config:
     raise ValueError('--config names no study; use one of configs/studies')
@@ -35,6 +36,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
       found = json.loads(file.read_text())
       if workdir.changed_fields(found['config'], identity):
         raise ValueError(f'{file} is of another config; use a new --workdir')
+      data.check_identity(str(file), found.get('data', {}), data.prepare(variant.data).identity)
       results[name] = found
     elif not only or name in only:
       print(f'{name}: {config.train.steps} steps, seeds {", ".join(map(str, config.study.seeds))}')

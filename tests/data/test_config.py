@@ -30,7 +30,10 @@ def test_missing_fields_take_their_defaults_and_references_are_resolved():
     ('sequence_length', True, ['must be int, not bool']),
     ('chunk_tokens', '9', ["data.chunk_tokens='9' must be int"]),
     ('corpus', 'mixtur', ["did you mean 'mixture'"]),
-    ('validation_files', 'a', ["read only where data.corpus='files'"]),
+    ('validation_files', 'a', ["read only where data.corpus is 'files'"]),
+    ('files', '*.txt', ["data.files='*.txt'", "data.corpus='moby_dick'; set data.corpus, or"]),
+    ('text_field', 'body', ["read only where data.corpus is 'files' or 'tfds'"]),
+    ('tfds_dir', '/tfds', ["read only where data.corpus is 'tfds'"]),
     ('validation_fraction', 1, ['data.validation_fraction=1.0 must lie between']),
   ],
 )
@@ -83,8 +86,10 @@ def test_a_source_has_its_own_fields_and_the_rest_of_the_mixture():
     ),
     (
       {'sources': {'wiki': {'corpus': 'sotu', 'validation_files': 'a'}}, 'interleave': 'wiki:1'},
-      'data.sources.wiki.validation_files is read only where',
+      "data.sources.wiki.validation_files='a' is read only where",
     ),
+    ({'files': 'a.txt'}, "data.files='a.txt' is read only where data.sources.NAME.corpus is 'fil"),
+    ({'tfds_dir': '/tfds'}, "data.tfds_dir='/tfds' is read only where data.sources.NAME.corpus"),
   ],
 )
 def test_a_mistake_in_a_mixture_names_the_source(fields, words):

@@ -36,8 +36,8 @@ def test_the_whole_split_scores_every_token_but_the_first_once(
     return
   dataset, scored = dataset_of(tokens), []
   shares = [
-    list(data.whole_validation(dataset, length, local * count, index, count))
-    for index in range(count)
+    list(data.whole_validation(dataset, length, local * count, rows))
+    for rows in np.split(np.arange(local * count), count)
   ]
   assert len({len(share) for share in shares}) == 1  # processes take the same number of steps
   for batches in zip(*shares, strict=True):
@@ -64,8 +64,8 @@ def test_the_first_windows_are_carts(dataset_of, tokens, length, local, processe
   if tokens <= length:
     return
   shares = [
-    data.first_validation(dataset_of(tokens), length, local * processes, count, index, processes)
-    for index in range(processes)
+    data.first_validation(dataset_of(tokens), length, local * processes, count, rows)
+    for rows in np.split(np.arange(local * processes), processes)
   ]
   rows = []
   for batches in zip(*shares, strict=True):
@@ -98,13 +98,23 @@ def test_sampled_batches_are_windows_at_the_documented_offsets(dataset_of):
   assert batches[0]['targets'][0].tolist() == list(range(starts[0, 0] + 1, starts[0, 0] + 17))
 
 
-def test_processes_share_the_sampled_batches(packed):
-  dataset, _ = packed
-  whole = data.sampled_validation(dataset, 16, 6, 4, 42)
-  shares = [data.sampled_validation(dataset, 16, 6, 4, 42, index, 3) for index in range(3)]
-  for step, batch in enumerate(whole):
-    joined = np.concatenate([share[step]['targets'] for share in shares])
-    np.testing.assert_array_equal(joined, batch['targets'])
+@pytest.mark.parametrize('rows', [[3], [2, 3], [0, 2, 5]])
+@pytest.mark.parametrize(
+  ('make', 'arguments'),
+  [
+    (data.whole_validation, ()),
+    (data.sampled_validation, (4, 42)),
+    (data.first_validation, (50,)),
+  ],
+)
+def test_rows_are_those_of_the_whole_batches(packed, make, arguments, rows):
+  """Whichever a process asks for, also such as are no neighbours."""
+  whole = list(make(packed[0], 16, 6, *arguments))
+  some = list(make(packed[0], 16, 6, *arguments, np.array(rows)))
+  assert len(whole) == len(some) > 3
+  for batch, found in zip(whole, some, strict=True):
+    for name in ('tokens', 'targets'):
+      np.testing.assert_array_equal(found[name], batch[name][rows])
 
 
 @pytest.mark.parametrize(

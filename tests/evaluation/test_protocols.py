@@ -11,6 +11,7 @@ import pytest
 
 from crt_jax import data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
+from crt_jax.placing import ON_ONE_DEVICE, Placement
 from tests.contract.models import model_of, params_of
 
 LENGTH, BATCH = 16, 4
@@ -64,8 +65,9 @@ def a_config(**changes):
 
 def test_one_corpus_in_every_form(model, params, one):
   placed = []
+  place = Placement(put=lambda batch: placed.append(batch) or batch)
   config = a_config(depths=(1, 2), sequential=True)
-  results = evaluation.protocol(model, params, one, config, lambda b: placed.append(b) or b)
+  results = evaluation.protocol(model, params, one, config, place)
   assert json.loads(json.dumps(results)) == results
   sizes = (('sampled', 'random', 3 * BATCH * LENGTH), ('whole', 'whole', len(one.validation) - 1))
   for name, protocol, targets in sizes:
@@ -111,7 +113,7 @@ def test_training_scores_the_same_windows(model, params, two):
   for sample in evaluation.SAMPLES:
     config = a_config(sample=sample, batches=2, depths=(depth,), whole=False)
     final = evaluation.protocol(model, params, two, config)['sampled']
-    found = evaluation.during_training(model, params, two, config, lambda batch: batch)
+    found = evaluation.during_training(model, params, two, config, ON_ONE_DEVICE)
     assert list(found) == ['b', 'a']
     for record in final:
       assert record.items() >= found[record['set']].items()
@@ -121,7 +123,7 @@ def test_the_jacobian_is_measured_over_the_first_window_in_float32(model, params
   coarse = model_of('crt', vocab_size=256, dtype='bfloat16')
   config = a_config(sample='first', whole=False, jacobian_iterations=3)
   final = evaluation.protocol(coarse, params, two, config)['jacobian']
-  found = evaluation.during_training(coarse, params, two, config, lambda batch: batch)
+  found = evaluation.during_training(coarse, params, two, config, ON_ONE_DEVICE)
   for name, source in two.sources.items():
     window = source.validation[:LENGTH][None].astype(np.int32)
     expected = jacobian(model, params, window, iterations=3)

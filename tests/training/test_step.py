@@ -11,7 +11,7 @@ import pytest
 
 import crt_jax
 from benchmarks.collectives import collectives
-from crt_jax import sharding
+from crt_jax import placing, sharding
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import state as state_lib
 from crt_jax.training import step as step_lib
@@ -49,12 +49,11 @@ def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0, ga
     step_lib.abstract_batch(config, mesh),
   )
   state = state_lib.init_state(model, optimizer, abstract, seed)
-  rows = []
+  place, rows = placing.on_mesh(config.data.batch_size, mesh), []
   for index, batch in enumerate(batches):
     depth = depths[index] if depths else None
-    placed = sharding.place_batch(batch, sharding.batch_sharding(mesh))
     before = state
-    state, metrics = compiled(depth, state, placed)
+    state, metrics = compiled(depth, state, place(batch))
     assert before.params['core']['weight'].is_deleted(), 'the state is donated'
     rows.append(jax.device_get(metrics))
   return state, rows

@@ -1,0 +1,23 @@
+"""Whether data is still that which something was made from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def check_identity(of: str, saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+  """Compares the identity of data with a saved one.
+
+  Args:
+    of: the run or file that was made from the saved one.
+    saved: `dataset.identity` of then; what an older version did not save is not compared.
+    identity: `dataset.identity` of now.
+
+  Raises:
+    ValueError: they differ; one line that names the first difference.
+  """
+  for name, before in saved.items():
+    if before != identity[name]:
+      raise ValueError(
+        f'{of}: the {name} is not the one this run began with (was {before}, now '
+        f'{identity[name]}); restore it or use a new --workdir'
+      )

@@ -1,0 +1,73 @@
+"""A run is continued and evaluated on the text that it began with, or not at all."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from crt_jax.training import final, study
+from tests.training.test_study import tiny as tiny_study
+from tests.training.tiny import PLAIN, tiny_config, train
+
+TEXTS = {'train/a.txt': 'whale ' * 300, 'train/z.txt': 'boat; ' * 50, 'held/b.txt': 'ship! ' * 99}
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  """The folder of some text, and of a finished run on it."""
+  root = tmp_path_factory.mktemp('same_text')
+  for name, text in TEXTS.items():
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(text)
+  changes = {'data.corpus': 'files', 'data.files': str(root / 'train' / '*.txt'), 'train.steps': 2}
+  changes |= {'data.validation_files': str(root / 'held' / '*.txt')}
+  train(tiny_config(**PLAIN, **changes, **{'data.cache_dir': str(root / 'cache')}), root / 'run')
+  return root
+
+
+def refused(done, words):
+  """Evaluation refuses in one line and leaves what is there."""
+  file = done / 'run' / 'evaluation.json'
+  before = file.read_text()
+  with pytest.raises(ValueError, match=words) as error:
+    final.evaluate_checkpoint(str(done / 'run'))
+  assert '\n' not in str(error.value) and str(done / 'run') in str(error.value)
+  assert file.read_text() == before
+
+
+def test_another_text_is_not_scored(done):
+  (done / 'held/b.txt').write_text('harpoon ' * 100)
+  refused(done, 'the corpus is not the one this run began with')
+  (done / 'held/b.txt').write_text(TEXTS['held/b.txt'])
+  before = json.loads((done / 'run/evaluation.json').read_text())['results']
+  final.evaluate_checkpoint(str(done / 'run'))
+  assert json.loads((done / 'run/evaluation.json').read_text())['results'] == before
+
+
+def test_another_split_of_the_same_documents_is_not_scored(done):
+  """Of all documents in a row, those for training first, one changes sides."""
+  (done / 'train/z.txt').rename(done / 'held/a.txt')
+  refused(done, 'the size of the splits is not the one this run began with')
+  (done / 'held/a.txt').rename(done / 'train/z.txt')
+
+
+def test_studies_open_a_run_where_its_text_is_checked():
+  """open_run alone prepares the data of a trained run."""
+  for path in pathlib.Path('experiments').rglob('*.py'):
+    if path.name != 'prepare.py':
+      assert not re.search(r'data\.prepare\(', path.read_text()), path
+
+
+def test_a_study_does_not_mix_texts(tmp_path, monkeypatch):
+  config = tiny_study()
+  text = tmp_path / 'a.txt'
+  text.write_text('whale ship ' * 4000)
+  config.data.update(corpus='files', files=str(text), cache_dir=str(tmp_path / 'cache'))
+  config.data.validation_fraction = 0.1
+  config.study.seeds = (3,)
+  folder = str(tmp_path / 'study')
+  study.run(config.lock(), folder, only=('a',))
+  text.write_text('whale boat ' * 4000)
+  with pytest.raises(ValueError, match='the corpus is not the one this run began with'):
+    study.run(config, folder, only=('b',))
