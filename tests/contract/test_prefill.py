@@ -4,13 +4,11 @@ padding leaves no trace."""
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crt_jax.models import base
 from tests.contract.models import LENGTH, model_of, params_of, tokens_of
-from tests.contract.test_contract import FAST, NAMES, TOLERANCE, each_family, jitted
+from tests.contract.test_contract import TOLERANCE
 
 ROWS = (1, 2, 3)
 each_number_of_rows = pytest.mark.parametrize('rows', ROWS)
