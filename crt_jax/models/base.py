@@ -294,12 +294,12 @@ class Model(abc.ABC):
     tokens_BxT = padded_with_zeros(tokens_BxT, lengths_B, count * chunk)
     check_tokens(tokens_BxT, self.config.vocab_size)
     last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
+    is_nested = is_traced(tokens_BxT, lengths_B, *jax.tree.leaves((params, state)))
+    prefill_chunk = _chunk_prefiller(is_nested)
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
-      state, last_BxC = _chunk_prefiller()(
-        self, params, state, tokens_Bxc, rest_B, last_BxC, method
-      )
+      state, last_BxC = prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method)
     if is_traced(lengths_B):
       exist_B = (lengths_B >= 0) & (lengths_B <= length)
       last_BxC = jnp.where(exist_B[:, None], last_BxC, jnp.nan)
@@ -319,12 +319,13 @@ class Model(abc.ABC):
 
 
 @functools.cache
-def _chunk_prefiller():
-  """`Model._prefill_chunk`, jitted at its first use, when the platform is known."""
+def _chunk_prefiller(is_nested: bool):
+  """`Model._prefill_chunk`, jitted at its first use, when the platform is known; within another
+  function that is compiled or differentiated, JAX takes no options."""
   return jax.jit(
     Model._prefill_chunk,
     static_argnames=('self', 'method'),
-    compiler_options=in_place_options(),
+    compiler_options=None if is_nested else in_place_options(),
   )
 
 
