@@ -38,6 +38,7 @@ import configs
 import crt_jax
 from benchmarks.collectives import collectives
 from crt_jax import accounting, sharding
+from crt_jax.keys import random_key
 from crt_jax.training import layout, optimizer, state, step, workdir
 from crt_jax.training.origin import commit, origin
 from experiments import config_files
@@ -94,7 +95,7 @@ def plan(config, count: int) -> tuple[dict[str, int], int]:
   model = crt_jax.build(config.model)
   try:
     mesh = sharding.make_abstract_mesh(1, split, tensor)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = jax.eval_shape(model.init, random_key(0))
     sharding.param_shardings(model.axes(), shapes, mesh)
   except sharding.Unfit:
     return dict(data=1, fsdp=count, tensor=1), count * config.train.accumulation

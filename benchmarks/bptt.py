@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 import crt_jax
 from benchmarks.results import publish
 from benchmarks.steps import PEER, THREADS, in_turns, medians, training_step
+from crt_jax.keys import random_key
 
 FIELDS = dict(vocab_size=64, width=128, heads=4, window=38)
 LENGTH, BATCH = 272, 64
@@ -50,7 +51,7 @@ def model_of(backward: str, **fields):
 
 def gradient_of(model, length: int, batch: int):
   """The compiled gradient of the loss."""
-  params = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.eval_shape(model.init, random_key(0))
   rows = jax.ShapeDtypeStruct((batch, length), jnp.int32)
   gradient = jax.jit(jax.grad(model.loss, has_aux=True))
   return gradient.lower(params, dict(tokens=rows, targets=rows)).compile()
@@ -86,7 +87,7 @@ def price() -> dict:
   for window, backwards in ((38, ('scan', 'segments', 'replay')), (0, ('scan', 'replay'))):
     for backward in backwards:
       model = model_of(backward, window=window, **fields)
-      params = jax.jit(model.init)(jax.random.key(0))
+      params = jax.jit(model.init)(random_key(0))
       compiled = gradient_of(model, length, batch)
       run = lambda compiled=compiled, params=params: jax.block_until_ready(compiled(params, rows))  # noqa: E731
       sides[f'{f"window {window}" if window else "full"}, {backward}'] = run
@@ -134,7 +135,7 @@ def products_floor() -> dict:
   """What the matrix products of the step would take by themselves, without recomputation: 6 x
   weights x tokens operations at the measured speed of products to 4C and back."""
   width, devices, count = FIELDS['width'], _DEVICES.value, 1000
-  params = jax.eval_shape(model_of('scan', **FIELDS).init, jax.random.key(0))
+  params = jax.eval_shape(model_of('scan', **FIELDS).init, random_key(0))
   del params['embedding']
   weights = sum(a.size for a in jax.tree.leaves(params) if a.size > 4 * width)  # the rest is biases
   mesh = jax.make_mesh((devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:devices])

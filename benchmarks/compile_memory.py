@@ -18,6 +18,7 @@ from absl import app
 
 import crt_jax
 from benchmarks.results import publish
+from crt_jax.keys import random_key
 
 FIELDS = dict(name='crt', vocab_size=512, width=256, heads=4, rotary='integer_reversed')
 CART = dict(name='cart', vocab_size=512, width=256)
@@ -30,7 +31,7 @@ REPEATS = 3
 def compiled(fields: dict, **changes):
   """Seconds of compiling the loss's gradient, and bytes of temporaries on one device."""
   model = crt_jax.build(fields | changes)
-  params = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.eval_shape(model.init, random_key(0))
   rows = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
   gradient = jax.jit(jax.grad(model.loss, has_aux=True))
   lowered = gradient.lower(params, dict(tokens=rows, targets=rows))

@@ -10,6 +10,8 @@ import optax
 from absl import flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from crt_jax.keys import random_key
+
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the sides.', lower_bound=1)
 THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX uses all cores.')
 PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
@@ -28,7 +30,7 @@ def training_step(model, optimizer, tokens: np.ndarray, targets: np.ndarray, dev
   mesh = jax.make_mesh((devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:devices])
   everywhere, rows = PartitionSpec(), PartitionSpec('data')
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
-  params = jax.jit(model.init)(jax.random.key(0))
+  params = jax.jit(model.init)(random_key(0))
   carry = jax.device_put((params, optimizer.init(params)), NamedSharding(mesh, everywhere))
   batch = jax.device_put(dict(tokens=tokens, targets=targets), NamedSharding(mesh, rows))
 

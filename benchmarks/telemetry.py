@@ -22,6 +22,7 @@ from benchmarks.results import publish
 from benchmarks.train_cpu import CASES, MODEL, ROUNDS, Case
 from crt_jax import evaluation
 from crt_jax.evaluation.jacobian import jacobian
+from crt_jax.keys import random_key
 from crt_jax.training.state import TrainState
 from crt_jax.training.step import train_step
 
@@ -60,7 +61,7 @@ def main(argv):
   del argv
   case = CASES[MODEL.value]
   model = crt_jax.build(case.fields)
-  params = jax.jit(model.init)(jax.random.key(0))
+  params = jax.jit(model.init)(random_key(0))
   steps = steps_of(case, model, params)
   tokens, targets = case.rows()
   batches = [dict(tokens=tokens, targets=targets)] * -(-WINDOWS // case.batch)

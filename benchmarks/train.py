@@ -35,6 +35,7 @@ import crt_jax
 from benchmarks import results
 from benchmarks.traced_flops import traced_flops
 from crt_jax import accounting, placing, sharding
+from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
 from crt_jax.training import optimizer, state, step
@@ -296,7 +297,7 @@ def recomputed_flops(model, config) -> float:
   def traced(**changes):
     fields = dataclasses.replace(model.config, **dict(attention_kernel='xla') | changes)
     plain = type(model)(fields)
-    params = jax.eval_shape(plain.init, jax.random.key(0))
+    params = jax.eval_shape(plain.init, random_key(0))
     return traced_flops(
       jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
     )

@@ -10,6 +10,7 @@ docs/figures/quickstart.json; text between <!-- quickstart --> and <!-- /quickst
 import json
 import pathlib
 
+from crt_jax.keys import random_key
 from docs.pages import FIGURES, ROOT, filled
 from experiments import cli
 
@@ -170,7 +171,7 @@ def measured_gap(passes: int, positions: int):
 
   with jax.enable_x64(True):
     model = crt_jax.build(fields | dict(rotary='integer_reversed'))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = jax.eval_shape(model.init, random_key(0))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     tokens = generator.integers(0, fields['vocab_size'], (4, positions))
     exact = model.sequential(params, tokens)

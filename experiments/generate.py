@@ -208,7 +208,8 @@ def _write_file(run: _Run) -> None:
       seconds += time.perf_counter() - start
       for prompt, tokens in zip(batch, texts, strict=False):
         count += len(tokens)
-        output.write(prompt_file.result(prompt, tokens, run.tokenizer.decode(tokens)))
+        text = decoding.continuation(run.tokenizer, prompt.tokens, tokens)
+        output.write(prompt_file.result(prompt, tokens, text))
       output.flush()
   report(f'{len(prompts)} prompts, {count} tokens, {count / seconds:.1f} tokens/s with compilation')
 

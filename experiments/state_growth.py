@@ -9,6 +9,7 @@ minutes on two cores. The figure lies beside the JSON.
 
 from absl import flags
 
+from crt_jax.keys import random_key
 from experiments import cli
 
 _OUTPUT = flags.DEFINE_string('output', 'runs/state_growth.json', 'Where the numbers go.')
@@ -74,8 +75,8 @@ def state_rms(switches: dict, seed: int) -> list[float]:
       **switches,
     )
   )
-  params = jax.jit(model.init, compiler_options=quick_compile())(jax.random.key(seed))
-  tokens = jax.random.randint(jax.random.key(seed + 1), (1, _POSITIONS.value), 0, 32_000)
+  params = jax.jit(model.init, compiler_options=quick_compile())(random_key(seed))
+  tokens = jax.random.randint(random_key(seed + 1), (1, _POSITIONS.value), 0, 32_000)
 
   @jax.jit
   def measure(params, tokens):

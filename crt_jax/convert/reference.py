@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax.keys import random_key
 from crt_jax.models.base import Model, build
 
 
@@ -56,7 +57,7 @@ def import_params(config, arrays: Mapping[str, np.ndarray]) -> dict:
   model = build(config)
   slots = list(reference_slots(model))
   _check_names(slots, arrays)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = jax.eval_shape(model.init, random_key(0))
   floor = jnp.dtype(model.config.param_dtype)
   widest = max((np.asarray(a).dtype for a in arrays.values()), key=lambda d: d.itemsize)
   dtype = np.promote_types(widest, floor)

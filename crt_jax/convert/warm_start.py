@@ -9,6 +9,7 @@ disturbed. 'sa' pays for its attention with a layer: it takes the first D of D +
 import jax
 import jax.numpy as jnp
 
+from crt_jax.keys import random_key
 from crt_jax.models.base import Model
 
 FIELDS = ('vocab_size', 'width', 'heads', 'head_width', 'rotary', 'rotary_theta', 'window')
@@ -76,5 +77,5 @@ def _silent(network: dict) -> dict:
 
 def _shapes(model: Model) -> dict:
   """Path -> shape of each parameter."""
-  leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, jax.random.key(0)))[0]
+  leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, random_key(0)))[0]
   return {jax.tree_util.keystr(path, simple=True, separator='/'): a.shape for path, a in leaves}

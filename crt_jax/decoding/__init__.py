@@ -3,10 +3,11 @@
 from crt_jax.decoding.loop import generate, stream
 from crt_jax.decoding.prepare import prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
-from crt_jax.decoding.text import prompt_tokens, sample_arguments, stop_tokens
+from crt_jax.decoding.text import continuation, prompt_tokens, sample_arguments, stop_tokens
 
 __all__ = [
   'Sampling',
+  'continuation',
   'generate',
   'noise',
   'prepare',

@@ -13,6 +13,7 @@ from crt_jax.decoding.launches import launches
 from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
+from crt_jax.keys import random_key
 from crt_jax.models.config import one_of, require
 
 PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the token fetched each time
@@ -151,7 +152,7 @@ def random_params(model, dtype: str) -> tuple:
   """The model in that dtype and small random parameters, prepared; nothing is kept twice."""
   model, shapes = (
     dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype)),
-    jax.eval_shape(model.init, jax.random.key(0)),
+    jax.eval_shape(model.init, random_key(0)),
   )
   make = jax.jit(lambda: prepare(model, jax.tree.map(_small, shapes))[1])
   return model, make()

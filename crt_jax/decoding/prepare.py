@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from crt_jax import sharding
+from crt_jax.keys import random_key
 from crt_jax.models.config import one_of, require
 from crt_jax.recurrence.state import DecodeState
 
@@ -77,7 +78,7 @@ def _check_fit(model, params: dict):
   wanted, found = (
     {jax.tree_util.keystr(path, simple=True, separator='/'): a.shape for path, a in leaves}
     for leaves in map(
-      jax.tree_util.tree_leaves_with_path, (jax.eval_shape(model.init, jax.random.key(0)), params)
+      jax.tree_util.tree_leaves_with_path, (jax.eval_shape(model.init, random_key(0)), params)
     )
   )
   for name in sorted(wanted.keys() | found.keys()):

@@ -1,5 +1,8 @@
 """Between text and tokens: what a model reads of a prompt, and what may follow it."""
 
+import os
+from collections.abc import Sequence
+
 from crt_jax.decoding.sampling import Sampling
 
 
@@ -12,6 +15,13 @@ def prompt_tokens(tokenizer, separator: str, text: str) -> list[int]:
   first = [tokenizer.bos] if separator == 'bos_eos' else []
   tokens = tokenizer.encode(text)
   return [*first, *tokens] if tokens else []
+
+
+def continuation(tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+  """The text that `tokens` add to that of `prompt`; alone they may read differently, without the
+  space of a first word, say."""
+  both = tokenizer.decode(prompt), tokenizer.decode([*prompt, *tokens])
+  return both[1][len(os.path.commonprefix(both)) :]
 
 
 def stop_tokens(tokenizer) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import crt_jax
+from crt_jax.keys import random_key
 
 PARTS = ('all', 'layers', 'correction', 'embedding')
 
@@ -62,7 +63,7 @@ def compile_gradient(fields: dict, batch: dict) -> Compiled:
   """
   model = crt_jax.build(fields)
   model.check_length(batch['tokens'].shape[1])
-  params = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.eval_shape(model.init, random_key(0))
   loss = lambda params, batch: model.loss(params, batch)[0]  # noqa: E731
   executable = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
   return Compiled(executable, executable.memory_analysis().temp_size_in_bytes)

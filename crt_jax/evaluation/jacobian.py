@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+from crt_jax.keys import random_key
 from crt_jax.recurrence.spectra import jacobian_norm, spectral_radius
 
 ROWS = 1  # of a batch: power iteration differentiates the recurrence some hundred times
@@ -23,6 +24,6 @@ def jacobian(model, params, tokens_BxT, depth=None, iterations: int = 40) -> dic
     value.
   """
   step, state, axes = model.recurrent_map(params, tokens_BxT[:ROWS], depth)
-  radius = spectral_radius(step, state, jax.random.key(0), iterations, axes)
-  norm = jacobian_norm(step, state, jax.random.key(1), iterations)
+  radius = spectral_radius(step, state, random_key(0), iterations, axes)
+  norm = jacobian_norm(step, state, random_key(1), iterations)
   return dict(jacobian_radius=radius.mean(), jacobian_radius_max=radius.max(), jacobian_norm=norm)

@@ -131,7 +131,10 @@ def _stream_weight(count: int, out_dtype, x: Array, weight: Array) -> Array:
 
 
 class Embedding(nn.Module):
-  """Token table [V, C]; returns e_BxTxC in the parameters' dtype (the residual stream's)."""
+  """Token table [V, C]; returns e_BxTxC in the parameters' dtype (the residual stream's).
+
+  An id outside the table gives NaN: one below 0 too, which NumPy would count from the end.
+  """
 
   vocab_size: int
   width: int
@@ -141,7 +144,7 @@ class Embedding(nn.Module):
   def __call__(self, tokens_BxT: Array) -> Array:
     shape = (self.vocab_size, self.width)
     table_VxC = parameter(self, 'weight', normal(self.stddev), shape, ('vocab', 'width'))
-    return jnp.take(table_VxC, tokens_BxT, axis=0)
+    return table_VxC.at[tokens_BxT].get(mode='fill', wrap_negative_indices=False)
 
 
 class Dropout(nn.Module):

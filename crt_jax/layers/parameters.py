@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from crt_jax.keys import random_key
+
 Array = jax.Array
 
 
@@ -73,7 +75,7 @@ def normal(stddev: float) -> Callable:
 
 def _declarations(module: nn.Module, *args) -> dict:
   declare = functools.partial(module.init, mutable=['params', 'declarations'])
-  return jax.eval_shape(declare, jax.random.key(0), *args)['declarations']
+  return jax.eval_shape(declare, random_key(0), *args)['declarations']
 
 
 def _is_declaration(leaf) -> bool:

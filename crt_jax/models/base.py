@@ -14,13 +14,23 @@ import abc
 import dataclasses
 import functools
 import importlib
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from crt_jax.models import platform
 from crt_jax.models.config import ModelConfig, near, one_of, require, resolve
+from crt_jax.models.inputs import (
+  check_lengths,
+  check_room,
+  check_tokens,
+  is_traced,
+  nan_past_the_end,
+  padded_with_zeros,
+)
 from crt_jax.models.loss import cross_entropy
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
 
@@ -124,9 +134,10 @@ class Model(abc.ABC):
 
   @abc.abstractmethod
   def advance(
-    self, params: dict, state: DecodeState, tokens_BxT: Array, lengths_B: Array, method: str
+    self, params: dict, state: DecodeState, tokens_BxT: Array, lengths_B: Array | None, method: str
   ) -> tuple[DecodeState, Array]:
-    """The state behind each row's first lengths_B tokens, and hidden_BxTxC at every position."""
+    """The state behind each row's first lengths_B tokens (None: all, which fit), and hidden_BxTxC
+    at every position."""
 
   # ---- depth ---------------------------------------------------------------------------------
 
@@ -192,13 +203,15 @@ class Model(abc.ABC):
     """Mean cross-entropy plus auxiliary terms.
 
     Args:
-      batch: 'tokens' and 'targets', both [B, T] and aligned; a target below 0 does not count.
+      batch: 'tokens' and 'targets', both [B, T] and aligned; a target below 0 does not count. An
+        id outside the vocabulary makes the loss NaN, or raises ValueError where it is known.
       key: dropout key, or None for none.
       probe_R: asks for statistics of the recurrence, see `hidden`.
 
     Returns: the total, and metrics: 'cross_entropy' (nats per counted target), 'targets' (how many
       counted), each auxiliary term and each statistic by name.
     """
+    check_tokens(batch['targets'], self.config.vocab_size, lowest=-math.inf)
     hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
     head = functools.partial(self.head, params)
     config, targets_BxT = self.config, batch['targets']
@@ -213,24 +226,32 @@ class Model(abc.ABC):
     hidden = self.hidden(params, tokens_BxT, depth, key)
     return Output(self.head(params, hidden.hidden_BxTxC), hidden)
 
-  @functools.partial(jax.jit, static_argnames=('self', 'depth'))
   def sequential(self, params, tokens_BxT, depth=None) -> Array:
     """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
+    check_tokens(tokens_BxT, self.config.vocab_size)
+    return self._jitted_sequential(params, tokens_BxT, depth)
+
+  @functools.partial(jax.jit, static_argnames=('self', 'depth'))
+  def _jitted_sequential(self, params, tokens_BxT, depth):
     return self.head(params, self.sequential_hidden(params, tokens_BxT, depth))
 
   def sequential_hidden(self, params, tokens_BxT, depth=None) -> Array:
     """hidden_BxTxC of the exact recurrence."""
     batch, length = tokens_BxT.shape
     state = self.decode_state(batch, length, depth).widened(_stream_dtype(params))
-    lengths_B = jnp.full(batch, length, jnp.int32)
-    return self.advance(params, state, tokens_BxT, lengths_B, 'sequential')[1]
+    return self.advance(params, state, tokens_BxT, None, 'sequential')[1]
 
   def step(self, params, state: DecodeState, token_B: Array) -> tuple[DecodeState, Array]:
-    """Consumes one token per row; returns the new state and logits_BxV of what follows it."""
+    """Consumes one token per row; returns the new state and logits_BxV of what follows it.
+
+    Raises:
+      ValueError: the state is full, or a token outside the vocabulary; under jit, where neither can
+        be known, the row's logits are NaN from there on.
+    """
     state = state.widened(_stream_dtype(params))
-    one_B = jnp.ones_like(state.position_B)
-    state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], one_B, 'sequential')
-    return state, self.head(params, hidden_Bx1xC[:, 0])
+    check_room(state, 1)
+    state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], None, 'sequential')
+    return state, self.head(params, nan_past_the_end(state, hidden_Bx1xC[:, 0]))
 
   def prefill(
     self,
@@ -252,27 +273,36 @@ class Model(abc.ABC):
         power of two times it, so that its length causes no compilation of its own.
 
     Returns: the state behind the prompts, and logits_BxV after each row's last token.
+
+    Raises:
+      ValueError: lengths that do not fit, a token outside the vocabulary; under jit, where that
+        cannot be known, the row's logits are NaN.
     """
     one_of('method', method, PREFILL_METHODS)
     batch, length = tokens_BxT.shape
     require(length >= 1, 'the prompt is empty; give at least one token')
     require(chunk >= 1, f'chunk={chunk} must be at least 1')
     if lengths_B is None:
-      lengths_B = jnp.full(batch, length, jnp.int32)
-    lengths_B = jnp.asarray(lengths_B)
-    _check_lengths(lengths_B, state, batch, length)
+      lengths_B = np.full(batch, length, np.int32)
+    lengths_B = lengths_B if is_traced(lengths_B) else np.asarray(lengths_B)
+    check_lengths(lengths_B, batch, length)
+    check_room(state, lengths_B)
     state = state.widened(_stream_dtype(params))
     if method == 'parallel':
       chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
     count = -(-length // chunk)
-    tokens_BxT = jnp.pad(jnp.asarray(tokens_BxT), ((0, 0), (0, count * chunk - length)))
+    tokens_BxT = padded_with_zeros(tokens_BxT, lengths_B, count * chunk)
+    check_tokens(tokens_BxT, self.config.vocab_size)
     last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
+    is_nested = is_traced(tokens_BxT, lengths_B, *jax.tree.leaves((params, state)))
+    prefill_chunk = _chunk_prefiller(is_nested)
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
-      state, last_BxC = _chunk_prefiller()(
-        self, params, state, tokens_Bxc, rest_B, last_BxC, method
-      )
+      state, last_BxC = prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method)
+    if is_traced(lengths_B):
+      exist_B = (lengths_B >= 0) & (lengths_B <= length)
+      last_BxC = jnp.where(exist_B[:, None], last_BxC, jnp.nan)
     return state, self._jitted_head(params, last_BxC)
 
   @functools.partial(jax.jit, static_argnames='self')
@@ -284,37 +314,18 @@ class Model(abc.ABC):
     new_B = jnp.clip(rest_B, 0, chunk)
     state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)
     ends_BxC = take_position(hidden_BxcxC, jnp.maximum(new_B - 1, 0))
+    ends_BxC = nan_past_the_end(state, ends_BxC)
     return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
 
 
 @functools.cache
-def _chunk_prefiller():
-  """`Model._prefill_chunk`, jitted at its first use, when the platform is known."""
+def _chunk_prefiller(is_nested: bool):
+  """`Model._prefill_chunk`, jitted at its first use, when the platform is known; within another
+  function that is compiled or differentiated, JAX takes no options."""
   return jax.jit(
     Model._prefill_chunk,
     static_argnames=('self', 'method'),
-    compiler_options=in_place_options(),
-  )
-
-
-def _check_lengths(lengths_B: Array, state: DecodeState, batch: int, length: int):
-  """Raises ValueError unless every row's tokens exist and fit; what is traced cannot be checked."""
-  require(
-    lengths_B.shape == (batch,),
-    f'lengths_B has shape {lengths_B.shape}; it needs one length per row, ({batch},)',
-  )
-  if any(isinstance(a, jax.core.Tracer) for a in (lengths_B, state.position_B)):
-    return
-  shortest, longest = int(lengths_B.min()), int(lengths_B.max())
-  require(
-    0 <= shortest and longest <= length,
-    f'lengths_B runs from {shortest} to {longest}; each row has 0 to {length} tokens',
-  )
-  end = int((lengths_B + state.position_B).max())
-  require(
-    end <= state.capacity,
-    f'a prompt that ends at position {end} does not fit a state of max_len={state.capacity}; '
-    f'make it with decode_state(batch, max_len={end}) or more',
+    compiler_options=None if is_nested else in_place_options(),
   )
 
 

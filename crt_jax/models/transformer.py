@@ -18,6 +18,7 @@ from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
 from crt_jax.layers.rotary import KINDS
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.inputs import check_tokens
 from crt_jax.models.stack import (
   LayerStack,
   apply_module,
@@ -205,6 +206,7 @@ def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
 
   It begins the residual stream, so it is at least float32, also where the table is stored in less.
   """
+  check_tokens(tokens_BxT, modules['embedding'].vocab_size)
   table = jax.tree.map(sharding.gather_rows, params['embedding'])
   e_BxTxC = apply_module(modules['embedding'], table, tokens_BxT)
   return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))

@@ -190,7 +190,7 @@ def chunked(
   e_JxBxcxC = jnp.moveaxis(e_BxTxC.reshape(batch, count, chunk, width), 1, 0)
   j_J = jnp.arange(count, dtype=jnp.int32)
   key_J = None if key is None else jax.vmap(lambda j: jax.random.fold_in(key, j))(j_J)
-  new_JxB = jnp.full((count, state.position_B.shape[0]), chunk, jnp.int32)
+  new_JxB = None
   if lengths_B is not None:
     new_JxB = jnp.clip(lengths_B[None] - chunk * j_J[:, None], 0, chunk)
 

@@ -1,6 +1,7 @@
 """What a model carries from one stretch of a sequence to the next: caches and recurrent state."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -54,30 +55,30 @@ def advance(
   state: DecodeState,
   entries: dict[str, Any],
   summaries_BxTxC: Array | None,
-  lengths_B: Array,
+  lengths_B: Array | None,
 ) -> DecodeState:
   """The state after the first lengths_B of T new positions; rows of length 0 stay as they are.
 
   Args:
     entries: for each cache the new positions' arrays [N, B, H, T, A].
     summaries_BxTxC: the new positions' summaries, or None without recurrence.
-    lengths_B: of length 1 where position_B is.
+    lengths_B: of length 1 where position_B is. None: all T positions, which the caches have room
+      for; rows that stand at the same position are then written as one stretch.
   """
-  lengths_B = lengths_B.astype(state.position_B.dtype)
-  if state.trailing:
-    put, where_B = _shift, lengths_B
-  else:
-    put, where_B = _append, state.position_B
+  if lengths_B is not None:
+    lengths_B = lengths_B.astype(state.position_B.dtype)
+  put = _shift if state.trailing else functools.partial(_append, position_B=state.position_B)
   caches = {
-    name: jax.tree.map(lambda a, b: put(a, b.astype(a.dtype), where_B), state.caches[name], new)
+    name: jax.tree.map(lambda a, b: put(a, b.astype(a.dtype), lengths_B), state.caches[name], new)
     for name, new in entries.items()
   }
   recurrent_BxC = state.recurrent_BxC
   if recurrent_BxC is not None:
     candidates = jnp.concatenate([recurrent_BxC[:, None], summaries_BxTxC], axis=1)
     recurrent_BxC = take_position(candidates, lengths_B)
+  new_B = jax.tree.leaves(entries)[0].shape[3] if lengths_B is None else lengths_B
   return dataclasses.replace(
-    state, caches=caches, recurrent_BxC=recurrent_BxC, position_B=state.position_B + lengths_B
+    state, caches=caches, recurrent_BxC=recurrent_BxC, position_B=state.position_B + new_B
   )
 
 
@@ -102,36 +103,41 @@ def rewind(caches, left):
   return jax.tree.map(back, caches, left)
 
 
-def take_position(x_BxTxC: Array, index_B: Array) -> Array:
-  """Row b's vector at position index_B[b], or at index_B[0] in all rows: [B, C]."""
+def take_position(x_BxTxC: Array, index_B: Array | None) -> Array:
+  """Row b's vector at position index_B[b], at index_B[0] in all rows, or at the last: [B, C]."""
+  if index_B is None:
+    return x_BxTxC[:, -1]
   if index_B.shape[0] == 1:
     return jax.lax.dynamic_index_in_dim(x_BxTxC, index_B[0], axis=1, keepdims=False)
   return jnp.take_along_axis(x_BxTxC, index_B[:, None, None], axis=1)[:, 0]
 
 
-def _append(cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, position_B: Array) -> Array:
-  """Writes entries behind each row's position; what does not fit is dropped (where all rows stand
-  at the same position, all has to fit).
-
-  A row shorter than T writes its padding too: those slots lie at or behind its new position, where
-  nothing reads, and the next entries replace them.
-  """
-  if position_B.shape[0] == 1:
+def _append(
+  cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, lengths_B: Array | None, position_B: Array
+) -> Array:
+  """Writes the first lengths_B entries of each row behind its position; drops what does not fit."""
+  if lengths_B is None and position_B.shape[0] == 1:
     return jax.lax.dynamic_update_slice_in_dim(
       cache_NxBxHxSxA, entries_NxBxHxTxA, position_B[0], axis=3
     )
   batch, length = entries_NxBxHxTxA.shape[1], entries_NxBxHxTxA.shape[3]
-  slot_BxT = position_B[:, None] + jnp.arange(length)[None, :]
+  index_1xT = jnp.arange(length)[None, :]
+  slot_BxT = position_B[:, None] + index_1xT
+  if lengths_B is not None:
+    nowhere = cache_NxBxHxSxA.shape[3]
+    slot_BxT = jnp.where(index_1xT < lengths_B[:, None], slot_BxT, nowhere)
   row_Bx1 = jnp.arange(batch)[:, None]
   # Indexed dimensions come first in what is written: [B, T, N, H, A].
   entries_BxTxNxHxA = jnp.moveaxis(entries_NxBxHxTxA, (1, 3), (0, 1))
   return cache_NxBxHxSxA.at[:, row_Bx1, :, slot_BxT].set(entries_BxTxNxHxA, mode='drop')
 
 
-def _shift(cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, lengths_B: Array) -> Array:
+def _shift(cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, lengths_B: Array | None) -> Array:
   """Moves the cache on by lengths_B entries, of which it takes in the first so many."""
-  slots = cache_NxBxHxSxA.shape[3]
+  slots, length = cache_NxBxHxSxA.shape[3], entries_NxBxHxTxA.shape[3]
   both = jnp.concatenate([cache_NxBxHxSxA, entries_NxBxHxTxA], axis=3)
+  if lengths_B is None:
+    return both[:, :, :, length:]
   if lengths_B.shape[0] == 1:
     return jax.lax.dynamic_slice_in_dim(both, lengths_B[0], slots, axis=3)
   slot_BxS = lengths_B[:, None] + jnp.arange(slots)[None, :]

@@ -17,6 +17,7 @@ import numpy as np
 import crt_jax
 from crt_jax import data
 from crt_jax.evaluation import bptt_figures, gradients
+from crt_jax.keys import random_key
 from crt_jax.training import setup, stacked, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.study import print_row
@@ -138,7 +139,7 @@ def base_params(config, folder: pathlib.Path) -> dict:
   file = folder / 'base.npz'
   if not file.exists():
     raise ValueError(f'{file} is missing; make the piece base first')
-  shapes = jax.eval_shape(crt_jax.build(config.model).init, jax.random.key(0))
+  shapes = jax.eval_shape(crt_jax.build(config.model).init, random_key(0))
   with np.load(file) as arrays:
     leaves = [arrays[f'leaf{i}'] for i in range(len(arrays.files))]
   return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -154,7 +155,7 @@ def compare_gradients(config, trained_S: dict) -> dict:
     packed, config.data.sequence_length, config.data.batch_size, config.study.batches, 1
   )
   init = jax.jit(crt_jax.build(fields).init)
-  params_of = {f'fresh {seed}': init(jax.random.key(seed)) for seed in config.study.seeds}
+  params_of = {f'fresh {seed}': init(random_key(seed)) for seed in config.study.seeds}
   rows = stacked.rows_of(trained_S)
   params_of |= {
     f'trained {seed}': params for seed, params in zip(config.study.seeds, rows, strict=True)

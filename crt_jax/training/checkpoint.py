@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 import crt_jax
 from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
+from crt_jax.keys import random_key
 from crt_jax.training import damage, retention
 from crt_jax.training import workdir as workdir_lib
 from crt_jax.training.damage import one_line, warn
@@ -354,7 +355,7 @@ def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
 def abstract_params(model, mesh: Mesh | None):
   """Returns shapes and shardings of a model's parameters: on a mesh, or whole on the first
   device."""
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  shapes = jax.eval_shape(model.init, random_key(0))
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shardings = jax.tree.map(lambda _: device, shapes)

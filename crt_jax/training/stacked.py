@@ -12,6 +12,7 @@ import numpy as np
 import crt_jax
 from crt_jax import accounting, data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
+from crt_jax.keys import random_key
 from crt_jax.models import kernels
 from crt_jax.training import optimizer, setup
 from crt_jax.training.state import TrainState, quick_compile
@@ -66,7 +67,7 @@ def train_and_keep(
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
 
   def init(seed, params):
-    params = model.init(jax.random.key(seed)) if params is None else params
+    params = model.init(random_key(seed)) if params is None else params
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
   @functools.partial(jax.jit, static_argnames=('depth', 'telemetry'), donate_argnums=0)

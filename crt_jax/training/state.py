@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from crt_jax import sharding
 from crt_jax.convert import warm_start
+from crt_jax.keys import random_key
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +37,7 @@ def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -
   Raises:
     ValueError: a parameter does not fit the mesh (see sharding.py).
   """
-  params = jax.eval_shape(model.init, jax.random.key(0))
+  params = jax.eval_shape(model.init, random_key(0))
   param_shardings = sharding.param_shardings(model.axes(), params, mesh)
   replicated = sharding.replicated(mesh)
   opt_state = jax.eval_shape(optimizer.init, params)
@@ -69,7 +70,7 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   jitted = jax.jit(init, out_shardings=shardings_of(abstract), compiler_options=quick_compile())
-  return jitted(jax.random.key(seed), source and source[1])
+  return jitted(random_key(seed), source and source[1])
 
 
 def begin_optimizer_anew(optimizer: optax.GradientTransformation, abstract: TrainState):

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from crt_jax import sharding
+from crt_jax.keys import random_key
 from crt_jax.training import state as state_lib
 from crt_jax.training.state import TrainState
 
@@ -47,7 +48,7 @@ def train_step(
     own_rows: the specs of the parameters where each device works off its own rows by itself
       (sharding.on_own_rows); None leaves it to the compiler.
   """
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  key = jax.random.fold_in(random_key(seed), state.step)
   probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
 
   def loss_of(variables, batch, key):

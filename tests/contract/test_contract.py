@@ -11,7 +11,6 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import crt_jax.models.loss
-from crt_jax.models import base
 from tests.contract.models import (
   BATCH,
   CONFIGS,
@@ -127,55 +126,6 @@ def test_step_by_step_is_sequential(name):
     state, logits_BxV = step(params, state, tokens[:, t])
     np.testing.assert_allclose(logits_BxV, exact[:, t], **TOLERANCE)
   np.testing.assert_array_equal(state.position_B, [LENGTH] * BATCH)
-
-
-@pytest.mark.parametrize(
-  'name, method',
-  [(name, 'sequential') for name in FAST]
-  + [pytest.param(n, 'sequential', marks=pytest.mark.slow) for n in CONFIGS if n not in FAST]
-  + [('crt', 'parallel'), ('crt', 'chunked'), ('crt_sa', 'chunked'), ('cart', 'parallel')],
-)
-def test_ragged_prefill_is_one_row_at_a_time(name, method):
-  model, params, tokens, exact = prepared(name)
-  lengths = [LENGTH, 3]
-  prefill = functools.partial(model.prefill, method=method, chunk=4)
-  state, logits_BxV = prefill(params, model.decode_state(2, 10), tokens, jnp.array(lengths))
-  np.testing.assert_array_equal(state.position_B, lengths)
-  following = jnp.array([[5, 6], [7, 8]])
-  step = jitted(model, 'step')
-  alone = []
-  for row, length in enumerate(lengths):
-    # Twice the same row, without the other row and its padding.
-    pair, following_2xt = (jnp.tile(a[row : row + 1], (2, 1)) for a in (tokens, following))
-    one, logits_2xV = prefill(params, model.decode_state(2, 10), pair[:, :length])
-    np.testing.assert_allclose(logits_2xV[0], logits_BxV[row], **TOLERANCE)
-    if method == 'sequential' or model.config.name != 'crt':
-      np.testing.assert_allclose(logits_2xV[0], exact[row, length - 1], **TOLERANCE)
-    for t in range(2):
-      one, logits_2xV = step(params, one, following_2xt[:, t])
-    alone.append(logits_2xV[0])
-  for t in range(2):
-    state, logits_BxV = step(params, state, following[:, t])
-  np.testing.assert_allclose(logits_BxV, jnp.stack(alone), **TOLERANCE)
-
-
-@each_family
-def test_prefill_continues_where_the_state_stands(name):
-  model, params, tokens, exact = prepared(name)
-  state, _ = model.prefill(params, model.decode_state(BATCH, LENGTH), tokens[:, :3], chunk=2)
-  state, logits_BxV = model.prefill(params, state, tokens[:, 3:], chunk=2)
-  np.testing.assert_allclose(logits_BxV, exact[:, -1], **TOLERANCE)
-
-
-@each_family
-def test_prompt_length_compiles_nothing_new(name):
-  model, params, tokens, _ = prepared(name)
-  state = model.decode_state(BATCH, 16)
-  model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :9], chunk=4)
-  compiled = base._chunk_prefiller()._cache_size()
-  for length in (3, 5, 11):
-    model.prefill(params, state, jnp.tile(tokens, (1, 2))[:, :length], chunk=4)
-  assert base._chunk_prefiller()._cache_size() == compiled
 
 
 @each_model
@@ -357,22 +307,3 @@ def test_depth_outside_its_range_is_refused_by_name(name):
   else:
     with pytest.raises(ValueError, match='depth=4'):
       model.decode_state(BATCH, LENGTH, depth=4)
-
-
-@each_family
-def test_prefill_refuses_what_cannot_be(name):
-  model, params, tokens, _ = prepared(name)
-  state = model.decode_state(BATCH, LENGTH - 1)
-  with pytest.raises(ValueError, match=f'ends at position {LENGTH} .*max_len={LENGTH - 1}'):
-    model.prefill(params, state, tokens)
-  for lengths in ([-1, 2], [2, 3]):
-    with pytest.raises(ValueError, match='each row has 0 to 2 tokens'):
-      model.prefill(params, state, tokens[:, :2], jnp.array(lengths))
-  with pytest.raises(ValueError, match='one length per row'):
-    model.prefill(params, state, tokens[:, :2], jnp.array([2]))
-  with pytest.raises(ValueError, match='chunk=0'):
-    model.prefill(params, state, tokens[:, :2], chunk=0)
-  with pytest.raises(ValueError, match='empty'):
-    model.prefill(params, state, tokens[:, :0])
-  with pytest.raises(ValueError, match="did you mean 'chunked'"):
-    model.prefill(params, state, tokens[:, :2], method='chunk')

@@ -6,11 +6,13 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+import tokenizers as hf
 from absl import flags
 from absl.testing import flagsaver
 
 import crt_jax
-from crt_jax.data.tokenizers import ByteTokenizer
+from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
+from crt_jax.decoding import continuation
 from crt_jax.training import checkpoint
 from experiments import generate
 from experiments.generate import StableText
@@ -29,6 +31,7 @@ def run(monkeypatch, capfd):
 
   def call(**values):
     separator = values.pop('separator', 'none')
+    tokenizer = values.pop('tokenizer', ByteTokenizer(bos=None, eos=EOS))
     config = ml_collections.ConfigDict(
       dict(
         model=FIELDS,
@@ -36,7 +39,6 @@ def run(monkeypatch, capfd):
         sample=dict(prompt='Call', num_tokens=20, temperature=0.9, top_k=0, top_p=1.0, seed=3),
       )
     ).lock()
-    tokenizer = ByteTokenizer(bos=None, eos=EOS)
     loaded = (config, params, tokenizer, 10)
     monkeypatch.setattr(checkpoint, 'load_params', lambda workdir, step, mesh: loaded)
     with flagsaver.flagsaver(workdir='runs/x', **values):
@@ -123,6 +125,24 @@ def test_a_file_of_prompts(run, tmp_path):
   ]
   assert found[2] == found[8]
   assert len({record['text'] for record in found[2]}) == 3
+
+
+def test_the_text_of_a_file_goes_on_behind_its_prompt(run, tmp_path):
+  """Of words whose space is a part of them, which a text does not begin with."""
+  words = hf.Tokenizer(hf.models.WordLevel({f'▁{i}': i for i in range(257)}, unk_token='▁0'))
+  words.pre_tokenizer, words.decoder = hf.pre_tokenizers.Metaspace(), hf.decoders.Metaspace()
+  tokenizer = JsonTokenizer(words.to_str())
+  prompts, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+  prompts.write_text('{"prompt": "5 6"}')
+  run(prompts=str(prompts), output=str(output), tokenizer=tokenizer, num_tokens=3)
+  record = json.loads(output.read_text('utf-8'))
+  assert len((record['prompt'] + record['text']).split(' ')) == 2 + record['tokens'] == 5
+
+
+def test_a_text_that_changes_its_prompt_begins_where_it_does():
+  tokenizer, whole = ByteTokenizer(), list('ab漢c'.encode())
+  assert continuation(tokenizer, whole[:4], whole[4:]) == '漢c'
+  assert continuation(tokenizer, whole[:2], []) == ''
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,29 @@ def test_what_is_impossible_is_never_drawn(vocabulary):
   assert np.all(np.abs(counts - draws / len(found)) <= 4 * np.sqrt(draws / len(found)))
 
 
+def test_no_block_without_weight_is_drawn():
+  """Of a large vocabulary, whose sums are rounded: at the noise where a sum grows by nothing."""
+  generator = np.random.default_rng(0)
+  logits_NxL = generator.normal(scale=3, size=(1002, 128)).astype(np.float32)
+  is_empty_N = generator.random(1002) < 0.5
+  logits_NxL[is_empty_N] = -np.inf
+  weight_N = np.exp(logits_NxL - logits_NxL.max()).sum(axis=1)
+  sum_N = np.asarray(jnp.cumsum(weight_N))
+  share_N = sum_N[:-1][is_empty_N[1:]] / sum_N[-1]
+  draw = jax.jit(lambda share: sample(Sampling(), logits_NxL.reshape(1, -1), share[None])[0])
+  tokens = np.array([draw(share) for share in share_N[share_N < 1]])
+  assert not is_empty_N[tokens // 128].any()
+
+
+@pytest.mark.parametrize('temperature', (1e-30, 1e-37, 1e-38, 1e-45, 1e-320))
+def test_ever_lower_temperatures_are_greedy(temperature):
+  logits = jnp.array([[1.0, 7.0, 50.0, 2.0], [-1.0, -9.0, -9.0, -1.0]])
+  for rule in (dict(), dict(top_k=3), dict(top_p=0.9)):
+    for share, tie in (0.25, 0), (0.75, 3):  # equally likely tokens stay equally likely
+      token_B = sample(Sampling(temperature, **rule), logits, jnp.full(2, share))
+      assert token_B.tolist() == [2, tie]
+
+
 def test_ties_do_not_let_more_tokens_through():
   logits = jnp.zeros((500, 4))
   keys = row_keys(0, jnp.arange(500))
@@ -81,6 +104,14 @@ def test_noise_is_a_function_of_seed_row_and_position():
   base = draw(1, 2, 3)
   assert base == draw(1, 2, 3)
   assert len({base, draw(2, 2, 3), draw(1, 3, 2), draw(1, 3, 3), draw(1, 2, 4)}) == 5
+
+
+def test_no_generator_lets_a_row_depend_on_its_neighbours():
+  rows, positions = jnp.arange(3), jnp.array([5, 6, 7])
+  expected = noise(row_keys(1, rows), positions)
+  with jax.default_prng_impl('rbg'):
+    np.testing.assert_array_equal(noise(row_keys(1, rows), positions), expected)
+    np.testing.assert_array_equal(noise(row_keys(1, rows[1:2]), positions[1:2]), expected[1:2])
 
 
 @pytest.mark.parametrize(

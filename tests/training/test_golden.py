@@ -52,8 +52,10 @@ def first_steps(name, steps=3):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_first_steps_are_as_recorded(name):
+  with jax.default_prng_impl('rbg'):  # no run depends on it
+    rows = first_steps(name)
   for step, (row, golden) in enumerate(
-    zip(first_steps(name), json.loads(FILE.read_text())[name], strict=True), start=1
+    zip(rows, json.loads(FILE.read_text())[name], strict=True), start=1
   ):
     assert row == pytest.approx(golden, rel=2e-5), f'step {step}: {ADVICE}'
 

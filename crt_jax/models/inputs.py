@@ -1,0 +1,70 @@
+"""What a model can be given: refused where it is known, NaN where it is traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crt_jax.models.config import require
+from crt_jax.recurrence.state import DecodeState
+
+Array = jax.Array
+
+
+def check_tokens(tokens, vocab_size: int, lowest: float = 0):
+  """Raises ValueError for an id outside the vocabulary; under jit an embedding is NaN there."""
+  if is_traced(tokens) or not getattr(tokens, 'is_fully_addressable', True):
+    return
+  tokens = np.asarray(tokens)
+  for token in (tokens.min(initial=0), tokens.max(initial=0)):
+    require(
+      lowest <= token < vocab_size,
+      f'token {token} lies outside the vocabulary of {vocab_size}; is this the tokenizer the model '
+      'was trained with?',
+    )
+
+
+def is_traced(*arrays) -> bool:
+  return any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+def padded_with_zeros(tokens_BxT, lengths_B, columns: int):
+  """The tokens that count, in so many columns, and zeros; on the host if they are known there, so
+  that no prompt length compiles anything."""
+  xp = jnp if is_traced(tokens_BxT, lengths_B) else np
+  tokens_BxT = xp.asarray(tokens_BxT)
+  tokens_BxT = xp.pad(tokens_BxT, ((0, 0), (0, columns - tokens_BxT.shape[1])))
+  return xp.where(np.arange(columns)[None] < lengths_B[:, None], tokens_BxT, 0)
+
+
+def check_lengths(lengths_B, batch: int, length: int):
+  """Raises ValueError unless every row's tokens exist; what is traced cannot be checked."""
+  require(
+    lengths_B.shape == (batch,),
+    f'lengths_B has shape {lengths_B.shape}; it needs one length per row, ({batch},)',
+  )
+  if is_traced(lengths_B):
+    return
+  shortest, longest = lengths_B.min(), lengths_B.max()
+  require(
+    0 <= shortest and longest <= length,
+    f'lengths_B runs from {shortest} to {longest}; each row has 0 to {length} tokens',
+  )
+
+
+def check_room(state: DecodeState, new_B):
+  """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
+  if state.trailing or is_traced(state.position_B, new_B):
+    return
+  end = (np.asarray(state.position_B) + new_B).max()
+  require(
+    end <= state.capacity,
+    f'text that ends at position {end} does not fit a state of max_len={state.capacity}; '
+    f'make it with decode_state(batch, max_len={end}) or more',
+  )
+
+
+def nan_past_the_end(state: DecodeState, hidden_BxC: Array) -> Array:
+  """NaN in the rows whose last tokens the caches had no room for."""
+  if state.trailing:
+    return hidden_BxC
+  return jnp.where((state.position_B <= state.capacity)[:, None], hidden_BxC, jnp.nan)
