@@ -14,6 +14,7 @@ from crt_jax import data, decoding, evaluation, sharding
 from crt_jax.evaluation import figures
 from crt_jax.training import checkpoint, processes, workdir
 from crt_jax.training.origin import origin
+from crt_jax.training.progress import show_any_text
 
 
 def finish(run, say: Callable[[str], None]) -> None:
@@ -44,6 +45,7 @@ def evaluate_checkpoint(path: str) -> None:
     ValueError: there is no such run or checkpoint, the text is not the one it was trained on, or
       the mesh of the config does not fit the devices of several processes.
   """
+  show_any_text()
   if jax.process_count() == 1:
     run, place, on_mesh = open_run(path), lambda batch: batch, contextlib.nullcontext()
   else:
@@ -112,7 +114,7 @@ def write(directory: workdir.Workdir, config, record: dict, text: str | None) ->
   """Writes evaluation.json and the sample, and draws the figures from the run's own records."""
   workdir.write_json(directory.evaluation, record)
   if text is not None:
-    (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n')
+    (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
