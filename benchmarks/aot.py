@@ -234,7 +234,7 @@ def _send_result(sender, job, *arguments) -> None:
 
 
 def read(path: pathlib.Path) -> dict:
-  return json.loads(path.read_text()) if path.exists() else {'results': {}}
+  return json.loads(path.read_text('utf-8')) if path.exists() else {'results': {}}
 
 
 def keep(path: pathlib.Path, name: str, label: str, found: dict, every: list[str]) -> None:

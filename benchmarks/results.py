@@ -17,4 +17,4 @@ def publish(result: dict) -> None:
   if OUTPUT.value:
     path = pathlib.Path(OUTPUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + '\n')
+    path.write_text(text + '\n', 'utf-8')

@@ -95,11 +95,11 @@ def in_own_process(case: str) -> dict:
     # The last of two values of a flag counts.
     words = [*sys.argv[1:], f'--case={case}', f'--output={file}']
     command = [sys.executable, '-m', 'benchmarks.train', *words]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding='utf-8', errors='replace')
     if done.returncode:
       lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
       return dict(failed=lines[-1])
-    return json.loads(file.read_text())
+    return json.loads(file.read_text('utf-8'))
 
 
 def parse_changes(words: list[str], spec: str) -> dict:

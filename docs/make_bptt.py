@@ -36,13 +36,13 @@ def main(argv):
       continue
     if not (pathlib.Path(given) / file).exists():
       raise cli.Mistake(f'--{name}={given}: no {file} here')
-    record = rounded(json.loads((pathlib.Path(given) / file).read_text()))
-    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n')
+    record = rounded(json.loads((pathlib.Path(given) / file).read_text('utf-8')))
+    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n', 'utf-8')
   for name in FILES:
     kept = RESULTS / f'{name}.json'
     if kept.exists():
-      text = SECTIONS[name](json.loads(kept.read_text()))
-      PAGE.write_text(filled(PAGE, text, name))
+      text = SECTIONS[name](json.loads(kept.read_text('utf-8')))
+      PAGE.write_text(filled(PAGE, text, name), 'utf-8')
       print(f'docs/bptt.md shows docs/results/{name}.json')
 
 

@@ -38,9 +38,9 @@ def main(argv):
   diagrams.cart(FIGURES / 'cart.png')
   convergence = FIGURES / 'quickstart_convergence.png'
   figures.perplexity_against_depth({'whole': record['results']}, convergence, record['origin'])
-  (FIGURES / 'quickstart.json').write_text(json.dumps(record, indent=1) + '\n')
+  (FIGURES / 'quickstart.json').write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
   for page, text in pages.items():
-    page.write_text(text)
+    page.write_text(text, 'utf-8')
   print(f'{FIGURES.relative_to(ROOT)}/, README.md and docs/crt.md now show {run}')
 
 
@@ -56,9 +56,9 @@ def read_record(run: pathlib.Path) -> dict:
     raise cli.Mistake(
       f'{run}: no finished run here; python -m experiments.main --workdir={run} ...'
     )
-  config = json.loads((run / 'config.json').read_text())
-  evaluation = json.loads((run / 'evaluation.json').read_text())
-  finished = json.loads((run / 'finished.json').read_text())
+  config = json.loads((run / 'config.json').read_text('utf-8'))
+  evaluation = json.loads((run / 'evaluation.json').read_text('utf-8'))
+  finished = json.loads((run / 'finished.json').read_text('utf-8'))
   protocol = 'whole' if 'whole' in evaluation['results'] else 'sampled'
   rows = evaluation['results'][protocol]
   if not any(row['form'] == 'sequential' for row in rows):
@@ -66,7 +66,7 @@ def read_record(run: pathlib.Path) -> dict:
   origin = {name: value for name, value in config['origin'].items() if name != 'command'}
   settings = config['config']
   settings['data'] = {k: v for k, v in settings['data'].items() if k not in PATHS}
-  sample = (run / 'samples' / f'step_{finished["step"]}.txt').read_text()
+  sample = (run / 'samples' / f'step_{finished["step"]}.txt').read_text('utf-8')
   return {
     'step': finished['step'],
     'training_seconds': finished['training_seconds'],

@@ -29,8 +29,8 @@ def main(argv):
     if not (run / f'{name}.json').exists():
       raise cli.Mistake(f'--{name}={run}: no {name}.json here; experiments.{name} writes one')
   for name, run in given.items():
-    result = json.loads((run / f'{name}.json').read_text())
-    PAGE.write_text(filled(PAGE, SECTIONS[name](result), name))
+    result = json.loads((run / f'{name}.json').read_text('utf-8'))
+    PAGE.write_text(filled(PAGE, SECTIONS[name](result), name), 'utf-8')
     for figure in DRAWN[name]:
       if (run / figure).exists():
         shutil.copy(run / figure, FIGURES / figure)

@@ -31,10 +31,10 @@ def main(argv):
   ):
     file = RESULTS / f'{name}.json'
     if file.exists():
-      record = json.loads(file.read_text())
+      record = json.loads(file.read_text('utf-8'))
       lines = [*table(record['results'])]
       lines += unfinished(record) if mark == 'aot' else []
-      PAGE.write_text(filled(PAGE, '\n'.join([*lines, '', made(record)]), mark))
+      PAGE.write_text(filled(PAGE, '\n'.join([*lines, '', made(record)]), mark), 'utf-8')
       print(f'{PAGE.name}: {mark} from {file.name}')
 
 

@@ -35,14 +35,14 @@ def main(argv):
   folder = pathlib.Path(_WORKDIR.value)
   if folder.resolve() != RESULTS:
     name, record = read_study(folder)
-    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n')
+    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n', 'utf-8')
   for file in sorted(RESULTS.glob('*.json')):
-    record = json.loads(file.read_text())
+    record = json.loads(file.read_text('utf-8'))
     if record.get('study') not in TABLES:
       continue
     text = filled(PAGE, section(file.stem, record), file.stem)
     study_figures.draw(record, file.with_suffix('.png'))
-    PAGE.write_text(text)
+    PAGE.write_text(text, 'utf-8')
     print(f'docs/cart.md shows docs/results/{file.name}')
 
 
@@ -52,7 +52,9 @@ def read_study(folder: pathlib.Path) -> tuple[str, dict]:
   Raises:
     Mistake: no variant is done, or they are of no study or of several.
   """
-  found = {file.stem: json.loads(file.read_text()) for file in folder.glob('variants/*.json')}
+  found = {
+    file.stem: json.loads(file.read_text('utf-8')) for file in folder.glob('variants/*.json')
+  }
   if not found:
     raise cli.Mistake(f'{folder}/variants: no variant is done; python -m experiments.study ...')
   fitting = {n: c for n, c in studies().items() if found.keys() <= set(c.study.variants)}

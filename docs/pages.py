@@ -16,7 +16,7 @@ def filled(page: pathlib.Path, text: str, mark: str = 'quickstart') -> str:
     Mistake: the marks are not there exactly once.
   """
   marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
-  whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text())
+  whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text('utf-8'))
   if count != 1:
     raise cli.Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
   return whole

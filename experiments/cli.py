@@ -15,6 +15,7 @@ where flags can tell. `experiments/mistakes.py` says what counts as one. `--trac
 CRT_JAX_TRACEBACK=1, shows where it was raised.
 """
 
+import io
 import os
 import re
 import sys
@@ -134,6 +135,9 @@ def refuse_overrides(reason: str) -> None:
 
 def run(main: Callable[[list[str]], int | None]) -> None:
   """Reads the flags, runs `main(argv)` under absl, and exits with its code; does not return."""
+  for stream in (sys.stdout, sys.stderr):  # as training/progress.py, which would import JAX
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     app.run(main, flags_parser=_parse)
   except KeyboardInterrupt:

@@ -75,7 +75,7 @@ def main(argv):
   folder.mkdir(parents=True, exist_ok=True)
   workdir.write_json(folder / 'convergence.json', result)
   text = recurrence_figures.convergence_table(result)
-  (folder / 'convergence.txt').write_text(text + '\n')
+  (folder / 'convergence.txt').write_text(text + '\n', 'utf-8')
   print(text)
   recurrence_figures.convergence(result, folder / 'convergence.png')
   print(f'{result["rows"]} validation windows; written to {folder}')

@@ -93,11 +93,13 @@ def _specs(text: str) -> list[str]:
 
 def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
   """Rows of an earlier run on this device; a line that was cut off is left out."""
+  from crt_jax import json_text
+
   found = {}
-  for line in path.read_text('utf-8').splitlines() if path.exists() else ():
+  for line in path.read_bytes().splitlines() if path.exists() else ():
     try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
+      row = json_text.parse(line)
+    except ValueError:
       continue
     if row['device'] == device:
       found[row['identity']] = row
@@ -118,7 +120,7 @@ def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], mad
     paper=latency_rows.PAPER,
     **made_with,
   )
-  (directory / 'latency.json').write_text(json.dumps(result, indent=1) + '\n')
+  (directory / 'latency.json').write_text(json.dumps(result, indent=1) + '\n', 'utf-8')
   print(latency_rows.comparison(rows))
   latency_figures.latency(result, directory / 'latency.png')
   drawn = latency_figures.advantage(result, directory / 'advantage.png')

@@ -15,7 +15,6 @@ The sizes are those of the config. At size=cpu, on one core of an AMD EPYC, a st
 0.07 s by backpropagation through time, 0.07 s a layer of a transformer, 0.09 s a parallel pass.
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -84,12 +83,11 @@ def config_of(model: str):
 def result_of(run: pathlib.Path, config) -> dict:
   """What a finished run says, as JSON: 'config', 'parameters', 'seconds' of training, 'curve', rows
   of step and shares of right answers, and 'final', a record of each form at the end."""
-  from crt_jax import accounting
+  from crt_jax import accounting, json_text
   from crt_jax.training import workdir
 
-  lines = (run / 'metrics.jsonl').read_text().splitlines()
-  rows = [row for row in map(json.loads, lines) if 'validation_solved' in row]
-  evaluation = json.loads((run / 'evaluation.json').read_text())
+  rows = [row for row in json_text.parse_lines(run / 'metrics.jsonl') if 'validation_solved' in row]
+  evaluation = workdir.read_json(run / 'evaluation.json')
   return {
     'config': workdir.plain(config),
     'parameters': accounting.parameters(config.model).stored,

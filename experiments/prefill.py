@@ -106,7 +106,7 @@ def _write(run: _Run, rows: list[dict]) -> None:
   )
   directory = pathlib.Path(_OUTPUT.value)
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / 'prefill.json').write_text(json.dumps(result, indent=1) + '\n')
+  (directory / 'prefill.json').write_text(json.dumps(result, indent=1) + '\n', 'utf-8')
   latency_figures.prefill(result, directory / 'prefill.png')
   print(f'written to {directory}')
 

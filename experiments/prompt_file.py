@@ -53,10 +53,12 @@ def read(
 
 
 def _text_of(line: str) -> str:
+  from crt_jax import json_text
+
   try:
-    record = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'no JSON ({error.msg} at column {error.colno})') from None
+    record = json_text.parse(line)
+  except ValueError as error:
+    raise ValueError(f'no JSON ({error})') from None
   if not isinstance(record, dict) or not isinstance(record.get('prompt'), str):
     raise ValueError('no text under "prompt", as in {"prompt": "Call me"}')
   if not record['prompt']:

@@ -92,7 +92,7 @@ def _to_disk(path: Path) -> None:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
   """Holds an exclusive lock; yields False where the file system has none and the rename must do."""
-  with path.open('w') as file:
+  with path.open('w', encoding='utf-8') as file:
     locked = True
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -59,7 +59,7 @@ class DataConfig:
   def cache_root(self) -> Path:
     """The folder that holds all packed data of this user."""
     root = self.cache_dir or os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax'
-    return Path(root).expanduser().absolute()
+    return expanded('data.cache_dir', root).absolute()
 
   @property
   def pattern(self) -> dict[str, int]:
@@ -95,6 +95,17 @@ def near(word: str, known: Iterable[str]) -> str:
   """' Did you mean ...?' for the nearest of the known words, or nothing."""
   match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
   return f'; did you mean {match[0]!r}?' if match else ''
+
+
+def expanded(field: str, name: str) -> Path:
+  """The path of a name that may begin with ~. Raises ValueError, naming the field, where this
+  machine knows no such home directory."""
+  try:
+    return Path(name).expanduser()
+  except RuntimeError:
+    raise ValueError(
+      f'{field}={name!r}: there is no home directory here; set {field} to a whole path'
+    ) from None
 
 
 def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
@@ -233,7 +244,7 @@ def _check_tokenizer(config: DataConfig) -> None:
   name = config.tokenizer
   if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
     return
-  if not Path(name).expanduser().is_file():
+  if not expanded('data.tokenizer', name).is_file():
     raise ValueError(
       f'data.tokenizer={name!r} is neither a file nor one of {", ".join(TOKENIZERS)}'
       f'{near(name, TOKENIZERS[:3])}'

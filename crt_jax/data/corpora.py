@@ -13,7 +13,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crt_jax.data.config import DataConfig
+from crt_jax.data.config import DataConfig, expanded
 from crt_jax.data.documents import Corpus, Document, fingerprint
 from crt_jax.data.text_files import SUFFIXES, read_file
 from crt_jax.data.tfds_corpus import tfds_corpus
@@ -90,8 +90,8 @@ def _files(config: DataConfig) -> Corpus:
 
 def _matching(field: str, pattern: str) -> Sequence[Path]:
   """The files that a glob matches, sorted by path."""
-  expanded = Path(pattern).expanduser()
-  paths = sorted(Path(match) for match in glob.glob(str(expanded), recursive=True))
+  expanded_pattern = expanded(f'data.{field}', pattern)
+  paths = sorted(Path(match) for match in glob.glob(str(expanded_pattern), recursive=True))
   if not paths:
     raise ValueError(
       f'data.{field}={pattern!r} matches no file (seen from {Path.cwd()}); check path and '
@@ -99,7 +99,9 @@ def _matching(field: str, pattern: str) -> Sequence[Path]:
     )
   files = [path for path in paths if not path.is_dir()]
   if not files:
-    raise ValueError(f'data.{field}={pattern!r} is a folder; write {str(expanded / "*.txt")!r}')
+    raise ValueError(
+      f'data.{field}={pattern!r} is a folder; write {str(expanded_pattern / "*.txt")!r}'
+    )
   for path in files:
     if not path.name.endswith(SUFFIXES):
       raise ValueError(

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from crt_jax import json_text
 from crt_jax.data.token_files import DamagedCache
 
 FORMAT_VERSION = 1
@@ -26,7 +27,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
   """
   path = folder / _NAME
   try:
-    manifest = json.loads(path.read_text('utf-8'))
+    manifest = json_text.parse(path.read_bytes())
     checksum = manifest.pop('sha256')
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
     raise DamagedCache(f'{path} cannot be read ({error})') from None

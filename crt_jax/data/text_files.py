@@ -6,12 +6,12 @@ Nothing is translated or stripped, so the bytes of a document are the bytes of i
 
 import codecs
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from crt_jax import json_text
 from crt_jax.data.config import near
 from crt_jax.data.documents import Document
 
@@ -63,11 +63,12 @@ def _jsonl(path: Path, text_field: str) -> Iterator[Document]:
     for number, line in enumerate(_lines(file, path), start=1):
       place = f'{path}, line {number}'
       try:
-        record = json.loads(line.decode('utf-8')) if line.strip() else None
+        text = line.decode('utf-8')
+        record = json_text.parse(text) if text.strip() else None
       except UnicodeDecodeError as error:
         raise _undecodable(path, offset + error.start) from None
-      except json.JSONDecodeError as error:
-        raise ValueError(f'{place}: not JSON ({error.msg}); each line is one object') from None
+      except ValueError as error:
+        raise ValueError(f'{place}: not JSON ({error}); each line is one object') from None
       offset += len(line)
       if record is None:
         continue

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from crt_jax.data.config import MIXTURE, resolve
+from crt_jax.data.config import MIXTURE, expanded, resolve
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 
@@ -70,7 +70,7 @@ def write_tfds(config: Any, folder: str | Path) -> str:
   corpus = open_corpus(resolved)
   name = ''.join(c if c.isalnum() else '_' for c in corpus.name)
   builder = RawText(
-    data_dir=str(Path(folder).expanduser()),
+    data_dir=str(expanded('--write_tfds', folder)),
     config=CorpusConfig(corpus, name=name),
     file_format='array_record',  # the default, tfrecord, fails without TensorFlow when all is done
   )

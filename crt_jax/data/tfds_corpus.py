@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from crt_jax.data.config import DataConfig, near
+from crt_jax.data.config import DataConfig, expanded, near
 from crt_jax.data.documents import Corpus, Document, fingerprint
 
 _RECORDS_AT_ONCE = 256
@@ -71,9 +71,9 @@ def _text(value: bytes | str, place: str) -> str:
 
 def _folder(config: DataConfig) -> Path:
   """The folder of the wanted version (the newest when none is named)."""
-  root = Path(
-    config.tfds_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  ).expanduser()
+  root = expanded(
+    'data.tfds_dir', config.tfds_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  )
   name, _, version = config.corpus.removeprefix('tfds:').partition(':')
   found = {info.parent: str(info.parent.parent.relative_to(root)) for info in _infos(root)}
   matching = [

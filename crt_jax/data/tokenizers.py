@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers as hf
 
+from crt_jax import json_text
+
 DESCRIPTION = 'crt_tokenizer.json'
 DEFINITION = 'tokenizer.json'
 PIECE_CHARACTERS = 1 << 16
@@ -160,7 +162,7 @@ def load(folder: str | Path) -> Tokenizer:
   """
   folder = Path(folder)
   try:
-    description = json.loads((folder / DESCRIPTION).read_text('utf-8'))
+    description = json_text.parse((folder / DESCRIPTION).read_bytes())
     specials = {'bos': description['bos'], 'eos': description['eos']}
     if description['kind'] == 'bytes':
       tokenizer = ByteTokenizer(**specials)

@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers as hf
 
-from crt_jax.data.config import DataConfig
+from crt_jax.data.config import DataConfig, expanded
 from crt_jax.data.documents import Document
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
@@ -116,9 +116,9 @@ def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list
 def _files(name: str) -> list[Path]:
   """[tokenizer.json] or [vocabulary, merges]."""
   if not name.startswith('gpt2'):
-    return [Path(name).expanduser()]
+    return [expanded('data.tokenizer', name)]
   if name != 'gpt2':
-    folder = Path(name.removeprefix('gpt2:')).expanduser()
+    folder = expanded('data.tokenizer', name.removeprefix('gpt2:'))
     for names in _GPT2_FILES:
       if all((folder / file).is_file() for file in names):
         return [folder / file for file in names]

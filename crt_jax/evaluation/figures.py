@@ -5,12 +5,13 @@ no notebook.
 """
 
 import itertools
-import json
 import pathlib
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from crt_jax import json_text
 
 BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
 COLORS = (BLUE, ORANGE, GREEN)
@@ -38,7 +39,7 @@ def training_curve(
   Raises:
     ValueError: there is no row to draw.
   """
-  rows = [json.loads(line) for line in pathlib.Path(metrics).read_text().splitlines()]
+  rows = json_text.parse_lines(metrics)
   curves = _perplexities(rows)
   if not curves:
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')

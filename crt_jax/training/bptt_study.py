@@ -8,7 +8,6 @@ In pieces, each with a file of its own, so that the same command goes on where i
   results.json, *.png    all of them
 """
 
-import json
 import pathlib
 
 import jax
@@ -20,6 +19,7 @@ from crt_jax.evaluation import bptt_figures, gradients
 from crt_jax.keys import random_key
 from crt_jax.training import setup, stacked, workdir
 from crt_jax.training.origin import origin
+from crt_jax.training.progress import show_any_text
 from crt_jax.training.study import print_row
 
 
@@ -34,6 +34,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     ValueError: the config is no such study, a piece is unknown or wrong, or the directory holds
       results of another config or text; nothing was compiled.
   """
+  show_any_text()
   folder, identity = pathlib.Path(path), workdir.plain(config)
   names = check(config, only)
   folder.mkdir(parents=True, exist_ok=True)
@@ -172,11 +173,11 @@ def compare_gradients(config, trained_S: dict) -> dict:
 def draw(folder: pathlib.Path, record: dict, kind: str) -> None:
   """The table and figure of one half of the study."""
   text = bptt_figures.TABLES[kind](record)
-  (folder / f'{kind}.txt').write_text(text + '\n')
+  (folder / f'{kind}.txt').write_text(text + '\n', 'utf-8')
   print(text)
   bptt_figures.FIGURES[kind](record, folder / f'{kind}.png')
 
 
 def load(path: str) -> dict:
   """results.json of a finished study."""
-  return json.loads((pathlib.Path(path) / 'results.json').read_text())
+  return workdir.read_json(pathlib.Path(path) / 'results.json')

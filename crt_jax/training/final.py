@@ -15,6 +15,7 @@ from crt_jax.evaluation import figures
 from crt_jax.training import checkpoint, processes, scoring, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.preemption import StopSignal
+from crt_jax.training.progress import show_any_text
 from crt_jax.training.scoring import Scoring
 
 
@@ -52,6 +53,7 @@ def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
   """
   if stop is not None:
     stop.standing = lambda: 'what was scored is kept'
+  show_any_text()
   if jax.process_count() == 1:
     run, place, on_mesh = open_run(path), placing.ON_ONE_DEVICE, contextlib.nullcontext()
   else:
@@ -119,7 +121,7 @@ def write(directory: workdir.Workdir, config, record: dict, text: str | None) ->
   """Writes evaluation.json and the sample, and draws the figures from the run's own records."""
   workdir.write_json(directory.evaluation, record)
   if text is not None:
-    (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n')
+    (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)

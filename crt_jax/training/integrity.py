@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from crt_jax import strict_json
+from crt_jax import json_text
 
 CHECKSUM = 'position-weighted'  # what is saved today; records of older checkpoints name none
 
@@ -91,7 +91,7 @@ def verify(tree, record: dict) -> None:
 
 def signed(record: dict) -> dict:
   """Returns a record with the checksum of its own text."""
-  record = json.loads(strict_json.dumps(record))
+  record = json.loads(json_text.dumps(record))
   return {**record, 'sha256': _sha256(record)}
 
 

@@ -9,6 +9,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from crt_jax import json_text
+
 
 class MetricsWriter:
   """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard. Each row is on its way to
@@ -22,7 +24,7 @@ class MetricsWriter:
     """
     cut_back(path, first_step)
     self._path = path
-    self._rows = open(path, 'a')
+    self._rows = open(path, 'a', encoding='utf-8')
     events.mkdir(exist_ok=True)
     # The event writer itself and not SummaryWriter, whose thread dies silently on a full disk.
     self._events = EventsWriter(str(events / 'events'))
@@ -69,17 +71,17 @@ def scalars(row: dict):
 def cut_back(path: pathlib.Path, step: int) -> None:
   """Removes the rows after `step`, and a last row that a kill left unfinished; keeps the file when
   there are none."""
-  text = path.read_text() if path.exists() else ''
-  kept = ''.join(line for line in text.splitlines(keepends=True) if step_of(line, step) <= step)
+  text = path.read_bytes() if path.exists() else b''
+  kept = b''.join(line for line in text.splitlines(keepends=True) if step_of(line, step) <= step)
   if kept != text:
     scratch = path.with_name(path.name + '.partial')
-    scratch.write_text(kept)
+    scratch.write_bytes(kept)
     os.replace(scratch, path)
 
 
-def step_of(line: str, limit: int) -> int:
+def step_of(line: bytes, limit: int) -> int:
   """Returns the step of a row; one past the limit for a line that is no row."""
   try:
-    return json.loads(line)['step'] if line.endswith('\n') else limit + 1
-  except (json.JSONDecodeError, KeyError, TypeError):
+    return int(json_text.parse(line)['step']) if line.endswith(b'\n') else limit + 1
+  except (ValueError, KeyError, TypeError):
     return limit + 1

@@ -46,7 +46,7 @@ def device_name() -> str:
   if jax.default_backend() != 'cpu':
     return kind
   described = pathlib.Path('/proc/cpuinfo')
-  lines = described.read_text().splitlines() if described.exists() else []
+  lines = described.read_text('utf-8').splitlines() if described.exists() else []
   names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   return f'{names[0] if names else platform.machine()} ({cores} cores)'
@@ -57,7 +57,7 @@ def commit() -> str:
   """Returns the commit of the source this runs from, '' where it is installed without one."""
   command = ['git', '-C', str(pathlib.Path(__file__).parent), 'rev-parse', 'HEAD']
   try:
-    return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    return subprocess.run(command, capture_output=True, encoding='utf-8', timeout=5).stdout.strip()
   except (OSError, subprocess.TimeoutExpired):
     return ''
 

@@ -1,10 +1,19 @@
 """How a run shows itself: a bar on a terminal, plain lines elsewhere."""
 
+import io
 import sys
 import time
 
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+def show_any_text() -> None:
+  """Lets standard output escape the characters that it cannot show, where printing one would raise
+  UnicodeEncodeError; library functions that print call it first."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
 
 
 class ProgressLine:

@@ -16,6 +16,7 @@ from crt_jax.models import kernels, platform
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.integrity import OtherOptimizer
 from crt_jax.training.origin import origin
+from crt_jax.training.progress import show_any_text
 from crt_jax.training.report import Clock
 
 BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from
@@ -58,6 +59,7 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
       nothing that was there was changed.
   """
+  show_any_text()
   processes.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
@@ -88,7 +90,7 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
   directory = workdir.open_workdir(path, config)
   processes.agree('work directory', workdir.seen(directory))
   if jax.process_index() == 0:
-    (directory.path / 'sharding.txt').write_text(layout.layout(model.axes(), abstract))
+    (directory.path / 'sharding.txt').write_text(layout.layout(model.axes(), abstract), 'utf-8')
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   if source and jax.process_index() == 0:
     workdir.write_json(directory.path / BEGINNING, beginning)

@@ -1,12 +1,12 @@
 """A study: variants of one small config, several seeds each, one file a variant, one figure."""
 
-import json
 import pathlib
 
 from crt_jax import data
 from crt_jax.evaluation import study_figures
 from crt_jax.training import workdir
 from crt_jax.training.origin import origin
+from crt_jax.training.progress import show_any_text
 from crt_jax.training.stacked import train_stacked
 
 
@@ -20,6 +20,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     ValueError: the config is no study, a variant is unknown or wrong, or the directory holds the
       results of another config or text; nothing was compiled.
   """
+  show_any_text()
   if 'study' not in config:
     raise ValueError('--config names no study; use one of configs/studies')
   names = list(config.study.variants)
@@ -33,7 +34,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     variant = variant_config(config, name)
     file, identity = folder / f'{name}.json', workdir.plain(variant)
     if file.exists():
-      found = json.loads(file.read_text())
+      found = workdir.read_json(file)
       if workdir.changed_fields(found['config'], identity):
         raise ValueError(f'{file} is of another config; use a new --workdir')
       data.check_identity(str(file), found.get('data', {}), data.prepare(variant.data).identity)

@@ -21,6 +21,7 @@ import pathlib
 import jax
 import ml_collections
 
+from crt_jax import json_text
 from crt_jax.training.launch import wait_until
 from crt_jax.training.lock import NAME as LOCK
 from crt_jax.training.lock import hold
@@ -127,7 +128,7 @@ def open_workdir(path: str | pathlib.Path, config) -> Workdir:
     hold(workdir.path)
     if not (workdir.path / CONFIG).exists():
       write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
-    with open(workdir.metrics, 'a'):
+    with open(workdir.metrics, 'a', encoding='utf-8'):
       pass
   except OSError as error:
     raise ValueError(
@@ -203,13 +204,13 @@ def changed_fields(saved: dict, config: dict, prefix: str = '') -> dict[str, lis
 def read_json(path: pathlib.Path) -> dict:
   """Reads a JSON object. Raises ValueError that names the file if it is damaged."""
   try:
-    return json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError):
-    raise ValueError(f'{path} is damaged: not JSON; use a new --workdir') from None
+    return json_text.parse(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged: not JSON ({error}); use a new --workdir') from None
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
   """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
   scratch = path.with_name(path.name + '.partial')
-  scratch.write_text(json.dumps(value, indent=2) + '\n')
+  scratch.write_text(json.dumps(value, indent=2) + '\n', 'utf-8')
   os.replace(scratch, path)

@@ -79,7 +79,7 @@ def attempt(
   else:
     number = before['attempts'] + 1
     log = folder / f'{number}.log'
-  with open(log, 'a') as out:
+  with open(log, 'a', encoding='utf-8') as out:
     process = subprocess.Popen(
       launch.command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, **options
     )
@@ -95,7 +95,7 @@ def attempt(
   ended = records.now()
   state |= {'state': outcome(code), 'ended': ended}
   if state['state'] == FAILED:
-    error, traceback = explain(log.read_text(errors='replace'), code)
+    error, traceback = explain(log.read_text('utf-8', 'replace'), code)
     failure = {
       **{'attempt': number, 'exit_code': code, 'at': ended, 'host': state['host']},
       **{'error': error, 'traceback': traceback},

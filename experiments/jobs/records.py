@@ -10,29 +10,29 @@ from typing import Any
 def read_json(path: pathlib.Path, default: Any = None) -> Any:
   """Returns what a JSON file holds; the default if there is none, or none that can be read."""
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError, RecursionError):
     return default
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
   scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  scratch.write_text(json.dumps(value, indent=2) + '\n')
+  scratch.write_text(json.dumps(value, indent=2) + '\n', 'utf-8')
   os.replace(scratch, path)
 
 
 def rows(path: pathlib.Path) -> list[dict]:
   """Returns the rows of a metrics.jsonl; a last line that is still being written is left out."""
   try:
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
   except OSError:
     return []
   found = []
   for line in lines:
     try:
       found.append(json.loads(line))
-    except ValueError:
+    except (ValueError, RecursionError):
       break
   return found
 

@@ -169,6 +169,8 @@ def processes(options: dict[str, str]) -> int:
 def call(*words: str) -> subprocess.CompletedProcess:
   """Runs a command of Slurm; what it prints is returned, also when it fails."""
   try:
-    return subprocess.run(words, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+      words, capture_output=True, encoding='utf-8', errors='replace', timeout=60
+    )
   except (OSError, subprocess.TimeoutExpired) as error:
     return subprocess.CompletedProcess(words, 1, '', f'{shlex.join(words)}: {error}')

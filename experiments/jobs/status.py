@@ -74,7 +74,7 @@ def is_alive(folder: pathlib.Path) -> bool:
   if state['job'] or state.get('host') != os.uname().nodename:
     return False
   try:
-    words = pathlib.Path(f'/proc/{state["pid"]}/cmdline').read_text().split('\0')
+    words = pathlib.Path(f'/proc/{state["pid"]}/cmdline').read_text('utf-8', 'replace').split('\0')
   except OSError:
     return False
   return any(str(folder) in word for word in words)

@@ -1,7 +1,10 @@
+import pwd
+
 import pytest
 from ml_collections import ConfigDict
 
 from crt_jax.data import DataConfig, resolve
+from crt_jax.data.corpora import open_corpus
 
 
 def test_missing_fields_take_their_defaults_and_references_are_resolved():
@@ -96,6 +99,26 @@ def test_a_mistake_in_a_mixture_names_the_source(fields, words):
   with pytest.raises(ValueError, match=words) as error:
     resolve({**MIXTURE, **fields})
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('field', 'read'),
+  [
+    ('data.cache_dir', lambda: DataConfig().cache_root),
+    ('data.tokenizer', lambda: resolve({'tokenizer': '~/tokenizer.json'})),
+    ('data.files', lambda: open_corpus(resolve({'corpus': 'files', 'files': '~/*.txt'}))),
+    ('data.tfds_dir', lambda: open_corpus(resolve({'corpus': 'tfds:wiki'}))),
+  ],
+)
+def test_a_machine_without_a_home_directory_is_told_the_field(field, read, monkeypatch):
+  def nobody(user):
+    raise KeyError(user)
+
+  for name in ('HOME', 'CRT_JAX_CACHE', 'TFDS_DATA_DIR'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(pwd, 'getpwuid', nobody)
+  with pytest.raises(ValueError, match=f"^{field}='~/.*no home directory here; set {field} to"):
+    read()
 
 
 def test_the_cache_folder_is_configured_or_from_the_environment(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""The first steps of two tiny runs, to the digits that float arithmetic leaves free: a change of
+"""The first steps of tiny runs, to the digits that float arithmetic leaves free: a change of
 training shows here first."""
 
 import json
@@ -22,8 +22,13 @@ ADVICE = (
   'tests.training.test_golden` '
   'and say in docs/LOG.md why'
 )
+_CRT = dict(layers=1, width=16, heads=2, depth=2, depth_min=0)
+_CART = dict(width=16, head_width=8, prelude_layers=2, loops=2)
 MODELS = {
-  'crt': base.crt_model(layers=1, width=16, heads=2, depth=2, depth_min=0, dropout=0.0),
+  'crt': base.crt_model(**_CRT, dropout=0.0),
+  'crt_dropout': base.crt_model(**_CRT, dropout=0.2),
+  'cart': base.cart_model(**_CART),
+  'cart_dropout': base.cart_model(**_CART, dropout=0.2),
   'transformer': base.transformer_model(layers=2, width=16, heads=2, dropout=0.0),
 }
 

@@ -1,0 +1,53 @@
+"""JSON as the standard has it: read whoever wrote it, written without NaN and Infinity."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+
+def parse(text: str | bytes) -> Any:
+  """The value of a JSON text, which bytes hold as UTF-8.
+
+  Raises:
+    ValueError: it is none, or Python's reader gives up on it; says why in a few words.
+  """
+  try:
+    return json.loads(text if isinstance(text, str) else text.decode('utf-8'))
+  except json.JSONDecodeError as error:
+    reason = f'{error.msg} at column {error.colno}'
+  except UnicodeDecodeError as error:
+    reason = f'byte {error.start} is not UTF-8'
+  except ValueError:
+    reason = 'a number has too many digits'
+  except RecursionError:
+    reason = 'it is nested too deeply'
+  raise ValueError(reason)
+
+
+def parse_lines(path: str | pathlib.Path) -> list:
+  """The values of a file with one JSON text a line. Raises ValueError that names file and line."""
+  found = []
+  for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(), start=1):
+    try:
+      found.append(parse(line))
+    except ValueError as error:
+      raise ValueError(f'{path}, line {number}: not JSON ({error}); remove it') from None
+  return found
+
+
+def dumps(value: Any, **options) -> str:
+  """Returns the JSON of a value, with null for every number that is not finite.
+
+  Args:
+    options: of json.dumps.
+  """
+  return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {name: _finite(member) for name, member in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(member) for member in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
