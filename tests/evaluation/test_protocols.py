@@ -163,13 +163,14 @@ def test_an_evaluation_goes_on_where_it_was(model, params, one, monkeypatch, sto
 
   with pytest.raises(_Stopped):
     ledger = evaluation.Ledger({'step': 3}, write=lambda value: kept.append(json.dumps(value)))
-    evaluation.protocol(model, params, one, config, place, ledger)
+    evaluation.protocol(model, params, one, config, Placement(put=place), ledger)
   found = json.loads(kept[-1])
   again = []
   ledger = evaluation.Ledger({'step': 3}, found)
-  results = evaluation.protocol(model, params, one, config, lambda b: again.append(b) or b, ledger)
+  place = Placement(put=lambda b: again.append(b) or b)
+  results = evaluation.protocol(model, params, one, config, place, ledger)
   whole, other = [], evaluation.Ledger({'step': 4}, found)
-  config_and_place = config, lambda b: whole.append(b) or b
+  config_and_place = config, Placement(put=lambda b: whole.append(b) or b)
   assert results == evaluation.protocol(model, params, one, *config_and_place, other)
   # The batch that was running when it stopped is scored again: its sums had not been read yet.
   assert len(whole) - len(again) == stop - 1
