@@ -7,7 +7,6 @@ when nobody holds it. A holder on another host lives if its text changes while o
 two hosts are never compared.
 """
 
-import atexit
 import contextlib
 import datetime
 import errno
@@ -19,6 +18,8 @@ import socket
 import sys
 import threading
 import time
+
+from crt_jax.training.preemption import before_leaving
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0
@@ -198,7 +199,9 @@ def released():
       _held.pop().release()
 
 
-@atexit.register
 def _release_all() -> None:
   while _held:
     _held.pop().release()
+
+
+before_leaving(_release_all)

@@ -8,6 +8,7 @@ to be saved is saved, so the thread says so and ends the process, whatever the m
 Imports nothing heavy, so that an entry point can listen before it imports JAX.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -153,9 +154,19 @@ def run_and_leave(program: Callable, *arguments) -> None:
   leave(code)
 
 
+_last_calls: list[Callable[[], None]] = []
+
+
+def before_leaving(call: Callable[[], None]) -> None:
+  """Calls a function at the end of the process, whether that comes by `leave` or by itself."""
+  _last_calls.append(call)
+  atexit.register(call)
+
+
 def leave(code: int) -> None:
   """Ends the process at once: a regular exit would wait for other threads and processes."""
-  within(FLUSH_SECONDS, _flush)
+  for call in (*_last_calls, _flush):
+    within(FLUSH_SECONDS, call)
   os._exit(code)
 
 
