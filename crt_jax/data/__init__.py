@@ -2,7 +2,7 @@
 
 from crt_jax.data import tokenizers
 from crt_jax.data.config import DataConfig, resolve
-from crt_jax.data.datasets import prepare
+from crt_jax.data.datasets import damaged_files, prepare
 from crt_jax.data.mixture import Dataset
 from crt_jax.data.packed import PackedDataset, open_packed
 from crt_jax.data.validation import first_validation, sampled_validation, whole_validation
@@ -14,6 +14,7 @@ __all__ = [
   'PackedDataset',
   'TrainBatches',
   'check_seed',
+  'damaged_files',
   'first_validation',
   'open_packed',
   'prepare',

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from crt_jax import storage, strict_json
 from crt_jax.data.token_files import DamagedCache
 
 FORMAT_VERSION = 1
@@ -15,7 +16,7 @@ _NAME = 'manifest.json'
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
   complete = {'format_version': FORMAT_VERSION, **manifest}
   complete['sha256'] = _checksum(complete)
-  (folder / _NAME).write_text(json.dumps(complete, indent=2) + '\n', 'utf-8')
+  (folder / _NAME).write_text(strict_json.dumps(complete, indent=2) + '\n', 'utf-8')
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -23,12 +24,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
   Raises:
     DamagedCache: it is missing, not what was written, or of another format version.
+    OutOfReach: it cannot be read, which says nothing against it.
   """
   path = folder / _NAME
   try:
-    manifest = json.loads(path.read_text('utf-8'))
+    manifest = json.loads(storage.retried(path, path.read_bytes).decode('utf-8'))
     checksum = manifest.pop('sha256')
-  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+  except (*storage.MISSING, ValueError, KeyError, AttributeError, TypeError) as error:
     raise DamagedCache(f'{path} cannot be read ({error})') from None
   if checksum != _checksum(manifest):
     raise DamagedCache(f'{path} has other contents than were written')
