@@ -28,6 +28,8 @@ for _name, _file in FILES.items():
 
 
 def main(argv):
+  from crt_jax import strict_json
+
   del argv
   RESULTS.mkdir(exist_ok=True)
   for name, file in FILES.items():
@@ -37,7 +39,7 @@ def main(argv):
     if not (pathlib.Path(given) / file).exists():
       raise cli.Mistake(f'--{name}={given}: no {file} here')
     record = rounded(json.loads((pathlib.Path(given) / file).read_text()))
-    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n')
+    (RESULTS / f'{name}.json').write_text(strict_json.dumps(record) + '\n')
   for name in FILES:
     kept = RESULTS / f'{name}.json'
     if kept.exists():

@@ -21,6 +21,7 @@ PATHS = ('cache_dir', 'tfds_dir', 'files')  # of config.data: they say nothing t
 
 def main(argv):
   del argv
+  from crt_jax import strict_json
   from crt_jax.evaluation import figures
   from docs import diagrams
 
@@ -37,7 +38,7 @@ def main(argv):
   diagrams.cart(FIGURES / 'cart.png')
   convergence = FIGURES / 'quickstart_convergence.png'
   figures.perplexity_against_depth({'whole': record['results']}, convergence, record['origin'])
-  (FIGURES / 'quickstart.json').write_text(json.dumps(record, indent=1) + '\n')
+  (FIGURES / 'quickstart.json').write_text(strict_json.dumps(record, indent=1) + '\n')
   for page, text in pages.items():
     page.write_text(text)
   print(f'{FIGURES.relative_to(ROOT)}/, README.md and docs/crt.md now show {run}')

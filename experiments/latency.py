@@ -35,6 +35,7 @@ def main(argv):
   # Everything that can be refused is refused before the first compilation.
   plan = latency_rows.plan(config, models)
 
+  from crt_jax import strict_json
   from crt_jax.decoding import machine
   from crt_jax.training.origin import origin
 
@@ -54,7 +55,7 @@ def main(argv):
       row = latency_rows.measure(entry, config, found)
       row |= dict(identity=entry.identity(), device=made_with['device'])
       with open(directory / ROWS, 'a', encoding='utf-8') as file:
-        file.write(json.dumps(row) + '\n')
+        file.write(strict_json.dumps(row) + '\n')
     rows.append(row)
     print(latency_rows.line(row), flush=True)
   latency_rows.compare(rows, config.matches.to_dict())
@@ -106,6 +107,7 @@ def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
 
 def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], made_with: dict):
   """The JSON and the figures, and what the table cannot show."""
+  from crt_jax import strict_json
   from crt_jax.evaluation import latency_figures
 
   result = dict(
@@ -118,7 +120,7 @@ def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], mad
     paper=latency_rows.PAPER,
     **made_with,
   )
-  (directory / 'latency.json').write_text(json.dumps(result, indent=1) + '\n')
+  (directory / 'latency.json').write_text(strict_json.dumps(result, indent=1) + '\n')
   print(latency_rows.comparison(rows))
   latency_figures.latency(result, directory / 'latency.png')
   drawn = latency_figures.advantage(result, directory / 'advantage.png')

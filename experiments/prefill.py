@@ -10,7 +10,6 @@ The output directory gets prefill.json and prefill.png.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -95,6 +94,7 @@ def _rows(run: _Run, lengths, chunks, passes):
 
 
 def _write(run: _Run, rows: list[dict]) -> None:
+  from crt_jax import strict_json
   from crt_jax.evaluation import latency_figures
   from crt_jax.training.origin import origin
 
@@ -109,7 +109,7 @@ def _write(run: _Run, rows: list[dict]) -> None:
   )
   directory = pathlib.Path(_OUTPUT.value)
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / 'prefill.json').write_text(json.dumps(result, indent=1) + '\n')
+  (directory / 'prefill.json').write_text(strict_json.dumps(result, indent=1) + '\n')
   latency_figures.prefill(result, directory / 'prefill.png')
   print(f'written to {directory}')
 

@@ -9,6 +9,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from crt_jax import strict_json
+
 
 class MetricsWriter:
   """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard. Each row is on its way to
@@ -38,7 +40,7 @@ class MetricsWriter:
     for name, value in scalars(row):
       event.summary.value.extend(summary.scalar(name, value).value)
     try:
-      self._rows.write(json.dumps(row) + '\n')
+      self._rows.write(strict_json.dumps(row) + '\n')
       self._rows.flush()
       self._events.write_event(event)
       self._events.flush()
