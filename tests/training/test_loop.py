@@ -217,7 +217,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
     train(config, tmp_path)
   message = stopped.value.code
   step = int(message.split('step ')[1].split(' ')[0])
-  [file] = (tmp_path / 'diverged').iterdir()
+  [file] = (tmp_path / 'diverged').glob('*.npz')
   assert str(file) in message and '\n' not in message
   batch = np.load(file)
   assert batch['step'] == step and batch['tokens'].shape == (8, 16)
@@ -287,26 +287,26 @@ FORKS = {
 
 
 @pytest.mark.parametrize('field', FORKS)
-def test_a_fork_with_another_optimizer_is_refused_or_begins_its_state_anew(
-  stopped_run, tmp_path, field, capsys
-):
+def test_a_fork_with_another_optimizer_is_refused_before_anything_is_read(stopped_run, field):
+  config = tiny_config(**{'train.steps': 6, field: FORKS[field]} | PLAIN)
+  before = contents(stopped_run / 'checkpoints')
+  with pytest.raises(ValueError, match=rf'another structure \({field} was ') as caught:
+    train(config, stopped_run, fork=True)
+  said = str(caught.value)
+  assert f'--config.train.init_from={stopped_run}' in said and '--fork --reset_optimizer' in said
+  assert contents(stopped_run / 'checkpoints') == before
+  assert not (stopped_run / 'damaged').exists() and workdir.finished_step(stopped_run) == 4
+
+
+def test_a_fork_may_begin_the_state_of_its_optimizer_anew(stopped_run, tmp_path, capsys):
   path = tmp_path / 'run'
   shutil.copytree(stopped_run, path)
-  config = tiny_config(**{'train.steps': 6, field: FORKS[field]} | PLAIN)
-  before = contents(path / 'checkpoints')
-  with pytest.raises(ValueError, match=rf'another structure \({field} was ') as caught:
-    train(config, path, fork=True)
-  said = str(caught.value)
-  assert f'--config.train.init_from={path}' in said and '--fork --reset_optimizer' in said
-  assert contents(path / 'checkpoints') == before and not (path / 'damaged').exists()
-  with workdir.released():
-    loop.train(config, path, fork=True, reset_optimizer=True)
-  assert 'continuing after step 4' in capsys.readouterr().out
-  assert workdir.finished_step(path) == 6
-  # Its command may be run again, as a cluster does.
-  with workdir.released():
-    loop.train(config, path, fork=True, reset_optimizer=True)
-  assert 'nothing to do' in capsys.readouterr().out
+  config = tiny_config(**{'train.steps': 5, 'optimizer.clip_norm': 0.0} | PLAIN)
+  for said in ('continuing after step 4', 'nothing to do'):  # run again, as a cluster does
+    with workdir.released():
+      loop.train(config, path, fork=True, reset_optimizer=True)
+    assert said in capsys.readouterr().out
+  assert workdir.finished_step(path) == 5
 
 
 @pytest.fixture(scope='module')
