@@ -29,6 +29,7 @@ import numpy as np
 from absl import app, flags
 
 from configs import base
+from crt_jax import json_text
 
 _MINUTES = flags.DEFINE_float('minutes', 10.0, 'How long new hits are made.', 0.0)
 _OUTPUT = flags.DEFINE_string('output', None, 'The record, JSON; one that is there grows.')
@@ -243,7 +244,7 @@ class Record:
     }
 
   def write(self) -> None:
-    text = json.dumps(self.as_json(), indent=2, allow_nan=False) + '\n'
+    text = json_text.dumps(self.as_json(), indent=2) + '\n'
     if self._path is not None:
       self._path.parent.mkdir(parents=True, exist_ok=True)
       self._path.write_text(text)

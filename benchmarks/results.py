@@ -1,10 +1,10 @@
 """Where a benchmark's result goes: printed as JSON and, if asked, committed with its origin."""
 
-import json
 import pathlib
 
 from absl import flags
 
+from crt_jax import json_text
 from crt_jax.training.origin import origin
 
 OUTPUT = flags.DEFINE_string('output', '', 'Where to write the result as JSON; empty: print only.')
@@ -12,7 +12,7 @@ OUTPUT = flags.DEFINE_string('output', '', 'Where to write the result as JSON; e
 
 def publish(result: dict) -> None:
   """Prints `result` with hardware, versions and commit, and writes it to --output."""
-  text = json.dumps({**result, **origin()}, indent=2)
+  text = json_text.dumps({**result, **origin()}, indent=2)
   print(text)
   if OUTPUT.value:
     path = pathlib.Path(OUTPUT.value)

@@ -5,6 +5,7 @@ is no damage. Reading is tried again a few times; then the caller gets one line,
 moved, deleted or built anew.
 """
 
+import errno
 import os
 import re
 import time
@@ -15,6 +16,8 @@ from typing import TypeVar
 WAITS = (0.2, 1.0, 3.0)  # seconds before each further try
 # Missing is evidence, as is a folder in the place of a file.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# What a lock gives on a file system that has none.
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # TensorStore tells errors in words only: '...: Stale file handle [os_error_code='116']'.
 _OS_ERROR = re.compile(r"\[os_error_code='(\d+)'")
 _UNREACHABLE = re.compile(r'(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|'

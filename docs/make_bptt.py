@@ -28,6 +28,8 @@ for _name, _file in FILES.items():
 
 
 def main(argv):
+  from crt_jax import json_text
+
   del argv
   RESULTS.mkdir(exist_ok=True)
   for name, file in FILES.items():
@@ -36,8 +38,8 @@ def main(argv):
       continue
     if not (pathlib.Path(given) / file).exists():
       raise cli.Mistake(f'--{name}={given}: no {file} here')
-    record = rounded(json.loads((pathlib.Path(given) / file).read_text('utf-8')))
-    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n', 'utf-8')
+    record = rounded(json.loads((pathlib.Path(given) / file).read_text()))
+    (RESULTS / f'{name}.json').write_text(json_text.dumps(record) + '\n', 'utf-8')
   for name in FILES:
     kept = RESULTS / f'{name}.json'
     if kept.exists():

@@ -22,6 +22,7 @@ PATHS = ('cache_dir', 'tfds_dir', 'files')  # of config.data: they say nothing t
 
 def main(argv):
   del argv
+  from crt_jax import json_text
   from crt_jax.evaluation import figures
   from docs import diagrams
 
@@ -38,7 +39,7 @@ def main(argv):
   diagrams.cart(FIGURES / 'cart.png')
   convergence = FIGURES / 'quickstart_convergence.png'
   figures.perplexity_against_depth({'whole': record['results']}, convergence, record['origin'])
-  (FIGURES / 'quickstart.json').write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
+  (FIGURES / 'quickstart.json').write_text(json_text.dumps(record, indent=1) + '\n', 'utf-8')
   for page, text in pages.items():
     page.write_text(text, 'utf-8')
   print(f'{FIGURES.relative_to(ROOT)}/, README.md and docs/crt.md now show {run}')

@@ -29,13 +29,14 @@ DIGITS = 6
 
 def main(argv):
   del argv
+  from crt_jax import json_text
   from crt_jax.evaluation import study_figures
 
   RESULTS.mkdir(exist_ok=True)
   folder = pathlib.Path(_WORKDIR.value)
   if folder.resolve() != RESULTS:
     name, record = read_study(folder)
-    (RESULTS / f'{name}.json').write_text(json.dumps(record) + '\n', 'utf-8')
+    (RESULTS / f'{name}.json').write_text(json_text.dumps(record) + '\n', 'utf-8')
   for file in sorted(RESULTS.glob('*.json')):
     record = json.loads(file.read_text('utf-8'))
     if record.get('study') not in TABLES:

@@ -12,7 +12,6 @@ device are kept, so an interrupted run goes on; --fresh measures all again.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -35,6 +34,7 @@ def main(argv):
   # Everything that can be refused is refused before the first compilation.
   plan = latency_rows.plan(config, models)
 
+  from crt_jax import json_text
   from crt_jax.decoding import machine
   from crt_jax.training.origin import origin
 
@@ -54,7 +54,7 @@ def main(argv):
       row = latency_rows.measure(entry, config, found)
       row |= dict(identity=entry.identity(), device=made_with['device'])
       with open(directory / ROWS, 'a', encoding='utf-8') as file:
-        file.write(json.dumps(row) + '\n')
+        file.write(json_text.dumps(row) + '\n')
     rows.append(row)
     print(latency_rows.line(row), flush=True)
   latency_rows.compare(rows, config.matches.to_dict())
@@ -108,6 +108,7 @@ def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
 
 def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], made_with: dict):
   """The JSON and the figures, and what the table cannot show."""
+  from crt_jax import json_text
   from crt_jax.evaluation import latency_figures
 
   result = dict(
@@ -120,7 +121,7 @@ def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], mad
     paper=latency_rows.PAPER,
     **made_with,
   )
-  (directory / 'latency.json').write_text(json.dumps(result, indent=1) + '\n', 'utf-8')
+  (directory / 'latency.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
   print(latency_rows.comparison(rows))
   latency_figures.latency(result, directory / 'latency.png')
   drawn = latency_figures.advantage(result, directory / 'advantage.png')

@@ -12,11 +12,13 @@ from types import TracebackType
 
 OWN_PACKAGES = ('crt_jax', 'experiments', 'configs', '__main__')
 
-# What a person can put right: a wrong path, missing rights, a full disk. Other codes are faults.
+# What a person can put right: a wrong path, missing rights, a full disk, storage that is out of
+# reach for a moment. Other codes are faults.
 USER_ERRNOS = frozenset(
   getattr(errno, name)
   for name in (
-    'ENOENT EACCES EPERM ENOTDIR EISDIR EEXIST EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG'
+    'ENOENT EACCES EPERM ENOTDIR EISDIR EEXIST EROFS ENAMETOOLONG ELOOP ENOSPC EDQUOT EFBIG '
+    'ESTALE EIO EMFILE ENFILE ENOMEM ETIMEDOUT ENOLCK'
   ).split()
 )
 

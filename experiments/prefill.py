@@ -10,7 +10,6 @@ The output directory gets prefill.json and prefill.png.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -92,6 +91,7 @@ def _rows(run: _Run, lengths, chunks, passes):
 
 
 def _write(run: _Run, rows: list[dict]) -> None:
+  from crt_jax import json_text
   from crt_jax.evaluation import latency_figures
   from crt_jax.training.origin import origin
 
@@ -106,7 +106,7 @@ def _write(run: _Run, rows: list[dict]) -> None:
   )
   directory = pathlib.Path(_OUTPUT.value)
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / 'prefill.json').write_text(json.dumps(result, indent=1) + '\n', 'utf-8')
+  (directory / 'prefill.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
   latency_figures.prefill(result, directory / 'prefill.png')
   print(f'written to {directory}')
 

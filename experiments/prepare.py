@@ -2,11 +2,17 @@
 
     python -m experiments.prepare --config=configs/crt_sotu.py
     python -m experiments.prepare --config=configs/crt_sotu.py --verify
+    python -m experiments.prepare --config=configs/crt_sotu.py --repair
     python -m experiments.prepare --config=configs/crt_sotu.py --write_tfds=DIR
 
 Training with the same `config.data` finds what this wrote, in `config.data.cache_dir`
 ($CRT_JAX_CACHE or ~/.cache/crt_jax when that is empty). Doing it twice, or in two places at
 once, does the work once.
+
+Training compares up to 256 MiB of tokens with their checksums each time, and samples of more.
+--verify reads every byte, names the files that are damaged, changes nothing and exits with 1;
+--repair makes them again and keeps the damaged ones as NAME.damaged-N, since a running job may
+still read them.
 """
 
 import sys
@@ -23,16 +29,32 @@ _WRITE_TFDS = flags.DEFINE_string(
   'Write the raw documents as a TFDS set here, tokenise nothing.',
 )
 _VERIFY = flags.DEFINE_bool(
-  'verify', False, 'Compare every byte with its checksum; damaged data is made again.'
+  'verify',
+  False,
+  'Compare every byte with its checksum and change nothing; exit code 1 if a file is damaged.',
+)
+_REPAIR = flags.DEFINE_bool(
+  'repair', False, 'Compare every byte with its checksum; damaged data is made again.'
 )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
   del argv
+  if _VERIFY.value and _REPAIR.value:
+    raise cli.Mistake('--verify changes nothing and --repair does; give one')
   if _WRITE_TFDS.value:
-    _write_tfds()
-  else:
-    _prepare()
+    return _write_tfds()
+  if _VERIFY.value and (damaged := _damaged_files()):
+    print('\n'.join(f'damaged: {line}' for line in damaged))
+    print('nothing was changed; --repair makes it again')
+    return 1
+  return _prepare()
+
+
+def _damaged_files() -> list[str]:
+  from crt_jax import data
+
+  return data.damaged_files(_CONFIG.value.data)
 
 
 def _write_tfds() -> None:
@@ -65,7 +87,7 @@ class _Progress:
 def _prepare() -> None:
   from crt_jax import data
 
-  dataset = data.prepare(_CONFIG.value.data, whole=_VERIFY.value, report=_Progress())
+  dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=_Progress())
   for packed in dataset.validation_sets.values():
     _describe(packed)
   if _CONFIG.value.data.corpus == 'mixture':
@@ -86,7 +108,7 @@ def _describe(dataset) -> None:
       f'  {name:<11} {counts["tokens"]:,} tokens, {dataset.bytes_per_token(name):.3f} bytes each'
       f'{documents}'
     )
-  if _VERIFY.value:
+  if _VERIFY.value or _REPAIR.value:
     print('  verified    every byte')
 
 

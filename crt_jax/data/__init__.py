@@ -2,7 +2,7 @@
 
 from crt_jax.data import tokenizers
 from crt_jax.data.config import DataConfig, resolve
-from crt_jax.data.datasets import prepare
+from crt_jax.data.datasets import damaged_files, prepare
 from crt_jax.data.identity import check_identity
 from crt_jax.data.mixture import Dataset
 from crt_jax.data.packed import PackedDataset, open_packed
@@ -16,6 +16,7 @@ __all__ = [
   'TrainBatches',
   'check_identity',
   'check_seed',
+  'damaged_files',
   'first_validation',
   'open_packed',
   'prepare',

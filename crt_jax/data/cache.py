@@ -3,6 +3,10 @@
 A folder is built under another name and renamed when all of it is on disk, so an interrupted build
 leaves nothing that could be taken for data. A file lock lets one of several processes build while
 the others wait; the system releases it when its holder dies.
+
+A damaged folder is renamed, never deleted: a job that has mapped its files goes on reading them
+under the new name, while on NFS a deleted file would end a job of another host. It stays as
+NAME.damaged-N until a person deletes it.
 """
 
 import contextlib
@@ -11,12 +15,14 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from absl import logging
 
+from crt_jax import storage
 from crt_jax.data.token_files import DamagedCache
 
 Opened = TypeVar('Opened')
@@ -35,35 +41,35 @@ def open_or_build(
   Raises:
     OSError: the place cannot be written. Whatever `build` raises, after its unfinished folder was
       removed.
+    OutOfReach: it cannot be read, which says nothing against it; nothing was changed.
   """
   with contextlib.suppress(FileNotFoundError, DamagedCache):
     return open_folder(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
-  with _lock(folder.with_name(folder.name + '.lock')) as locked:
+  with _lock(folder.with_name(folder.name + '.lock')):
     try:
       return open_folder(folder)  # another process may have built it while this one waited
     except FileNotFoundError:
       pass
     except DamagedCache as damage:
       logging.warning('%s; building it again', damage)
-      _remove(folder)
-    if (
-      locked
-    ):  # nobody else is building this folder: what lies there was left by a process that died
-      for left in folder.parent.glob(f'{folder.name}.tmp-*'):
-        shutil.rmtree(left, ignore_errors=True)
-    _build(folder, build)
+    # Nobody else of this host builds this folder: what lies there was left by a process that died.
+    # Another host may build it, where a lock holds within a host only.
+    for left in folder.parent.glob(f'{_unfinished(folder)}-*'):
+      shutil.rmtree(left, ignore_errors=True)
+    _build(folder, open_folder, build)
     return open_folder(folder)
 
 
-def _build(folder: Path, build: Callable[[Path], None]) -> None:
-  unfinished = folder.with_name(f'{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}')
+def _build(folder: Path, open_folder: Callable, build: Callable[[Path], None]) -> None:
+  unfinished = folder.with_name(f'{_unfinished(folder)}-{os.getpid()}-{secrets.token_hex(4)}')
   unfinished.mkdir()
   try:
     build(unfinished)
     for path in [*unfinished.rglob('*'), unfinished]:
       _to_disk(path)
     try:
+      _set_damaged_aside(folder, open_folder)
       unfinished.rename(folder)
     except OSError as error:  # only where locks do not work can another process have been first
       if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -74,11 +80,24 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _remove(folder: Path) -> None:
-  """Takes a folder away under its name at once, then deletes it."""
-  aside = folder.with_name(f'{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}')
-  folder.rename(aside)
-  shutil.rmtree(aside, ignore_errors=True)
+def _unfinished(folder: Path) -> str:
+  """How the names of this host's unfinished builds begin."""
+  return f'{folder.name}.tmp-{socket.gethostname()}'
+
+
+def _set_damaged_aside(folder: Path, open_folder: Callable) -> None:
+  """Renames a folder that is still damaged; does nothing where there is none, or a whole one that
+  another process has built meanwhile."""
+  try:
+    open_folder(folder)
+  except FileNotFoundError:
+    pass
+  except DamagedCache:
+    number = 0
+    while (aside := folder.with_name(f'{folder.name}.damaged-{number}')).exists():
+      number += 1
+    folder.rename(aside)
+    logging.warning('%s holds what was damaged; delete it when no job reads it any more', aside)
 
 
 def _to_disk(path: Path) -> None:
@@ -90,16 +109,16 @@ def _to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-  """Holds an exclusive lock; yields False where the file system has none and the rename must do."""
+def _lock(path: Path) -> Iterator[None]:
+  """Holds an exclusive lock; where the file system has none, the rename must do."""
   with path.open('w', encoding='utf-8') as file:
-    locked = True
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       logging.warning('another process prepares %s; waiting for it', path.with_suffix(''))
       fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
+    except OSError as error:
+      if error.errno not in storage.NO_LOCKS:
+        raise
       logging.warning('%s: this file system has no locks; the work may be done twice', path)
-      locked = False
-    yield locked
+    yield

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt_jax.data import pointer_chasing, tokenizers, vocabularies
+from crt_jax.data import packed, pointer_chasing, tokenizers, vocabularies
 from crt_jax.data.config import MIXTURE, DataConfig, resolve
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import Dataset, MixedDataset, Mixture, Part
-from crt_jax.data.packed import cached, folder_name, open_tokenizer, prepare_corpus
+from crt_jax.data.packed import cached, corpus_folder, folder_name, open_tokenizer, prepare_corpus
 from crt_jax.data.packing import Report, training_documents
+from crt_jax.data.token_files import DamagedCache
 
 
 def prepare(config: Any, whole: bool = False, report: Report | None = None) -> Dataset:
@@ -36,14 +37,40 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> D
   return make(config, whole, report)
 
 
+def damaged_files(config: Any) -> list[str]:
+  """Returns a line for every file of the packed data that `config` describes which is not what was
+  written; reads every byte, builds and changes nothing.
+
+  Raises:
+    ValueError: a wrong field, or data that nobody has prepared; always one line.
+  """
+  config = resolve(config)
+  if config.corpus.partition(':')[0] == pointer_chasing.NAME:
+    return []
+  try:
+    if config.corpus != MIXTURE:
+      return packed.damaged_files(corpus_folder(config)[0])
+    configs = {name: config.of_source(name) for name in config.pattern}
+    if config.tokenizer == 'bpe':
+      folder, _ = _shared_bpe_folder(config, configs)
+      try:
+        open_tokenizer(folder)
+      except DamagedCache as error:
+        return [str(error)]  # the folders of the sources are named by it
+      configs = _with_tokenizer(configs, folder)
+    return [
+      line
+      for name in config.pattern
+      for line in packed.damaged_files(corpus_folder(configs[name])[0])
+    ]
+  except FileNotFoundError as error:
+    raise ValueError(f'{error.args[0]} is not there: nobody has prepared this data') from None
+
+
 def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> MixedDataset:
   configs = {name: config.of_source(name) for name in config.pattern}
   if config.tokenizer == 'bpe':
-    shared = str(_shared_bpe(config, configs))
-    configs = {
-      name: dataclasses.replace(own, tokenizer=shared, bpe_documents=0)
-      for name, own in configs.items()
-    }
+    configs = _with_tokenizer(configs, _shared_bpe(config, configs))
   sources, parts = {}, []
   for name, chunks in config.pattern.items():
     with _naming(name):
@@ -54,18 +81,34 @@ def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> 
   return dataset
 
 
+def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, DataConfig]:
+  """The configurations of sources that share a saved tokenizer."""
+  shared = str(folder / tokenizers.DEFINITION)
+  return {
+    name: dataclasses.replace(own, tokenizer=shared, bpe_documents=0)
+    for name, own in configs.items()
+  }
+
+
 def _shared_bpe(config: DataConfig, configs: dict[str, DataConfig]) -> Path:
-  """The tokenizer.json of a BPE made from the training documents of all sources, each in turn.
+  """The folder of a BPE made from the training documents of all sources, each in turn.
 
   `bpe_documents` counts the documents of each source.
   """
+  folder, corpora = _shared_bpe_folder(config, configs)
+  cached(folder, open_tokenizer, functools.partial(_train_bpe, config, corpora))
+  return folder
+
+
+def _shared_bpe_folder(
+  config: DataConfig, configs: dict[str, DataConfig]
+) -> tuple[Path, list[tuple[DataConfig, Corpus]]]:
+  """Where it lies, and the sources it is made from."""
   corpora = []
   for name, own in configs.items():
     with _naming(name):
       corpora.append((own, open_corpus(own)))
-  folder = config.cache_root / folder_name(config, corpora)
-  cached(folder, open_tokenizer, functools.partial(_train_bpe, config, corpora))
-  return folder / tokenizers.DEFINITION
+  return config.cache_root / folder_name(config, corpora), corpora
 
 
 def _train_bpe(config: DataConfig, corpora: list[tuple[DataConfig, Corpus]], folder: Path) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from crt_jax import json_text
+from crt_jax import json_text, storage
 from crt_jax.data.token_files import DamagedCache
 
 FORMAT_VERSION = 1
@@ -16,7 +16,7 @@ _NAME = 'manifest.json'
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
   complete = {'format_version': FORMAT_VERSION, **manifest}
   complete['sha256'] = _checksum(complete)
-  (folder / _NAME).write_text(json.dumps(complete, indent=2) + '\n', 'utf-8')
+  (folder / _NAME).write_text(json_text.dumps(complete, indent=2) + '\n', 'utf-8')
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -24,12 +24,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
   Raises:
     DamagedCache: it is missing, not what was written, or of another format version.
+    OutOfReach: it cannot be read, which says nothing against it.
   """
   path = folder / _NAME
   try:
-    manifest = json_text.parse(path.read_bytes())
+    manifest = json_text.parse(storage.retried(path, path.read_bytes))
     checksum = manifest.pop('sha256')
-  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+  except (*storage.MISSING, ValueError, KeyError, AttributeError, TypeError) as error:
     raise DamagedCache(f'{path} cannot be read ({error})') from None
   if checksum != _checksum(manifest):
     raise DamagedCache(f'{path} has other contents than were written')

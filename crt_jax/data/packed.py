@@ -8,7 +8,7 @@ A cache folder is named by everything that decides its contents, and holds
   validation-00000.bin ...
 
 Before use all of it is compared with its checksums: every byte of up to 256 MiB of tokens, sizes
-and sampled blocks of more.
+and sampled blocks of more; `experiments.prepare --verify` reads all of it.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from crt_jax import storage
 from crt_jax.data import tokenizers, vocabularies
 from crt_jax.data.cache import open_or_build
 from crt_jax.data.config import DataConfig
@@ -28,7 +29,14 @@ from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
 from crt_jax.data.packing import Report, pack
-from crt_jax.data.token_files import READ_WHOLE_BYTES, DamagedCache, Shard, TokenFile, verify
+from crt_jax.data.token_files import (
+  READ_WHOLE_BYTES,
+  DamagedCache,
+  Shard,
+  TokenFile,
+  damage,
+  verify,
+)
 
 
 class TextDataset:
@@ -38,7 +46,11 @@ class TextDataset:
   def summary(self) -> str:
     """How much there is, for people."""
     held_out = sum(len(packed.validation) for packed in self.validation_sets.values())
-    return f'{len(self.train):,} tokens for training, {held_out:,} for validation'
+    samples = any(packed.is_sampled for packed in self.validation_sets.values())
+    return f'{len(self.train):,} tokens for training, {held_out:,} for validation' + samples * (
+      ' (samples of the files were compared with their checksums; experiments.prepare --verify '
+      'reads every byte)'
+    )
 
   @property
   def answer_groups(self) -> dict[str, np.ndarray]:
@@ -67,6 +79,7 @@ class PackedDataset(TextDataset):
     tokenizer: encodes and decodes these tokens.
     train, validation: the token files.
     folder: where it lies.
+    is_sampled: whether only samples of its files were compared with their checksums.
   """
 
   manifest: dict[str, Any]
@@ -74,6 +87,7 @@ class PackedDataset(TextDataset):
   train: TokenFile
   validation: TokenFile
   folder: Path
+  is_sampled: bool
 
   @property
   def validation_sets(self) -> dict[str, 'PackedDataset']:
@@ -121,8 +135,7 @@ def prepare_corpus(
   config: DataConfig, whole: bool = False, report: Report | None = None
 ) -> PackedDataset:
   """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
-  corpus = open_corpus(config)
-  folder = config.cache_root / folder_name(config, [(config, corpus)])
+  folder, corpus = corpus_folder(config)
   opened = functools.partial(open_packed, whole=whole)
   build = functools.partial(pack, config, corpus, report=report)
   dataset = cached(folder, opened, build)
@@ -130,14 +143,23 @@ def prepare_corpus(
   return dataset
 
 
+def corpus_folder(config: DataConfig) -> tuple[Path, Corpus]:
+  """Where the packed data of one corpus lies, and the corpus."""
+  corpus = open_corpus(config)
+  return config.cache_root / folder_name(config, [(config, corpus)]), corpus
+
+
 def cached(folder: Path, opened: Callable, build: Callable):
   """What `opened` makes of a cache folder, built first if need be.
 
   Raises:
     ValueError: the folder cannot be written.
+    OutOfReach: it cannot be read, which says nothing against it.
   """
   try:
     return open_or_build(folder, opened, build)
+  except storage.OutOfReach:
+    raise
   except OSError as error:
     raise ValueError(
       f'data.cache_dir: cannot write {error.filename or folder} ({error.strerror}); '
@@ -159,20 +181,53 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
   if not folder.is_dir():
     raise FileNotFoundError(folder)
   manifest = read_manifest(folder)
-  dtype = np.dtype(manifest['dtype'])
-  shards = {
-    name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
-  }
+  dtype, shards = _listed(manifest)
   every = [shard for name in SPLITS for shard in shards[name]]
-  size = sum(shard.tokens for shard in every) * dtype.itemsize
-  verify(folder, every, dtype, whole=whole or size <= READ_WHOLE_BYTES)
+  whole = whole or sum(shard.tokens for shard in every) * dtype.itemsize <= READ_WHOLE_BYTES
+  verify(folder, every, dtype, whole)
   tokenizer = open_tokenizer(folder / 'tokenizer')
   if tokenizer.hash != manifest['tokenizer']['hash']:
     raise DamagedCache(f'{folder / "tokenizer"} is not the tokenizer of these tokens')
   files = {
     name: TokenFile([folder / shard.file for shard in shards[name]], dtype) for name in SPLITS
   }
-  return PackedDataset(manifest, tokenizer, files['train'], files['validation'], folder)
+  return PackedDataset(
+    manifest, tokenizer, files['train'], files['validation'], folder, is_sampled=not whole
+  )
+
+
+def damaged_files(folder: Path) -> list[str]:
+  """Returns a line for every file of packed data that is not what was written; reads every byte
+  and changes nothing.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+  """
+  if not folder.is_dir():
+    raise FileNotFoundError(folder)
+  found = []
+  try:
+    manifest = read_manifest(folder)
+    dtype, shards = _listed(manifest)
+    found += [line for name in SPLITS for line in damage(folder, shards[name], dtype, whole=True)]
+  except DamagedCache as error:
+    manifest = None  # without it nothing is known of the shards
+    found.append(str(error))
+  try:
+    tokenizer = open_tokenizer(folder / 'tokenizer')
+    if manifest and tokenizer.hash != manifest['tokenizer']['hash']:
+      found.append(f'{folder / "tokenizer"} is not the tokenizer of these tokens')
+  except (FileNotFoundError, DamagedCache) as error:
+    found.append(str(error))
+  return found
+
+
+def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]:
+  """The type of a token and the shards of each split."""
+  shards = {
+    name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
+  }
+  return np.dtype(manifest['dtype']), shards
 
 
 def open_tokenizer(folder: Path) -> tokenizers.Tokenizer:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers as hf
 
-from crt_jax import json_text
+from crt_jax import json_text, storage
 
 DESCRIPTION = 'crt_tokenizer.json'
 DEFINITION = 'tokenizer.json'
@@ -159,19 +159,21 @@ def load(folder: str | Path) -> Tokenizer:
 
   Raises:
     ValueError: the folder holds none, or its files are damaged.
+    OutOfReach: they cannot be read, which says nothing against them.
   """
   folder = Path(folder)
+  read = lambda name: storage.retried(folder / name, (folder / name).read_bytes).decode('utf-8')  # noqa: E731
   try:
-    description = json_text.parse((folder / DESCRIPTION).read_bytes())
+    description = json_text.parse(read(DESCRIPTION))
     specials = {'bos': description['bos'], 'eos': description['eos']}
     if description['kind'] == 'bytes':
       tokenizer = ByteTokenizer(**specials)
     else:
-      tokenizer = JsonTokenizer((folder / DEFINITION).read_bytes().decode('utf-8'), **specials)
+      tokenizer = JsonTokenizer(read(DEFINITION), **specials)
     intact = tokenizer.hash == description['hash']
   except FileNotFoundError as error:
     raise ValueError(f'{folder} holds no saved tokenizer: {error.filename} is missing') from None
-  except (ValueError, KeyError, TypeError, OSError) as error:
+  except (ValueError, KeyError, TypeError, *storage.MISSING) as error:
     raise ValueError(f'{folder}: the saved tokenizer cannot be read ({error})') from None
   if not intact:
     raise ValueError(f'{folder}: the saved tokenizer is damaged (its hash differs); restore it')
@@ -190,7 +192,7 @@ def _save(folder: str | Path, tokenizer: Tokenizer, definition: str | None) -> N
     'eos': tokenizer.eos,
     'hash': tokenizer.hash,
   }
-  (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + '\n', 'utf-8')
+  (folder / DESCRIPTION).write_text(json_text.dumps(description, indent=2) + '\n', 'utf-8')
 
 
 def _utf8(text: str) -> bytes:

@@ -18,7 +18,12 @@ from crt_jax.recurrence.state import in_place_options
 
 Array = jax.Array
 PREFILL_CHUNK = 64
+NOT_FINITE = -1  # stands for the token that no logits give
 STEP_CHUNK = 8  # where a prompt is read position by position, padding costs as much as text
+
+
+class NotFinite(ValueError):
+  """Logits from which no token can be drawn."""
 
 
 def generate(
@@ -76,6 +81,7 @@ def stream(
 
   Raises:
     ValueError: a prompt that is empty, fills the context or has an id outside the vocabulary.
+    NotFinite: a row's logits are not finite.
   """
   lengths = _checked_lengths(prompts, model.config.vocab_size, context)
   for name, value in (('num_tokens', num_tokens), ('chunk', chunk)):
@@ -114,6 +120,11 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
   for row, tokens in enumerate(np.asarray(tokens_BxN).tolist()):
     tokens = tokens[: left[row]]
     end = next((i for i, token in enumerate(tokens) if token in stop_tokens), None)
+    if NOT_FINITE in tokens[:end]:
+      raise NotFinite(
+        f'prompt {row}: the logits of the model are not finite, so no token can be drawn; use '
+        'another checkpoint, or --dtype=float32'
+      )
     left[row] = left[row] - len(tokens) if end is None else 0
     taken.append(tokens[:end])
   return taken
@@ -136,7 +147,8 @@ def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
   def one_token(carry, noise_B):
     state, logits_BxV = carry
     token_B = sample(sampling, logits_BxV, noise_B)
-    return model.step(params, state, token_B), token_B
+    is_finite_B = jnp.isfinite(jnp.max(logits_BxV, axis=-1))
+    return model.step(params, state, token_B), jnp.where(is_finite_B, token_B, NOT_FINITE)
 
   position_NxB = state.position_B[None] + jnp.arange(length)[:, None]
   noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)

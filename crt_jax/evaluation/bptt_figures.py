@@ -13,7 +13,7 @@ def fine_tuning_line(name: str, record: dict) -> str:
   """One line of a training: perplexity in every form, mean and range over seeds."""
   parts = []
   for row in record['validation']:
-    values = np.array(row['perplexity'])
+    values = np.array(row['perplexity'], float)
     form = 'sequential' if row['depth'] is None else f'K={row["depth"]}'
     parts.append(f'{form} {values.mean():.3f} ({values.min():.3f} to {values.max():.3f})')
   return f'{name.replace("_", " ")}: ' + '; '.join(parts)

@@ -5,6 +5,7 @@ no notebook.
 """
 
 import itertools
+import math
 import pathlib
 
 import matplotlib
@@ -51,7 +52,7 @@ def training_curve(
     for color, (name, points) in zip(itertools.cycle(COLORS), curves.items(), strict=False):
       steps, values = _columns(points)
       in_bits = name.replace('perplexity', 'bits_per_byte')
-      bits = [row[in_bits] for row in rows if in_bits in row]
+      bits = [row[in_bits] for row in rows if _is_finite(row.get(in_bits))]
       words = name.replace('_perplexity', '').replace('_', ' ', 1)
       words += f': {_digits(values[-1])} at the end'
       words += f', {_digits(bits[-1])} bits per byte' if bits else ''
@@ -85,10 +86,11 @@ def perplexity_against_depth(
     trained: depths that the model was trained with, to be marked.
 
   Raises:
-    ValueError: no parallel form with a depth (a transformer has none), or a form of another kind.
+    ValueError: no parallel form with a depth (a transformer has none) and a finite perplexity, or
+      a form of another kind.
   """
   source = 'whole' if results.get('whole') else 'sampled'
-  records = results[source]
+  records = [r for r in results[source] if _is_finite(r['perplexity'])]
   unknown = {record['form'] for record in records} - {'parallel', 'sequential'}
   if unknown:
     raise ValueError(f"form '{unknown.pop()}' is unknown; use 'parallel' or 'sequential'")
@@ -122,12 +124,17 @@ def caption(origin: dict) -> str:
   return ', '.join(parts)
 
 
+def _is_finite(value: float | None) -> bool:
+  """Whether a number can be drawn; records have null for one that is not finite."""
+  return value is not None and math.isfinite(value)
+
+
 def _perplexities(rows: list[dict]) -> dict[str, list[tuple]]:
   """Name -> (step, value) of training and of each validation set, as far as there are any."""
   curves = {}
   for row in rows:
     for name, value in row.items():
-      if name == 'perplexity' or name.startswith('validation_perplexity'):
+      if name.startswith(('perplexity', 'validation_perplexity')) and _is_finite(value):
         curves.setdefault(name, []).append((row['step'], value))
   return curves
 

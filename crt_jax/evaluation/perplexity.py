@@ -133,7 +133,7 @@ def evaluate(
   mean = sums.cross_entropy / sums.targets
   return {
     'cross_entropy': mean,
-    'perplexity': math.exp(min(mean, 700.0)),  # JSON has no infinity
+    'perplexity': math.exp(min(mean, 700.0)) if math.isfinite(mean) else mean,
     'bits_per_byte': bytes_per_token and mean / math.log(2) / bytes_per_token,
     'targets': sums.targets,
   }

@@ -214,9 +214,9 @@ def _gap_by_position(axes, record: dict, runs: list[dict]) -> None:
 def _perplexity_gap(axes, record: dict, runs: list[dict]) -> None:
   colours = matplotlib.colormaps['viridis']
   shown = _shown_passes(record)
-  exact = np.array([run['exact_perplexity'] for run in runs])
+  exact = np.array([run['exact_perplexity'] for run in runs], float)
   for index, k in enumerate(shown):
-    values = np.array([[stretch[k - 1] for stretch in run['perplexity']] for run in runs])
+    values = np.array([[stretch[k - 1] for stretch in run['perplexity']] for run in runs], float)
     colour = colours(index / len(shown))
     _band(axes, _centres(record), np.abs(values - exact), color=colour, label=f'K={k}')
   axes.set_yscale('log')
@@ -226,9 +226,9 @@ def _perplexity_gap(axes, record: dict, runs: list[dict]) -> None:
 
 def _beyond(axes, record: dict, runs: list[dict]) -> None:
   """Perplexity of both forms by position, where the text is longer than in training."""
-  exact = np.array([run['exact_perplexity'] for run in runs])
+  exact = np.array([run['exact_perplexity'] for run in runs], float)
   depth = record['config']['model']['depth']
-  passes = np.array([[stretch[depth - 1] for stretch in run['perplexity']] for run in runs])
+  passes = np.array([[stretch[depth - 1] for stretch in run['perplexity']] for run in runs], float)
   edges = record['edges']
   least = min(8, edges[-2])  # the first positions have no context yet
   few = [edge >= least for edge in edges[:-1]]

@@ -67,7 +67,7 @@ def depths(record: dict):
   for colour, variant in zip(COLOURS, variants.values(), strict=False):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
     depth = [r['depth'] for r in records]
-    values = np.array([r['perplexity'] for r in records])
+    values = np.array([r['perplexity'] for r in records], float)
     label = trained_with(variant['config']['model'])
     axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=label, markersize=4)
     axes.fill_between(depth, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
@@ -87,7 +87,7 @@ def grid(record: dict):
     chosen = [v for v in variants.values() if v['config']['model']['prelude_layers'] == prelude]
     chosen.sort(key=lambda v: v['config']['model']['loops'])
     flops = [v['cost']['forward_backward_flops_per_token'] / 1e6 for v in chosen]
-    values = np.array([v['validation'][0]['perplexity'] for v in chosen])
+    values = np.array([v['validation'][0]['perplexity'] for v in chosen], float)
     label = f'P={prelude}' + (' (published with P >= 2)' if prelude < 2 else '')
     axes.plot(flops, values.mean(axis=1), 'o-', color=colour, label=label, markersize=4)
     axes.fill_between(flops, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -144,6 +145,8 @@ def _typed(name: str, value, kind: type):
     return 'yes' if value else 'no'
   is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
   require(is_right, f'model.{name}={value!r} must be of type {kind.__name__}')
+  is_finite = not isinstance(value, float) or math.isfinite(value)
+  require(is_finite, f'model.{name}={value} must be a finite number')
   return value
 
 

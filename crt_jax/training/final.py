@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,10 @@ def finish(run, scored: Scoring, reporter) -> None:
   results = scored.score(run.state.params, run.directory.path, step)
   say(table(results))
   text = sample(run.model, run.state.params, run.dataset.tokenizer, config)
-  say('no sample: the model has no sequential form' if text is None else f'sample: {text!r}')
+  if text is not None:
+    say(f'sample: {text!r}')
+  elif not run.model.has_sequential_form:
+    say('no sample: the model has no sequential form')
   if jax.process_index() == 0:
     record = {
       'step': step,
@@ -109,11 +113,15 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
 
 def sample(model, params, tokenizer, config) -> str | None:
   """Returns config.sample.prompt and its continuation by the exact recurrence, None where the model
-  has none."""
+  has none or gives no finite logits."""
   if not model.has_sequential_form:
     return None
   arguments = decoding.sample_arguments(config, tokenizer)
-  [tokens] = decoding.generate(model, params, **arguments)
+  try:
+    [tokens] = decoding.generate(model, params, **arguments)
+  except decoding.NotFinite as error:
+    checkpoint.warn(f'no sample: {error}')
+    return None
   return tokenizer.decode(arguments['prompts'][0] + tokens)
 
 
@@ -126,7 +134,7 @@ def write(directory: workdir.Workdir, config, record: dict, text: str | None) ->
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
   for name, results in by_set(record['results']).items():
-    if len({(row['form'], row['depth']) for row in results['sampled']}) > 1:
+    if len({row['depth'] for row in results['sampled'] if math.isfinite(row['perplexity'])}) > 1:
       file = folder / f'convergence{name and "_" + name}.png'
       figures.perplexity_against_depth(results, file, origin, title, config.model.name)
 

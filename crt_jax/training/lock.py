@@ -9,7 +9,6 @@ two hosts are never compared.
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import json
 import os
@@ -19,12 +18,12 @@ import sys
 import threading
 import time
 
+from crt_jax import storage
 from crt_jax.training.preemption import before_leaving
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0
 LOOK_SECONDS = 16.0  # in which the text of a holder that lives changes, also over a slow NFS
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 SETTLE_SECONDS = 1.0  # without locks: for two that start together to see who wrote last
 LENGTH = 512  # of the text, always, so that one write replaces all of it
 
@@ -97,7 +96,7 @@ def _lock(path: pathlib.Path, handle: int) -> bool:
   except BlockingIOError:
     raise _in_use(path) from None
   except OSError as error:
-    if error.errno not in NO_LOCKS:
+    if error.errno not in storage.NO_LOCKS:
       raise
     _warn(
       f'--workdir={path}: this file system has no locks ({error.strerror}); only the text of its '

@@ -1,6 +1,5 @@
 """The numbers of a run on disk: metrics.jsonl and, the same, as TensorBoard events."""
 
-import json
 import os
 import pathlib
 import time
@@ -40,7 +39,7 @@ class MetricsWriter:
     for name, value in scalars(row):
       event.summary.value.extend(summary.scalar(name, value).value)
     try:
-      self._rows.write(json.dumps(row) + '\n')
+      self._rows.write(json_text.dumps(row) + '\n')
       self._rows.flush()
       self._events.write_event(event)
       self._events.flush()

@@ -1,6 +1,8 @@
 """The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate
 (docs/crt.md, 8.2)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -68,11 +70,11 @@ def check_optimizer(config) -> None:
     if config[field] not in allowed:
       raise ValueError(f'optimizer.{field}={config[field]!r} must be one of {", ".join(allowed)}')
   for field in ('learning_rate', 'eps'):
-    if not config[field] > 0:
-      raise ValueError(f'optimizer.{field}={config[field]} must be positive')
+    if not 0 < config[field] < math.inf:
+      raise ValueError(f'optimizer.{field}={config[field]} must be positive and finite')
   for field in ('warmup_steps', 'final_learning_rate', 'weight_decay', 'clip_norm'):
-    if not config[field] >= 0:
-      raise ValueError(f'optimizer.{field}={config[field]} must not be negative')
+    if not 0 <= config[field] < math.inf:
+      raise ValueError(f'optimizer.{field}={config[field]} must be 0 or more, and finite')
   for field in ('b1', 'b2'):
     if not 0 <= config[field] < 1:
       raise ValueError(f'optimizer.{field}={config[field]} must be in [0, 1)')

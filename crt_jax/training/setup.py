@@ -2,6 +2,7 @@
 or at the last checkpoint."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -251,9 +252,19 @@ def check_continuation(config, path: str, record: dict, identity: dict, settled:
     checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
 
 
+def check_finite(config) -> None:
+  """Raises ValueError, naming the field, for a number that is infinite or NaN: no field means
+  anything then, and JSON has no word for it."""
+  for name, value in processes.flat(workdir.plain(config)).items():
+    for number in value if isinstance(value, list) else [value]:
+      if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError(f'{name}={number} must be a finite number')
+
+
 def check_config(config) -> None:
   """Raises ValueError, naming the field, for values that the other sections do not check
   themselves."""
+  check_finite(config)
   optimizer.check_optimizer(config.optimizer)
   for name, seed in (
     ('seed', config.seed),

@@ -21,7 +21,7 @@ import pathlib
 import jax
 import ml_collections
 
-from crt_jax import json_text
+from crt_jax import json_text, storage
 from crt_jax.training.launch import wait_until
 from crt_jax.training.lock import NAME as LOCK
 from crt_jax.training.lock import hold
@@ -202,15 +202,17 @@ def changed_fields(saved: dict, config: dict, prefix: str = '') -> dict[str, lis
 
 
 def read_json(path: pathlib.Path) -> dict:
-  """Reads a JSON object. Raises ValueError that names the file if it is damaged."""
+  """Reads a JSON object. Raises ValueError that names the file if it is damaged, OutOfReach if it
+  cannot be read at the moment."""
   try:
-    return json_text.parse(path.read_bytes())
+    return json_text.parse(storage.retried(path, path.read_bytes))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: not JSON ({error}); use a new --workdir') from None
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
-  """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
+  """Writes a JSON file so that a reader finds the old one or the new one, never a part; null stands
+  for numbers that are not finite."""
   scratch = path.with_name(path.name + '.partial')
-  scratch.write_text(json.dumps(value, indent=2) + '\n', 'utf-8')
+  scratch.write_text(json_text.dumps(value, indent=2) + '\n', 'utf-8')
   os.replace(scratch, path)

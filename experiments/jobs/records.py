@@ -18,7 +18,7 @@ def read_json(path: pathlib.Path, default: Any = None) -> Any:
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
   scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  scratch.write_text(json.dumps(value, indent=2) + '\n', 'utf-8')
+  scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n', 'utf-8')
   os.replace(scratch, path)
 
 

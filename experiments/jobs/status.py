@@ -83,9 +83,14 @@ def is_alive(folder: pathlib.Path) -> bool:
 def validation(row: dict) -> str:
   """Returns the validation perplexities of a row: '12.3', or 'tiny 6.04  wiki 97.7'."""
   if VALIDATION in row:
-    return f'{row[VALIDATION]:.4g}'
+    return number(row[VALIDATION])
   sets = {k.partition(f'{VALIDATION}_')[2]: v for k, v in row.items()}
-  return '  '.join(f'{name} {value:.4g}' for name, value in sets.items() if name)
+  return '  '.join(f'{name} {number(value)}' for name, value in sets.items() if name)
+
+
+def number(value: float | None) -> str:
+  """Returns a number of a row, which has null for one that is not finite."""
+  return 'not finite' if value is None else f'{value:.4g}'
 
 
 def table(title: str, found: list[Standing]):

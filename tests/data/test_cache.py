@@ -1,4 +1,6 @@
+import errno
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -8,9 +10,10 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from crt_jax import data
+from crt_jax import data, storage
 from crt_jax.data import cache, packed
 from crt_jax.data.token_files import DamagedCache
 
@@ -105,7 +108,8 @@ def test_a_damaged_cache_is_built_again(settings, counted, name, damage):
   assert data.prepare(config).folder == folder
   assert contents(folder) == intact
   assert len(counted) == 2
-  assert len(names(folder.parent)) == 2  # nothing was left lying about
+  # What was damaged is kept for a job that may have mapped it; nothing else was left lying about.
+  assert names(folder.parent) == [folder.name, f'{folder.name}.damaged-0', f'{folder.name}.lock']
 
 
 def test_a_changed_count_is_damage(settings):
@@ -259,3 +263,68 @@ while not os.path.exists({str(tmp_path / 'go')!r}):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
   assert log.read_text() == 'packed\n'
+
+
+@pytest.mark.parametrize('name', ['manifest.json', 'train-00000.bin', 'crt_tokenizer.json'])
+@pytest.mark.parametrize('number', [errno.ESTALE, errno.EACCES, errno.EIO, errno.EMFILE])
+def test_what_cannot_be_read_is_not_built_again(settings, counted, monkeypatch, name, number):
+  config = settings()
+  folder = data.prepare(config).folder
+  before, tries, open_file = contents(folder), [], io.open
+
+  def failing(file, *args, **kwargs):
+    if str(file).endswith(name):
+      tries.append(1)
+      raise OSError(number, os.strerror(number), str(file))
+    return open_file(file, *args, **kwargs)
+
+  monkeypatch.setattr(storage.time, 'sleep', lambda seconds: None)
+  with monkeypatch.context() as patch:
+    patch.setattr(io, 'open', failing)
+    with pytest.raises(storage.OutOfReach) as caught:
+      data.prepare(config)
+  said = str(caught.value)
+  assert name in said and f': {os.strerror(number)}; nothing was changed; run' in said
+  assert len(tries) == 1 + len(storage.WAITS) and len(counted) == 1
+  assert contents(folder) == before and len(names(folder.parent)) == 2
+  assert data.prepare(config).folder == folder and len(counted) == 1
+
+
+def test_a_job_that_has_mapped_a_damaged_cache_goes_on(settings):
+  config = settings()
+  running = data.prepare(config)
+  tokens, inode = running.train[:].copy(), (running.folder / 'train-00000.bin').stat().st_ino
+  (running.folder / 'validation-00000.bin').unlink()
+  again = data.prepare(config)
+  kept = again.folder.with_name(f'{again.folder.name}.damaged-0')
+  assert (kept / 'train-00000.bin').stat().st_ino == inode  # neither deleted nor written to
+  np.testing.assert_array_equal(running.train[:], tokens)
+  np.testing.assert_array_equal(again.train[:], tokens)
+
+
+def test_every_damaged_file_is_listed_and_nothing_changes(settings, counted):
+  config = settings(tokenizer='bpe', vocab_size=270)
+  with pytest.raises(ValueError, match='nobody has prepared this data'):
+    data.damaged_files(config)
+  folder = data.prepare(config).folder
+  assert data.damaged_files(config) == []
+  _flip(folder / 'train-00000.bin')
+  (folder / 'validation-00000.bin').unlink()
+  _flip(folder / 'tokenizer' / 'tokenizer.json')
+  before = contents(folder)
+  found = data.damaged_files(config)
+  assert [name in line for name, line in zip(('train-', 'valid', 'token'), found, strict=True)]
+  _flip(folder / 'manifest.json')
+  assert 'manifest.json' in data.damaged_files(config)[0]
+  _flip(folder / 'manifest.json')
+  assert contents(folder) == before and len(counted) == 1
+
+
+def test_samples_are_said_to_be_samples(settings, monkeypatch):
+  config = settings()
+  whole = data.prepare(config)
+  monkeypatch.setattr(packed, 'READ_WHOLE_BYTES', 0)
+  sampled = data.prepare(config)
+  assert sampled.is_sampled and not whole.is_sampled and not data.prepare(config, True).is_sampled
+  assert 'experiments.prepare --verify reads every byte' in sampled.summary
+  assert 'samples' not in whole.summary

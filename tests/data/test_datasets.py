@@ -147,3 +147,16 @@ def test_a_mistake_is_one_line_that_names_the_source(mixture, fields, words):
 def test_ids_beyond_the_model_are_refused(mixture):
   with pytest.raises(ValueError, match='model.vocab_size=100 leaves token ids outside'):
     data.prepare(mixture()).check_vocabulary(100)
+
+
+def test_every_source_of_a_mixture_is_verified(mixture):
+  config = mixture(tokenizer='bpe', vocab_size=270)
+  folders = [source.folder for source in data.prepare(config).sources.values()]
+  assert data.damaged_files(config) == []
+  for folder in folders:
+    (folder / 'train-00000.bin').unlink()
+  found = data.damaged_files(config)
+  assert [line.split(' ')[0] for line in found] == [f'{f}/train-00000.bin' for f in folders]
+  [shared] = (p for p in folders[0].parent.glob('mixture-bpe-*') if p.is_dir())
+  (shared / 'tokenizer.json').write_text('{}')
+  assert 'mixture-bpe' in data.damaged_files(config)[0] and len(data.damaged_files(config)) == 1

@@ -42,6 +42,27 @@ def test_it_says_where_the_tokens_are_and_finds_them_again(command, tmp_path):
   assert again.stdout.startswith(first.stdout)
 
 
+def test_damage_is_told_and_repaired_when_asked(command, tmp_path):
+  missing = command('--verify')
+  assert missing.returncode == 2 and 'nobody has prepared this data' in missing.stderr
+  command()
+  [file] = tmp_path.glob('cache/files-bytes-*/train-00000.bin')
+  raw = bytearray(file.read_bytes())
+  raw[100] ^= 4
+  file.write_bytes(raw)
+  found = command('--verify')
+  assert found.returncode == 1 and file.read_bytes() == raw
+  assert found.stdout.splitlines() == [
+    f'damaged: {file} has other contents than were written',
+    'nothing was changed; --repair makes it again',
+  ]
+  repaired = command('--repair')
+  assert repaired.returncode == 0 and 'verified    every byte' in repaired.stdout
+  assert file.read_bytes() != raw
+  [kept] = tmp_path.glob('cache/files-bytes-*.damaged-0/train-00000.bin')
+  assert kept.read_bytes() == raw and str(kept.parent) in repaired.stderr
+
+
 def test_of_a_mixture_it_says_each_source_and_the_whole(command, folder_of):
   texts = folder_of(['whale ' * 50, 'ship ' * 50], 'own'), folder_of(['sea ' * 50], 'held_out')
   sources = {

@@ -170,3 +170,23 @@ def test_float64_parameters(model_and_params, generate):
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     texts = decoding.generate(model, wide, PROMPTS, 6, context=96)
   assert [len(text) for text in texts] == [6, 6, 6]
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_logits_that_are_not_finite_end_it(model_and_params, generate, bad, temperature):
+  """Whatever the rule, in the row that has them; a row that has ended does not count."""
+  model, params = model_and_params
+  weight = jnp.asarray(params['embedding']['weight']).at[7].set(bad)  # only a text with 7 reads it
+  broken = {**params, 'embedding': {'weight': weight}}
+  rest = dict(context=128, sampling=decoding.Sampling(temperature=temperature), chunk=5)
+  with pytest.raises(decoding.NotFinite, match='^prompt 1: the logits of the model are not finite'):
+    decoding.generate(model, broken, [[1, 2], [3, 7]], 3, **rest)
+
+
+def test_only_tokens_that_are_given_out_have_to_be_finite():
+  left = np.array([2, 3, 3])
+  tokens_BxN = jnp.array([[4, 5, -1], [6, 0, -1], [1, 2, 3]])  # behind the budget, behind a stop
+  assert loop._take(tokens_BxN, left, frozenset([0])) == [[4, 5], [6], [1, 2, 3]]
+  with pytest.raises(decoding.NotFinite, match='prompt 0'):
+    loop._take(jnp.array([[4, -1]]), np.array([2]), frozenset([0]))

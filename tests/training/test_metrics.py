@@ -120,3 +120,10 @@ def test_clock_counts_only_what_it_is_entered_for(monkeypatch):
 def test_perplexity_does_not_overflow():
   assert report.perplexity(0.0) == 1.0
   assert report.perplexity(1e4) == pytest.approx(report.perplexity(700.0))
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+  writer = metrics.MetricsWriter(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
+  writer.write({'step': 1, 'loss': 0.5, 'validation_perplexity': float('nan'), 'x': [float('inf')]})
+  writer.close()
+  assert lines(tmp_path) == [{'step': 1, 'loss': 0.5, 'validation_perplexity': None, 'x': [None]}]
