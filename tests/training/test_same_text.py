@@ -40,9 +40,10 @@ def test_another_text_is_not_scored(done):
   (done / 'held/b.txt').write_text('harpoon ' * 100)
   refused(done, 'the corpus is not the one this run began with')
   (done / 'held/b.txt').write_text(TEXTS['held/b.txt'])
-  before = json.loads((done / 'run/evaluation.json').read_text())['results']
-  final.evaluate_checkpoint(str(done / 'run'))
-  assert json.loads((done / 'run/evaluation.json').read_text())['results'] == before
+  [before] = json.loads((done / 'run/evaluation.json').read_text())['results']['sampled']
+  final.evaluate_checkpoint(str(done / 'run'))  # on one device, training was on eight
+  [after] = json.loads((done / 'run/evaluation.json').read_text())['results']['sampled']
+  assert after['cross_entropy'] == pytest.approx(before['cross_entropy'], rel=1e-5)
 
 
 def test_another_split_of_the_same_documents_is_not_scored(done):
