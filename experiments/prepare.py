@@ -61,8 +61,9 @@ def _write_tfds() -> None:
   from crt_jax.data.tfds_builder import write_tfds
 
   corpus = write_tfds(_CONFIG.value.data, _WRITE_TFDS.value)
+  instead = ' --config.data.files=' if _CONFIG.value.data.files else ''
   print(f'wrote {_WRITE_TFDS.value}; read it with')
-  print(f"  --config.data.corpus='{corpus}' --config.data.tfds_dir={_WRITE_TFDS.value}")
+  print(f"  --config.data.corpus='{corpus}' --config.data.tfds_dir={_WRITE_TFDS.value}{instead}")
 
 
 class _Progress:
@@ -108,6 +109,8 @@ def _describe(dataset) -> None:
       f'  {name:<11} {counts["tokens"]:,} tokens, {dataset.bytes_per_token(name):.3f} bytes each'
       f'{documents}'
     )
+  for said in dataset.shared_text:
+    print(f'  in both     {said}')
   if _VERIFY.value or _REPAIR.value:
     print('  verified    every byte')
 

@@ -10,7 +10,8 @@ import glob
 import gzip
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from crt_jax.data.config import DataConfig, expanded
@@ -71,12 +72,7 @@ def _files(config: DataConfig) -> Corpus:
   if config.validation_files:
     held_out = _matching('validation_files', config.validation_files)
     identity = [identity, fingerprint(held_out)]
-    twice = sorted(set(training) & set(held_out))
-    if twice:
-      raise ValueError(
-        f'data.validation_files={config.validation_files!r} and data.files both match {twice[0]}; '
-        'make one of them narrower'
-      )
+    _refuse_twice(config, training, held_out)
 
   def documents() -> Iterator[Document]:
     for path in training:
@@ -86,6 +82,29 @@ def _files(config: DataConfig) -> Corpus:
         yield dataclasses.replace(document, held_out=True)
 
   return Corpus('files', identity, documents)
+
+
+def check_apart(configs: Mapping[str, DataConfig]) -> None:
+  """Raises ValueError where a validation file of one source is trained on in another."""
+  of_files = {name: config for name, config in configs.items() if config.corpus == 'files'}
+  for held_out, trained in itertools.permutations(of_files.values(), 2):
+    if held_out.validation_files:
+      files = _matching('files', trained.files)
+      _refuse_twice(held_out, files, _matching('validation_files', held_out.validation_files))
+
+
+def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequence[Path]) -> None:
+  """Raises ValueError where a validation file is a training file, by whatever path."""
+  trained = {(status.st_dev, status.st_ino): path for path in training if (status := path.stat())}
+  for path in held_out:
+    status = path.stat()
+    twin = trained.get((status.st_dev, status.st_ino))
+    if twin is not None:
+      same = '' if twin == path else f' (the same file as {path})'
+      raise ValueError(
+        f'data.validation_files={config.validation_files!r} and data.files both match {twin}{same};'
+        ' make one of them narrower'
+      )
 
 
 def _matching(field: str, pattern: str) -> Sequence[Path]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt_jax.data import packed, pointer_chasing, tokenizers, vocabularies
+from crt_jax.data import overlap, packed, pointer_chasing, tokenizers, vocabularies
 from crt_jax.data.config import MIXTURE, DataConfig, resolve
-from crt_jax.data.corpora import open_corpus
+from crt_jax.data.corpora import check_apart, open_corpus
 from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import Dataset, MixedDataset, Mixture, Part
 from crt_jax.data.packed import cached, corpus_folder, folder_name, open_tokenizer, prepare_corpus
@@ -69,6 +69,7 @@ def damaged_files(config: Any) -> list[str]:
 
 def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> MixedDataset:
   configs = {name: config.of_source(name) for name in config.pattern}
+  check_apart(configs)
   if config.tokenizer == 'bpe':
     configs = _with_tokenizer(configs, _shared_bpe(config, configs))
   sources, parts = {}, []
@@ -76,6 +77,9 @@ def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> 
     with _naming(name):
       sources[name] = prepare_corpus(configs[name], whole, report)
     parts.append(Part(sources[name].train, chunks, config.sources[name].max_tokens))
+  for held_out, trained in itertools.permutations(sources, 2):
+    with _naming(held_out):
+      overlap.between(sources[trained], sources[held_out])
   dataset = MixedDataset(sources, Mixture(parts, config.chunk_tokens))
   dataset.check_length(config.sequence_length)
   return dataset

@@ -1,10 +1,13 @@
 """What a corpus is: documents, each a name and its text, that can be read more than once."""
 
+import array
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 READ_WHOLE_BYTES = 256 << 20  # hashed in 0.2 s
 
@@ -17,19 +20,21 @@ class Document:
     name: for messages.
     blocks: gives the text in blocks; starts again each time.
     held_out: whether it is of `data.validation_files`.
+    file: what it was read from, with its neighbours.
   """
 
   name: str
   blocks: Callable[[], Iterator[str]]
   held_out: bool = False
+  file: str = ''
 
   @property
   def text(self) -> str:
     return ''.join(self.blocks())
 
   @classmethod
-  def of(cls, name: str, text: str) -> 'Document':
-    return cls(name, lambda: iter((text,)))
+  def of(cls, name: str, text: str, file: str = '') -> 'Document':
+    return cls(name, lambda: iter((text,)), file=file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,25 @@ class Corpus:
 
 
 @dataclasses.dataclass(frozen=True)
+class Listing:
+  """Every document of a corpus, in order.
+
+  Attributes:
+    bits_N: the first 64 bits of each one's sha256.
+    sizes_N: their UTF-8 bytes.
+    held_out_N: which are of `data.validation_files`.
+    file_N: indices into `files`.
+    files: what they were read from.
+  """
+
+  bits_N: np.ndarray
+  sizes_N: np.ndarray
+  held_out_N: np.ndarray
+  file_N: np.ndarray
+  files: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Survey:
   """What one reading of a whole corpus gives.
 
@@ -55,6 +79,7 @@ class Survey:
     documents, bytes: their number, and their UTF-8 bytes together.
     sha256: of the documents' own sha256, in order.
     lowest, highest: the extremes of the documents' 64-bit hashes, for the split by document.
+    listing: of the documents; 21 bytes each.
   """
 
   documents: int
@@ -62,6 +87,7 @@ class Survey:
   sha256: str
   lowest: int
   highest: int
+  listing: Listing = dataclasses.field(compare=False)
 
 
 def fingerprint(paths: Sequence[Path]) -> list[Any]:
@@ -100,15 +126,23 @@ def survey(corpus: Corpus) -> Survey:
   Raises:
     ValueError: it holds no text, or a file of it cannot be read.
   """
-  total, documents, length = hashlib.sha256(), 0, 0
-  lowest, highest = 2**64, -1
+  total, files = hashlib.sha256(), []
+  bits, sizes, held_out, file = (array.array(kind) for kind in 'QQBI')
   for document in corpus.documents():
     digest, size = content_hash(document)
     total.update(digest)
-    documents, length = documents + 1, length + size
-    lowest, highest = min(lowest, leading_bits(digest)), max(highest, leading_bits(digest))
-  if not documents:
+    source = document.file or document.name
+    if not files or files[-1] != source:
+      files.append(source)
+    bits.append(leading_bits(digest))
+    sizes.append(size)
+    held_out.append(document.held_out)
+    file.append(len(files) - 1)
+  if not files:
     raise ValueError(
       f'data.corpus={corpus.name!r} holds no text; choose other files or another corpus'
     )
-  return Survey(documents, length, total.hexdigest(), lowest, highest)
+  bits_N, sizes_N = np.array(bits, np.uint64), np.array(sizes, np.int64)
+  lowest, highest = int(bits_N.min()), int(bits_N.max())
+  listing = Listing(bits_N, sizes_N, np.array(held_out, bool), np.array(file, np.uint32), files)
+  return Survey(len(bits), int(sizes_N.sum()), total.hexdigest(), lowest, highest, listing)

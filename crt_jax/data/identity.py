@@ -16,8 +16,9 @@ def check_identity(of: str, saved: Mapping[str, Any], identity: Mapping[str, Any
     ValueError: they differ; one line that names the first difference.
   """
   for name, before in saved.items():
-    if before != identity[name]:
+    now = identity.get(name, 'none')
+    if before != now:
       raise ValueError(
-        f'{of}: the {name} is not the one this run began with (was {before}, now '
-        f'{identity[name]}); restore it or use a new --workdir'
+        f'{of}: the {name} is not the one this run began with (was {before}, now {now}); '
+        'restore it or use a new --workdir'
       )

@@ -6,11 +6,14 @@ period (docs/cart.md, section 5.2).
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from crt_jax.data import overlap
 from crt_jax.data.packed import PackedDataset, TextDataset
 from crt_jax.data.token_files import Tokens
 from crt_jax.data.tokenizers import Tokenizer
@@ -82,6 +85,17 @@ class MixedDataset(TextDataset):
   def validation_sets(self) -> dict[str, PackedDataset]:
     """Name -> the data whose validation split it is."""
     return self.sources
+
+  @functools.cached_property
+  def shared_text(self) -> list[str]:
+    """What to say of validation documents that are trained on too, of the same or another
+    source."""
+    found = [f'{name}: {said}' for name, own in self.sources.items() for said in own.shared_text]
+    for held_out, trained in itertools.permutations(self.sources, 2):
+      shared, of = overlap.between(self.sources[trained], self.sources[held_out])
+      if shared:
+        found.append(f'{held_out}: {overlap.remark(shared, of)}, in {trained}')
+    return found
 
   @property
   def identity(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A cache folder is named by everything that decides its contents, and holds
   tokenizer/           the tokenizer, as `tokenizers.load` reads it
   train-00000.bin ...  flat tokens (token_files.py)
   validation-00000.bin ...
+  train-documents.bin, train-files.bin, validation-...  digests of the texts (overlap.py)
 
 Before use all of it is compared with its checksums: every byte of up to 256 MiB of tokens, sizes
 and sampled blocks of more; `experiments.prepare --verify` reads all of it.
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from crt_jax import storage
-from crt_jax.data import tokenizers, vocabularies
+from crt_jax.data import overlap, tokenizers, vocabularies
 from crt_jax.data.cache import open_or_build
 from crt_jax.data.config import DataConfig
 from crt_jax.data.corpora import open_corpus
@@ -61,8 +62,8 @@ class TextDataset:
     """What a person should know before training `config.model` on this."""
     size = self.tokenizer.vocab_size
     if model.vocab_size <= size:
-      return []
-    return [
+      return self.shared_text
+    return self.shared_text + [
       f'model.vocab_size={model.vocab_size}, but the tokenizer has {size} tokens; the rest of the '
       'embedding and of the output layer is never used'
     ]
@@ -93,6 +94,12 @@ class PackedDataset(TextDataset):
   def validation_sets(self) -> dict[str, 'PackedDataset']:
     """Name -> the data whose validation split it is; one corpus has one."""
     return {self.manifest['corpus']['name']: self}
+
+  @property
+  def shared_text(self) -> list[str]:
+    """What to say of validation documents that are trained on too."""
+    shared = self.manifest.get('overlap', {'documents': 0})  # older ones were not compared
+    return [overlap.remark(shared['documents'], shared['of'])] if shared['documents'] else []
 
   @property
   def identity(self) -> dict[str, Any]:
@@ -185,6 +192,7 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
   every = [shard for name in SPLITS for shard in shards[name]]
   whole = whole or sum(shard.tokens for shard in every) * dtype.itemsize <= READ_WHOLE_BYTES
   verify(folder, every, dtype, whole)
+  verify(folder, overlap.shards_of(manifest), overlap.DTYPE, whole)
   tokenizer = open_tokenizer(folder / 'tokenizer')
   if tokenizer.hash != manifest['tokenizer']['hash']:
     raise DamagedCache(f'{folder / "tokenizer"} is not the tokenizer of these tokens')
@@ -210,6 +218,7 @@ def damaged_files(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     dtype, shards = _listed(manifest)
     found += [line for name in SPLITS for line in damage(folder, shards[name], dtype, whole=True)]
+    found += damage(folder, overlap.shards_of(manifest), overlap.DTYPE, whole=True)
   except DamagedCache as error:
     manifest = None  # without it nothing is known of the shards
     found.append(str(error))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from crt_jax.data import vocabularies
+from crt_jax.data import overlap, vocabularies
 from crt_jax.data.config import DataConfig
 from crt_jax.data.documents import Corpus, Document, Survey, content_hash, leading_bits, survey
 from crt_jax.data.manifest import SPLITS, write_manifest
@@ -59,6 +59,9 @@ def pack(
   started = time.monotonic()
   found = survey(corpus)
   rule, is_held_out = split_rule(config, found), _split(config, found)
+  if rule != 'contiguous':  # before the work; a cut is known after it
+    sides = overlap.by_document(found.listing, is_held_out)
+    shared = overlap.count(sides, corpus.name)
   tokenizer = vocabularies.make(config, _training(corpus, is_held_out))
   tokenizer.save(folder / 'tokenizer')
 
@@ -78,6 +81,8 @@ def pack(
     raise ValueError(f'data.corpus={corpus.name!r} changed while it was read; run again')
   if rule == 'contiguous':
     _cut(config, tokenizer, stream, writers, folder, counts)
+    sides = overlap.by_cut(found.listing, counts['validation'].bytes)
+    shared = overlap.count(sides, corpus.name)
   shards = {split: writers[split].close() for split in SPLITS}
   for split in SPLITS:
     counts[split].tokens = writers[split].tokens
@@ -100,6 +105,7 @@ def pack(
       },
       'separator': config.separator,
       'split': {'rule': rule, 'validation_fraction': config.validation_fraction},
+      'overlap': overlap.write(sides, shared, folder),
       'dtype': token_dtype(tokenizer.vocab_size).str,
       'splits': {
         split: {

@@ -33,9 +33,9 @@ def read_file(path: Path, text_field: str) -> Iterator[Document]:
   blocks = decoded_blocks(path)
   first, second = next(blocks, ''), next(blocks, None)
   if second is not None:  # a large file is never held in memory as a whole
-    yield Document(str(path), lambda: decoded_blocks(path))
+    yield Document(str(path), lambda: decoded_blocks(path), file=str(path))
   elif first.strip():
-    yield Document.of(str(path), first)
+    yield Document.of(str(path), first, str(path))
 
 
 def decoded_blocks(path: Path) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _jsonl(path: Path, text_field: str) -> Iterator[Document]:
       if any('\ud800' <= character <= '\udfff' for character in text):
         raise ValueError(f'{place}: field {text_field!r} holds half a surrogate pair; repair it')
       if text.strip():
-        yield Document.of(place, text)
+        yield Document.of(place, text, str(path))
 
 
 def _open(path: Path) -> BinaryIO:

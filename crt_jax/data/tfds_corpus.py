@@ -52,7 +52,7 @@ def tfds_corpus(config: DataConfig) -> Corpus:
       for index, record in zip(indices, source.__getitems__(list(indices)), strict=True):
         text = _text(record[field], f'{config.corpus}, record {index}, field {field!r}')
         if text.strip():
-          yield Document.of(f'{config.corpus}, record {index}', text)
+          yield Document.of(f'{config.corpus}, record {index}', text, config.corpus)
 
   files = sorted(path for path in folder.iterdir() if path.is_file())
   return Corpus(config.corpus, [builder.info.full_name, field, fingerprint(files)], documents)

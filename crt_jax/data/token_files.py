@@ -90,7 +90,7 @@ class TokenWriter:
     os.fsync(self._file.fileno())
     self._file.close()
     name = self._next()
-    sampled = _sampled_sha256(self._folder / name)
+    sampled = sampled_sha256(self._folder / name)
     self._shards.append(Shard(name, self._in_shard, self._digest.hexdigest(), sampled))
     self._file, self._in_shard = None, 0
 
@@ -192,13 +192,13 @@ def _shard_damage(path: Path, shard: Shard, dtype: np.dtype, whole: bool) -> str
       with path.open('rb') as file:
         intact = hashlib.file_digest(file, 'sha256').hexdigest() == shard.sha256
     else:
-      intact = _sampled_sha256(path) == shard.sampled_sha256
+      intact = sampled_sha256(path) == shard.sampled_sha256
   except storage.MISSING:
     return 'cannot be read (it is missing)'
   return None if intact else 'has other contents than were written'
 
 
-def _sampled_sha256(path: Path) -> str:
+def sampled_sha256(path: Path) -> str:
   digest, size = hashlib.sha256(), path.stat().st_size
   last = max(size - _BLOCK_BYTES, 0)
   with path.open('rb') as file:

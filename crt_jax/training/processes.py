@@ -178,7 +178,9 @@ def data_identity(dataset) -> dict[str, Any]:
   for name, packed in dataset.validation_sets.items():
     manifest = getattr(packed, 'manifest', None)
     if manifest is not None:
-      decisive = {key: value for key, value in manifest.items() if key != 'versions'}
+      decisive = {
+        key: value for key, value in manifest.items() if key not in ('versions', 'overlap')
+      }
       text = json.dumps(decisive, sort_keys=True).encode()
       found[f'manifest of {name}'] = hashlib.sha256(text).hexdigest()
   return found

@@ -65,11 +65,18 @@ def test_damage_is_told_and_repaired_when_asked(command, tmp_path):
 
 def test_of_a_mixture_it_says_each_source_and_the_whole(command, folder_of):
   texts = folder_of(['whale ' * 50, 'ship ' * 50], 'own'), folder_of(['sea ' * 50], 'held_out')
+  others = folder_of(['captain ' * 50, 'harpoon ' * 50], 'others')
   sources = {
     'b': {'files': texts[0], 'validation_files': texts[1]},
-    'a': {'files': texts[0], 'max_tokens': 300},
+    'a': {'files': others, 'max_tokens': 300},
   }
-  mixture = {'corpus': 'mixture', 'sources': sources, 'interleave': 'b:1, a:2', 'chunk_tokens': 50}
+  mixture = {
+    'corpus': 'mixture',
+    'files': '',
+    'sources': sources,
+    'interleave': 'b:1, a:2',
+    'chunk_tokens': 50,
+  }
   said = command(**mixture)
   assert said.returncode == 0, said.stderr
   assert said.stdout.count('tokenizer') == 2 and 'split       validation_files\n' in said.stdout

@@ -81,7 +81,12 @@ def test_a_set_is_not_overwritten(prepared):
 
 def test_a_mixture_or_a_validation_set_is_no_tfds_set(prepared, tmp_path):
   _, _, config = prepared
-  mixture = {'corpus': 'mixture', 'sources': {'a': {'corpus': 'sotu'}}, 'interleave': 'a:1'}
+  mixture = {
+    'corpus': 'mixture',
+    'files': '',
+    'sources': {'a': {'corpus': 'sotu'}},
+    'interleave': 'a:1',
+  }
   for fields in (mixture, {'validation_files': '/elsewhere/*.txt'}):
     with pytest.raises(ValueError, match='a TFDS set holds one corpus without'):
       write_tfds({**config, **fields}, tmp_path / 'sets')

@@ -68,6 +68,7 @@ def test_a_frozen_gate_stays_and_a_free_one_follows_decay(done):
 def test_validation_and_jacobian_of_every_seed(done):
   result = json.loads((done / 'results.json').read_text())
   for variant in result['variants'].values():
+    assert variant['data'] == data.prepare(tiny().data).identity
     assert [record['depth'] for record in variant['validation']] == [1, 2]
     assert all(len(record['perplexity']) == 2 for record in variant['validation'])
     assert all(len(values) == 2 for values in variant['jacobian'].values())
