@@ -2,6 +2,7 @@
 #   make quickstart                                   train, evaluate and sample on the embedded text
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
+#   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
 PYTHON ?= python3
@@ -9,11 +10,12 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 ARGS ?=
 PYTEST_ARGS ?=
+ISAS ?= AVX2 SSE4_2
 UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart test test-slow test-gpu lint format lock clean
+.PHONY: help quickstart test test-isa test-slow test-gpu lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +43,12 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-isa: $(VENV)/installed-test
+	for isa in $(ISAS); do \
+	  echo "with the instructions of $$isa"; \
+	  MAX_ISA=$$isa $(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) || exit; \
+	done
 
 test-slow: $(VENV)/installed-test
 	$(run) -m pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
