@@ -3,6 +3,7 @@
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, 40 minutes
+#   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
 PYTHON ?= python3
@@ -10,11 +11,12 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 ARGS ?=
 PYTEST_ARGS ?=
+ISAS ?= AVX2 SSE4_2
 UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart test test-slow test-gpu test-signals lint format lock clean
+.PHONY: help quickstart test test-slow test-gpu test-isa test-signals lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,6 +44,12 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-isa: $(VENV)/installed-test
+	for isa in $(ISAS); do \
+	  echo "with the instructions of $$isa"; \
+	  MAX_ISA=$$isa $(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) || exit; \
+	done
 
 test-slow: $(VENV)/installed-test
 	$(run) -m pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -10,6 +10,10 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` asks for a GPU
 QUICK_COMPILER = '--xla_backend_optimization_level=0'
 if version('jaxlib').startswith('0.10.'):  # later ones do not know it, and would end the process
   QUICK_COMPILER += ' --xla_cpu_use_fusion_emitters=false'
+MAX_ISA = os.environ.get('MAX_ISA', '')  # `make test-isa` imitates older processors
+if MAX_ISA:  # matrix products are oneDNN's, which has its own name for it
+  QUICK_COMPILER += f' --xla_cpu_max_isa={MAX_ISA}'
+  os.environ['ONEDNN_MAX_CPU_ISA'] = MAX_ISA.replace('SSE4_2', 'SSE41')
 os.environ.setdefault('XLA_FLAGS', QUICK_COMPILER)
 
 import hypothesis  # noqa: E402
@@ -36,6 +40,13 @@ flags.FlagValues.__setitem__ = _set_flag_again
 hypothesis.settings.register_profile('steady', deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile('search', deadline=None, max_examples=500)
 hypothesis.settings.load_profile('steady')
+
+
+@pytest.fixture
+def float16():
+  """Skips the test where XLA cannot convert to float16: LLVM then misses __extendhfsf2."""
+  if MAX_ISA.startswith('SSE'):
+    pytest.skip(f'MAX_ISA={MAX_ISA}: no float16 without the instructions of F16C')
 
 
 @pytest.fixture

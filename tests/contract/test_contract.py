@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import crt_jax.models.loss
+from tests.close import FLOAT32, FLOAT64, assert_close
 from tests.contract.models import (
   BATCH,
   CONFIGS,
@@ -20,9 +21,6 @@ from tests.contract.models import (
   params_of,
   tokens_of,
 )
-
-# Float32 round-off of logits of size 1 to 10 through a few layers.
-TOLERANCE = dict(rtol=2e-4, atol=2e-5)
 
 FAST = ('crt', 'crt_sa', 'cart', 'cart_per_loop', 'roformer')
 NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
@@ -37,6 +35,12 @@ def prepared(name):
   model = model_of(name)
   params, tokens = params_of(model), tokens_of(model)
   return model, params, tokens, model.sequential(params, tokens)
+
+
+def in_float64(name):
+  """The same model, parameters and tokens for laws that hold to the last digit."""
+  model, params, tokens, _ = prepared(name)
+  return model, jax.tree.map(lambda a: np.asarray(a, 'float64'), params), tokens
 
 
 @functools.cache
@@ -83,7 +87,7 @@ def test_apply_is_head_of_hidden(name):
   assert logits.shape == (BATCH, LENGTH, model.config.vocab_size)
   assert logits.dtype == jnp.float32
   applied = jitted(model, 'apply')(params, tokens).logits_BxTxV
-  np.testing.assert_allclose(applied, logits, **TOLERANCE)
+  assert_close(applied, logits, FLOAT32)
 
 
 @each_family
@@ -101,20 +105,20 @@ def test_loss_is_the_mean_over_counted_targets(name):
   np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
-def test_chunks_of_the_loss_do_not_change_its_gradient(monkeypatch):
-  model, params, tokens, _ = prepared('roformer')
+def test_chunks_of_the_loss_do_not_change_its_gradient(monkeypatch, float64):
+  model, params, tokens = in_float64('roformer')
   gradient = lambda p: jax.jit(jax.grad(lambda p: model.loss(p, batch_of(tokens))[0]))(p)  # noqa: E731
   whole = gradient(params)
   monkeypatch.setattr(crt_jax.models.loss, 'MIB', 8)  # 64 of them
   chunked = gradient(params)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, chunked)
+  assert_close(chunked, whole, FLOAT64)
 
 
 @each_model
 def test_parallel_passes_reach_the_sequential_form(name):
   model, params, tokens, exact = prepared(name)
   parallel = jitted(model, 'apply', depth=exact_depth(model, LENGTH))(params, tokens).logits_BxTxV
-  np.testing.assert_allclose(parallel, exact, **TOLERANCE)
+  assert_close(parallel, exact, FLOAT32)
 
 
 @each_model
@@ -124,7 +128,7 @@ def test_step_by_step_is_sequential(name):
   step = jitted(model, 'step')
   for t in range(LENGTH):
     state, logits_BxV = step(params, state, tokens[:, t])
-    np.testing.assert_allclose(logits_BxV, exact[:, t], **TOLERANCE)
+    assert_close(logits_BxV, exact[:, t], FLOAT32)
   np.testing.assert_array_equal(state.position_B, [LENGTH] * BATCH)
 
 
@@ -145,14 +149,14 @@ def test_a_window_hides_what_lies_further_back(name):
   model = model_of(name, window=2)
   params, tokens = prepared(name)[1:3]
   seen = model.sequential(params, tokens)
-  np.testing.assert_allclose(
+  assert_close(
     jitted(model, 'apply', depth=exact_depth(model, LENGTH))(params, tokens).logits_BxTxV,
     seen,
-    **TOLERANCE,
+    FLOAT32,
   )
   full = model_of(name, window=0).sequential(params, tokens)
   assert np.abs(seen[:, -1] - full[:, -1]).max() > 1e-3
-  np.testing.assert_allclose(seen[:, :2], full[:, :2], **TOLERANCE)
+  assert_close(seen[:, :2], full[:, :2], FLOAT32)
 
 
 @each_family
@@ -168,14 +172,14 @@ def test_dropout_follows_the_key_alone(name):
 
 
 @each_family
-def test_gradients_agree_with_forward_mode(name):
-  model, params, tokens, _ = prepared(name)
+def test_gradients_agree_with_forward_mode(name, float64):
+  model, params, tokens = in_float64(name)
   loss = jax.jit(lambda p: model.loss(p, batch_of(tokens))[0])
   direction = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size)).reshape(a.shape), params)
   _, tangent = jax.jit(lambda p, d: jax.jvp(loss, (p,), (d,)))(params, direction)
   gradient = jax.jit(jax.grad(loss))(params)
   projected = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction)))
-  np.testing.assert_allclose(tangent, projected, rtol=2e-4)
+  np.testing.assert_allclose(tangent, projected, rtol=1e-9)
 
 
 @each_family
@@ -198,14 +202,14 @@ def test_float64_parameters_compute_in_float64(name):
     exact = model.sequential(params, tokens)
     assert exact.dtype == jnp.float64
     parallel = jitted(model, 'apply', depth=exact_depth(model, LENGTH))(params, tokens).logits_BxTxV
-    np.testing.assert_allclose(parallel, exact, rtol=1e-10, atol=1e-12)
+    assert_close(parallel, exact, FLOAT64)
     state, logits_BxV = model.prefill(params, model.decode_state(BATCH, LENGTH), tokens)
-    np.testing.assert_allclose(logits_BxV, exact[:, -1], rtol=1e-10, atol=1e-12)
+    assert_close(logits_BxV, exact[:, -1], FLOAT64)
     asked = model_of(name, dtype='float64')
     assert {a.dtype for a in jax.tree.leaves(jax.eval_shape(asked.init, jax.random.key(0)))} == {
       exact.dtype
     }
-    np.testing.assert_allclose(asked.sequential(params, tokens), exact, rtol=1e-12, atol=1e-12)
+    assert_close(asked.sequential(params, tokens), exact, FLOAT64)
 
 
 @each_family
@@ -228,23 +232,23 @@ def test_bfloat16_keeps_the_residual_stream_in_float32(name):
   'name, remat',
   (('crt', 'layer'), ('crt', 'pass'), ('crt', 'dots'), ('cart', 'layer'), ('roformer', 'layer')),
 )
-def test_rematerialisation_changes_no_gradient(name, remat):
-  model, params, tokens, _ = prepared(name)
+def test_rematerialisation_changes_no_gradient(name, remat, float64):
+  model, params, tokens = in_float64(name)
   other = model_of(name, remat=remat)
 
   def gradient(m):
     return jax.jit(jax.grad(lambda p: m.loss(p, batch_of(tokens))[0]))
 
   one, two = gradient(model)(params), gradient(other)(params)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, two)
+  assert_close(one, two, FLOAT64)
   regions = [str(jax.make_jaxpr(gradient(m))(params)).count('remat') for m in (other, model)]
   assert regions[0] > regions[1]
 
 
 @pytest.mark.parametrize('name', ('crt', 'cart', 'roformer'))
 @pytest.mark.parametrize('remat', ('none', 'layer', 'dots'))
-def test_scans_written_out_change_no_gradient(name, remat):
-  model, params, tokens, _ = prepared(name)
+def test_scans_written_out_change_no_gradient(name, remat, float64):
+  model, params, tokens = in_float64(name)
   other = model_of(name, remat=remat, unroll_scans='yes')
 
   def lowered(m):
@@ -252,7 +256,7 @@ def test_scans_written_out_change_no_gradient(name, remat):
 
   scanned, written_out = lowered(model), lowered(other)
   one, two = (found.compile()(params) for found in (scanned, written_out))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), one, two)
+  assert_close(one, two, FLOAT64)
   assert 'while' in scanned.as_text() and 'while' not in written_out.as_text()
   # What keeps the compiler from storing what it was told to compute again.
   assert ('optimization_barrier' in written_out.as_text()) == (remat == 'layer')
@@ -273,7 +277,7 @@ def test_sharded_over_eight_devices(name):
   divided = [a for a in jax.tree.leaves(sharded) if not a.sharding.is_fully_replicated]
   assert len(divided) > len(jax.tree.leaves(sharded)) / 2
   tokens = jax.device_put(jnp.tile(tokens, (2, 1)), NamedSharding(mesh, PartitionSpec('data')))
-  np.testing.assert_allclose(model.sequential(sharded, tokens)[:BATCH], exact, **TOLERANCE)
+  assert_close(model.sequential(sharded, tokens)[:BATCH], exact, FLOAT32)
 
 
 def test_decay_spares_what_the_loss_never_reads():
@@ -303,7 +307,7 @@ def test_depth_outside_its_range_is_refused_by_name(name):
     assert state.depth == 2
     _, logits_BxV = model.prefill(params, state, tokens)
     expected = jitted(model, 'apply', depth=2)(params, tokens).logits_BxTxV[:, -1]
-    np.testing.assert_allclose(logits_BxV, expected, **TOLERANCE)
+    assert_close(logits_BxV, expected, FLOAT32)
   else:
     with pytest.raises(ValueError, match='depth=4'):
       model.decode_state(BATCH, LENGTH, depth=4)

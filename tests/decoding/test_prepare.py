@@ -7,6 +7,7 @@ import pytest
 
 from crt_jax.decoding import prepare
 from crt_jax.decoding.prepare import empty_state
+from tests.close import FLOAT32, assert_close
 from tests.contract.models import BATCH, CONFIGS, LENGTH, model_of, params_of, tokens_of
 
 KEPT = ('embedding', 'loop_code')  # in float32: no token is multiplied by them
@@ -31,7 +32,7 @@ def test_separate_layers_compute_the_same(name):
   same, prepared = prepare(model, params)
   assert same == model
   state = empty_state(model, prepared, BATCH, LENGTH)
-  np.testing.assert_allclose(logits_of(model, prepared, state), expected, rtol=2e-4, atol=2e-4)
+  assert_close(logits_of(model, prepared, state), expected, FLOAT32)
   # Nothing is stacked any more where a scan would copy it.
   stack = 'prelude' if 'prelude' in params else 'layers'
   assert len(prepared[stack]) == 2 - (name == 'crt_sa')
@@ -57,7 +58,7 @@ def test_casting_once_is_casting_at_each_use(name):
     params = params | {'embedding': rounded}
   expected = logits_of(half, params, half.decode_state(BATCH, LENGTH))
   assert found.dtype == np.float32
-  np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+  assert_close(found, expected, 1e-5)
 
 
 def test_what_is_not_changed_is_not_copied():

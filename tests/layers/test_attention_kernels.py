@@ -16,6 +16,7 @@ import crt_jax
 from crt_jax import sharding
 from crt_jax.layers import attention_kernels as kernels
 from crt_jax.layers.attention import attend
+from tests.close import FEW_PRODUCTS, assert_close
 from tests.contract.models import model_of, params_of, tokens_of
 
 BATCH, LENGTH = 2, 6
@@ -43,10 +44,6 @@ def with_gradients(function):
   return jax.jit(both)
 
 
-def assert_same(one, two, **tolerance):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, two)
-
-
 @pytest.mark.parametrize(
   'head_width, window, groups', [(70, 0, 2), (68, 3, 2), (84, 1, 1), (118, 9, 2), (8, 2, 2)]
 )
@@ -55,7 +52,7 @@ def test_padded_heads_are_those_of_the_true_width(head_width, window, groups):
   qkv = draw(head_width, groups=groups)
   padded = with_gradients(lambda *x: kernels.with_padded_heads(AS_XLA, *x, window))
   expected = with_gradients(lambda *x: materialised(*x, window))
-  assert_same(padded(*qkv), expected(*qkv), rtol=2e-5, atol=2e-6)
+  assert_close(padded(*qkv), expected(*qkv), FEW_PRODUCTS)
 
 
 def test_the_scale_is_that_of_the_true_width():
@@ -112,14 +109,14 @@ def test_splash_and_its_gradients(head_width, window, groups):
   qkv = draw(head_width, groups=groups, length=130, batch=1)  # padded to two tiles of 128
   splash = with_gradients(lambda *x: kernels.with_padded_heads(INTERPRETED, *x, window))
   expected = with_gradients(lambda *x: materialised(*x, window))
-  assert_same(splash(*qkv), expected(*qkv), rtol=1e-4, atol=1e-5)
+  assert_close(splash(*qkv), expected(*qkv), FEW_PRODUCTS)
 
 
 @pytest.mark.parametrize('window', (0, 3))
 def test_splash_forward(window):
   qkv = draw(10, batch=1)
   splash = jax.jit(lambda *x: kernels.with_padded_heads(INTERPRETED, *x, window))
-  assert_same(splash(*qkv), materialised(*qkv, window), rtol=1e-5, atol=1e-6)
+  assert_close(splash(*qkv), materialised(*qkv, window), FEW_PRODUCTS)
 
 
 @pytest.mark.parametrize('shape', [dict(data=4, fsdp=2, tensor=1), dict(data=2, fsdp=2, tensor=2)])
@@ -163,7 +160,7 @@ def test_splash_is_split_over_rows_and_heads():
   assert not re.search('all-gather|all-reduce|all-to-all|permute', compiled.as_text())
   found = compiled(*(jax.device_put(a, place) for a in qkv))
   assert found.sharding.shard_shape(found.shape) == (1, LENGTH, 1, 8)
-  assert_same(found, materialised(*qkv, 3), rtol=1e-5, atol=1e-6)
+  assert_close(found, materialised(*qkv, 3), FEW_PRODUCTS)
 
 
 @pytest.mark.parametrize('name', ('crt', 'cart'))

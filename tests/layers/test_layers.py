@@ -14,6 +14,7 @@ from crt_jax.layers.attention import Attention, attend, entries_of
 from crt_jax.layers.feed_forward import FeedForward, gelu
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.rotary import KINDS, rotate
+from tests.close import FEW_PRODUCTS, assert_close
 
 _CRT = dict(name='crt', vocab_size=97, width=32, heads=4, layers=2, rotary='integer')
 _CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=2)
@@ -98,7 +99,7 @@ def test_rotary_angles_by_hand():
   assert expected.keys() == set(KINDS)
   for kind, values in expected.items():
     turned = rotate(x_BxTxHxA, position_BxT, kind, theta=100.0)
-    np.testing.assert_allclose(turned[0, 0, 0], values, rtol=1e-6, err_msg=kind)
+    assert_close(turned[0, 0, 0], np.array(values), 1e-6, kind)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -112,7 +113,9 @@ def test_scores_depend_on_differences_of_positions_only(kind):
     return np.einsum('btha,bsha->bhts', *turned)
 
   at_zero = scores(np.arange(5)[None])
-  np.testing.assert_allclose(scores(start_B[:, None] + np.arange(5)), at_zero, atol=1e-4)
+  moved = scores(start_B[:, None] + np.arange(5))
+  # An angle of up to 45 is rounded to 45 * 2^-24 = 3e-6.
+  assert_close(moved, np.broadcast_to(at_zero, moved.shape), FEW_PRODUCTS)
   assert np.abs(scores(2 * np.arange(5)[None]) - at_zero).max() > 0.1
 
 
@@ -127,7 +130,7 @@ def test_norm_with_an_eps_that_shows(kind, eps):
     expected[0] += 0.5
   norm = Norm(4) if kind == 'layer' else Norm(4, 'rms', eps)
   # 5.001 has a relative error of 1e-8 in float32 and its deviation one of 1e-4.
-  np.testing.assert_allclose(norm.apply({'params': params}, jnp.asarray(x)), expected, rtol=1e-3)
+  assert_close(norm.apply({'params': params}, jnp.asarray(x)), expected, 1e-3)
 
 
 def test_rms_norm_keeps_the_mean():
@@ -163,7 +166,7 @@ def test_swiglu():
   gate, up = x @ gate_up_2xFxC[0].T, x @ gate_up_2xFxC[1].T
   expected = (gate / (1 + np.exp(-gate)) * up) @ down_CxF.T
   y = layer.apply({'params': params}, jnp.asarray(x, jnp.float32))
-  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+  assert_close(y, expected, FEW_PRODUCTS)
 
 
 # ---- linear -----------------------------------------------------------------------------------
@@ -186,22 +189,19 @@ def test_few_rows_give_the_same_product_and_derivatives(out_shape, in_shape, bat
     jax.jit(functools.partial(f, len(in_shape), jnp.dtype('float32')))
     for f in (linear._few_rows, linear._product)
   )
-  np.testing.assert_allclose(few(*arguments), product(*arguments), rtol=1e-5, atol=1e-5)
+  assert_close(few(*arguments), product(*arguments), FEW_PRODUCTS)
+  # A bfloat16 derivative may be rounded to either neighbour.
+  tolerance = FEW_PRODUCTS if dtype == 'float32' else 2**-7
   tangents = jax.tree.map(jnp.sin, arguments)
   for one, two in zip(
     jax.jvp(few, arguments, tangents), jax.jvp(product, arguments, tangents), strict=True
   ):
-    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+    assert_close(one, two, tolerance)
   gradients = (
     jax.jit(jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) ** 2), (0, 1)))(*arguments)
     for f in (few, product)
   )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(
-      a.astype('float32'), b.astype('float32'), rtol=1e-5, atol=1e-5
-    ),
-    *gradients,
-  )
+  assert_close(*gradients, tolerance)
 
 
 @pytest.mark.parametrize('rows', (1, 4))
@@ -259,7 +259,7 @@ def test_attend(groups, window):
   for given in (None, past):
     mixed = _attend(q, k, v, given, window=window, dropout=None, kernel='xla')
     expected = attend_by_hand(q, k, v, given, window)
-    np.testing.assert_allclose(mixed, expected, rtol=1e-4, atol=1e-5)
+    assert_close(mixed, expected, FEW_PRODUCTS)
 
 
 @pytest.mark.parametrize('window', (0, 1, 3))
@@ -272,7 +272,7 @@ def test_attention_in_blocks(window, monkeypatch):
     expected = [(a, b, max(0, a - window + 1), b) for a, b, _, _ in expected]
   assert attention.blocks(7, window) == expected
   found = jax.jit(lambda q, k, v: attend(q, k, v, None, window, None, 'xla'))(q, k, v)
-  np.testing.assert_allclose(found, attend_by_hand(q, k, v, None, window), rtol=1e-4, atol=1e-5)
+  assert_close(found, attend_by_hand(q, k, v, None, window), FEW_PRODUCTS)
 
 
 def test_grouped_queries_equal_repeated_keys():
@@ -282,7 +282,7 @@ def test_grouped_queries_equal_repeated_keys():
   cache = {name: np.repeat(a, 2, axis=1) for name, a in cache.items()}
   k, v = np.repeat(k, 2, axis=2), np.repeat(v, 2, axis=2)
   whole = _attend(q, k, v, (cache, position_B), **options)
-  np.testing.assert_allclose(grouped, whole, rtol=1e-5, atol=1e-6)
+  assert_close(grouped, whole, FEW_PRODUCTS)
 
 
 def test_attention_reaches_no_further_than_its_window():
@@ -328,7 +328,7 @@ def test_products_of_a_gradient_have_the_dtype_of_the_factors():
   assert [str(v.aval.dtype) for e in dots[-2:] for v in (*e.invars, *e.outvars)] == ['bfloat16'] * 6
 
 
-def test_a_gradient_of_float16_logits_may_be_smaller_than_float16():
+def test_a_gradient_of_float16_logits_may_be_smaller_than_float16(float16):
   """As that of a mean over a batch is; products with 16 bits of it would all be 0."""
   x, weight = jnp.full((100, 8), 64, jnp.float16), jnp.ones((16, 8), jnp.float16)
 

@@ -10,7 +10,10 @@ import pytest
 import crt_jax
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.recurrence.context import chunked, unroll
+from tests.close import FLOAT64, assert_close, gap
 from tests.contract.models import params_of, tokens_of
+
+pytestmark = pytest.mark.usefixtures('float64')
 
 BASE = dict(name='crt', vocab_size=11, width=8, heads=2, layers=2, rotary='integer_reversed')
 BATCH, LENGTH = 2, 5
@@ -21,7 +24,7 @@ ONLY_ADDS = ('add', 'stateless', 'token_blind', 'concat', 'delta_ffn', 'delta_ff
 @functools.cache
 def prepared(**changes):
   model = crt_jax.build(BASE | changes)
-  return model, params_of(model), tokens_of(model, batch=BATCH, length=LENGTH)
+  return model, params_of(model, dtype='float64'), tokens_of(model, batch=BATCH, length=LENGTH)
 
 
 @functools.cache
@@ -51,7 +54,7 @@ def without_correction(params):
 def test_one_pass_is_the_plain_transformer(correction):
   model, params, tokens = prepared(correction=correction)
   logits = apply(model, params, tokens, 1)
-  np.testing.assert_allclose(logits, transformer_logits(params, tokens), rtol=1e-5, atol=1e-6)
+  assert_close(logits, transformer_logits(params, tokens), FLOAT64)
   assert np.abs(apply(model, params, tokens, 2) - logits).max() > 1e-4
 
 
@@ -67,8 +70,8 @@ def test_zeroed_second_correction_layer_is_the_transformer_at_every_depth(correc
   params = without_correction(params)
   plain = transformer_logits(params, tokens)
   for depth in (2, 4):
-    np.testing.assert_allclose(apply(model, params, tokens, depth), plain, rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(model.sequential(params, tokens), plain, rtol=1e-5, atol=1e-6)
+    assert_close(apply(model, params, tokens, depth), plain, FLOAT64)
+  assert_close(model.sequential(params, tokens), plain, FLOAT64)
 
 
 def test_cumulative_and_self_inclusive_block_head_is_a_universal_transformer():
@@ -86,7 +89,7 @@ def test_cumulative_and_self_inclusive_block_head_is_a_universal_transformer():
     return model.head(params, x_BxTxC)
 
   expected = by_hand(params)
-  np.testing.assert_allclose(apply(model, params, tokens, 3), expected, rtol=1e-4, atol=1e-5)
+  assert_close(apply(model, params, tokens, 3), expected, FLOAT64)
 
 
 def test_cumulative_shows_from_the_third_pass_on():
@@ -112,7 +115,7 @@ def test_self_inclusive_reads_its_own_position():
     return model.head(params, parts.block(x_BxTxC)[0])
 
   expected = by_hand(params)
-  np.testing.assert_allclose(apply(model, params, tokens, 2), expected, rtol=1e-4, atol=1e-5)
+  assert_close(apply(model, params, tokens, 2), expected, FLOAT64)
 
 
 @pytest.mark.parametrize('field', ('cumulative', 'self_inclusive'))
@@ -146,17 +149,14 @@ def test_convergence_loss_and_its_stop_gradient():
     log_p = jax.nn.log_softmax(model.head(params, z2))
     return loss - jnp.mean(jnp.take_along_axis(log_p, tokens[..., None], -1)), (x2, loss)
 
-  unused = np.zeros((BATCH, LENGTH, 8), np.float32)
+  unused = np.zeros((BATCH, LENGTH, 8))
   (_, (x2, convergence)), wrong = by_hand(params, unused, False)
   (total, _), expected = by_hand(params, x2, True)
   (loss, metrics), gradient = jax.jit(jax.value_and_grad(model.loss, has_aux=True))(params, batch)
-  np.testing.assert_allclose(metrics['convergence'], convergence, rtol=1e-5)
-  np.testing.assert_allclose(loss, total, rtol=1e-5)
-  largest = max(np.abs(a).max() for a in jax.tree.leaves(expected))
-  close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5 * largest)
-  jax.tree.map(close, gradient, expected)
-  difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), wrong, expected)
-  assert max(jax.tree.leaves(difference)) > 1e-2 * largest
+  assert_close(metrics['convergence'], convergence, FLOAT64)
+  assert_close(loss, total, FLOAT64)
+  assert_close(gradient, expected, FLOAT64)
+  assert gap(wrong, expected) > 1e-2
 
 
 def test_convergence_at_one_pass_compares_with_the_embedding():
@@ -172,7 +172,7 @@ def test_convergence_at_one_pass_compares_with_the_embedding():
     return 2 * jnp.mean(gap**2)
 
   losses = jax.jit(functools.partial(model.hidden, depth=1))(params, tokens).losses
-  np.testing.assert_allclose(losses['convergence'], by_hand(params), rtol=1e-5)
+  assert_close(losses['convergence'], by_hand(params), FLOAT64)
 
 
 # Driver: positions of a chunk, passes over each, calls of block and summary, and of inject, which
@@ -202,7 +202,7 @@ def test_block_and_correction_draw_dropout_anew_in_each_pass(driver):
     e_BxTxC = model.parts(params).embed(tokens)
     if driver == 'unroll':
       return unroll(recurrence._replace(**noted), e_BxTxC, depth, key=key).z_BxTxC
-    state = model.decode_state(BATCH, 6)
+    state = model.decode_state(BATCH, 6).widened(e_BxTxC.dtype)
     start = 'embedding' if driver == 'chunked' else 'corrected'
     arguments = (recurrence._replace(**noted), model.read, state, e_BxTxC, None)
     return chunked(*arguments, chunk, depth, start, key)[1]

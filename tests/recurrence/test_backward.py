@@ -9,6 +9,7 @@ import pytest
 
 import crt_jax
 from crt_jax.recurrence.backward import LOOPS, in_stretches
+from tests.close import FLOAT64, assert_close
 from tests.recurrence.scaled import BASE, largest_gap, loss_and_gradient, params_of, tokens_of
 
 LENGTH = 7  # segments of 3, 3 and 1
@@ -59,8 +60,8 @@ def test_the_window_is_that_of_the_parallel_mask(window):
   apply = jax.jit(model.apply, static_argnames='depth')
   parallel = apply(params, tokens, depth=LENGTH + 1).logits_BxTxV
   trained = jax.jit(model.training_hidden)(params, tokens).hidden_BxTxC
-  np.testing.assert_allclose(model.head(params, trained), parallel, rtol=1e-9, atol=1e-9)
-  np.testing.assert_allclose(model.sequential(params, tokens), parallel, rtol=1e-9, atol=1e-9)
+  assert_close(model.head(params, trained), parallel, FLOAT64)
+  assert_close(model.sequential(params, tokens), parallel, FLOAT64)
   other = crt_jax.build(BASE | dict(window=3 - window, layers=2))
   gap_T = np.abs(
     apply(params, tokens, depth=LENGTH + 1).logits_BxTxV - other.sequential(params, tokens)

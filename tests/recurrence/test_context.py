@@ -9,6 +9,7 @@ import pytest
 
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.recurrence.context import chunked, sequential, unroll
+from tests.close import FLOAT64, assert_close
 from tests.recurrence.scaled import BATCH, LENGTH, largest_gap, loss_and_gradient, prepared
 
 pytestmark = pytest.mark.usefixtures('float64')
@@ -67,7 +68,7 @@ def test_chunks_meet_both_ends(correction, window):
   unrolled = jax.jit(lambda depth: model.read(unroll(recurrence, e_BxTxC, depth)), static_argnums=0)
   for depth in (1, 2):
     whole = unrolled(depth)
-    np.testing.assert_allclose(run(LENGTH, depth, 'embedding'), whole, rtol=1e-10, atol=1e-10)
+    assert_close(run(LENGTH, depth, 'embedding'), whole, FLOAT64)
   for chunk in (1, 2):  # 2 does not divide 3: padding must change nothing
     for start, needed in (('embedding', chunk + 1), ('corrected', chunk)):
       gap = np.abs(run(chunk, needed, start) - exact_hidden).max()
@@ -147,7 +148,7 @@ def test_drivers_and_their_gradients_follow_the_definition(driver, chunk, layers
   value, gradient = jax.jit(jax.value_and_grad(reference))(params)
   loss, ours = jax.jit(jax.value_and_grad(lambda p: model.loss(p, batch)[0]))(params)
   np.testing.assert_allclose(loss, value, rtol=1e-12)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), ours, gradient)
+  assert_close(ours, gradient, FLOAT64)
 
 
 def test_scan_over_passes_is_the_unrolled_loop():
@@ -156,7 +157,7 @@ def test_scan_over_passes_is_the_unrolled_loop():
   loop = jax.jit(plain_loop, static_argnums=(0, 3))
   for depth in (1, 3):
     logits = apply(params, tokens, depth=depth).logits_BxTxV
-    np.testing.assert_allclose(logits, loop(model, params, tokens, depth), rtol=1e-10)
+    assert_close(logits, loop(model, params, tokens, depth), FLOAT64)
 
 
 def test_rows_stop_at_their_length():

@@ -7,6 +7,7 @@ import pytest
 
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.recurrence.scan import Scan
+from tests.close import FLOAT64, assert_close
 
 DEPTH, HISTORY = 5, 3
 
@@ -54,8 +55,8 @@ def test_value_and_gradient_are_those_of_the_loop_written_out(arguments, backpro
 
   expected = by_hand(*arguments, backprop)
   last, collected = looped(*arguments, backprop, remat)
-  np.testing.assert_allclose(last, expected[0], rtol=1e-12)
-  np.testing.assert_allclose(collected['seen'], expected[1], rtol=1e-12)
+  assert_close(last, expected[0], FLOAT64)
+  assert_close(collected['seen'], expected[1], FLOAT64)
   found, wanted = (
     jax.grad(scalar(function), argnums=(0, 1, 2))(*arguments)
     for function in (
@@ -63,8 +64,7 @@ def test_value_and_gradient_are_those_of_the_loop_written_out(arguments, backpro
       lambda *given: by_hand(*given, backprop),
     )
   )
-  for a, b in zip(found, wanted, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+  assert_close(found, wanted, FLOAT64)
   constant = max(DEPTH - backprop, 0) if backprop else 0
   assert not np.any(found[2][:constant]) and np.all(found[2][constant:])
   assert np.any(found[1]) == (constant == 0)

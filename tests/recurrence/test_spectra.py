@@ -16,6 +16,7 @@ from crt_jax.recurrence.spectra import (
   loop_statistics,
   spectral_radius,
 )
+from tests.close import FLOAT64, assert_close
 
 pytestmark = pytest.mark.usefixtures('float64')
 
@@ -81,8 +82,7 @@ def test_the_recurrent_map_is_the_last_pass(config):
   model, params, tokens = model_and_data(config)
   step, state, _ = model.recurrent_map(params, tokens, 2)
   nxt, _ = model.recurrent_map(params, tokens, 3)[1:]
-  for got, expected in zip(jax.tree.leaves(step(state)), jax.tree.leaves(nxt), strict=True):
-    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+  assert_close(step(state), nxt, FLOAT64)
 
 
 def test_jacobian_reports_both_kinds_of_model():

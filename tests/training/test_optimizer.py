@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from crt_jax.training import optimizer as optimizer_lib
+from tests.close import assert_close
 from tests.contract.models import model_of
 from tests.training.fake_model import FakeModel, fake_batch
 
@@ -92,7 +93,7 @@ def test_steps_equal_adamw_in_float64(overrides, decays):
   assert min(norms) > 0.5, 'the clip must bite for this test to see it'
   expected = adamw_float64(first, gradients, config, decays)
   for name, value in last.items():
-    np.testing.assert_allclose(value, expected[name], atol=2e-7, rtol=2e-6, err_msg=name)
+    assert_close(value, expected[name], 2e-6, name)
 
 
 def test_clip_divides_by_norm_plus_epsilon():
@@ -145,7 +146,8 @@ def test_the_schedule_of_cart(steps):
   for s in (1, 2, 99, 100, 101, 102, steps // 2, steps - 1, steps):
     cosine = np.cos(np.pi * (s - 100) / (steps - 100))
     expected = peak * s / 100 if s < 100 else least + 0.5 * (peak - least) * (1 + cosine)
-    np.testing.assert_allclose(schedule(s - 1), expected, rtol=3e-7, err_msg=f's={s}')
+    # Float32 keeps 2^-24 of the peak, of which the cosine takes a share.
+    np.testing.assert_allclose(schedule(s - 1), expected, rtol=0, atol=5 * 2**-24 * peak)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from crt_jax import placing, sharding
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import state as state_lib
 from crt_jax.training import step as step_lib
+from tests.close import assert_close
 from tests.training.fake_model import FakeModel, fake_batch
 from tests.training.test_optimizer import optimizer_config
 
@@ -59,10 +60,6 @@ def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0, ga
   return state, rows
 
 
-def assert_trees_close(a, b, **tolerance):
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
-
-
 def test_the_step_writes_the_new_state_where_the_old_one_lay():
   """Everything that is donated is used: no second copy of parameters and moments."""
   model, mesh = FakeModel(), sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
@@ -81,8 +78,8 @@ def test_accumulation_is_the_whole_batch():
   batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]
   whole, whole_rows = run_steps(FakeModel(), batches)
   parts, parts_rows = run_steps(FakeModel(), batches, accumulation=4)
-  assert_trees_close(whole.params, parts.params, atol=2e-6, rtol=1e-5)
-  assert_trees_close(whole_rows, parts_rows, rtol=2e-5)
+  assert_close(parts.params, whole.params, 2e-6)
+  assert_close(parts_rows, whole_rows, 2e-6)
   assert parts_rows[0]['targets'] == np.sum(batches[0]['targets'] >= 0)
 
 
@@ -169,8 +166,8 @@ def test_gradients_are_added_up_once(mesh, accumulation):
   together, split_rows = run_steps(
     model, batches, accumulation=accumulation, mesh=mesh, gather='step'
   )
-  assert_trees_close(alone.params, together.params, atol=2e-6, rtol=1e-5)
-  assert_trees_close(rows, split_rows, rtol=2e-5)
+  assert_close(together.params, alone.params, 2e-6)
+  assert_close(split_rows, rows, 2e-6)
 
 
 def test_no_loop_of_the_step_holds_a_collective():
