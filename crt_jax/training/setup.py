@@ -253,6 +253,8 @@ def check_config(config) -> None:
   for section, field in (('train', 'telemetry_every'), ('eval', 'jacobian_iterations')):
     if config[section][field] < 0:
       raise ValueError(f'{section}.{field}={config[section][field]} must be 0 (never) or more')
+  if config.train.telemetry_every:
+    crt_jax.build(config.model).check_telemetry()
   if config.eval.jacobian_iterations and config.model.name == 'transformer':
     raise ValueError(
       f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a transformer has no '
