@@ -21,7 +21,7 @@ CASES = {
   'segments': SEQUENTIAL | dict(backward='segments'),
   'truncated': SEQUENTIAL | dict(gradient='truncated', gradient_reach=2),
 }
-SLOW = ('last_passes', 'implicit', 'chunked_scan', 'segments', 'truncated')
+SLOW = ('unroll', 'last_passes', 'implicit', 'chunked_scan', 'segments', 'truncated')
 ROWS = PartitionSpec('data')
 
 
