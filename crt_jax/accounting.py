@@ -22,7 +22,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from crt_jax import work
+from crt_jax.models import work
 
 # Every field read here with its default; None marks a field that has to be given.
 FIELDS = {
