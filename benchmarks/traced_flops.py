@@ -6,18 +6,21 @@ import math
 
 import jax
 from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
 
 
 def traced_flops(function, *args) -> int:
   """2 x multiply-accumulates of every product that `function(*args)` computes.
 
-  What a backward pass computes again counts again; what XLA drops later, because nothing reads it,
-  counts as traced. A kernel that is no product of XLA (cuDNN, Pallas) is not seen.
+  What a backward pass computes again counts again; what nothing reads does not count, since XLA
+  drops it. A kernel that is no product of XLA (cuDNN, Pallas) is not seen.
 
   Args:
     args: arrays or ShapeDtypeStructs; nothing is computed.
   """
-  return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  read, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _flops(read)
 
 
 def _flops(jaxpr) -> int:

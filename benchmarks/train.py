@@ -285,8 +285,8 @@ def time_steps(executable, carry, batch, steps: int, groups: int) -> tuple[list[
 
 
 def recomputed_flops(model, config) -> float:
-  """FLOPs per token that the backward pass computes again: layers and passes by `remat`, and the
-  output layer where its loss is chunked.
+  """FLOPs per token that the backward pass computes again: layers and passes by `remat`, positions
+  by `backward`, and the output layer where its loss is chunked.
 
   Counted in the traced programs with and without, both with materialised attention, of which remat
   'dots' keeps what a fused kernel returns.
@@ -304,7 +304,8 @@ def recomputed_flops(model, config) -> float:
 
   keeps_attention = model.config.remat == 'dots' and kernels.running(model.config)[0] != 'xla'
   own = dict(remat='none') if keeps_attention else {}
-  extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30)
+  stored = dict(backward='scan') if model.config.name == 'crt' else {}
+  extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30, **stored)
   return extra / (rows * config.data.sequence_length)
 
 

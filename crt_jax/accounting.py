@@ -22,6 +22,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from crt_jax.models import work
+
 # Every field read here with its default; None marks a field that has to be given.
 FIELDS = {
   'name': None,
@@ -35,6 +37,8 @@ FIELDS = {
   'start': 'embedding',
   'convergence_weight': 0.0,
   'driver': 'unroll',
+  'gradient': 'full',
+  'gradient_reach': 0,
   'prelude_layers': 4,
   'loops': 6,
   'backprop_loops': 0,
@@ -157,13 +161,15 @@ def model_flops(
   """Model FLOPs per token; times tokens per second over the peak is the utilisation.
 
   2 x multiply-accumulates and 2 T H A an attention layer, the causal half of 4 T H A (a window W
-  leaves W - W^2 / 2T positions instead of T/2). Rematerialised work does not count: it is not the
-  model's.
+  leaves W - W^2 / 2T positions instead of T/2). What is computed again (by remat, by backward=
+  'replay' or 'segments', the one pass that 'implicit' repeats) and the padding of a last chunk do
+  not count: they are not the model's.
 
   Args:
     depth: K or R; None takes the configured one. A run that draws K passes the drawn value.
-    training: forward and backward, 3 x forward. The convergence loss then adds the K-th correction;
-      loops of a CART before the last `backprop_loops` have no backward pass.
+    training: forward and backward, 3 x forward of what has a gradient: passes before the
+      'last_passes' and loops before the last `backprop_loops` have only a forward pass, 'implicit'
+      adds its reverse passes. The convergence loss adds the K-th correction.
     sequential: the exact recurrent form of a CRT, block and correction once per token; a configured
       driver='sequential' implies it.
 
@@ -176,19 +182,18 @@ def model_flops(
       reason = 'a transformer takes only None' if depth >= 1 else 'at least one pass is needed'
       raise ValueError(f'depth={depth} cannot be counted: {reason}')
     fields = resolve(model, **{'loops' if fields.name == 'cart' else 'depth': depth})
-  repeats = {}
-  if fields.name == 'crt' and not (sequential or fields.driver == 'sequential'):
-    repeats = {'layers': fields.depth, 'correction': _corrections(fields, training)}
+  times = work.of_parts(fields, training, sequential)
   attended_positions = _attended_positions(sequence_length, fields.window)
-  total, forward_only = 2.0 * _vocabulary_matrix(fields), 0.0
+  total = (6.0 if training else 2.0) * _vocabulary_matrix(fields)
   for name, part in _BUILDERS[fields.name](fields).items():
     if name != 'head':
+      weights = 2.0 * part.multiplies
       scores = 4.0 * attended_positions * part.applied * part.attended
-      cost = repeats.get(name, 1) * (2.0 * part.multiplies + scores)
-      total += cost
-      if name == 'core' and fields.backprop_loops:
-        forward_only = cost * max(fields.loops - fields.backprop_loops, 0) / fields.loops
-  return 3.0 * total - 2.0 * forward_only if training else total
+      forward, backward, pulled = times.get(name, work.Work())
+      total += forward * (weights + scores)
+      if training:
+        total += 2 * backward * (weights + scores) + pulled * (weights + 2 * scores)
+  return total
 
 
 def match_width(
@@ -358,12 +363,6 @@ def _correction_size(correction: str) -> tuple[int, int, int, bool]:
   if correction == 'tied_pure':  # the last layer's LayerNorm too
     return 8, 0, 0, True
   raise ValueError(f"model.correction='{correction}' has no formula; crt.md, section 9, names them")
-
-
-def _corrections(fields: types.SimpleNamespace, training: bool) -> int:
-  """Corrections in K parallel passes: K - 1 between them, one more if something reads x^(K+1)."""
-  reads_next_input = fields.correction == 'px' or (training and fields.convergence_weight > 0)
-  return fields.depth - 1 + (fields.start == 'corrected') + reads_next_input
 
 
 def _attended_positions(sequence_length: int, window: int) -> float:

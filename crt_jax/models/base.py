@@ -94,6 +94,11 @@ class Model(abc.ABC):
     """The share that training drops; 0: a step is not random."""
     return self.config.dropout
 
+  @property
+  def dtype(self) -> str:
+    """What it computes in; 'float16' has its loss scaled in training."""
+    return self.config.dtype
+
   # ---- what a model defines ------------------------------------------------------------------
 
   @abc.abstractmethod
@@ -196,6 +201,10 @@ class Model(abc.ABC):
     """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
     del length
     return []
+
+  def check_telemetry(self) -> None:
+    """Raises ValueError where `loss` takes no probe_R."""
+    return
 
   def loss(
     self, params, batch: dict, depth=None, key=None, probe_R=None

@@ -33,6 +33,7 @@ class ModelConfig:
     heads, head_width: give one (the other follows) or both with heads * head_width == width.
     dropout: share in [0, 1); where it acts is the model's recipe.
     dtype: compute dtype; parameters and residual stream are float32, or float64 when that is asked.
+      With 'float16' a training step scales its loss (training/step.py); `loss` itself does not.
     remat: 'none', 'pass' (recompute each recurrent pass), 'layer' (and each layer inside it) or
       'dots' (of both, all but the products with weights and a fused kernel's attention).
     unroll_scans: 'yes' writes out the scans over layers, passes and loops: faster steps on a GPU,

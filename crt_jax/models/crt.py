@@ -33,7 +33,7 @@ from crt_jax.recurrence.context import (
   unroll,
 )
 from crt_jax.recurrence.estimators import implicit, last_passes, truncated
-from crt_jax.recurrence.state import DecodeState
+from crt_jax.recurrence.state import DecodeState, varying_as
 
 Array = jax.Array
 
@@ -135,6 +135,12 @@ class CRTConfig(ModelConfig):
       least = self.schedule.depths()[0]
       require(
         reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
+      )
+      reads_embedding = corrections.VARIANTS[self.correction].network == 'inject'
+      require(
+        reads_embedding or not self.cumulative,
+        f'{named} leaves the embedding no gradient with model.cumulative=True and '
+        f"model.correction={self.correction!r}; use model.gradient='full'",
       )
     if self.gradient == 'implicit':
       self.require_sequential_form(named)
@@ -255,9 +261,12 @@ class CRT(Model):
     self.check_length(tokens_BxT.shape[1])
     if config.driver == 'unroll' and config.gradient == 'full':
       return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
+    if probe_R is not None:
+      self.check_telemetry()
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     e_BxTxC = self._embed(params, tokens_BxT, embed_key)
-    recurrence = self.recurrence(params)
+    # Inside a shard_map, gradients of parameters are then added up over devices once.
+    recurrence = self.recurrence(varying_as(e_BxTxC, params))
     if config.driver == 'sequential':
       require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
       state, loop = self.training_state(e_BxTxC), self._loop()
@@ -285,6 +294,15 @@ class CRT(Model):
     """What `backward` and `gradient` make of the loop over a sequence."""
     loop, reach = LOOPS[self.config.backward], self.config.gradient_reach
     return truncated(loop, reach // self._chunk) if self.config.gradient == 'truncated' else loop
+
+  def check_telemetry(self):
+    for field, needed in (('driver', 'unroll'), ('gradient', 'full')):
+      found = getattr(self.config, field)
+      require(
+        found == needed,
+        f'model.{field}={found!r} has no states between passes to measure; set '
+        f'train.telemetry_every=0, or model.{field}={needed!r}',
+      )
 
   def check_length(self, length):
     chunk, remarks = self._chunk, []

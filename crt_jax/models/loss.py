@@ -53,7 +53,8 @@ def cross_entropy(
   if count == 1:
     total = _summed(head(hidden_BxTxC), targets_BxT)
   else:
-    zero = jnp.zeros((), jnp.promote_types(hidden_BxTxC.dtype, jnp.float32))
+    dtype = jnp.promote_types(hidden_BxTxC.dtype, jnp.float32)
+    zero = jnp.zeros_like(hidden_BxTxC, dtype, ())  # varies over devices as the sum will
     body = jax.checkpoint(add_chunk, prevent_cse=False)
     total, _ = jax.lax.scan(body, zero, (split(hidden_BxTxC), split(targets_BxT)))
   return total / jnp.maximum(counted, 1), counted

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from crt_jax.recurrence.backward import Loop
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
-from crt_jax.recurrence.state import DecodeState, advance
+from crt_jax.recurrence.state import DecodeState, advance, varying_as
 
 Array = jax.Array
 
@@ -65,7 +65,7 @@ def passes(
   e_BxTxC: Array,
   state: DecodeState | None,
   depth: int,
-  start: str | Array,
+  start: str | tuple[Array, Array],
   key: Array | None,
   probe_K: Array | None = None,
   first: int = 0,
@@ -77,11 +77,11 @@ def passes(
     state: what the earlier positions left behind; None at the start of a sequence.
     depth: number of block passes K >= 1.
     start: first input 'embedding' (x = e) or 'corrected' (x from the carried summary; zero inside),
-      or the summaries s_BxTxC of an earlier pass, from which it is made.
+      or an earlier pass's (s_BxTxC, x_BxTxC), from whose summaries and inputs it is made.
     key: dropout key, or None for none; pass k draws from fold_in(key, k), k = first+1..first+K.
     probe_K: zeros [depth - 1] if statistics are wanted; their gradients are the squared norms of
       the gradients at x^(2) .. x^(K).
-    first: number of passes that were made before, of which `start` are the summaries.
+    first: number of passes that were made before, of which `start` is the last.
   """
 
   def refine(carry, pass_input):
@@ -95,11 +95,11 @@ def passes(
     return (x_next_BxTxC, entries['correction']), statistics
 
   is_named = isinstance(start, str)
-  s_BxTxC = jnp.zeros_like(e_BxTxC) if is_named else start
+  s_BxTxC, x_BxTxC = (jnp.zeros_like(e_BxTxC), e_BxTxC) if is_named else start
   x_BxTxC, entries = recurrence.inject(
     _previous(recurrence, s_BxTxC, state),
     e_BxTxC,
-    e_BxTxC,
+    x_BxTxC,
     _split(key, first)[2],
     _past(state, 'correction'),
   )
@@ -187,6 +187,7 @@ def chunked(
   count = -(-length // chunk)
   e_BxTxC = jnp.pad(e_BxTxC, ((0, 0), (0, count * chunk - length), (0, 0)))
   batch, _, width = e_BxTxC.shape
+  state = varying_as(e_BxTxC, state)
   e_JxBxcxC = jnp.moveaxis(e_BxTxC.reshape(batch, count, chunk, width), 1, 0)
   j_J = jnp.arange(count, dtype=jnp.int32)
   key_J = None if key is None else jax.vmap(lambda j: jax.random.fold_in(key, j))(j_J)

@@ -13,7 +13,6 @@ Each composes with jit, grad, vmap and float64; `truncated` over `jax.lax.scan` 
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from crt_jax.recurrence.backward import Loop, in_stretches
 from crt_jax.recurrence.context import Passes, Recurrence, one_pass, passes, unroll
@@ -48,14 +47,15 @@ def last_passes(
   """`unroll` whose gradient knows only the last `last` of `depth` passes, 1 <= last <= depth.
 
   The summaries that the earlier passes end with count as given, as those of a truncated recurrence
-  do; they are corrected `last` times, so embeddings, correction and block learn even from one pass.
+  do, and so do their inputs; they are corrected `last` times, so embeddings, correction and block
+  learn even from one pass.
   """
   if last == depth:
     return unroll(recurrence, e_BxTxC, depth, start, key)
   first = depth - last
   earlier = unroll(recurrence, jax.lax.stop_gradient(e_BxTxC), first, start, key)
-  given_BxTxC = jax.lax.stop_gradient(earlier.summary_BxTxC)
-  return passes(recurrence, e_BxTxC, None, last, given_BxTxC, key, first=first)
+  given = jax.lax.stop_gradient((earlier.summary_BxTxC, earlier.x_BxTxC))
+  return passes(recurrence, e_BxTxC, None, last, given, key, first=first)
 
 
 def implicit(
@@ -90,18 +90,18 @@ def implicit(
 
   def backward(residuals, dx_BxTxC):
     consts, e_BxTxC, x_BxTxC = residuals
-    _, to_input = jax.vjp(lambda x_BxTxC: refined(x_BxTxC, e_BxTxC, *consts), x_BxTxC)
-    _, to_rest = jax.vjp(lambda c, e_BxTxC: refined(x_BxTxC, e_BxTxC, *c), consts, e_BxTxC)
+    _, pull = jax.vjp(lambda x, e, c: refined(x, e, *c), x_BxTxC, e_BxTxC, consts)
 
     def add_power(total_BxTxC, _):
-      return dx_BxTxC + to_input(total_BxTxC)[0], None
+      return dx_BxTxC + pull(total_BxTxC)[0], None
 
     total_BxTxC, _ = jax.lax.scan(add_power, dx_BxTxC, length=reverse - 1)
-    return *to_rest(total_BxTxC), jnp.zeros_like(x_BxTxC)
+    _, de_BxTxC, dconsts = pull(total_BxTxC)
+    return dconsts, de_BxTxC, None
 
   fixed_point = jax.custom_vjp(solve)
   fixed_point.defvjp(forward, backward)
-  first_BxTxC = jax.lax.stop_gradient(unroll(recurrence, e_BxTxC, 1, start).x_BxTxC)
+  first_BxTxC = unroll(recurrence, e_BxTxC, 1, start).x_BxTxC
   x_BxTxC = fixed_point(consts, e_BxTxC, first_BxTxC)
   z_BxTxC, s_BxTxC, x_next_BxTxC, _ = one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)
   return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, {}, {})

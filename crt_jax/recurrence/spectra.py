@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from crt_jax.recurrence.state import varying_as
+
 Array = jax.Array
 
 
@@ -21,12 +23,16 @@ def loop_statistics(new: Array, old: Array) -> dict[str, Array]:
   return dict(residual=norm(new - old) / norm(new), state_rms=norm(new) / new.size**0.5)
 
 
-@jax.custom_vjp
 def gradient_probe(x: Array, probe: Array) -> Array:
   """Returns x; the gradient with respect to the scalar `probe` is ||dL/dx||^2.
 
   So a loop reports the norm of the gradient at each of its states without storing any of them.
   """
+  return _probed(x, varying_as(x, probe))
+
+
+@jax.custom_vjp
+def _probed(x, probe):
   del probe
   return x
 
@@ -39,7 +45,7 @@ def _probe_backward(probe, gradient):
   return gradient, jnp.sum(jnp.square(gradient)).astype(probe.dtype)
 
 
-gradient_probe.defvjp(_probe_forward, _probe_backward)
+_probed.defvjp(_probe_forward, _probe_backward)
 
 
 def jacobian_norm(step: Callable, state, key: Array, iterations: int = 20) -> Array:

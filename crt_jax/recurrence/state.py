@@ -82,6 +82,20 @@ def advance(
   )
 
 
+def varying_as(x: Array, tree):
+  """The tree, with every array varying over the devices of a `jax.shard_map` as x does.
+
+  A scan that makes x part of its state has to start from such a state. Elsewhere nothing changes.
+  """
+  zero = jnp.zeros_like(x, shape=())
+
+  def cast(a):
+    varying = a + zero.astype(a.dtype)
+    return a if jax.typeof(varying) == jax.typeof(a) else varying
+
+  return jax.tree.map(cast, tree)
+
+
 def in_place_options() -> dict | None:
   """Options for `jax.jit` under which caches are written in place; None where none are needed.
 

@@ -291,6 +291,8 @@ def check_config(config) -> None:
   ):
     if config[section][field] < 0:
       raise ValueError(f'{section}.{field}={config[section][field]} must be 0 ({none}) or more')
+  if config.train.telemetry_every:
+    crt_jax.build(config.model).check_telemetry()
   if config.eval.jacobian_iterations and config.model.name == 'transformer':
     raise ValueError(
       f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a transformer has no '

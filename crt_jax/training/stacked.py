@@ -1,6 +1,7 @@
 """Several seeds of one small run trained at once, stacked by vmap: for studies, where a difference
 counts only beside the spread over seeds."""
 
+import collections
 import functools
 import time
 from collections.abc import Callable
@@ -118,11 +119,13 @@ def rows_of(params_S: dict) -> list[dict]:
 
 
 def _cost(model, config) -> dict:
-  length = config.data.sequence_length
+  length, steps = config.data.sequence_length, config.train.steps
+  drawn = collections.Counter(model.depth_at(config.seed, step) for step in range(steps))
+  flops = sum(n * accounting.model_flops(config.model, length, d) for d, n in drawn.items()) / steps
   return {
     'parameters': accounting.parameters(config.model).stored,
-    'forward_backward_flops_per_token': accounting.model_flops(config.model, length, None),
-    'tokens': config.train.steps * config.data.batch_size * length,
+    'forward_backward_flops_per_token': flops,  # mean over steps, whose depths may be drawn
+    'tokens': steps * config.data.batch_size * length,
   }
 
 

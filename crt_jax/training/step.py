@@ -16,6 +16,9 @@ from crt_jax.keys import random_key
 from crt_jax.training import state as state_lib
 from crt_jax.training.state import TrainState
 
+# What the loss of a float16 model is multiplied by: the next where gradients overflow.
+SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
+
 
 def train_step(
   model,
@@ -51,19 +54,26 @@ def train_step(
   key = jax.random.fold_in(random_key(seed), state.step)
   probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
 
-  def loss_of(variables, batch, key):
-    params, probe_R = variables
-    extra = {} if probe_R is None else dict(probe_R=probe_R)
-    return model.loss(params, batch, depth=depth, key=key, **extra)
+  def gradients_at(scale):
+    def loss_of(variables, batch, key):
+      params, probe_R = variables
+      extra = {} if probe_R is None else dict(probe_R=probe_R)
+      loss, metrics = model.loss(params, batch, depth=depth, key=key, **extra)
+      return loss * scale, {**metrics, 'loss': loss}  # the metrics are of the loss as it is
 
-  variables = (state.params, probe_R)
+    def gradients(variables, batch, key):
+      return accumulate_gradients(loss_of, variables, batch, key, accumulation)
 
-  def gradients(variables, batch, key):
-    return accumulate_gradients(loss_of, variables, batch, key, accumulation)
+    if own_rows is not None:
+      gradients = sharding.on_own_rows(gradients, (own_rows, PartitionSpec()))
+    (grads, squares_R), metrics = gradients((state.params, probe_R), batch, key)
+    squares_R = None if squares_R is None else squares_R / scale**2
+    return jax.tree.map(lambda g: g / scale, grads), squares_R, metrics
 
-  if own_rows is not None:
-    gradients = sharding.on_own_rows(gradients, (own_rows, PartitionSpec()))
-  (grads, squares_R), metrics = gradients(variables, batch, key)
+  if getattr(model, 'dtype', 'float32') == 'float16':
+    grads, squares_R, metrics = finite_gradients(gradients_at)
+  else:
+    grads, squares_R, metrics = gradients_at(1)
   if telemetry:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
   with jax.named_scope('optimizer'):
@@ -73,6 +83,33 @@ def train_step(
   metrics = metrics | {'grad_norm': norm, 'learning_rate': schedule(state.step)}
   metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
   return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def finite_gradients(gradients_at: Callable):
+  """Returns `gradients_at`(scale) at the largest of SCALES at which all gradients are finite.
+
+  The gradients of a mean over many targets are too small for float16, and those of a sum too large:
+  so the loss is multiplied by a power of two, and the gradients are divided by it. Nothing is
+  remembered between steps, so that a step stays a function of (state, batch). Where the loss itself
+  is not finite, or the last scale does not help, the gradients are returned as they are.
+
+  Args:
+    gradients_at: scale -> gradients of the loss, anything, metrics with 'loss'.
+  """
+
+  def goes_on(carry):
+    attempt, (grads, _, metrics) = carry
+    is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
+    may_help = ~is_finite & jnp.isfinite(metrics['loss']) & (attempt < len(SCALES))
+    return (attempt == 0) | may_help
+
+  def again(carry):
+    attempt, _ = carry
+    return attempt + 1, gradients_at(jnp.asarray(SCALES, jnp.float32)[attempt])
+
+  shapes = jax.eval_shape(gradients_at, jax.ShapeDtypeStruct((), jnp.float32))
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return jax.lax.while_loop(goes_on, again, (0, nothing))[1]
 
 
 def accumulate_gradients(loss_of: Callable, params, batch, key, parts: int):

@@ -1,5 +1,7 @@
 """The count in a traced program, by hand; the closed formulas of accounting against it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -15,12 +17,12 @@ CRT = COMMON | dict(name='crt', layers=3, heads=2, depth=4, rotary='integer')
 CART = COMMON | dict(name='cart', head_width=16, prelude_layers=2, loops=4)
 
 
-def flops_of_gradient(fields, **changes) -> float:
+def flops_of_gradient(fields, depth=None, **changes) -> float:
   """Per token, of the traced gradient of the loss."""
   model = crt_jax.build(fields | changes)
   params = jax.eval_shape(model.init, jax.random.key(0))
   rows = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
-  gradient = jax.grad(model.loss, has_aux=True)
+  gradient = jax.grad(functools.partial(model.loss, depth=depth), has_aux=True)
   return traced_flops(gradient, params, dict(tokens=rows, targets=rows)) / (BATCH * LENGTH)
 
 
@@ -34,20 +36,80 @@ def test_bodies_count_as_often_as_they_run():
 
 
 @pytest.mark.parametrize(
-  'fields, attended, unread',
+  'fields, attended, codes',
   [
     (TRANSFORMER, 3, 0),
-    # The first input of the passes and the one behind the last are traced, and dropped by XLA.
-    (CRT, 3 * 4, 2 * 2 * 8 * WIDTH**2),
+    (CRT, 3 * 4, 0),
     # The code of the loops is projected once for all positions, forward and backward.
-    (CART, 2 + 4 + 1, 3 * 2 * 4 * 32 * WIDTH / (BATCH * LENGTH)),
+    (CART, 2 + 4 + 1, 2 * 2 * 4 * 32 * WIDTH / (BATCH * LENGTH)),
   ],
 )
-def test_the_formula_of_model_flops(fields, attended, unread):
+def test_the_formula_of_model_flops(fields, attended, codes):
   """The formula counts the causal half of attention; what is traced has the whole square."""
   half = 3 * attended * 2 * LENGTH * WIDTH
   formula = accounting.model_flops(fields, LENGTH)
-  assert flops_of_gradient(fields) == formula + half + unread
+  assert flops_of_gradient(fields) == formula + half + codes
+
+
+SEQUENTIAL = dict(driver='sequential', backward='scan')
+CHUNKED = dict(driver='chunked', chunk=8, backward='scan')
+DRIVERS = [
+  *[dict(gradient='last_passes', gradient_reach=k) for k in (1, 2)],
+  *[dict(gradient='implicit', gradient_reach=r) for r in (1, 5)],
+  dict(),
+  CHUNKED,
+  CHUNKED | dict(gradient='truncated', gradient_reach=16),
+]
+RECIPES = [
+  dict(),
+  dict(convergence_weight=0.1),
+  dict(start='corrected'),
+  dict(correction='px'),
+  dict(correction='token_blind', start='corrected', convergence_weight=0.1),
+  dict(correction='delta_ffn'),
+  dict(correction='sa'),
+]
+
+
+CASES = [(driver, {}) for driver in DRIVERS] + [(DRIVERS[0], recipe) for recipe in RECIPES[1:3]]
+SLOW = [(driver, recipe) for driver in DRIVERS for recipe in RECIPES]
+
+
+@pytest.mark.parametrize(
+  'driver, recipe',
+  CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in CASES],
+)
+def test_every_gradient_at_every_drawn_depth(driver, recipe):
+  """Of a text twice as long, or twice what the caches hold, the causal half is the square."""
+  fields = CRT | dict(layers=2) | driver | recipe
+  attended = 2 * (LENGTH + fields.get('chunk', 0))
+  for depth in (2, 4):
+    again = 0
+    if fields.get('gradient') == 'implicit':  # the pass whose gradient is pulled back
+      again = one_pass(fields, LENGTH)
+    formula = accounting.model_flops(fields, attended, depth) + again
+    assert flops_of_gradient(fields, depth=depth) == formula
+
+
+def one_pass(fields, length) -> float:
+  """A forward pass and its correction, but for the last product, which no gradient needs."""
+  found = accounting.model_flops(fields, 2 * length, training=False, sequential=True)
+  return found - 2 * VOCAB * WIDTH - 2 * 4 * WIDTH**2
+
+
+@pytest.mark.parametrize('cut', (dict(), dict(gradient='truncated', gradient_reach=8)))
+def test_positions_in_sequence(cut):
+  fields = CRT | SEQUENTIAL | cut
+  assert flops_of_gradient(fields) == accounting.model_flops(fields, 2 * (LENGTH + 1))
+
+
+@pytest.mark.parametrize('backprop', (0, 1, 2))
+def test_drawn_loops(backprop):
+  fields = CART | dict(backprop_loops=backprop)
+  for depth in (1, 3, 4):
+    codes = 2 * 2 * depth * 32 * WIDTH / (BATCH * LENGTH)
+    formula = accounting.model_flops(fields, 2 * LENGTH, depth)
+    assert flops_of_gradient(fields, depth=depth) == formula + codes
 
 
 @pytest.mark.parametrize('fields, applications', [(TRANSFORMER, 3), (CRT, 3 * 4), (CART, 2 + 4)])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from crt_jax.models import base
+from tests.close import FLOAT32, assert_close
 from tests.contract.models import BATCH, CONFIGS, LENGTH
-from tests.contract.test_contract import FAST, TOLERANCE, each_family, jitted, prepared
+from tests.contract.test_contract import FAST, each_family, jitted, prepared
 
 ROWS = (1, 2, 3)
 each_number_of_rows = pytest.mark.parametrize('rows', ROWS)
@@ -71,17 +72,17 @@ def test_ragged_prefill_is_one_row_at_a_time(name, method, rows):
     for row, length in enumerate(lengths):
       one, expected_1xV, following = alone(name, method, row % BATCH, int(length))
       if length:
-        np.testing.assert_allclose(logits_BxV[row], expected_1xV[0], **TOLERANCE)
+        assert_close(logits_BxV[row], expected_1xV[0], FLOAT32)
       if length and (method == 'sequential' or model.config.name != 'crt'):
-        np.testing.assert_allclose(logits_BxV[row], exact[row % BATCH, length - 1], **TOLERANCE)
+        assert_close(logits_BxV[row], exact[row % BATCH, length - 1], FLOAT32)
       caches = jax.tree.leaves(state.caches), jax.tree.leaves(one.caches)
       for cache_NxBxHxSxA, one_Nx1xHxSxA in zip(*caches, strict=True):
         found, expected = (np.asarray(a) for a in (cache_NxBxHxSxA[:, row], one_Nx1xHxSxA[:, 0]))
-        np.testing.assert_allclose(found[:, :, :length], expected[:, :, :length], **TOLERANCE)
+        assert_close(found[:, :, :length], expected[:, :, :length], FLOAT32)
         assert not found[:, :, length:].any()
       for step, (found_BxV, expected_1xV) in enumerate(zip(steps, following, strict=True), start=1):
         if length + step <= LENGTH:
-          np.testing.assert_allclose(found_BxV[row], expected_1xV[0], **TOLERANCE)
+          assert_close(found_BxV[row], expected_1xV[0], FLOAT32)
         else:
           assert np.isnan(found_BxV[row]).all()
 
@@ -94,10 +95,10 @@ def test_trailing_caches_are_never_full_and_take_in_no_padding(rows):
   lengths = np.array([LENGTH - 1, 3, 5][:rows])
   tokens, exact = repeated(tokens, rows), exact[np.arange(rows) % BATCH]
   state, logits_BxV = model.prefill(params, state, tokens, lengths, chunk=4)
-  np.testing.assert_allclose(logits_BxV, exact[np.arange(rows), lengths - 1], **TOLERANCE)
+  assert_close(logits_BxV, exact[np.arange(rows), lengths - 1], FLOAT32)
   next_B = tokens[np.arange(rows), lengths]
   _, logits_BxV = jitted(model, 'step')(params, state, next_B)
-  np.testing.assert_allclose(logits_BxV, exact[np.arange(rows), lengths], **TOLERANCE)
+  assert_close(logits_BxV, exact[np.arange(rows), lengths], FLOAT32)
 
 
 @each_number_of_rows
@@ -107,7 +108,7 @@ def test_prefill_continues_where_the_state_stands(name, rows):
   tokens, exact = repeated(tokens, rows), exact[np.arange(rows) % BATCH]
   state, _ = model.prefill(params, model.decode_state(rows, LENGTH), tokens[:, :2], chunk=2)
   state, logits_BxV = model.prefill(params, state, tokens[:, 2:], chunk=2)
-  np.testing.assert_allclose(logits_BxV, exact[:, -1], **TOLERANCE)
+  assert_close(logits_BxV, exact[:, -1], FLOAT32)
 
 
 @each_number_of_rows
@@ -196,5 +197,5 @@ def test_what_turns_out_not_to_exist_is_nan_in_its_row(name):
   begun = dataclasses.replace(state, position_B=jnp.array([0, 1]))
   for start, length in (begun, LENGTH), (state, LENGTH + 1), (state, -1):
     logits_BxV = prefill(params, start, tokens, jnp.array([LENGTH, length]))[1]
-    np.testing.assert_allclose(logits_BxV[0], exact[0, -1], **TOLERANCE)
+    assert_close(logits_BxV[0], exact[0, -1], FLOAT32)
     assert np.isnan(logits_BxV[1]).all()

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import crt_jax
+from crt_jax.models.corrections import VARIANTS
 from crt_jax.recurrence.context import sequential, unroll
 from crt_jax.recurrence.estimators import implicit, last_passes, truncated
 from tests.recurrence.scaled import BASE, largest_gap, loss_and_gradient, params_of, tokens_of
@@ -65,26 +66,27 @@ def test_truncated_chunks_count_positions():
 def plain_last_passes(model, params, tokens, depth: int, last: int):
   """The definition: K - k passes on constants, their outputs cut, then k corrections and passes."""
 
-  def corrected(parts, e_BxTxC, z_BxTxC):
+  def corrected(parts, e_BxTxC, z_BxTxC, x_BxTxC):
     shifted = jnp.pad(z_BxTxC, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-    return parts.inject(shifted, e_BxTxC, None, None, None)[0]
+    return parts.inject(shifted, e_BxTxC, x_BxTxC, None, None)[0]
 
   frozen = model.parts(jax.lax.stop_gradient(params))
   e_BxTxC = x_BxTxC = frozen.embed(tokens)
-  for _ in range(depth - last):
+  z_BxTxC = frozen.block(x_BxTxC)[0]
+  for _ in range(depth - last - 1):
+    x_BxTxC = corrected(frozen, e_BxTxC, z_BxTxC, x_BxTxC)
     z_BxTxC = frozen.block(x_BxTxC)[0]
-    x_BxTxC = corrected(frozen, e_BxTxC, z_BxTxC)
   parts = model.parts(params)
   e_BxTxC = parts.embed(tokens)
   for _ in range(last):
-    x_BxTxC = corrected(parts, e_BxTxC, z_BxTxC)
+    x_BxTxC = corrected(parts, e_BxTxC, z_BxTxC, x_BxTxC)
     z_BxTxC = parts.block(x_BxTxC)[0]
   return z_BxTxC
 
 
-@pytest.mark.parametrize('last', (1, 2))
-def test_last_passes_are_the_definition(last):
-  model = crt_jax.build(BASE | dict(depth=3))
+@pytest.mark.parametrize('last, cumulative', ((1, False), (2, False), (1, True), (2, True)))
+def test_last_passes_are_the_definition(last, cumulative):
+  model = crt_jax.build(BASE | dict(depth=3, cumulative=cumulative))
   params, tokens = params_of(model), tokens_of(length=LENGTH)
   recurrence = model.recurrence
 
@@ -123,10 +125,48 @@ def test_implicit_is_exact_from_as_many_reverse_passes_as_positions(reach):
   assert gap < 1e-10 if reach == LENGTH else gap > 1e-6
 
 
-def test_implicit_has_the_values_of_the_passes():
-  for depth in (1, 3):
-    solved = found(depth=depth, gradient='implicit', gradient_reach=2)
-    assert largest_gap(solved[0], found(depth=depth)[0]) < 1e-14
+BOTH = dict(self_inclusive=True, cumulative=True)
+RECIPES = [dict(), dict(start='corrected', window=2), dict(dropout=0.3, correction='sa')]
+RECIPES += [
+  dict(cumulative=True),
+  BOTH | dict(dropout=0.3),
+  BOTH | dict(start='corrected', correction='concat'),
+]
+RECIPES += [dict(correction=name, window=2) for name in VARIANTS if name != 'add']
+
+
+@pytest.mark.parametrize(
+  'recipe',
+  [r if 'cumulative' in r else pytest.param(r, marks=pytest.mark.slow) for r in RECIPES],
+  ids=lambda recipe: '-'.join(f'{k}={v}' for k, v in recipe.items()) or 'plain',
+)
+def test_an_estimator_changes_no_value(recipe):
+  """Whatever else is configured, dropout and convergence loss included."""
+  recipe = dict(convergence_weight=0.3) | recipe
+  pairs = [(dict(depth=3), dict(gradient='last_passes', gradient_reach=2))]
+  if not (recipe.get('cumulative') or recipe.get('self_inclusive')):
+    cut = dict(gradient='truncated', gradient_reach=2)
+    pairs += [(dict(driver='chunked', chunk=2, depth=2), cut), (SEQUENTIAL, cut)]
+    if not recipe.get('dropout'):
+      pairs += [(dict(depth=d), dict(gradient='implicit', gradient_reach=2)) for d in (1, 3)]
+  for driver, estimator in pairs:
+    assert largest_gap(value(**recipe, **driver, **estimator), value(**recipe, **driver)) < 1e-13
+
+
+def value(**changes):
+  model = crt_jax.build(BASE | changes)
+  tokens = tokens_of(length=LENGTH)
+  key = jax.random.key(3) if model.dropout else None
+  loss = jax.jit(lambda params, batch: model.loss(params, batch, key=key)[0])
+  return loss(params_of(model), dict(tokens=tokens, targets=tokens))
+
+
+def test_states_between_passes_are_measured_of_the_whole_gradient_alone():
+  for changes in (SEQUENTIAL, dict(depth=3, gradient='last_passes', gradient_reach=2)):
+    model = crt_jax.build(BASE | changes)
+    batch = dict(tokens=tokens_of(), targets=tokens_of())
+    with pytest.raises(ValueError, match='has no states between passes .* telemetry_every=0'):
+      model.loss(params_of(model), batch, probe_R=jnp.zeros(2))
 
 
 ESTIMATORS = {
@@ -223,6 +263,10 @@ def test_implicit_remembers_one_pass():
     (dict(gradient='last_passes', gradient_reach=6), 'exceeds the 5 passes; use 5'),
     (dict(gradient='last_passes', gradient_reach=3, depth_min=2), 'exceeds the 2 passes'),
     (dict(gradient='implicit', gradient_reach=2, dropout=0.1), 'needs model.dropout=0'),
+    (
+      dict(gradient='last_passes', gradient_reach=1, cumulative=True, correction='block_head'),
+      "leaves the embedding no gradient .* use model.gradient='full'",
+    ),
     (
       dict(gradient='implicit', gradient_reach=2, cumulative=True),
       'model.cumulative=True does not',
