@@ -14,7 +14,7 @@ PACKAGES = ('crt_jax', 'experiments', 'configs')
 # A level may import lower levels and itself only; the packages of INDEPENDENT levels know nothing
 # of each other. `crt_jax` alone is its __init__, which hands out crt_jax.models.build.
 LEVELS = (
-  ('sharding',),
+  ('keys', 'sharding'),
   ('layers', 'recurrence', 'data'),
   ('models', 'crt_jax'),
   ('accounting', 'floors', 'training', 'decoding', 'evaluation', 'convert'),
