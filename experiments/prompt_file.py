@@ -1,7 +1,8 @@
 """Prompts from a JSONL file and their continuations into one, for `experiments.generate`.
 
 Each line in is {"prompt": "text"}; each line out {"line": its number, "prompt", "text", "tokens"},
-in the same order. A bad line is reported by its number and skipped.
+in the same order; prompt and text, joined, are what the model read and wrote. A bad line is
+reported by its number and skipped.
 """
 
 import json

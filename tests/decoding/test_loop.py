@@ -85,6 +85,14 @@ def test_context_ends_each_row_where_it_is_full(generate):
   assert short == [long[0][:69], long[1][:2], long[2][:70]]
 
 
+def test_parallel_prefill_of_a_prompt_whose_padding_passes_the_context():
+  model, params = make('transformer')
+  write = functools.partial(decoding.generate, model, params, context=134, sampling=SAMPLING)
+  for rows in (1, 2, 3):
+    prompts = [[1 + row] * length for row, length in enumerate((129, 70, 1))][:rows]
+    assert write(prompts, 5, prefill='parallel') == write(prompts, 5)
+
+
 def test_stop_tokens_end_a_row_and_the_run(model_and_params, generate):
   plain = generate(PROMPTS, 30)
   stop = plain[0][7]
