@@ -10,6 +10,7 @@ import crt_jax
 from crt_jax.convert.reference import export_arrays, import_params
 from crt_jax.layers.rotary import KINDS
 from crt_jax.models.corrections import VARIANTS
+from tests import close
 from tests.models import numpy_reference
 
 BATCH, LENGTH, VOCAB, DEPTH = 2, 4, 13, 3
@@ -65,9 +66,7 @@ def drawn(config):
   return crt_jax.build(config), arrays, params, dict(tokens=tokens, targets=targets)
 
 
-def assert_close(actual, expected, tolerance=1e-10):
-  assert np.shape(actual) == np.shape(expected)
-  assert np.abs(np.asarray(actual) - expected).max() <= tolerance * np.abs(expected).max()
+assert_close = functools.partial(close.assert_close, tolerance=close.FLOAT64)
 
 
 def crt_logits(model, params, tokens):
@@ -136,7 +135,7 @@ def test_loss_and_its_gradient_along_two_directions(correction, weight):
     # Fourth order: with two points alone the curvature of some of these losses shows.
     near, far = along(step) - along(-step), along(2 * step) - along(-2 * step)
     slope = sum(np.sum(gradient[name] * direction[name]) for name in arrays)
-    assert_close(slope, (8 * near - far) / (12 * step), 1e-7)
+    assert_close(slope, (8 * near - far) / (12 * step), tolerance=1e-7)
 
 
 @pytest.mark.parametrize(
