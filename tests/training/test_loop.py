@@ -3,8 +3,6 @@ compiled."""
 
 import dataclasses
 import json
-import pathlib
-import re
 import shutil
 import time
 import types
@@ -16,13 +14,14 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import base
-from crt_jax import evaluation, sharding
+from crt_jax import sharding
 from crt_jax.data import tokenizers
 from crt_jax.models import platform
 from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
+  contents,
   params_of,
   refuse,
   rows_of,
@@ -34,10 +33,6 @@ from tests.training.tiny import (
 
 pytestmark = pytest.mark.usefixtures('caches')
 FULL = {'eval.sequential': True, 'train.telemetry_every': 6, 'eval.jacobian_iterations': 2}
-
-
-def contents(path):
-  return {p: p.stat().st_mtime_ns for p in [path, *pathlib.Path(path).rglob('*')]}
 
 
 @pytest.fixture(scope='module')
@@ -209,112 +204,6 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
   assert_same_bits(params_of(tmp_path), params_of(finished))
   assert list(map(timeless, rows_of(tmp_path))) == list(map(timeless, rows_of(finished)))
   assert rows_of(tmp_path)[-1]['training_seconds'] > rows_of(tmp_path)[1]['training_seconds']
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
-  config = tiny_config(**{'optimizer.learning_rate': 1e30, 'train.checkpoint_every': 1} | PLAIN)
-  with pytest.raises(loop.Diverged) as stopped:
-    train(config, tmp_path)
-  message = stopped.value.code
-  step = int(message.split('step ')[1].split(' ')[0])
-  [file] = (tmp_path / 'diverged').glob('*.npz')
-  assert str(file) in message and '\n' not in message
-  batch = np.load(file)
-  assert batch['step'] == step and batch['tokens'].shape == (8, 16)
-  # The parameters before it gave the loss: they are not good, and are out of the way.
-  assert f'step {step} is not finite (loss=' in message
-  steps = checkpoint.steps_on_disk(tmp_path / 'checkpoints')
-  assert (tmp_path / 'diverged' / f'{step - 1}.0').is_dir() and step - 1 not in steps
-  said = f'the last good checkpoint is of step {steps[-1]}' if steps else 'no good checkpoint'
-  assert said in message and '--fork' in message
-  # What the line advises works.
-  train(tiny_config(**{'train.checkpoint_every': 1, 'train.steps': 4} | PLAIN), tmp_path, fork=True)
-  assert workdir.finished_step(tmp_path) == 4
-  assert 'NaN' not in (tmp_path / 'metrics.jsonl').read_text()
-  assert all(np.isfinite(x).all() for x in params_of(tmp_path).values())
-
-
-def test_an_update_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-  """The step's own loss and gradient are fine, and so is the checkpoint before it."""
-  config = tiny_config(**{'train.checkpoint_every': 1, 'train.steps': 3} | PLAIN)
-  save = setup.Run.save
-
-  def save_broken(run, *arguments):
-    if int(run.state.step) == 2:
-      broken = jax.tree.map(lambda x: x * np.inf, run.state.params)
-      run.state = dataclasses.replace(run.state, params=broken)
-    save(run, *arguments)
-
-  with monkeypatch.context() as patch, pytest.raises(loop.Diverged) as stopped:
-    patch.setattr(setup.Run, 'save', save_broken)
-    train(config, tmp_path)
-  assert 'step 2 is not finite (params/' in stopped.value.code
-  assert 'the last good checkpoint is of step 1;' in stopped.value.code
-  assert checkpoint.steps_on_disk(tmp_path / 'checkpoints') == [1]
-  train(config, tmp_path)
-  assert workdir.finished_step(tmp_path) == 3
-
-
-def test_a_validation_loss_that_is_not_finite_is_null(tmp_path, monkeypatch, capsys):
-  """It ends nothing, is never the best, and no JSON file holds it."""
-  measured = evaluation.during_training
-  losses = iter([1.0, np.nan, np.inf, 2.0])
-
-  def during_training(*arguments):
-    found = measured(*arguments)
-    loss = next(losses)
-    return {name: {**row, 'cross_entropy': loss, 'perplexity': loss} for name, row in found.items()}
-
-  changes = {'train.steps': 4, 'train.eval_every': 1, 'train.checkpoint_every': 1}
-  with monkeypatch.context() as patch:
-    patch.setattr(evaluation, 'during_training', during_training)
-    train(tiny_config(**changes | PLAIN | {'train.keep_checkpoints': 1}), tmp_path)
-  assert [row['validation_cross_entropy'] for row in rows_of(tmp_path)] == [1.0, None, None, 2.0]
-  assert checkpoint.steps_on_disk(tmp_path / 'checkpoints') == [1, 4]
-  files = [p for p in tmp_path.rglob('*') if p.is_file() and p.suffix in ('.json', '.jsonl')]
-  assert len(files) >= 4
-  for file in files:
-    for line in file.read_text().splitlines():
-      assert not re.search(r'\b(NaN|Infinity)\b', line), file
-  assert (tmp_path / 'figures' / 'training.png').exists()
-
-
-FORKS = {
-  'optimizer.clip_norm': 0.0,
-  'optimizer.weight_decay': 0.0,
-  'optimizer.frozen': ('embedding',),
-}
-
-
-@pytest.mark.parametrize('field', FORKS)
-def test_a_fork_with_another_optimizer_is_refused_before_anything_is_read(stopped_run, field):
-  config = tiny_config(**{'train.steps': 6, field: FORKS[field]} | PLAIN)
-  before = contents(stopped_run / 'checkpoints')
-  with pytest.raises(ValueError, match=rf'another structure \({field} was ') as caught:
-    train(config, stopped_run, fork=True)
-  said = str(caught.value)
-  assert f'--config.train.init_from={stopped_run}' in said and '--fork --reset_optimizer' in said
-  assert contents(stopped_run / 'checkpoints') == before
-  assert not (stopped_run / 'damaged').exists() and workdir.finished_step(stopped_run) == 4
-
-
-def test_a_fork_may_begin_the_state_of_its_optimizer_anew(stopped_run, tmp_path, capsys):
-  path = tmp_path / 'run'
-  shutil.copytree(stopped_run, path)
-  config = tiny_config(**{'train.steps': 5, 'optimizer.clip_norm': 0.0} | PLAIN)
-  for said in ('continuing after step 4', 'nothing to do'):  # run again, as a cluster does
-    with workdir.released():
-      loop.train(config, path, fork=True, reset_optimizer=True)
-    assert said in capsys.readouterr().out
-  assert workdir.finished_step(path) == 5
-
-
-@pytest.fixture(scope='module')
-def stopped_run(tmp_path_factory):
-  """A run of four steps."""
-  path = tmp_path_factory.mktemp('runs') / 'stopped'
-  train(tiny_config(**{'train.steps': 4} | PLAIN), path)
-  return path
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 subprocess, of kills."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -68,3 +69,8 @@ def stop_after(monkeypatch, step):
 
 def refuse(*_, **__):
   raise AssertionError('compiled')
+
+
+def contents(path):
+  """Every file below a folder and when it was written."""
+  return {p: p.stat().st_mtime_ns for p in [path, *pathlib.Path(path).rglob('*')]}
