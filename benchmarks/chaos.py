@@ -12,6 +12,7 @@ is added to.
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent import futures
 
 import numpy as np
 from absl import app, flags
@@ -121,7 +123,7 @@ class Lane:
   def reached(self) -> int:
     """The last step whose metrics are on disk."""
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
-      return json.loads((self.run / 'metrics.jsonl').read_text().splitlines()[-1])['step']
+      return json.loads((self.run / 'metrics.jsonl').read_text('utf-8').splitlines()[-1])['step']
     return 0
 
   @contextlib.contextmanager
@@ -152,8 +154,9 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     except subprocess.TimeoutExpired:
       process.kill()
       out, _ = process.communicate()
-      out += f'\nTraceback: did not end within {STUCK} s'
-    found.append((process.returncode, out))
+      found.append((None, f'{out}\ndid not end within {STUCK} s'))
+    else:
+      found.append((process.returncode, out))
   return found
 
 
@@ -182,13 +185,13 @@ def digest(run: pathlib.Path) -> dict:
   import jax
 
   leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-  rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text('utf-8').splitlines()]
   timed = ('tokens_per_second', 'mfu', 'input_seconds', 'training_seconds')
   return {
     **{jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves},
     'metrics': [{name: x for name, x in row.items() if name not in timed} for row in rows],
-    'evaluation': json.loads((run / 'evaluation.json').read_text())['results'],
-    'sample': (run / 'samples' / f'step_{step}.txt').read_text(),
+    'evaluation': json.loads((run / 'evaluation.json').read_text('utf-8'))['results'],
+    'sample': (run / 'samples' / f'step_{step}.txt').read_text('utf-8'),
   }
 
 
@@ -197,7 +200,7 @@ class Record:
 
   def __init__(self, path: str | None):
     self._path = path and pathlib.Path(path)
-    before = json.loads(self._path.read_text()) if self._path and self._path.exists() else {}
+    before = json.loads(self._path.read_text('utf-8')) if self._path and self._path.exists() else {}
     self.runs = collections.Counter(before.get('runs'))
     self.hits = collections.Counter(before.get('hits'))
     self.lost = before.get('lost_steps', {})
@@ -224,6 +227,7 @@ class Record:
       self.runs[case] += 1
       if different:
         self.mismatches.append({'case': case, 'different': different})
+      self.write()
       done = f'{sum(self.hits.values())} hits, {sum(self.runs.values())} runs'
       print(f'{done}, {len(self.mismatches)} mismatches, {len(self.faults)} faults', flush=True)
 
@@ -243,23 +247,24 @@ class Record:
       'origin': origin(),
     }
 
-  def write(self) -> None:
+  def write(self) -> str:
+    """Returns the record as JSON, which lies in its file then."""
     text = json_text.dumps(self.as_json(), indent=2) + '\n'
     if self._path is not None:
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._path.write_text(text)
-    print(text)
+      self._path.write_text(text, 'utf-8')
+    return text
 
 
 def live(lane: Lane, case: str, quiet: tuple, rng, record: Record, until: float) -> None:
   """One run from its beginning to its end, hit on the way."""
   kinds = [kind for kind in ENDS if lane.has_disk or kind not in DISK]
   quiet_digest, life = quiet
-  damaged = False
-  for number in range(1000):
+  for number in itertools.count():
     last = number >= MOST_HITS or time.monotonic() > until
     kind = rng.choice(kinds)
-    damaged = not last and maybe_damage(lane, rng, record) or damaged
+    if not last:
+      maybe_damage(lane, rng, record)
     with lane.trouble(kind) if kind == 'read-only disk' and not last else contextlib.nullcontext():
       processes = lane.start(case, programs=rng.random() > 0.1)
       if not last:
@@ -275,7 +280,8 @@ def live(lane: Lane, case: str, quiet: tuple, rng, record: Record, until: float)
       record.hit(kind, codes, max(0, reached - max([0, *lane.steps()])))
     expected = {0} if last or not running else {0} | ENDS[kind]
     silent = last or kind in ('SIGTERM', 'SIGINT', *DISK)
-    if code not in expected or any('Traceback' in text for _, text in found if silent):
+    complains = silent and any('Traceback' in text for _, text in found)
+    if code not in expected or None in codes or complains:
       record.fault(case, kind if running else 'none', code, out)
     if all(code == 0 for code in codes):
       break
@@ -289,7 +295,7 @@ def live(lane: Lane, case: str, quiet: tuple, rng, record: Record, until: float)
   shutil.rmtree(lane.run)
 
 
-def maybe_damage(lane: Lane, rng: random.Random, record: Record) -> bool:
+def maybe_damage(lane: Lane, rng: random.Random, record: Record) -> None:
   """Now and then damages a token cache, or the newest of several checkpoints."""
   kind, steps = rng.choice(DAMAGE), lane.steps()
   if rng.random() < 0.15:
@@ -297,13 +303,12 @@ def maybe_damage(lane: Lane, rng: random.Random, record: Record) -> bool:
   elif rng.random() < 0.3 and len(steps) > 1:
     folder = lane.run / 'checkpoints' / str(steps[-1])
   else:
-    return False
+    return
   files = [p for p in folder.rglob('*') if p.is_file() and p.suffix != '.lock']
   if files:
     damage(files, kind, rng)
     of = 'token cache' if folder == lane.cache else 'checkpoint'
     record.hit(f'{kind} of a {of}', [], 0)
-  return bool(files)
 
 
 def hit(lane: Lane, kind: str, target: subprocess.Popen) -> None:
@@ -318,14 +323,26 @@ def hit(lane: Lane, kind: str, target: subprocess.Popen) -> None:
     target.send_signal(getattr(signal, kind))
 
 
+def quiet_run(lane: Lane, case: str) -> tuple[dict, float]:
+  """The digest of a run that nobody touches, and the seconds that it takes."""
+  since = time.monotonic()
+  for code, out in ends(lane.start(case)):
+    if code != 0:
+      raise SystemExit(f'{case}: {out}')
+  found = digest(lane.run), time.monotonic() - since
+  shutil.rmtree(lane.run)
+  return found
+
+
 def work(lane: Lane, number: int, quiet: dict, record: Record, until: float) -> None:
+  """Hits one run after the other."""
   names = list(CASES)
-  life = 0
-  while time.monotonic() < until:
+  for life in itertools.count(number):
+    if time.monotonic() > until:
+      return
     rng = random.Random(f'{_SEED.value} {number} {life} {sum(record.runs.values())}')
     case = names[life % len(names)]
     live(lane, case, quiet[case], rng, record, until)
-    life += 1
 
 
 def main(argv):
@@ -335,31 +352,21 @@ def main(argv):
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     lanes = [Lane(folder / str(number), folder / 'programs') for number in range(_LANES.value)]
+    if not lanes[0].has_disk:
+      record.not_tried = dict.fromkeys(DISK, 'no right to mount a tmpfs')
     try:
-      quiet = {}
-      for case in CASES:
-        for _ in range(2):  # the second one finds tokens and programs
-          since = time.monotonic()
-          for code, out in ends(lanes[0].start(case)):
-            if code != 0:
-              raise SystemExit(f'{case}: {out}')
-          quiet[case] = digest(lanes[0].run), time.monotonic() - since
-          shutil.rmtree(lanes[0].run)
-      if not lanes[0].has_disk:
-        record.not_tried = dict.fromkeys(DISK, 'no right to mount a tmpfs')
-      until = time.monotonic() + 60 * _MINUTES.value
-      threads = [
-        threading.Thread(target=work, args=(lane, number, quiet, record, until))
-        for number, lane in enumerate(lanes)
-      ]
-      for thread in threads:
-        thread.start()
-      for thread in threads:
-        thread.join()
+      with futures.ThreadPoolExecutor(len(lanes)) as pool:
+        quiet = {case: quiet_run(lanes[0], case) for case in CASES}
+        until = time.monotonic() + 60 * _MINUTES.value
+        tasks = [
+          pool.submit(work, lane, number, quiet, record, until) for number, lane in enumerate(lanes)
+        ]
+        for task in tasks:
+          task.result()
     finally:
       for lane in lanes:
         lane.close()
-  record.write()
+  print(record.write())
   if record.mismatches or record.faults:
     raise SystemExit(1)
 
