@@ -24,8 +24,8 @@ def gap(found, expected) -> float:
   for a, b in pairs:
     assert np.shape(a) == np.shape(b)
   wide = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]
-  difference = np.max([np.abs(a - b).max() for a, b in wide])
-  return difference / np.max([np.abs(b).max() for _, b in wide]) if difference else 0.0
+  difference = np.max([np.abs(a - b).max(initial=0) for a, b in wide])
+  return difference / np.max([np.abs(b).max(initial=0) for _, b in wide]) if difference else 0.0
 
 
 def assert_close(found, expected, tolerance: float, what='') -> None:
