@@ -65,9 +65,9 @@ def get_config(arguments=''):
   config = base.base(model)
   config.data.update(sequence_length=16, batch_size=8)
   config.optimizer.update(schedule='cosine', learning_rate=3e-3, warmup_steps=10)
-  config.train.update(
-    steps=200, accumulation=2, log_every=5, eval_every=20, checkpoint_every=20, keep_checkpoints=4
-  )
+  steps, every = (60, 10) if arguments == 'two' else (200, 20)
+  config.train.update(steps=steps, eval_every=every, checkpoint_every=every)
+  config.train.update(accumulation=2, log_every=5, keep_checkpoints=4)
   config.eval.update(batches=4, during_training_batches=1, whole=False, sequential=True)
   config.mesh.data = 2 if arguments == 'two' else 1
   config.sample.num_tokens = 8
