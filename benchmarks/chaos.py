@@ -120,10 +120,12 @@ class Lane:
     names = os.listdir(folder) if folder.exists() else []
     return sorted(int(name) for name in names if name.isdigit())
 
-  def reached(self) -> int:
-    """The last step whose metrics are on disk."""
+  def reached(self, since: float) -> int:
+    """The last step whose metrics are on disk; 0 where none was written since a time."""
+    file = self.run / 'metrics.jsonl'
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
-      return json.loads((self.run / 'metrics.jsonl').read_text('utf-8').splitlines()[-1])['step']
+      if file.stat().st_mtime > since:
+        return json.loads(file.read_text('utf-8').splitlines()[-1])['step']
     return 0
 
   @contextlib.contextmanager
@@ -266,10 +268,10 @@ def live(lane: Lane, case: str, quiet: tuple, rng, record: Record, until: float)
     if not last:
       maybe_damage(lane, rng, record)
     with lane.trouble(kind) if kind == 'read-only disk' and not last else contextlib.nullcontext():
-      processes = lane.start(case, programs=rng.random() > 0.1)
+      since, processes = time.time(), lane.start(case, programs=rng.random() > 0.1)
       if not last:
         time.sleep(rng.uniform(0.1, life) if kind != 'read-only disk' else 0)
-      target, reached = rng.choice(processes), lane.reached()
+      target, reached = rng.choice(processes), lane.reached(since)
       running = target.poll() is None
       if not last and running:
         hit(lane, kind, target)

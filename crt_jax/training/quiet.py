@@ -1,12 +1,13 @@
 """Silence for errors that are raised elsewhere.
 
 A background write that fails is told several times by Orbax: in its log, by its threads, and by
-  tasks whose result nobody fetched.
+tasks whose result nobody fetched.
 Checkpoints raise the same error once, in one line; while they are open these channels are closed
 for Orbax's own messages.
 """
 
 import logging
+import sys
 import threading
 
 LOGGERS = ('absl', 'asyncio')
@@ -26,6 +27,7 @@ class QuietOrbax:
   def __enter__(self):
     self._thread_hook = threading.excepthook
     threading.excepthook = self._on_thread_error
+    self._hook, sys.excepthook = sys.excepthook, self._on_error
     for name in LOGGERS:
       logging.getLogger(name).addFilter(self._is_heard)
     return self
@@ -34,6 +36,7 @@ class QuietOrbax:
     for name in LOGGERS:
       logging.getLogger(name).removeFilter(self._is_heard)
     threading.excepthook = self._thread_hook
+    sys.excepthook = self._hook
 
   def _is_heard(self, record: logging.LogRecord) -> bool:
     if 'orbax' not in record.pathname:
@@ -41,6 +44,11 @@ class QuietOrbax:
     if record.exc_info and 'background save' in record.getMessage():
       self.failure = self.failure or record.exc_info[1]
     return False
+
+  def _on_error(self, kind, error, traceback):
+    # Reads that TensorStore still answers after the first one of a damaged checkpoint has failed.
+    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+      self._hook(kind, error, traceback)
 
   def _on_thread_error(self, args):
     if not _passes_through_orbax(args.exc_traceback):
