@@ -27,7 +27,7 @@ class QuietOrbax:
   def __enter__(self):
     self._thread_hook = threading.excepthook
     threading.excepthook = self._on_thread_error
-    self._hook, sys.excepthook = sys.excepthook, self._on_error
+    self._late_hook, sys.unraisablehook = sys.unraisablehook, self._on_late_error
     for name in LOGGERS:
       logging.getLogger(name).addFilter(self._is_heard)
     return self
@@ -36,7 +36,7 @@ class QuietOrbax:
     for name in LOGGERS:
       logging.getLogger(name).removeFilter(self._is_heard)
     threading.excepthook = self._thread_hook
-    sys.excepthook = self._hook
+    sys.unraisablehook = self._late_hook
 
   def _is_heard(self, record: logging.LogRecord) -> bool:
     if 'orbax' not in record.pathname:
@@ -45,10 +45,10 @@ class QuietOrbax:
       self.failure = self.failure or record.exc_info[1]
     return False
 
-  def _on_error(self, kind, error, traceback):
-    # Reads that TensorStore still answers after the first one of a damaged checkpoint has failed.
-    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
-      self._hook(kind, error, traceback)
+  def _on_late_error(self, error):
+    # Reads of a damaged checkpoint that TensorStore answers after the first one has failed.
+    if str(error.exc_value) != 'Event loop is closed':
+      self._late_hook(error)
 
   def _on_thread_error(self, args):
     if not _passes_through_orbax(args.exc_traceback):
