@@ -47,7 +47,8 @@ class QuietOrbax:
 
   def _on_late_error(self, error):
     # Reads of a damaged checkpoint that TensorStore answers after the first one has failed.
-    if str(error.exc_value) != 'Event loop is closed':
+    of_orbax = 'orbax' in getattr(getattr(error.object, 'cr_code', None), 'co_filename', '')
+    if not of_orbax and str(error.exc_value) != 'Event loop is closed':
       self._late_hook(error)
 
   def _on_thread_error(self, args):
