@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from docs.pages import FIGURES, ROOT, filled
+from docs.publish import FIGURES, ROOT, filled
 from experiments import cli
 
 RESULTS = ROOT / 'docs' / 'results'

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from docs.make_figures import PATHS
-from docs.pages import ROOT, filled
+from docs.publish import ROOT, filled
 from experiments import cli
 
 _WORKDIR = cli.define_workdir('Directory of a study, only read; or docs/results')

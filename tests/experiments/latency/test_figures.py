@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crt_jax.evaluation import latency_figures
-from crt_jax.evaluation.latency_figures import explaining_price, predicted, weights_at
+from experiments.latency import figures
+from experiments.latency.figures import explaining_price, predicted, weights_at
 
 SPEED = 1e9  # weights per second
 
@@ -37,22 +37,20 @@ def test_only_pairs_at_the_first_point_are_drawn(tmp_path):
     machine=dict(bandwidth=4 * SPEED, launch=2e-6),
   )
   path = tmp_path / 'advantage.png'
-  assert not latency_figures.advantage(result, path) and not path.exists()
+  assert not figures.advantage(result, path) and not path.exists()
   matched = MODEL | dict(match=dict(model='plain'))
-  assert latency_figures.advantage(result | dict(rows=[matched, OTHER]), path) and path.exists()
+  assert figures.advantage(result | dict(rows=[matched, OTHER]), path) and path.exists()
   eager = [
     one | dict(peers=dict(torch=dict(seconds=seconds, launches=launches, launch=9e-6)))
     for one, seconds, launches in ((matched, 0.02, 40), (OTHER, 0.05, 160))
   ]
-  points = {
-    kind: [price, ratio] for kind, price, ratio in latency_figures._measured(*eager, result)
-  }
+  points = {kind: [price, ratio] for kind, price, ratio in figures._measured(*eager, result)}
   assert points == {
-    latency_figures.ONE_PROGRAM: [pytest.approx(2000), pytest.approx(6 / 7)],
-    latency_figures.EAGER: [pytest.approx(9000), pytest.approx(2.5)],
+    figures.ONE_PROGRAM: [pytest.approx(2000), pytest.approx(6 / 7)],
+    figures.EAGER: [pytest.approx(9000), pytest.approx(2.5)],
     # 2.5 ms of an A100, 2039 GB/s: 2.55e9 weights of two bytes each.
-    latency_figures.PAPER: [pytest.approx((2.5e-3 * 2039e9 / 2 - 5e6) / 160), pytest.approx(2.5)],
+    figures.PAPER: [pytest.approx((2.5e-3 * 2039e9 / 2 - 5e6) / 160), pytest.approx(2.5)],
   }
-  assert not latency_figures.advantage(
+  assert not figures.advantage(
     result | dict(rows=[matched | dict(batch=2), OTHER | dict(batch=2)]), path
   )

@@ -1,4 +1,4 @@
-"""The rows of `experiments.latency`: which there are, how one is measured, how it is printed."""
+"""The rows of the table: which there are, how one is measured, how it is printed."""
 
 import dataclasses
 import functools
@@ -45,10 +45,10 @@ def plan(config, models: dict[str, dict]) -> list[Entry]:
     ValueError: a value or a model field that cannot be; nothing is compiled yet.
   """
   import crt_jax
-  from crt_jax.decoding.latency import Point
   from crt_jax.decoding.sampling import Sampling
   from crt_jax.models.base import PREFILL_METHODS
   from crt_jax.models.config import one_of
+  from experiments.latency.decoder import Point
 
   for name in ('tokens', 'rounds', 'warmup', 'bandwidth_megabytes'):
     if config[name] < 1:
@@ -97,16 +97,16 @@ def measure(entry: Entry, config, machine) -> dict:
   """Times one row, the peers in turns with it, and reading before and after: a machine whose memory
   others use is faster at some minutes than at others."""
   import crt_jax
-  from crt_jax import floors
-  from crt_jax.decoding import latency
-  from crt_jax.decoding.machine import quantiles, read_bandwidth
   from crt_jax.decoding.sampling import Sampling
+  from experiments.latency import decoder as timing
+  from experiments.latency import floors
+  from experiments.latency.machine import quantiles, read_bandwidth
 
   point = entry.point
-  model, params = latency.random_params(crt_jax.build(entry.fields), point.dtype)
+  model, params = timing.random_params(crt_jax.build(entry.fields), point.dtype)
   capacity = point.context + config.warmup + config.tokens + 2 * point.call_tokens
   sampling = Sampling(config.temperature, config.top_k)
-  decoder = latency.Decoder(model, params, point, capacity, sampling)
+  decoder = timing.Decoder(model, params, point, capacity, sampling)
   timers = {'crt_jax': functools.partial(_round, decoder, config)}
   about = {}
   for peer in config.peers:
@@ -121,7 +121,7 @@ def measure(entry: Entry, config, machine) -> dict:
     timers[peer] = functools.partial(_peer_round, make, config)
   read = functools.partial(read_bandwidth, config.bandwidth_megabytes, repeats=4)
   before = read()
-  seconds = latency.alternate(timers, config.rounds)
+  seconds = timing.alternate(timers, config.rounds)
   machine = dataclasses.replace(machine, bandwidth=max(before, read()))
   median, p95 = quantiles(seconds.pop('crt_jax'))
   traffic = floors.traffic(model.config, point.dtype, point.batch, point.context)
@@ -169,13 +169,13 @@ def datasheet_bandwidth() -> float:
   """Bytes per second that the device's maker states; 0 where it is not known."""
   import jax
 
-  from crt_jax import floors
+  from experiments.latency import floors
 
   return floors.datasheet_bandwidth(jax.devices()[0].device_kind)
 
 
 def _datasheet_share(traffic, seconds: float) -> float:
-  from crt_jax import floors
+  from experiments.latency import floors
 
   bandwidth = datasheet_bandwidth()
   return floors.share(floors.floor(traffic, bandwidth).streamed, seconds)

@@ -4,9 +4,9 @@ import jax
 import pytest
 
 import crt_jax
-from crt_jax import floors
 from crt_jax.decoding import prepare
 from crt_jax.decoding.prepare import empty_state
+from experiments.latency import floors
 from tests.contract.models import CONFIGS, model_of
 
 CONTEXT, BATCH = 9, 3

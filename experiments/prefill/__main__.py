@@ -76,24 +76,24 @@ def _load(needed: int) -> _Run:
 
 def _rows(run: _Run, lengths, chunks, passes):
   """Measures, prints and yields a record for every length and way; the exact way comes first."""
-  from crt_jax.decoding import prefill_study
+  from experiments.prefill import reading
 
   print(f'{"tokens":>7} {"way":14}{"K":>4}{"ms":>10}{"max |logit|":>13}{"KL nats":>11}{"same":>6}')
   for length in lengths:
     tokens_BxT = run.text[: _PROMPTS.value * length].reshape(_PROMPTS.value, length)
     exact = None
-    for way in prefill_study.ways(length, chunks, passes or (run.model.config.depth,)):
-      row, logits_BxV = prefill_study.read(run.model, run.params, tokens_BxT, way, _REPEATS.value)
+    for way in reading.ways(length, chunks, passes or (run.model.config.depth,)):
+      row, logits_BxV = reading.read(run.model, run.params, tokens_BxT, way, _REPEATS.value)
       exact = logits_BxV if exact is None else exact
-      row |= prefill_study.error(logits_BxV, exact)
+      row |= reading.error(logits_BxV, exact)
       print(_line(row), flush=True)
       yield row
 
 
 def _write(run: _Run, rows: list[dict]) -> None:
   from crt_jax import json_text
-  from crt_jax.evaluation import latency_figures
   from crt_jax.training.origin import origin
+  from experiments.prefill import figure
 
   result = dict(
     what='reading prompts of validation text: seconds, and next-token logits against the exact',
@@ -107,7 +107,7 @@ def _write(run: _Run, rows: list[dict]) -> None:
   directory = pathlib.Path(_OUTPUT.value)
   directory.mkdir(parents=True, exist_ok=True)
   (directory / 'prefill.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
-  latency_figures.prefill(result, directory / 'prefill.png')
+  figure.prefill(result, directory / 'prefill.png')
   print(f'written to {directory}')
 
 

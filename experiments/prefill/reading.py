@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crt_jax.decoding.machine import best_time
 from crt_jax.decoding.prepare import empty_state
+from experiments.latency.machine import best_time
 
 
 class Way(NamedTuple):

@@ -4,9 +4,9 @@
   resident   the core of a CART stays on the chip and is read once per token
   launches   the kernels of a token times the cost of starting one
 
-Bytes are those of prepared parameters (decoding/prepare.py): matrices in the decode dtype, vectors
-in float32. The caches count as they are filled, not as they are allocated. Of an embedding table
-that is not the output layer a token reads one row.
+Bytes are those of prepared parameters (crt_jax/decoding/prepare.py): matrices in the decode dtype,
+vectors in float32. The caches count as they are filled, not as they are allocated. Of an embedding
+table that is not the output layer a token reads one row.
 """
 
 from __future__ import annotations

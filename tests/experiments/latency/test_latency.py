@@ -11,14 +11,15 @@ from absl import flags
 from absl.testing import flagsaver
 
 from crt_jax import decoding
-from crt_jax.decoding import latency, machine, prefill_study
-from crt_jax.decoding.launches import launches
-from experiments import config_files, latency_rows
-from experiments import latency as entry_point
+from experiments import config_files
+from experiments.latency import __main__ as entry_point
+from experiments.latency import decoder as timing
+from experiments.latency import machine, rows
+from experiments.latency.launches import launches
 from experiments.mistakes import Mistake
-from tests.contract.models import model_of, params_of, tokens_of
+from tests.contract.models import model_of
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -48,12 +49,12 @@ def test_launches_count_loops_as_often_as_they_run():
 
 
 def test_a_decoder_times_every_token_once():
-  model, params = latency.random_params(model_of('crt'), 'bfloat16')
+  model, params = timing.random_params(model_of('crt'), 'bfloat16')
   assert params['output']['weight'].dtype == jnp.bfloat16
   counts = {}
-  for dispatch in (latency.PYTHON, 1, 4):
-    point = latency.Point(2, 3, 'bfloat16', dispatch)
-    decoder = latency.Decoder(model, params, point, 16, decoding.Sampling(temperature=0))
+  for dispatch in (timing.PYTHON, 1, 4):
+    point = timing.Point(2, 3, 'bfloat16', dispatch)
+    decoder = timing.Decoder(model, params, point, 16, decoding.Sampling(temperature=0))
     seconds = decoder.time(8)
     assert len(seconds) == 8 // point.call_tokens and min(seconds) > 0
     assert decoder._state[0].position_B.tolist() == [11, 11]
@@ -63,7 +64,7 @@ def test_a_decoder_times_every_token_once():
     assert decoder.first_token('parallel') > 0
     assert decoder.draw(tokens=4) > 0
   # In a chunk a token costs the same kernels as alone, and the three of the loop around it.
-  assert counts[latency.PYTHON] == 0 < counts[1] == counts[4] - 3
+  assert counts[timing.PYTHON] == 0 < counts[1] == counts[4] - 3
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_decoder_times_every_token_once():
 )
 def test_points_that_cannot_be(fields, message):
   with pytest.raises(ValueError, match=f'^{message}'):
-    latency.Point(**fields)
+    timing.Point(**fields)
 
 
 def test_the_machine():
@@ -89,7 +90,7 @@ def test_the_machine():
 
 
 def test_every_axis_is_varied_alone(config):
-  points = latency_rows._points(config)
+  points = rows._points(config)
   assert len(points) == len(set(points)) == 1 + 1 + 1 + 1
   first = points[0]
   assert all(sum(a != b for a, b in zip(first, point, strict=True)) <= 1 for point in points)
@@ -111,13 +112,13 @@ def test_refused_before_anything_is_compiled(config, changes, message):
   with config.unlocked():
     config.update(ml_collections.ConfigDict(changes))
   with pytest.raises((ValueError, Mistake), match=f'^{message}'):
-    latency_rows.plan(config, entry_point._models(config))
+    rows.plan(config, entry_point._models(config))
 
 
 def test_a_peer_that_is_not_installed(monkeypatch):
-  monkeypatch.setitem(latency_rows.PEERS, 'torch', 'no_such_package.peer')
+  monkeypatch.setitem(rows.PEERS, 'torch', 'no_such_package.peer')
   with pytest.raises(Mistake, match="'torch' needs no_such_package: from a clone, pip install"):
-    latency_rows.peer_module('torch')
+    rows.peer_module('torch')
 
 
 def test_models_of_other_configs_are_rows(config):
@@ -167,29 +168,14 @@ def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatc
   assert len((tmp_path / 'rows.jsonl').read_text().splitlines()) == 3
 
 
-def test_prefill_errors_are_those_of_the_passes():
-  """With K = T + 1 passes nothing is left of the error; with one, most is."""
-  model = model_of('crt')
-  params, tokens = params_of(model), tokens_of(model)[:, :3]
-  exact, *others = prefill_study.ways(3, (2, 100), (4,))
-  assert exact == ('sequential', 3, None)
-  assert others == [('parallel', 3, 4), ('chunked', 2, 4)]
-  record, expected = prefill_study.read(model, params, tokens, exact, 1)
-  assert record['tokens'] == 3 and record['seconds'] > 0
-  for way in (*others, prefill_study.Way('parallel', 3, 1)):
-    error = prefill_study.error(prefill_study.read(model, params, tokens, way, 1)[1], expected)
-    assert (error['max_logit_error'] < 1e-3) == (way.passes == 4)
-    assert (error['kl'] < 1e-6) == (way.passes == 4)
-
-
 @pytest.mark.parametrize('spec', ('latency.py', 'latency.py:paper', 'latency_cpu.py'))
 def test_the_other_configs_have_a_plan(spec):
   config = config_files.load(str(ROOT / 'configs' / spec))
   with config.unlocked():
     config.peers = ()
-  entries = latency_rows.plan(config, entry_point._models(config))
+  entries = rows.plan(config, entry_point._models(config))
   names = list(dict.fromkeys(entry.name for entry in entries))
-  assert set(latency_rows.PAPER) <= set(names)
+  assert set(rows.PAPER) <= set(names)
   assert set(config.matches) | set(config.matches.values()) <= set(names)
   bases = [entry.point for entry in entries if entry.name == 'crt_d1_c2048']
   assert len(bases) == len(set(bases)) <= 13

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from crt_jax.decoding.latency import Decoder, Point, random_params
 from crt_jax.decoding.sampling import Sampling
 from crt_jax.models.base import build
+from experiments.latency.decoder import Decoder, Point, random_params
 
 WIDTHS = (1120, 2048, 8192)  # of the weights whose product with one vector is timed
 ALLOCATIONS = 2  # of each: which pages a weight gets changes the result by a third

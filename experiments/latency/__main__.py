@@ -18,7 +18,8 @@ import sys
 
 from absl import flags
 
-from experiments import cli, config_files, latency_rows
+from experiments import cli, config_files
+from experiments.latency import rows as table
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir('Where the rows, latency.json and the figures go')
@@ -32,32 +33,32 @@ def main(argv):
   config = _CONFIG.value
   models = _models(config)
   # Everything that can be refused is refused before the first compilation.
-  plan = latency_rows.plan(config, models)
+  plan = table.plan(config, models)
 
   from crt_jax import json_text
-  from crt_jax.decoding import machine
   from crt_jax.training.origin import origin
+  from experiments.latency import machine
 
   directory = pathlib.Path(_WORKDIR.value)
   directory.mkdir(parents=True, exist_ok=True)
   made_with = origin()
   found = machine.measure(config.bandwidth_megabytes)
-  print(latency_rows.describe(found, made_with['device']))
+  print(table.describe(found, made_with['device']))
   rows = []
   if _FRESH.value:
     (directory / ROWS).unlink(missing_ok=True)
   done = _finished(directory / ROWS, made_with['device'])
-  print(latency_rows.HEADER)
+  print(table.HEADER)
   for entry in plan:
     row = done.get(entry.identity())
     if row is None:
-      row = latency_rows.measure(entry, config, found)
+      row = table.measure(entry, config, found)
       row |= dict(identity=entry.identity(), device=made_with['device'])
       with open(directory / ROWS, 'a', encoding='utf-8') as file:
         file.write(json_text.dumps(row) + '\n')
     rows.append(row)
-    print(latency_rows.line(row), flush=True)
-  latency_rows.compare(rows, config.matches.to_dict())
+    print(table.line(row), flush=True)
+  table.compare(rows, config.matches.to_dict())
   _write(directory, config, dataclasses.asdict(found), rows, made_with)
 
 
@@ -109,22 +110,22 @@ def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
 def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], made_with: dict):
   """The JSON and the figures, and what the table cannot show."""
   from crt_jax import json_text
-  from crt_jax.evaluation import latency_figures
+  from experiments.latency import figures
 
   result = dict(
     what='decode latency per token; seconds unless named otherwise',
     config=config.to_dict(),
     machine=machine,
     glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
-    datasheet_bandwidth=latency_rows.datasheet_bandwidth(),
+    datasheet_bandwidth=table.datasheet_bandwidth(),
     rows=rows,
-    paper=latency_rows.PAPER,
+    paper=table.PAPER,
     **made_with,
   )
   (directory / 'latency.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
-  print(latency_rows.comparison(rows))
-  latency_figures.latency(result, directory / 'latency.png')
-  drawn = latency_figures.advantage(result, directory / 'advantage.png')
+  print(table.comparison(rows))
+  figures.latency(result, directory / 'latency.png')
+  drawn = figures.advantage(result, directory / 'advantage.png')
   names = 'latency.json, latency.png' + (' and advantage.png' if drawn else '')
   print(f'{directory}/: {names}', file=sys.stderr)
 

@@ -1,0 +1,42 @@
+"""What the pages of studies are made of: finished records, tables, and where numbers come from."""
+
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from experiments.mistakes import Mistake
+
+DIGITS = 9  # significant; differences of perplexities are taken of what is left
+# They say nothing to another reader.
+PRIVATE = ('command', 'cache_dir', 'tfds_dir', 'files')
+
+
+def read(folder: pathlib.Path, file: str) -> dict:
+  """The record of a finished study, ready to be kept.
+
+  Raises:
+    Mistake: the directory has no such file.
+  """
+  if not (folder / file).exists():
+    raise Mistake(f'{folder}: no {file} here; give the directory of a finished study')
+  return rounded(json.loads((folder / file).read_text('utf-8')))
+
+
+def rounded(value, digits: int = DIGITS):
+  """The same record without digits that mean nothing, and without anybody's paths."""
+  if isinstance(value, dict):
+    return {k: rounded(v, digits) for k, v in value.items() if k not in PRIVATE}
+  if isinstance(value, list):
+    return [rounded(v, digits) for v in value]
+  return float(f'{value:.{digits}g}') if isinstance(value, float) else value
+
+
+def table(head: Sequence, rows: Iterable[Sequence]) -> str:
+  """A table in Markdown."""
+  lines = ['| ' + ' | '.join(map(str, cells)) + ' |' for cells in (head, *rows)]
+  return '\n'.join([lines[0], '|---' * len(head) + '|', *lines[1:]])
+
+
+def paragraphs(*parts: str) -> str:
+  """The parts with an empty line between them."""
+  return '\n\n'.join(parts)
