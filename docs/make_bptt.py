@@ -1,6 +1,6 @@
 """Writes what the studies of the recurrence measured into docs/bptt.md, and their figures.
 
-  python -m docs.make_bptt --pointer_chasing=DIR --convergence=DIR --bptt_study=DIR
+  python -m docs.make_bptt --bptt_study=DIR
 
 Each flag is the directory of a finished study and may be left out. What is shown is kept in
 docs/results/, and without flags everything is drawn anew from there.
@@ -17,8 +17,6 @@ from experiments import cli
 RESULTS = ROOT / 'docs' / 'results'
 PAGE = ROOT / 'docs' / 'bptt.md'
 FILES = {  # of a study's directory
-  'pointer_chasing': 'results.json',
-  'convergence': 'convergence.json',
   'bptt_study': 'results.json',
 }
 DIGITS = 9  # significant; differences of perplexities are taken of what is left
@@ -58,39 +56,6 @@ def rounded(value):
   return float(f'{value:.{DIGITS}g}') if isinstance(value, float) else value
 
 
-def pointer_chasing(record: dict) -> str:
-  """Levels that each model solves, and its size."""
-  from crt_jax.evaluation import recurrence_figures
-
-  recurrence_figures.levels(record, FIGURES / 'pointer_chasing.png')
-  lines = ['| model | parameters | steps | levels solved (of 10) | final query |']
-  lines += ['|---' * 5 + '|']
-  for name, result in record['models'].items():
-    trained = recurrence_figures.trained_record(result)
-    solved, final = recurrence_figures.solved_levels(trained['accuracy'])
-    steps = result['config']['train']['steps']
-    cells = (name.replace('/', ', '), f'{result["parameters"]:,}', steps)
-    cells += (solved, f'{final:.2f}')
-    lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
-  return '\n'.join(
-    [*lines, '', made_with(record), '', '![Levels solved.](figures/pointer_chasing.png)']
-  )
-
-
-def convergence(record: dict) -> str:
-  """The table over checkpoints and the figure."""
-  from crt_jax.evaluation import recurrence_figures
-
-  recurrence_figures.convergence(record, FIGURES / 'convergence.png')
-  lines = [recurrence_figures.convergence_table(record), '']
-  lines += [
-    f'Mean over seeds and, in brackets, lowest and highest, over the {record["trained_length"]} '
-    f'trained positions of {record["rows"]} validation windows. {made_with(record)}',
-    '',
-  ]
-  return '\n'.join([*lines, '![Convergence of the passes.](figures/convergence.png)'])
-
-
 def bptt_study(record: dict) -> str:
   """Both tables and figures."""
   from crt_jax.evaluation import bptt_figures
@@ -115,8 +80,6 @@ def bptt_study(record: dict) -> str:
 
 
 SECTIONS = {
-  'pointer_chasing': pointer_chasing,
-  'convergence': convergence,
   'bptt_study': bptt_study,
 }
 

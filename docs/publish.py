@@ -24,6 +24,8 @@ FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'
 STUDIES = {
   'latency': 'experiments.latency.page',
   'prefill': 'experiments.prefill.page',
+  'convergence': 'experiments.convergence.page',
+  'pointer_chasing': 'experiments.pointer_chasing.page',
 }
 
 for _name in STUDIES:

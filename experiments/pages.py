@@ -40,3 +40,16 @@ def table(head: Sequence, rows: Iterable[Sequence]) -> str:
 def paragraphs(*parts: str) -> str:
   """The parts with an empty line between them."""
   return '\n\n'.join(parts)
+
+
+def measured_on(record: dict) -> str:
+  """On what, with which versions, when."""
+  from crt_jax.evaluation.figures import caption
+
+  return f'Measured on {caption(record["origin"])}; other work shared the machine.'
+
+
+def spread(values: Sequence[float], form: str) -> str:
+  """'0.12 (0.1 to 0.15)', mean, lowest and highest; of a single value itself."""
+  mean = f'{sum(values) / len(values):{form}}'
+  return f'{mean} ({min(values):{form}} to {max(values):{form}})' if len(values) > 1 else mean

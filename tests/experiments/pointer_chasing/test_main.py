@@ -5,9 +5,9 @@ import json
 import pytest
 from absl import flags
 
-from crt_jax.evaluation import recurrence_figures
-from experiments import pointer_chasing
 from experiments.mistakes import Mistake
+from experiments.pointer_chasing import __main__ as pointer_chasing
+from experiments.pointer_chasing import figure
 
 LEVELS = [f'level_{level}' for level in range(10)]
 
@@ -49,17 +49,17 @@ def test_results_and_figure(tmp_path):
     config = pointer_chasing.config_of(name)
     models[name] = pointer_chasing.result_of(tmp_path / name, config)
   assert models['bptt']['parameters'] > models['transformer/N=3']['parameters'] / 3
-  assert recurrence_figures.trained_record(models['bptt'])['form'] == 'sequential'
-  assert recurrence_figures.trained_record(models['unroll/K=5'])['form'] == 'parallel'
+  assert figure.trained_record(models['bptt'])['form'] == 'sequential'
+  assert figure.trained_record(models['unroll/K=5'])['form'] == 'parallel'
   assert pointer_chasing.words(models['transformer/N=3']) == (
     'parallel: 3 levels, final query 0.00'
   )
   assert models['bptt']['curve'][0]['step'] == 2
   record = {'models': models, 'origin': {}}
-  recurrence_figures.levels(record, tmp_path / 'levels.png')
+  figure.levels(record, tmp_path / 'levels.png')
   assert (tmp_path / 'levels.png').stat().st_size > 10_000
 
 
 def test_a_level_is_solved_above_nine_tenths():
   accuracy = {'level_0': 0.91, 'level_1': 0.9, 'final': 0.95}
-  assert recurrence_figures.solved_levels(accuracy) == (1, 0.95)
+  assert figure.solved_levels(accuracy) == (1, 0.95)

@@ -37,9 +37,9 @@ def main(argv):
   if not _OUTPUT.value:
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
   from crt_jax import data
-  from crt_jax.evaluation import convergence, recurrence_figures
   from crt_jax.training import checkpoint, final, workdir
   from crt_jax.training.origin import origin
+  from experiments.convergence import figure, gaps, page
 
   runs = [final.open_run(path) for path in _WORKDIR.value]
   check_alike(runs)
@@ -54,10 +54,10 @@ def main(argv):
     [batch] = data.sampled_validation(packed, length, _ROWS.value, 1, _SEED.value)
     for step in checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints'):
       _, params, _, _ = checkpoint.load_params(path, step)
-      found = convergence.against_exact(run.model, params, batch, _PASSES.value)
-      edges = convergence.edges_of(length, trained)
+      found = gaps.against_exact(run.model, params, batch, _PASSES.value)
+      edges = gaps.edges_of(length, trained)
       record = {'seed': run.config.seed, 'step': step}
-      records.append(record | convergence.summary(found, edges, trained))
+      records.append(record | gaps.summary(found, edges, trained))
       print(line(records[-1], config.model.depth), flush=True)
   result = {
     'study': 'convergence',
@@ -66,7 +66,7 @@ def main(argv):
     'edges': edges,
     'passes': _PASSES.value,
     'rows': _ROWS.value,
-    'floor': convergence.FLOOR,
+    'floor': gaps.FLOOR,
     'config': workdir.plain(config),
     'runs': records,
     'origin': origin(),
@@ -74,10 +74,10 @@ def main(argv):
   folder = pathlib.Path(_OUTPUT.value)
   folder.mkdir(parents=True, exist_ok=True)
   workdir.write_json(folder / 'convergence.json', result)
-  text = recurrence_figures.convergence_table(result)
+  text = page.table(result)
   (folder / 'convergence.txt').write_text(text + '\n', 'utf-8')
   print(text)
-  recurrence_figures.convergence(result, folder / 'convergence.png')
+  figure.convergence(result, folder / 'convergence.png')
   print(f'{result["rows"]} validation windows; written to {folder}')
 
 

@@ -46,9 +46,9 @@ def main(argv):
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')
   # All are read before one is trained: a mistake in the last is answered at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
-  from crt_jax.evaluation import recurrence_figures
   from crt_jax.training import loop, workdir
   from crt_jax.training.origin import origin
+  from experiments.pointer_chasing import figure
 
   folder, models = pathlib.Path(_WORKDIR.value), {}
   for model, config in configs.items():
@@ -60,7 +60,7 @@ def main(argv):
     print(f'{model}: {words(models[model])}', flush=True)
     record = {'study': 'pointer_chasing', 'models': models, 'origin': origin()}
     workdir.write_json(folder / 'results.json', record)
-    recurrence_figures.levels(record, folder / 'levels.png')
+    figure.levels(record, folder / 'levels.png')
   print(f'finished; everything is in {folder}')
 
 
@@ -109,12 +109,12 @@ def shares(row: dict, prefix: str = '') -> dict[str, float]:
 
 def words(result: dict) -> str:
   """One line: levels solved in every form."""
-  from crt_jax.evaluation import recurrence_figures
+  from experiments.pointer_chasing import figure
 
   parts = []
   for record in result['final']:
     form = record['form'] + ('' if record['depth'] is None else f' K={record["depth"]}')
-    solved, final = recurrence_figures.solved_levels(record['accuracy'])
+    solved, final = figure.solved_levels(record['accuracy'])
     parts.append(f'{form}: {solved} levels, final query {final:.2f}')
   return '; '.join(parts)
 
