@@ -20,12 +20,18 @@ from experiments import cli
 ROOT = pathlib.Path(__file__).parents[1]
 FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'
 
-# Each has `read`, folder -> record, and `texts`, record and folder of figures -> text by page.
+# Each module has `read(folder, name)`, the record to keep, and `texts(record, name, figures)`, the
+# text of each page.
 STUDIES = {
   'latency': 'experiments.latency.page',
   'prefill': 'experiments.prefill.page',
   'convergence': 'experiments.convergence.page',
+  'bptt_study': 'experiments.bptt_study.page',
   'pointer_chasing': 'experiments.pointer_chasing.page',
+  'loops_at_evaluation': 'experiments.study.page',
+  'state_growth': 'experiments.state_growth.page',
+  'gate': 'experiments.study.page',
+  'prelude_or_loops': 'experiments.study.page',
 }
 
 for _name in STUDIES:
@@ -38,13 +44,13 @@ def main(argv):
   del argv
   given = {name: flags.FLAGS[name].value for name in STUDIES if flags.FLAGS[name].value}
   # All are read before one is kept: a mistake in the last is answered at once.
-  records = {name: page_of(name).read(pathlib.Path(path)) for name, path in given.items()}
+  records = {name: page_of(name).read(pathlib.Path(path), name) for name, path in given.items()}
   for name, record in records.items():
     (RESULTS / f'{name}.json').write_text(json_text.dumps(record) + '\n', 'utf-8')
   for name in given or STUDIES:
     file = RESULTS / f'{name}.json'
     if file.exists():
-      show(name, page_of(name).texts(json.loads(file.read_text('utf-8')), FIGURES))
+      show(name, page_of(name).texts(json.loads(file.read_text('utf-8')), name, FIGURES))
 
 
 def page_of(name: str):

@@ -11,14 +11,14 @@ DIGITS = 9  # significant; differences of perplexities are taken of what is left
 PRIVATE = ('command', 'cache_dir', 'tfds_dir', 'files')
 
 
-def read(folder: pathlib.Path, file: str) -> dict:
-  """The record of a finished study, ready to be kept.
+def read(file: str, folder: pathlib.Path, name: str) -> dict:
+  """The record of the finished study of that name, ready to be kept.
 
   Raises:
     Mistake: the directory has no such file.
   """
   if not (folder / file).exists():
-    raise Mistake(f'{folder}: no {file} here; give the directory of a finished study')
+    raise Mistake(f'--{name}={folder}: no {file} here; give the directory of a finished study')
   return rounded(json.loads((folder / file).read_text('utf-8')))
 
 
@@ -49,7 +49,16 @@ def measured_on(record: dict) -> str:
   return f'Measured on {caption(record["origin"])}; other work shared the machine.'
 
 
+def numbers_from(record: dict, name: str) -> str:
+  """On what and with which versions, and where the numbers are."""
+  from crt_jax.evaluation.figures import caption
+
+  origin = record['origin']
+  numbers = f'[{name}.json](results/{name}.json)'
+  return f'{caption(origin)}, commit {origin["commit"][:7]}; numbers: {numbers}.'
+
+
 def spread(values: Sequence[float], form: str) -> str:
-  """'0.12 (0.1 to 0.15)', mean, lowest and highest; of a single value itself."""
-  mean = f'{sum(values) / len(values):{form}}'
-  return f'{mean} ({min(values):{form}} to {max(values):{form}})' if len(values) > 1 else mean
+  """'0.12 (0.1 to 0.15)', mean, lowest and highest, or one number where all are alike."""
+  low, mean, high = (f'{x:{form}}' for x in (min(values), sum(values) / len(values), max(values)))
+  return mean if low == high else f'{mean} ({low} to {high})'

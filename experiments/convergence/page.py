@@ -7,10 +7,10 @@ import numpy as np
 
 from experiments import pages
 
-read = functools.partial(pages.read, file='convergence.json')
+read = functools.partial(pages.read, 'convergence.json')
 
 
-def texts(record: dict, drawn: pathlib.Path) -> dict[str, str]:
+def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
   """The table over checkpoints and the figure."""
   from experiments.convergence import figure
 

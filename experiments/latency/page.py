@@ -5,7 +5,7 @@ import pathlib
 
 from experiments import pages
 
-read = functools.partial(pages.read, file='latency.json')
+read = functools.partial(pages.read, 'latency.json')
 HEAD = (
   'model', 'batch', 'context', 'dtype', 'tokens per call', 'ms per token', 'p95', 'tokens/s',
   'first token, ms', '% of streamed floor', '% drawing', 'faster than its transformer',
@@ -13,7 +13,7 @@ HEAD = (
 )  # fmt: skip
 
 
-def texts(result: dict, drawn: pathlib.Path) -> dict[str, str]:
+def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
   """The table, the machine and the figures."""
   from crt_jax.evaluation.figures import caption
   from experiments.latency import figures

@@ -5,14 +5,14 @@ import pathlib
 
 from experiments import pages
 
-read = functools.partial(pages.read, file='prefill.json')
+read = functools.partial(pages.read, 'prefill.json')
 HEAD = (
   'tokens', 'way', 'K', 'ms', 'times as fast as exact', 'largest error of a logit', 'KL, nats',
   'same likeliest token',
 )  # fmt: skip
 
 
-def texts(result: dict, drawn: pathlib.Path) -> dict[str, str]:
+def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
   """The table of all lengths and ways, and the figure."""
   from crt_jax.evaluation.figures import caption
   from experiments.prefill import figure

@@ -12,7 +12,7 @@ from experiments.mistakes import Mistake
 def test_the_page_shows_what_is_kept(name, tmp_path):
   """`python -m docs.publish` would change nothing."""
   record = json.loads((publish.RESULTS / f'{name}.json').read_text('utf-8'))
-  for page, text in publish.page_of(name).texts(record, tmp_path).items():
+  for page, text in publish.page_of(name).texts(record, name, tmp_path).items():
     page = publish.ROOT / page
     assert publish.filled(page, text, name) == page.read_text('utf-8')
   for figure in tmp_path.iterdir():
@@ -21,7 +21,7 @@ def test_the_page_shows_what_is_kept(name, tmp_path):
 
 def test_what_cannot_be_published(tmp_path):
   with pytest.raises(Mistake, match='no latency.json here'):
-    publish.page_of('latency').read(tmp_path)
+    publish.page_of('latency').read(tmp_path, 'latency')
   page = tmp_path / 'page.md'
   page.write_text('<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\n', 'utf-8')
   assert publish.filled(page, 'new', 'a') == '<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\n'

@@ -80,7 +80,10 @@ def test_table_and_figure(found, tmp_path):
   record = dict(
     trained_length=3, length=5, edges=[0, 2, 5], passes=PASSES, rows=2, floor=1e-5, origin={},
     config=dict(model=model, data=dict(corpus='moby_dick')),
-    runs=[run | dict(seed=seed, step=step) for seed in (1, 2) for step in (10, 20)],
+    runs=[
+      run | dict(seed=seed, step=step, whole_exact_perplexity=40.0 + seed)
+      for seed in (1, 2) for step in (10, 20)
+    ],
   )  # fmt: skip
   table = page.table(record).splitlines()
   assert len(table) == 4 and table[2].startswith('| 10 | 2 |')

@@ -25,10 +25,10 @@ _ONLY = flags.DEFINE_string('only', '', 'Comma-separated pieces to make now; emp
 
 def main(argv):
   del argv
-  from crt_jax.training import bptt_study  # after the flags: a typo is answered at once
+  from experiments.bptt_study import pieces  # after the flags: a typo is answered at once
 
   only = tuple(filter(None, _ONLY.value.split(',')))
-  bptt_study.run(cli.require_config(), _WORKDIR.value, only)
+  pieces.run(cli.require_config(), _WORKDIR.value, only)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """How the state of a CART grows from loop to loop before any training (cart.md 9.2).
 
-  python -m experiments.state_growth --output=docs/results/state_growth.json
+  python -m experiments.state_growth --output=runs/state_growth.json
 
 Root mean square of the state after each loop, at initialisation, for the published size (C=1024,
 P=6), with gate and blend, without the gate, and without the blend; random tokens, three seeds. Two
@@ -31,9 +31,9 @@ def main(argv):
   del argv
   import pathlib
 
-  from crt_jax.evaluation import study_figures
   from crt_jax.training import workdir
   from crt_jax.training.origin import origin
+  from experiments.state_growth import figure
 
   output = pathlib.Path(_OUTPUT.value)
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def main(argv):
     'origin': origin(),
   }
   workdir.write_json(output, record)
-  study_figures.draw(record, output.with_suffix('.png'))
+  figure.state_growth(record, output.with_suffix('.png'))
   print(f'written to {output}')
 
 

@@ -22,10 +22,10 @@ _ONLY = flags.DEFINE_string('only', '', 'Comma-separated variants to train now; 
 
 def main(argv):
   del argv
-  from crt_jax.training import study  # after the flags: a typo is answered at once
+  from experiments.study import variants  # after the flags: a typo is answered at once
 
   only = tuple(filter(None, _ONLY.value.split(',')))
-  study.run(cli.require_config(), _WORKDIR.value, only)
+  variants.run(cli.require_config(), _WORKDIR.value, only)
 
 
 if __name__ == '__main__':

@@ -3,11 +3,12 @@
 import pathlib
 
 from crt_jax import data
-from crt_jax.evaluation import study_figures
 from crt_jax.training import workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.progress import show_any_text
-from crt_jax.training.stacked import train_stacked
+from experiments import pages
+from experiments.study import figures
+from experiments.study.stacked import train_stacked
 
 
 def run(config, path: str, only: tuple[str, ...] = ()) -> None:
@@ -50,7 +51,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
     return
   record = {'study': config.study.figure, 'origin': origin(), 'variants': results}
   workdir.write_json(pathlib.Path(path) / 'results.json', record)
-  study_figures.draw(record, pathlib.Path(path) / 'figure.png')
+  figures.draw(record, pathlib.Path(path) / 'figure.png')
   print('\n'.join(summary(name, result) for name, result in results.items()))
   print(f'finished; everything is in {path}')
 
@@ -75,12 +76,6 @@ def summary(name: str, result: dict) -> str:
   """One line: the validation of a variant, mean and spread over seeds."""
   parts = []
   for record in result['validation']:
-    low, mean, high = spread(record['perplexity'])
     form = record['form'] if record['depth'] is None else f'{record["form"]} {record["depth"]}'
-    parts.append(f'{form}: perplexity {mean:.3f} ({low:.3f} to {high:.3f})')
+    parts.append(f'{form}: perplexity {pages.spread(record["perplexity"], ".3f")}')
   return f'{name:20} ' + '; '.join(parts)
-
-
-def spread(values: list[float]) -> tuple[float, float, float]:
-  """The lowest, the mean and the highest."""
-  return min(values), sum(values) / len(values), max(values)

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from configs import bptt_study as study_config
-from crt_jax.training import bptt_study
+from experiments.bptt_study import pieces
 
 
 def tiny():
@@ -30,7 +30,7 @@ def tiny():
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
   path = tmp_path_factory.mktemp('bptt_study')
-  bptt_study.run(tiny(), str(path))
+  pieces.run(tiny(), str(path))
   return path
 
 
@@ -52,17 +52,17 @@ def test_what_is_exact_has_the_exact_gradient_and_the_rest_has_not(done):
 
 @pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_trained_parameters_and_new_batches(done):
-  pieces = json.loads((done / 'results.json').read_text())['pieces']
-  assert list(pieces) == ['base', 'chunks_of_16', 'exact_bptt', 'more_of_the_same']
-  first = {name: piece['history'][0] for name, piece in pieces.items()}
+  record = json.loads((done / 'results.json').read_text())['pieces']
+  assert list(record) == ['base', 'chunks_of_16', 'exact_bptt', 'more_of_the_same']
+  first = {name: piece['history'][0] for name, piece in record.items()}
   # All start from the same parameters and see the same batch, not the one that base saw first.
-  losses = np.array([first[name]['loss'] for name in list(pieces)[1:]])
+  losses = np.array([first[name]['loss'] for name in list(record)[1:]])
   assert np.ptp(losses, axis=0).max() < 0.05
   assert abs(losses[0][0] - first['base']['loss'][0]) > 1e-3
-  assert pieces['exact_bptt']['config']['model']['driver'] == 'sequential'
-  for piece in pieces.values():
+  assert record['exact_bptt']['config']['model']['driver'] == 'sequential'
+  for piece in record.values():
     assert [row['form'] for row in piece['validation']] == ['parallel', 'sequential']
-  assert pieces['base']['seconds'] > 0
+  assert record['base']['seconds'] > 0
 
 
 @pytest.mark.slow
@@ -75,35 +75,35 @@ def test_tables_and_figures(done):
 
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
-  monkeypatch.setattr(bptt_study, 'make', None)
-  bptt_study.run(tiny(), str(done))
+  monkeypatch.setattr(pieces, 'make', None)
+  pieces.run(tiny(), str(done))
   assert 'finished' in capsys.readouterr().out
   changed = tiny().copy_and_resolve_references()
   changed.train.steps = 5
   with pytest.raises(ValueError, match='of another config'):
-    bptt_study.run(changed, str(done))
+    pieces.run(changed, str(done))
 
   def make(name, config, folder):
     raise KeyError(name)
 
-  monkeypatch.setattr(bptt_study, 'make', make)
+  monkeypatch.setattr(pieces, 'make', make)
   grown = tiny().copy_and_resolve_references()
   with grown.unlocked():
     grown.study.fine_tuning.one_more = dict(model=dict(depth=2))
   with pytest.raises(KeyError, match='one_more'):
-    bptt_study.run(grown, str(done))
+    pieces.run(grown, str(done))
 
 
 def test_mistakes_are_named_before_anything_is_compiled(tmp_path):
   with pytest.raises(ValueError, match='no study of gradients'):
-    bptt_study.run(base.base(base.crt_model()), 'unused')
+    pieces.run(base.base(base.crt_model()), 'unused')
   with pytest.raises(
     ValueError, match='--only=c: the study has base, gradients, chunks_of_16, exact'
   ):
-    bptt_study.run(tiny(), 'unused', only=('c',))
+    pieces.run(tiny(), 'unused', only=('c',))
   wrong = tiny().copy_and_resolve_references()
   wrong.study.reach = (7,)
   with pytest.raises(ValueError, match='gradients: model.gradient_reach=7 exceeds the 6 positions'):
-    bptt_study.run(wrong, 'unused')
+    pieces.run(wrong, 'unused')
   with pytest.raises(ValueError, match='base.npz is missing; make the piece base first'):
-    bptt_study.run(tiny(), str(tmp_path), only=('gradients',))
+    pieces.run(tiny(), str(tmp_path), only=('gradients',))

@@ -15,12 +15,13 @@ import numpy as np
 
 import crt_jax
 from crt_jax import data
-from crt_jax.evaluation import bptt_figures, gradients
 from crt_jax.keys import random_key
-from crt_jax.training import setup, stacked, workdir
+from crt_jax.training import setup, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.progress import show_any_text
-from crt_jax.training.study import print_row
+from experiments.bptt_study import figures, gradients, page
+from experiments.study import stacked
+from experiments.study.variants import print_row, summary
 
 
 def run(config, path: str, only: tuple[str, ...] = ()) -> None:
@@ -110,7 +111,7 @@ def make(name: str, config, folder: pathlib.Path) -> dict:
   if name == 'base':
     leaves = jax.device_get(jax.tree.leaves(params_S))
     np.savez(folder / 'base.npz', **{f'leaf{i}': leaf for i, leaf in enumerate(leaves)})
-  print(bptt_figures.fine_tuning_line(name, record), flush=True)
+  print(summary(name, record), flush=True)
   return {'config': workdir.plain(tuned), **record}
 
 
@@ -172,12 +173,11 @@ def compare_gradients(config, trained_S: dict) -> dict:
 
 def draw(folder: pathlib.Path, record: dict, kind: str) -> None:
   """The table and figure of one half of the study."""
-  text = bptt_figures.TABLES[kind](record)
+  table, figure = {
+    'gradients': (page.gradients_table, figures.gradients),
+    'fine_tuning': (page.fine_tuning_table, figures.fine_tuning),
+  }[kind]
+  text = table(record)
   (folder / f'{kind}.txt').write_text(text + '\n', 'utf-8')
   print(text)
-  bptt_figures.FIGURES[kind](record, folder / f'{kind}.png')
-
-
-def load(path: str) -> dict:
-  """results.json of a finished study."""
-  return workdir.read_json(pathlib.Path(path) / 'results.json')
+  figure(record, folder / f'{kind}.png')

@@ -9,12 +9,12 @@ import pytest
 from configs import base
 from configs.studies import gate
 from crt_jax import data
-from crt_jax.evaluation import study_figures
 from crt_jax.models import base as models
-from crt_jax.training import optimizer, study
-from crt_jax.training.stacked import train_stacked
+from crt_jax.training import optimizer
 from crt_jax.training.state import TrainState
 from crt_jax.training.step import train_step
+from experiments.study import figures, variants
+from experiments.study.stacked import train_stacked
 
 
 def tiny():
@@ -24,19 +24,19 @@ def tiny():
   config.train.update(steps=4, log_every=2, telemetry_every=2)
   config.eval.sequential = False
   config.eval.depths = (1, 2)
-  variants = {'a': {}, 'b': {'optimizer': {'frozen': ('gate',)}}}
-  return base.study(config, variants, figure='gate', seeds=(3, 8))
+  changes = {'a': {}, 'b': {'optimizer': {'frozen': ('gate',)}}}
+  return base.study(config, changes, figure='gate', seeds=(3, 8))
 
 
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
   path = tmp_path_factory.mktemp('study')
-  study.run(tiny().lock(), str(path))
+  variants.run(tiny().lock(), str(path))
   return path
 
 
 def test_each_stacked_seed_is_a_run_of_its_own(done):
-  config = study.variant_config(tiny(), 'a')
+  config = variants.variant_config(tiny(), 'a')
   result = json.loads((done / 'variants' / 'a.json').read_text())
   model = models.build(config.model)
   tx = optimizer.make_optimizer(config.optimizer, model, 4)
@@ -61,7 +61,7 @@ def test_a_frozen_gate_stays_and_a_free_one_follows_decay(done):
   assert max(rows['a'][-1]['gate_mean']) < 0.9
   # Four steps of 1e-2 with decay 0.5; the metrics are of the state before the update.
   assert rows['a'][-1]['decay_factor'] == pytest.approx((1 - 0.5 * 1e-2) ** 4)
-  start = study_figures.decayed(0.9, [{'decay_factor': 1.0}])
+  start = figures.decayed(0.9, [{'decay_factor': 1.0}])
   np.testing.assert_allclose(start, 0.9)
 
 
@@ -76,21 +76,21 @@ def test_validation_and_jacobian_of_every_seed(done):
 
 
 def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
-  monkeypatch.setattr(study, 'train_stacked', None)
-  study.run(tiny().lock(), str(done))
+  monkeypatch.setattr(variants, 'train_stacked', None)
+  variants.run(tiny().lock(), str(done))
   assert 'finished' in capsys.readouterr().out
   changed = tiny()
   changed.train.steps = 5
   with pytest.raises(ValueError, match='of another config'):
-    study.run(changed.lock(), str(done))
+    variants.run(changed.lock(), str(done))
 
 
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match='names no study'):
-    study.run(base.base(base.cart_model()), 'unused')
+    variants.run(base.base(base.cart_model()), 'unused')
   with pytest.raises(ValueError, match='--only=c: the study has a, b'):
-    study.run(tiny(), 'unused', only=('c',))
-  wrong = study.variant_config(tiny(), 'a')
+    variants.run(tiny(), 'unused', only=('c',))
+  wrong = variants.variant_config(tiny(), 'a')
   wrong.optimizer.frozen = ('gates',)
   with pytest.raises(ValueError, match="'gates' is no part of the model"):
     train_stacked(wrong, (0,), print)
@@ -99,13 +99,13 @@ def test_mistakes_are_named():
 @pytest.mark.parametrize('figure', ['depths', 'grid'])
 def test_other_figures_draw_the_same_results(done, tmp_path, figure):
   record = json.loads((done / 'results.json').read_text()) | {'study': figure}
-  study_figures.draw(record, tmp_path / 'figure.png')
+  figures.draw(record, tmp_path / 'figure.png')
   assert (tmp_path / 'figure.png').stat().st_size > 10_000
 
 
 def test_the_published_variants_of_the_gate_study():
   config = gate.get_config()
   assert len(config.study.variants) == 8
-  off = study.variant_config(config, 'off')
+  off = variants.variant_config(config, 'off')
   assert not off.model.gate and 'study' not in off
-  assert study.variant_config(config, 'no_decay_0_5').optimizer.decay_mask == 'all_but_gate'
+  assert variants.variant_config(config, 'no_decay_0_5').optimizer.decay_mask == 'all_but_gate'
