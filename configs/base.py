@@ -281,7 +281,7 @@ def study(config, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137
 
   Args:
     variants: name -> nested dict of the fields that differ.
-    figure: which figure of crt_jax/evaluation/study_figures.py shows the result.
+    figure: which figure of experiments/study/figures.py shows the result.
   """
   config.study = ConfigDict(dict(seeds=seeds, figure=figure))
   config.study.variants = ConfigDict({name.replace('.', '_'): v for name, v in variants.items()})

@@ -11,7 +11,7 @@ import json
 import pathlib
 
 from crt_jax.keys import random_key
-from docs.pages import FIGURES, ROOT, filled
+from docs.publish import FIGURES, ROOT, filled
 from experiments import cli
 
 _WORKDIR = cli.define_workdir('Directory of a finished run of configs/quickstart.py; only read')

@@ -8,7 +8,7 @@ python -m docs.make_scaling
 import json
 
 from benchmarks.collectives import KINDS
-from docs.pages import ROOT, filled
+from docs.publish import ROOT, filled
 from experiments import cli
 
 PAGE = ROOT / 'docs' / 'scaling.md'

@@ -62,6 +62,7 @@ def _flags() -> str:
 
 def _configs() -> str:
   module = getattr(sys.modules['__main__'].__spec__, 'name', sys.argv[0])
+  module = module.removesuffix('.__main__')  # of a package, which is run by its own name
   files = config_files.available(module)
   width = max(map(len, files), default=0)
   lines = [f'  {file:{width}}  {summary}' for file, summary in files.items()]

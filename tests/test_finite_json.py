@@ -23,7 +23,7 @@ OTHERS = {
   'benchmarks/data.py': 2,
   'experiments/jobs/records.py': 1,
   'experiments/jobs/results.py': 2,
-  'experiments/latency_rows.py': 1,
+  'experiments/latency/rows.py': 1,
   'experiments/prompt_file.py': 1,
 }
 

@@ -17,7 +17,7 @@ LEVELS = (
   ('sharding', 'placing', 'storage', 'keys', 'json_text'),
   ('layers', 'recurrence', 'data'),
   ('models', 'crt_jax'),
-  ('accounting', 'floors', 'training', 'decoding', 'evaluation', 'convert'),
+  ('accounting', 'training', 'decoding', 'evaluation', 'convert'),
   ('configs',),
   ('experiments',),
 )

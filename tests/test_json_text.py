@@ -12,8 +12,9 @@ from crt_jax.data import manifest, text_files, tokenizers
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.evaluation import figures
 from crt_jax.training import metrics, workdir
-from experiments import latency, prompt_file
+from experiments import prompt_file
 from experiments.jobs import records
+from experiments.latency import __main__ as latency
 
 REFUSED = {
   'digits': (b'{"step": ' + b'1' * 5000 + b'}', 'a number has too many digits'),

@@ -37,7 +37,7 @@ def command() -> str:
   """Returns what was typed, as `python -m module --flag=value`, without the path of the module."""
   spec = getattr(sys.modules['__main__'], '__spec__', None)
   program = f'python -m {spec.name}' if spec else os.path.basename(sys.argv[0])
-  return ' '.join([program, *sys.argv[1:]])
+  return ' '.join([program.removesuffix('.__main__'), *sys.argv[1:]])
 
 
 def device_name() -> str:

@@ -13,15 +13,15 @@ import crt_jax
 from configs import base
 from crt_jax import accounting, data, sharding
 from crt_jax.data.config import SourceConfig
-from crt_jax.evaluation import study_figures
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import setup, state, step, study
+from crt_jax.training import setup, state, step
 from experiments import config_files
+from experiments.study import figures, variants
 
 CONFIGS = pathlib.Path(base.__file__).parent
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
 HELPERS = [CONFIGS / f'{name}.py' for name in ('__init__', 'base', 'cart_base', 'cart_grid')]
-# Read by tests of their own: tests/decoding/test_latency.py, tests/training/test_bptt_study.py.
+# Read by tests of their own: tests/experiments/latency and tests/experiments/bptt_study.
 SWEEPS = (CONFIGS / 'sweeps').glob('*.py')  # test_sweeps.py
 OTHERS = {*HELPERS, *STUDIES, *SWEEPS, *CONFIGS.glob('latency*.py'), CONFIGS / 'bptt_study.py'}
 FILES = sorted(path for path in CONFIGS.rglob('*.py') if path not in OTHERS)
@@ -183,9 +183,9 @@ def test_every_variant_of_a_study_is_a_config_that_lowers(file):
   config = config_files.load(str(file))
   text = ast.get_docstring(ast.parse(file.read_text()))
   assert f'python -m experiments.study --config=configs/studies/{file.name}' in text
-  assert config.study.figure in study_figures.FIGURES
+  assert config.study.figure in figures.FIGURES
   mesh = sharding.make_abstract_mesh(data=1)
   for name in config.study.variants:
-    variant = study.variant_config(config, name)
+    variant = variants.variant_config(config, name)
     setup.check_config(variant)
     lower(variant, mesh)

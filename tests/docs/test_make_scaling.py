@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from docs import make_scaling
-from docs.pages import ROOT
+from docs.publish import ROOT
 
 ORIGIN = dict(versions=dict(jax='0.10.2'), commit='0123456789')
 MESH = dict(data=1, fsdp=4, tensor=2)

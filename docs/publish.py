@@ -1,0 +1,82 @@
+"""Writes what was measured into the pages of the documentation, and draws its figures.
+
+  python -m docs.publish --latency=runs/latency_cpu --prefill=runs/prefill
+  python -m docs.publish
+
+Each flag is the directory that the study of that name has written. Its record is kept in
+docs/results/, from which, without flags, all pages and figures are made anew. In a page the text
+between <!-- NAME --> and <!-- /NAME --> is replaced.
+"""
+
+import importlib
+import json
+import pathlib
+import re
+
+from absl import flags
+
+from experiments import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'
+
+# Each module has `read(folder, name)`, the record to keep, and `texts(record, name, figures)`, the
+# text of each page.
+STUDIES = {
+  'latency': 'experiments.latency.page',
+  'prefill': 'experiments.prefill.page',
+  'convergence': 'experiments.convergence.page',
+  'bptt_study': 'experiments.bptt_study.page',
+  'pointer_chasing': 'experiments.pointer_chasing.page',
+  'loops_at_evaluation': 'experiments.study.page',
+  'state_growth': 'experiments.state_growth.page',
+  'gate': 'experiments.study.page',
+  'prelude_or_loops': 'experiments.study.page',
+}
+
+for _name in STUDIES:
+  flags.DEFINE_string(_name, '', 'Directory of a finished study; only read.')
+
+
+def main(argv):
+  from crt_jax import json_text
+
+  del argv
+  given = {name: flags.FLAGS[name].value for name in STUDIES if flags.FLAGS[name].value}
+  # All are read before one is kept: a mistake in the last is answered at once.
+  records = {name: page_of(name).read(pathlib.Path(path), name) for name, path in given.items()}
+  for name, record in records.items():
+    (RESULTS / f'{name}.json').write_text(json_text.dumps(record) + '\n', 'utf-8')
+  for name in given or STUDIES:
+    file = RESULTS / f'{name}.json'
+    if file.exists():
+      show(name, page_of(name).texts(json.loads(file.read_text('utf-8')), name, FIGURES))
+
+
+def page_of(name: str):
+  """The module that writes a study's part of its page."""
+  return importlib.import_module(STUDIES[name])
+
+
+def show(name: str, texts: dict[str, str]) -> None:
+  """Writes the texts between the marks of their pages."""
+  for page, text in texts.items():
+    (ROOT / page).write_text(filled(ROOT / page, text, name), 'utf-8')
+    print(f'{page} shows {name}')
+
+
+def filled(page: pathlib.Path, text: str, mark: str) -> str:
+  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
+
+  Raises:
+    Mistake: the marks are not there exactly once.
+  """
+  marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
+  whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text('utf-8'))
+  if count != 1:
+    raise cli.Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
+  return whole
+
+
+if __name__ == '__main__':
+  cli.run(main)

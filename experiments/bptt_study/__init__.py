@@ -1,0 +1,1 @@
+"""Gradient estimators against exact backpropagation through time, and what fine-tuning gains."""

@@ -1,0 +1,1 @@
+"""How fast the parallel passes of a trained CRT approach its exact recurrence."""

@@ -1,0 +1,1 @@
+"""How fast models decode: time per token beside what reading memory and launches must take."""

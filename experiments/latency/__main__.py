@@ -1,0 +1,134 @@
+"""Times decoding, and says how much of the time is reading memory and how much is launches.
+
+  python -m experiments.latency --config=configs/latency.py          a GPU: every axis
+  python -m experiments.latency --config=configs/latency.py:paper    the CRT paper's procedure
+  python -m experiments.latency --config=configs/latency_cpu.py      a CPU, in minutes
+  python -m experiments.latency --config=configs/latency_smoke.py    seconds; whether it works
+
+The machine is measured first: reading, one kernel, one call. Then a table is printed, a row for
+each model and point; the work directory gets latency.json (with hardware, versions and commit) and
+the figures latency.png and advantage.png. Rows that lie there from the same command on the same
+device are kept, so an interrupted run goes on; --fresh measures all again.
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from experiments import cli, config_files
+from experiments.latency import rows as table
+
+_CONFIG = cli.define_config()
+_WORKDIR = cli.define_workdir('Where the rows, latency.json and the figures go')
+_FRESH = flags.DEFINE_bool('fresh', False, 'Measure again what is there already.')
+
+ROWS = 'rows.jsonl'
+
+
+def main(argv):
+  del argv
+  config = _CONFIG.value
+  models = _models(config)
+  # Everything that can be refused is refused before the first compilation.
+  plan = table.plan(config, models)
+
+  from crt_jax import json_text
+  from crt_jax.training.origin import origin
+  from experiments.latency import machine
+
+  directory = pathlib.Path(_WORKDIR.value)
+  directory.mkdir(parents=True, exist_ok=True)
+  made_with = origin()
+  found = machine.measure(config.bandwidth_megabytes)
+  print(table.describe(found, made_with['device']))
+  rows = []
+  if _FRESH.value:
+    (directory / ROWS).unlink(missing_ok=True)
+  done = _finished(directory / ROWS, made_with['device'])
+  print(table.HEADER)
+  for entry in plan:
+    row = done.get(entry.identity())
+    if row is None:
+      row = table.measure(entry, config, found)
+      row |= dict(identity=entry.identity(), device=made_with['device'])
+      with open(directory / ROWS, 'a', encoding='utf-8') as file:
+        file.write(json_text.dumps(row) + '\n')
+    rows.append(row)
+    print(table.line(row), flush=True)
+  table.compare(rows, config.matches.to_dict())
+  _write(directory, config, dataclasses.asdict(found), rows, made_with)
+
+
+def _models(config) -> dict[str, dict]:
+  """Fields of every model that is timed, by name.
+
+  Raises:
+    Mistake: `only` names no model, or a file of `extra` has no `model`.
+  """
+  models = {name: fields.to_dict() for name, fields in config.models.items()}
+  for spec in _specs(config.extra):
+    extra = config_files.load(spec)
+    if 'model' not in extra:
+      raise cli.Mistake(f'--config.extra: {spec} has no section "model"')
+    models[config_files.name(spec)] = extra.model.to_dict()
+  chosen = [name for name in config.only.split(',') if name]
+  for name in chosen:
+    if name not in models:
+      raise cli.Mistake(f'--config.only={name} is no model; there are {", ".join(models)}')
+  return {name: fields for name, fields in models.items() if not chosen or name in chosen}
+
+
+def _specs(text: str) -> list[str]:
+  """Splits 'a.py:R=8,P=4,b.py' before each file: commas also separate a config's arguments."""
+  specs = []
+  for part in filter(None, text.split(',')):
+    if '.py' in part or not specs:
+      specs.append(part)
+    else:
+      specs[-1] += f',{part}'
+  return specs
+
+
+def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
+  """Rows of an earlier run on this device; a line that was cut off is left out."""
+  from crt_jax import json_text
+
+  found = {}
+  for line in path.read_bytes().splitlines() if path.exists() else ():
+    try:
+      row = json_text.parse(line)
+    except ValueError:
+      continue
+    if row['device'] == device:
+      found[row['identity']] = row
+  return found
+
+
+def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], made_with: dict):
+  """The JSON and the figures, and what the table cannot show."""
+  from crt_jax import json_text
+  from experiments.latency import figures
+
+  result = dict(
+    what='decode latency per token; seconds unless named otherwise',
+    config=config.to_dict(),
+    machine=machine,
+    glibc_tunables=os.environ.get('GLIBC_TUNABLES', ''),
+    datasheet_bandwidth=table.datasheet_bandwidth(),
+    rows=rows,
+    paper=table.PAPER,
+    **made_with,
+  )
+  (directory / 'latency.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
+  print(table.comparison(rows))
+  figures.latency(result, directory / 'latency.png')
+  drawn = figures.advantage(result, directory / 'advantage.png')
+  names = 'latency.json, latency.png' + (' and advantage.png' if drawn else '')
+  print(f'{directory}/: {names}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,173 @@
+"""Times the decoding of one model at one point: batch, context, dtype, way of dispatch."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crt_jax.decoding.loop import chunk_decoder
+from crt_jax.decoding.prepare import empty_state, prepare
+from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
+from crt_jax.keys import random_key
+from crt_jax.models.config import one_of, require
+from experiments.latency.launches import launches
+
+PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the token fetched each time
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """Where a model is timed.
+
+  Attributes:
+    batch: rows.
+    context: positions that the caches hold before the first timed token.
+    dtype: 'float32' or 'bfloat16'.
+    dispatch: tokens per compiled call, or PYTHON.
+  """
+
+  batch: int = 1
+  context: int = 1
+  dtype: str = 'float32'
+  dispatch: int = 64
+
+  def __post_init__(self):
+    for name in ('batch', 'context'):
+      require(getattr(self, name) >= 1, f'{name}={getattr(self, name)} must be at least 1')
+    require(self.dispatch >= 0, f'dispatch={self.dispatch} must be 0 (Python loop) or more')
+    one_of('dtype', self.dtype, ('float32', 'bfloat16'))
+
+  @property
+  def call_tokens(self) -> int:
+    """Tokens per row of one timed call."""
+    return max(1, self.dispatch)
+
+
+class Decoder:
+  """A model with random parameters, ready to be timed.
+
+  Attributes:
+    launches: kernels per token of the compiled program; 0 where it is not one program.
+  """
+
+  def __init__(self, model, params: dict, point: Point, capacity: int, sampling: Sampling):
+    """Compiles; `capacity` is the context and all tokens that will be timed."""
+    self.point, self._params = point, params
+    self.model, self._sampling, self._capacity = model, sampling, capacity
+    self._key_B = row_keys(0, jnp.arange(point.batch))
+    self._state = None
+    self.reset()
+    self.launches = 0
+    if point.dispatch == PYTHON:
+      self._call = self._python_step
+    else:
+      arguments = (model, sampling, point.dispatch, params, self._key_B, *self._state)
+      compiled = chunk_decoder().lower(*arguments).compile()
+      # What happens once per call, before and after the tokens, is shared by them.
+      self.launches = round(launches(compiled.as_text()) / point.dispatch)
+      self._call = functools.partial(compiled, params, self._key_B)
+
+  def reset(self) -> None:
+    """Empties the caches, and says that `context` positions are in them."""
+    self._state = None  # frees the memory first
+    point = self.point
+    state = empty_state(self.model, self._params, point.batch, self._capacity)
+    position_B = jnp.full(point.batch, point.context, jnp.int32)
+    logits_BxV = jnp.zeros((point.batch, self.model.config.vocab_size), jnp.float32)
+    self._state = dataclasses.replace(state, position_B=position_B), logits_BxV
+
+  def time(self, tokens: int) -> list[float]:
+    """Seconds per token (of all rows together), one number per call; goes on where it stopped."""
+    seconds = []
+    for _ in range(-(-tokens // self.point.call_tokens)):
+      start = time.perf_counter()
+      *self._state, tokens_BxN = self._call(*self._state)
+      np.asarray(tokens_BxN)
+      seconds.append((time.perf_counter() - start) / self.point.call_tokens)
+    return seconds
+
+  def _python_step(self, state, logits_BxV):
+    token_B = _sample(self._sampling, logits_BxV, self._key_B, state.position_B)
+    np.asarray(token_B)
+    state, logits_BxV = _step(self.model, self._params, state, token_B)
+    return state, logits_BxV, token_B[:, None]
+
+  def first_token(self, method: str) -> float:
+    """Seconds from a prompt of `context` tokens to its first new token, without compiling."""
+    point = self.point
+    tokens_BxT = np.zeros((point.batch, point.context), np.int32)
+
+    def run():
+      state = empty_state(self.model, self._params, point.batch, self._capacity)
+      jax.block_until_ready(state)
+      start = time.perf_counter()
+      state, logits_BxV = self.model.prefill(
+        self._params, state, tokens_BxT, method=method, chunk=min(64, point.context)
+      )
+      np.asarray(_sample(self._sampling, logits_BxV, self._key_B, state.position_B))
+      return time.perf_counter() - start
+
+    run()
+    return run()
+
+  def draw(self, tokens: int = 64) -> float:
+    """Seconds that drawing one token per row takes once its logits are there; best of three."""
+    logits_BxV = jnp.zeros((self.point.batch, self.model.config.vocab_size), jnp.float32)
+
+    def run():
+      start = time.perf_counter()
+      jax.block_until_ready(_draws(self._sampling, tokens, logits_BxV, self._key_B))
+      return (time.perf_counter() - start) / tokens
+
+    run()
+    return min(run() for _ in range(3))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draws(sampling: Sampling, tokens: int, logits_BxV, key_B):
+  """Draws in a row, each from logits that the one before has changed, so that none is merged."""
+  position_NxB = jnp.broadcast_to(jnp.arange(tokens)[:, None], (tokens, key_B.shape[0]))
+  noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
+
+  def one(logits_BxV, noise_B):
+    token_B = sample(sampling, logits_BxV, noise_B)
+    return logits_BxV + 1e-6 * token_B[:, None], token_B
+
+  return jax.lax.scan(one, logits_BxV, noise_NxB)
+
+
+_step = jax.jit(
+  lambda model, *arguments: model.step(*arguments), static_argnums=0, donate_argnums=2
+)
+_sample = jax.jit(
+  lambda sampling, logits_BxV, *where: sample(sampling, logits_BxV, noise(*where)), static_argnums=0
+)
+
+
+def random_params(model, dtype: str) -> tuple:
+  """The model in that dtype and small random parameters, prepared; nothing is kept twice."""
+  model, shapes = (
+    dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype)),
+    jax.eval_shape(model.init, random_key(0)),
+  )
+  make = jax.jit(lambda: prepare(model, jax.tree.map(_small, shapes))[1])
+  return model, make()
+
+
+def _small(shape) -> jax.Array:
+  """Numbers of both signs that vary, and no more: their values change nothing about the time."""
+  indices = jax.lax.iota(jnp.uint32, shape.size) * jnp.uint32(2654435761)
+  return ((indices >> 8).astype(jnp.float32) / 2**24 - 0.5).reshape(shape.shape) / 10
+
+
+def alternate(timers: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, list[float]]:
+  """Runs each timer once per round, so that what slows the machine for a while slows all."""
+  found = {name: [] for name in timers}
+  for _ in range(rounds):
+    for name, timer in timers.items():
+      found[name] += timer()
+  return found

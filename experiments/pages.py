@@ -1,0 +1,64 @@
+"""What the pages of studies are made of: finished records, tables, and where numbers come from."""
+
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from experiments.mistakes import Mistake
+
+DIGITS = 9  # significant; differences of perplexities are taken of what is left
+# They say nothing to another reader.
+PRIVATE = ('command', 'cache_dir', 'tfds_dir', 'files')
+
+
+def read(file: str, folder: pathlib.Path, name: str) -> dict:
+  """The record of the finished study of that name, ready to be kept.
+
+  Raises:
+    Mistake: the directory has no such file.
+  """
+  if not (folder / file).exists():
+    raise Mistake(f'--{name}={folder}: no {file} here; give the directory of a finished study')
+  return rounded(json.loads((folder / file).read_text('utf-8')))
+
+
+def rounded(value, digits: int = DIGITS):
+  """The same record without digits that mean nothing, and without anybody's paths."""
+  if isinstance(value, dict):
+    return {k: rounded(v, digits) for k, v in value.items() if k not in PRIVATE}
+  if isinstance(value, list):
+    return [rounded(v, digits) for v in value]
+  return float(f'{value:.{digits}g}') if isinstance(value, float) else value
+
+
+def table(head: Sequence, rows: Iterable[Sequence]) -> str:
+  """A table in Markdown."""
+  lines = ['| ' + ' | '.join(map(str, cells)) + ' |' for cells in (head, *rows)]
+  return '\n'.join([lines[0], '|---' * len(head) + '|', *lines[1:]])
+
+
+def paragraphs(*parts: str) -> str:
+  """The parts with an empty line between them."""
+  return '\n\n'.join(parts)
+
+
+def measured_on(record: dict) -> str:
+  """On what, with which versions, when."""
+  from crt_jax.evaluation.figures import caption
+
+  return f'Measured on {caption(record["origin"])}; other work shared the machine.'
+
+
+def numbers_from(record: dict, name: str) -> str:
+  """On what and with which versions, and where the numbers are."""
+  from crt_jax.evaluation.figures import caption
+
+  origin = record['origin']
+  numbers = f'[{name}.json](results/{name}.json)'
+  return f'{caption(origin)}, commit {origin["commit"][:7]}; numbers: {numbers}.'
+
+
+def spread(values: Sequence[float], form: str) -> str:
+  """'0.12 (0.1 to 0.15)', mean, lowest and highest, or one number where all are alike."""
+  low, mean, high = (f'{x:{form}}' for x in (min(values), sum(values) / len(values), max(values)))
+  return mean if low == high else f'{mean} ({low} to {high})'

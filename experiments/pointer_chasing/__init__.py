@@ -1,0 +1,1 @@
+"""How many levels of pointer chasing each model solves."""

@@ -1,0 +1,1 @@
+"""Reading a prompt by parallel passes: what it gains, and how far it is from exact."""

@@ -1,0 +1,1 @@
+"""How the state of a CART grows from loop to loop before any training."""

@@ -1,0 +1,32 @@
+"""The figure: RMS of the state after each loop."""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from crt_jax.evaluation.figures import STYLE, figure_of
+from experiments.study.figures import COLOURS
+
+
+def state_growth(record: dict, path: str | pathlib.Path) -> None:
+  """RMS of the state after each loop at initialisation, one line a variant."""
+  seeds = len(next(iter(record['variants'].values())))
+  made_from = (
+    f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation, '
+    f'{record["positions"]} random tokens, {seeds} seeds, band = their range'
+  )
+  with matplotlib.rc_context(STYLE):
+    figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
+    for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=True):
+      values = np.array(seeds)
+      loops = np.arange(values.shape[1])
+      axes.plot(loops, values.mean(axis=0), 'o-', color=colour, label=name, markersize=4)
+      axes.fill_between(loops, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
+    axes.set_xlabel('loops done (0: the output of the prelude)')
+    axes.set_ylabel('root mean square of the state (log scale)')
+    axes.set_yscale('log')
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)

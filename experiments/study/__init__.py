@@ -1,0 +1,1 @@
+"""Variants of one small config, several seeds each: the gate and the loops of CART."""

@@ -1,0 +1,29 @@
+"""The pages show what is kept in docs/results/, and a study is published from its directory."""
+
+import json
+
+import pytest
+
+from docs import publish
+from experiments.mistakes import Mistake
+
+
+@pytest.mark.parametrize('name', publish.STUDIES)
+def test_the_page_shows_what_is_kept(name, tmp_path):
+  """`python -m docs.publish` would change nothing."""
+  record = json.loads((publish.RESULTS / f'{name}.json').read_text('utf-8'))
+  for page, text in publish.page_of(name).texts(record, name, tmp_path).items():
+    page = publish.ROOT / page
+    assert publish.filled(page, text, name) == page.read_text('utf-8')
+  for figure in tmp_path.iterdir():
+    assert (publish.FIGURES / figure.name).exists()
+
+
+def test_what_cannot_be_published(tmp_path):
+  with pytest.raises(Mistake, match='no latency.json here'):
+    publish.page_of('latency').read(tmp_path, 'latency')
+  page = tmp_path / 'page.md'
+  page.write_text('<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\n', 'utf-8')
+  assert publish.filled(page, 'new', 'a') == '<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\n'
+  with pytest.raises(Mistake, match='found 0 pairs of <!-- b --> marks'):
+    publish.filled(page, 'new', 'b')
