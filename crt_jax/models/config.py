@@ -117,6 +117,11 @@ class ModelConfig:
     return Scan(REMAT[self.remat][1], self.unroll_scans == 'yes')
 
   @property
+  def trains_in_parallel(self) -> bool:
+    """Whether training runs parallel passes over whole sequences; else it attends to caches."""
+    return True
+
+  @property
   def param_dtype(self) -> str:
     """The dtype of parameters and residual stream."""
     return 'float64' if self.dtype == 'float64' else 'float32'

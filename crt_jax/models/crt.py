@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout
 from crt_jax.models import corrections
-from crt_jax.models.base import Hidden, Model
+from crt_jax.models.base import Hidden, Model, RecurrentPasses
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.counts import of_crt, work_of_crt
 from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import LayerStack, apply_module, empty_cache, roformer_stack
 from crt_jax.models.transformer import (
@@ -96,7 +97,7 @@ class CRTConfig(ModelConfig):
     super().__post_init__()
     require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
     require_rotary(self.rotary)
-    one_of('model.correction', self.correction, corrections.VARIANTS)
+    corrections.variant_of(self.correction)
     one_of('model.start', self.start, STARTS)
     one_of('model.driver', self.driver, DRIVERS)
     require(self.depth >= 1, f'model.depth={self.depth} must be at least 1 (K block passes)')
@@ -136,7 +137,7 @@ class CRTConfig(ModelConfig):
       require(
         reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
       )
-      reads_embedding = corrections.VARIANTS[self.correction].network == 'inject'
+      reads_embedding = corrections.variant_of(self.correction).network == 'inject'
       require(
         reads_embedding or not self.cumulative,
         f'{named} leaves the embedding no gradient with model.cumulative=True and '
@@ -149,6 +150,10 @@ class CRTConfig(ModelConfig):
         f'{named} needs model.dropout=0 (is {self.dropout}): a map that differs in every pass has '
         'no fixed point',
       )
+
+  @property
+  def trains_in_parallel(self):
+    return self.driver == 'unroll'
 
   @property
   def schedule(self) -> DepthSchedule:
@@ -179,11 +184,14 @@ class CRT(Model):
   """The CRT under the contract; built over the RoFormer stack."""
 
   Config = CRTConfig
+  passes = RecurrentPasses('depth', 'K', 'parallel passes')
+  counts = staticmethod(of_crt)
+  work = staticmethod(work_of_crt)
   config: CRTConfig
 
   @property
   def variant(self) -> corrections.Variant:
-    return corrections.VARIANTS[self.config.correction]
+    return corrections.variant_of(self.config.correction)
 
   @property
   def has_sequential_form(self):
@@ -199,7 +207,7 @@ class CRT(Model):
     stack_key, output_key, correction_key = jax.random.split(key, 3)
     params = init_modules(self._modules(), self.config, output_key)
     params['layers'] = self._stack().init(stack_key)
-    network = corrections.modules(self.variant, self.config)
+    network = corrections.modules(self.variant, self.config, self.variant.parts)
     if network:
       params['correction'] = init_modules(network, self.config, correction_key)
     return params
@@ -207,15 +215,13 @@ class CRT(Model):
   def axes(self):
     axes = axes_of_modules(self._modules(), self.config)
     axes['layers'] = self._stack().axes()
-    network = corrections.modules(self.variant, self.config)
+    network = corrections.modules(self.variant, self.config, self.variant.parts)
     if network:
       axes['correction'] = axes_of_modules(network, self.config)
     return axes
 
   def parts(self, params):
-    summary, inject = corrections.functions(
-      self.variant, self.config, params, self.config.cumulative
-    )
+    summary, inject = corrections.functions(self.variant, self.config, params)
     return CRTParts(
       embed=lambda tokens, key=None: self._embed(params, tokens, key),
       block=lambda x, past=None, key=None: self._stack()(params['layers'], x, past, key),
@@ -224,8 +230,14 @@ class CRT(Model):
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def recurrence(self, params) -> Recurrence:
-    """The maps that the drivers of recurrence/context.py alternate."""
+  @property
+  def recurs_along_sequence(self):
+    return True
+
+  def is_usable_at(self, depth):
+    return depth != 1  # one pass has no recurrence (crt.md 4)
+
+  def recurrence(self, params):
     parts = self.parts(params)
     shift = not self.config.self_inclusive
     return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.pass_scan)
@@ -355,7 +367,7 @@ class CRT(Model):
     self.config.require_sequential_form('decoding')
     require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
     caches = dict(block=self._stack().cache(batch, max_len))
-    if self.variant.reads == 'attention':
+    if 'attention' in self.variant.parts:
       config = self.config
       caches['correction'] = empty_cache(
         1, batch, max_len, config.heads, config.head_width, config.dtype

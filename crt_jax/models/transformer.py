@@ -18,6 +18,7 @@ from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
 from crt_jax.layers.rotary import KINDS
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.counts import of_transformer
 from crt_jax.models.inputs import check_tokens
 from crt_jax.models.stack import (
   LayerStack,
@@ -104,6 +105,7 @@ class Transformer(Model):
   """A stack of layers under the contract; it has no recurrence, so depth is always None."""
 
   Config = TransformerConfig
+  counts = staticmethod(of_transformer)
   config: TransformerConfig
 
   def _modules(self) -> dict:
