@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -246,9 +246,10 @@ class Model(abc.ABC):
 
   # ---- what follows from it ------------------------------------------------------------------
 
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+  @property
+  def training_hidden(self) -> Callable[..., Hidden]:
     """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
-    return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
+    return self.hidden
 
   def check_length(self, length: int) -> list[str]:
     """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
@@ -274,7 +275,7 @@ class Model(abc.ABC):
       counted), each auxiliary term and each statistic by name.
     """
     check_tokens(batch['targets'], self.config.vocab_size, lowest=-math.inf)
-    hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
+    hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R=probe_R)
     head = functools.partial(self.head, params)
     config, targets_BxT = self.config, batch['targets']
     mean, count = cross_entropy(

@@ -5,6 +5,7 @@ finishes.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -264,12 +265,10 @@ class CART(Model):
 
     return CARTParts(
       embed=lambda tokens, key=None: embed(modules, params, tokens),
-      prelude=lambda x, past=None, key=None: self._prelude()(params['prelude'], x, past, key),
+      prelude=self._prelude().block(params['prelude']),
       anchor=anchor,
       core=core,
-      coda=lambda x, past=None, key=None: apply_module(
-        modules['coda'], params['coda'], x, past, key=key
-      ),
+      coda=functools.partial(apply_module, modules['coda'], params['coda']),
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
@@ -298,7 +297,7 @@ class CART(Model):
       probe_R,
       self.config.backprop_loops,
     )
-    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
+    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), key=coda_key)
     if state is None:
       return h_BxTxC, {}, statistics
     entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))

@@ -6,6 +6,7 @@ baseline (cart.md 2.7).
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -134,13 +135,13 @@ class Transformer(Model):
   def parts(self, params):
     return TransformerParts(
       embed=lambda tokens, key=None: embed(self._modules(), params, tokens),
-      block=lambda x, past=None, key=None: self._block(params, x, past, key),
+      block=functools.partial(self._block, params),
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def _block(self, params, x_BxTxC, past, key):
+  def _block(self, params, x_BxTxC, past=None, key=None):
     stack_key, head_key = (None, None) if key is None else jax.random.split(key)
-    x_BxTxC, entries = self._stack()(params['layers'], x_BxTxC, past, stack_key)
+    x_BxTxC, entries = self._stack().block(params['layers'])(x_BxTxC, past, stack_key)
     extra = self._head_layer()
     if extra:
       normed = apply_module(extra['head_norm'], params['head_norm'], x_BxTxC)
