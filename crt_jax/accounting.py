@@ -22,62 +22,9 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from crt_jax.models import work
-
-# Every field read here with its default; None marks a field that has to be given.
-FIELDS = {
-  'name': None,
-  'vocab_size': None,
-  'width': None,
-  'layers': None,
-  'style': 'roformer',
-  'window': 0,
-  'depth': 5,
-  'correction': 'add',
-  'start': 'embedding',
-  'convergence_weight': 0.0,
-  'driver': 'unroll',
-  'gradient': 'full',
-  'gradient_reach': 0,
-  'prelude_layers': 4,
-  'loops': 6,
-  'backprop_loops': 0,
-  'latent_ratio': 4,
-  'history': 3,
-  'loop_code_width': 32,
-  'anchor': 'frozen',
-  'anchor_norm': False,
-  'share_core': True,
-  'core': 'cross',
-}
-# Where a transformer's default is another.
-TRANSFORMER_FIELDS = {'latent_ratio': 0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """One piece of a model: what a copy of it stores and what one application costs per token.
-
-  Attributes:
-    matrices: entries of the dense matrices every token is multiplied by.
-    vectors: all other parameters of a copy: biases, gains, gates, codes, the token table.
-    attended: heads * head width where the piece computes attention scores, else 0.
-    copies: how many are stored.
-    applied: how often a token passes through one of them: layers, or loops of a core.
-    borrowed: entries of matrices it multiplies by but another piece stores (tied corrections).
-  """
-
-  matrices: int = 0
-  vectors: int = 0
-  attended: int = 0
-  copies: int = 1
-  applied: int = 1
-  borrowed: int = 0
-
-  @property
-  def multiplies(self) -> int:
-    """Multiply-accumulates by weights, per token."""
-    return self.applied * (self.matrices + self.borrowed)
+from crt_jax.models import corrections
+from crt_jax.models.base import model_class
+from crt_jax.models.counts import Part, Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +57,7 @@ def parts(model: Any) -> dict[str, Part]:
     ValueError: a field is missing, or has a value without a formula.
   """
   fields = resolve(model)
-  if fields.name not in _BUILDERS:
-    raise ValueError(f"model.name='{fields.name}' is unknown; use one of {', '.join(_BUILDERS)}")
-  return _BUILDERS[fields.name](fields)
+  return model_class(fields.name).counts(fields)
 
 
 def parameters(model: Any) -> Parameters:
@@ -177,19 +122,20 @@ def model_flops(
     ValueError: a depth below 1, or any for a transformer.
   """
   fields = resolve(model)
+  cls = model_class(fields.name)
   if depth is not None:
-    if fields.name == 'transformer' or depth < 1:
-      reason = 'a transformer takes only None' if depth >= 1 else 'at least one pass is needed'
+    if cls.passes is None or depth < 1:
+      reason = f'a {fields.name} takes only None' if depth >= 1 else 'at least one pass is needed'
       raise ValueError(f'depth={depth} cannot be counted: {reason}')
-    fields = resolve(model, **{'loops' if fields.name == 'cart' else 'depth': depth})
-  times = work.of_parts(fields, training, sequential)
+    fields = resolve(model, **{cls.passes.field: depth})
+  times = cls.work(fields, training, sequential)
   attended_positions = _attended_positions(sequence_length, fields.window)
   total = (6.0 if training else 2.0) * _vocabulary_matrix(fields)
-  for name, part in _BUILDERS[fields.name](fields).items():
+  for name, part in cls.counts(fields).items():
     if name != 'head':
       weights = 2.0 * part.multiplies
       scores = 4.0 * attended_positions * part.applied * part.attended
-      forward, backward, pulled = times.get(name, work.Work())
+      forward, backward, pulled = times.get(name, Work())
       total += forward * (weights + scores)
       if training:
         total += 2 * backward * (weights + scores) + pulled * (weights + 2 * scores)
@@ -223,7 +169,10 @@ def match_width(
   """
   if budget <= 0 or layers < 1:
     raise ValueError(f'budget={budget} and layers={layers} must be positive')
-  squares = 12 * layers + (0 if correction is None else _correction_size(correction)[0])
+  squares = 12 * layers
+  if correction is not None:
+    variant = corrections.variant_of(correction)
+    squares += variant.sizes(variant.parts + variant.tied)[0]
   linear = vocab_size if output_layer else 0
   exact = (math.sqrt(linear**2 + 4 * squares * budget) - linear) / (2 * squares)
   step = math.lcm(multiple, 2 * heads)
@@ -259,112 +208,6 @@ def peak_flops(device_kind: str) -> float:
   return next((1e12 * teraflops for name, teraflops in _PEAK_TERAFLOPS if name in kind), 0.0)
 
 
-def _transformer(fields: types.SimpleNamespace) -> dict[str, Part]:
-  width, layers = fields.width, fields.layers
-  if fields.style == 'cart_dense':
-    weights = 2 * width**2 + _keys_values(fields) + _gated_feed_forward(width)
-    return _tied_ends(fields) | {'layers': Part(weights, 2 * width, width, layers, layers)}
-  if fields.style == 'roformer':
-    return _untied_ends(fields) | {'layers': _roformer_layers(fields)}
-  if fields.style == 'roformer_head_ffn':
-    head_ffn = Part(8 * width**2, (5 + 2) * width)
-    return _untied_ends(fields) | {'layers': _roformer_layers(fields), 'head_ffn': head_ffn}
-  raise ValueError(
-    f"model.style='{fields.style}' has no formula; use roformer, roformer_head_ffn or cart_dense"
-  )
-
-
-def _crt(fields: types.SimpleNamespace) -> dict[str, Part]:
-  if fields.style != 'roformer':
-    raise ValueError(f"model.style='{fields.style}' has no formula for a CRT; use roformer")
-  width = fields.width
-  squares, vectors, attention, tied = _correction_size(fields.correction)
-  weights = squares * width**2
-  correction = Part(
-    0 if tied else weights, vectors * width, attention * width, borrowed=weights if tied else 0
-  )
-  return _untied_ends(fields) | {'layers': _roformer_layers(fields), 'correction': correction}
-
-
-def _cart(fields: types.SimpleNamespace) -> dict[str, Part]:
-  width, loops, preludes = fields.width, fields.loops, fields.prelude_layers
-  keys_values = _keys_values(fields)
-  cross_layer = 2 * width**2 + _gated_feed_forward(width)
-  self_layer = cross_layer + keys_values
-  # History weights, gate and loop code are stored even where a switch leaves them unused. None of
-  # them multiplies per token: the code is projected once per loop, for all positions together.
-  recurrence = fields.history + width + fields.loop_code_width * width
-  pieces = _tied_ends(fields) | {
-    'prelude': Part(self_layer, 2 * width, width, preludes, preludes),
-    'core': Part(
-      self_layer if fields.core == 'self' else cross_layer,
-      2 * width,
-      width,
-      copies=1 if fields.share_core else loops,
-      applied=loops,
-    ),
-    'recurrence': Part(vectors=recurrence),
-    'coda': Part(self_layer, 2 * width, width),
-  }
-  if fields.core != 'self':
-    norm = width if fields.anchor_norm else 0
-    projections = 1 if fields.anchor == 'frozen' else loops
-    pieces['anchor'] = Part(keys_values, norm, applied=projections)
-  return pieces
-
-
-_BUILDERS = {'crt': _crt, 'transformer': _transformer, 'cart': _cart}
-
-
-def _untied_ends(fields: types.SimpleNamespace) -> dict[str, Part]:
-  """Token table, LayerNorm, output matrix and bias of the CRT paper's models."""
-  table = _vocabulary_matrix(fields)
-  head = Part(table, fields.vocab_size + 2 * fields.width)
-  return {'embedding': Part(vectors=table), 'head': head}
-
-
-def _tied_ends(fields: types.SimpleNamespace) -> dict[str, Part]:
-  """Token table and the gain of the last RMSNorm; the table is the output matrix."""
-  return {
-    'embedding': Part(vectors=_vocabulary_matrix(fields)),
-    'head': Part(vectors=fields.width),
-  }
-
-
-def _roformer_layers(fields: types.SimpleNamespace) -> Part:
-  """12 C^2 + 13 C each: attention, feed-forward of width 4C, biases, two LayerNorms."""
-  width, layers = fields.width, fields.layers
-  return Part(12 * width**2, 13 * width, width, layers, layers)
-
-
-def _keys_values(fields: types.SimpleNamespace) -> int:
-  """Through a latent of width C / ratio, or (ratio 0) by two full matrices."""
-  if not fields.latent_ratio:
-    return 2 * fields.width**2
-  return 3 * (fields.width // fields.latent_ratio) * fields.width
-
-
-def _gated_feed_forward(width: int) -> int:
-  return 3 * width * 256 * math.ceil(math.floor(8 / 3 * width) / 256)
-
-
-def _correction_size(correction: str) -> tuple[int, int, int, bool]:
-  """Matrices / C^2, other parameters / C, attention layers, and whether the matrices are tied."""
-  if correction in ('add', 'stateless', 'token_blind', 'delta_ffn', 'delta_ffn_add', 'pure', 'px'):
-    return 8, 5 + 2, 0, False
-  if correction == 'concat':  # LayerNorm of 2C, then 2C -> 4C -> C
-    return 12, 5 + 4, 0, False
-  if correction == 'sa':  # attention and feed-forward, a LayerNorm before each
-    return 12, 4 + 2 + 5 + 2, 1, False
-  if correction in ('block_head', 'nosub'):
-    return 0, 0, 0, False
-  if correction == 'tied':  # the last layer's feed-forward, its own LayerNorm
-    return 8, 2, 0, True
-  if correction == 'tied_pure':  # the last layer's LayerNorm too
-    return 8, 0, 0, True
-  raise ValueError(f"model.correction='{correction}' has no formula; crt.md, section 9, names them")
-
-
 def _attended_positions(sequence_length: int, window: int) -> float:
   """Mean number of positions a query attends to, the diagonal halved: T/2 without a window."""
   reach = min(window, sequence_length) if window else sequence_length
@@ -377,12 +220,12 @@ def _vocabulary_matrix(model: Any) -> int:
 
 
 def resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
-  """The fields as attributes: what `model` gives, else the default, with `changes` on top."""
+  """The fields as attributes, unchecked: what `model` gives, else the default of its configuration,
+  with `changes` on top."""
   get = model.get if isinstance(model, Mapping) else functools.partial(getattr, model)
-  defaults = FIELDS | (TRANSFORMER_FIELDS if get('name', None) == 'transformer' else {})
-  values = {name: get(name, default) for name, default in defaults.items()} | changes
-  needed = ('name', 'vocab_size', 'width') + (() if values['name'] == 'cart' else ('layers',))
-  for name in needed:
-    if values[name] is None:
+  config = model_class(get('name', None)).Config
+  values = {f.name: get(f.name, f.default) for f in dataclasses.fields(config)} | changes
+  for name, value in values.items():
+    if value is dataclasses.MISSING:
       raise ValueError(f'model.{name} is missing; parameters and FLOPs follow from it')
   return types.SimpleNamespace(**values)

@@ -415,9 +415,9 @@ def test_the_formulas_count_the_arrays_that_models_make(fields):
 
 @pytest.mark.parametrize('config', [CRTConfig, TransformerConfig, CARTConfig])
 def test_defaults_are_those_of_the_models(config):
-  fields = accounting.FIELDS
-  if config is TransformerConfig:
-    fields = fields | accounting.TRANSFORMER_FIELDS
-  for field in dataclasses.fields(config):
-    if field.name in fields and field.default is not dataclasses.MISSING:
-      assert fields[field.name] == field.default, field.name
+  name = dict(CRTConfig='crt', TransformerConfig='transformer', CARTConfig='cart')[config.__name__]
+  fields = vars(accounting.resolve(dict(name=name, vocab_size=8, width=8, layers=1)))
+  defaults = {f.name: f.default for f in dataclasses.fields(config)}
+  given = {'name', 'vocab_size', 'width', 'layers'}
+  assert fields.keys() == defaults.keys() and fields['vocab_size'] == 8
+  assert all(fields[field] == defaults[field] for field in defaults.keys() - given)

@@ -5,6 +5,7 @@ stacked, so each reference array is one slice of one parameter and needs no tran
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -12,7 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.keys import random_key
+from crt_jax.models import corrections
 from crt_jax.models.base import Model, build
+from crt_jax.models.cart import CART
+from crt_jax.models.crt import CRT
+from crt_jax.models.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +97,15 @@ def export_arrays(config, params: dict) -> dict[str, np.ndarray]:
 def reference_slots(model: Model) -> Iterator[Slot]:
   """Every reference array of a model."""
   config = model.config
-  if config.name == 'cart':
+  if isinstance(model, CART):
     yield from _cart(config)
-  elif getattr(config, 'style', '') == 'cart_dense':
+  elif isinstance(model, Transformer) and config.style == 'cart_dense':
     yield from _cart_dense(config)
   else:
-    yield from _roformer_family(config)
+    yield from _roformer_family(config, isinstance(model, CRT))
 
 
-def _roformer_family(config) -> Iterator[Slot]:
-  is_crt = config.name == 'crt'
+def _roformer_family(config, is_crt: bool) -> Iterator[Slot]:
   pointer_chasing = config.rotary == 'integer'
   table = 'token_embedding' if pointer_chasing else 'token_embedding_table'
   yield Slot(f'{table}.weight', ('embedding', 'weight'))
@@ -123,21 +127,18 @@ def _roformer_family(config) -> Iterator[Slot]:
 
 def _correction(config) -> Iterator[Slot]:
   """The correction's arrays; tied variants may list the last layer's again (crt.md 9)."""
-  last = (config.layers - 1,)
-  if config.correction in ('block_head', 'nosub'):
-    return
-  if config.correction in ('tied', 'tied_pure'):
-    yield from _again(_feed_forward('corr_ffn', ('layers', 'feed_forward'), last))
-  else:
-    yield from _feed_forward('corr_ffn', ('correction', 'feed_forward'))
-  if config.correction == 'tied_pure':
-    yield from _again(_layer_norm('ln_corr', ('layers', 'norm2'), last))
-  elif config.correction == 'sa':
-    yield from _attention('corr_attn', ('correction', 'attention'), (), config)
-    yield from _layer_norm('ln_corr_attn', ('correction', 'attention_norm'))
-    yield from _layer_norm('ln_corr_ffn', ('correction', 'norm'))
-  else:
-    yield from _layer_norm('ln_corr', ('correction', 'norm'))
+  variant, last = corrections.variant_of(config.correction), (config.layers - 1,)
+  attends = 'attention' in variant.parts
+  made = {
+    'feed_forward': functools.partial(_feed_forward, 'corr_ffn'),
+    'norm': functools.partial(_layer_norm, 'ln_corr_ffn' if attends else 'ln_corr'),
+    'attention': functools.partial(_attention, 'corr_attn', config=config),
+    'attention_norm': functools.partial(_layer_norm, 'ln_corr_attn'),
+  }
+  for part in variant.parts:
+    yield from made[part](('correction', part), ())
+  for part in variant.tied:
+    yield from _again(made[part](('layers', corrections.LAST_LAYER[part]), last))
 
 
 def _attention(name: str, path: tuple, index: tuple, config) -> Iterator[Slot]:

@@ -25,7 +25,7 @@ def check(model: Model, source: Model) -> None:
       raise ValueError(
         f"model.style={given.style!r}: only a 'roformer' transformer can become a CRT"
       )
-    layers = config.layers + (config.correction == 'sa')
+    layers = config.layers + ('attention' in model.variant.parts)
     if given.layers != layers:
       raise ValueError(
         f'model.layers={config.layers} with model.correction={config.correction!r} begins as a '
@@ -54,7 +54,7 @@ def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
     params: of `source`.
     key: what is new is drawn from it.
   """
-  if model.config.name == source.config.name:
+  if type(model) is type(source):
     return params
   new = model.init(key)
   copied = {name: params[name] for name in COPIED}

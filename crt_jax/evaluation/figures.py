@@ -16,7 +16,7 @@ from crt_jax import json_text
 
 BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
 COLORS = (BLUE, ORANGE, GREEN)
-PASSES = {'crt': 'parallel passes K', 'cart': 'loops R'}
+PARALLEL_PASSES = 'parallel passes K'
 STYLE = {
   'font.size': 10,
   'axes.spines.top': False,
@@ -70,7 +70,7 @@ def perplexity_against_depth(
   path: str | pathlib.Path,
   origin: dict,
   title: str = '',
-  model: str = 'crt',
+  passes: str = PARALLEL_PASSES,
   trained: list[int] = (),
 ) -> None:
   """Draws perplexity against the number of passes, with the exact recurrence, if any, as a line.
@@ -82,7 +82,7 @@ def perplexity_against_depth(
     results: what `protocol` returned of one validation set; the whole of it where it was
       evaluated, else the sample.
     origin: what the numbers were made with, see `caption`.
-    model: 'crt' counts parallel passes K, 'cart' loops R.
+    passes: what the depth counts, for the axis.
     trained: depths that the model was trained with, to be marked.
 
   Raises:
@@ -107,9 +107,9 @@ def perplexity_against_depth(
     panels, width = (1, 7) if exact is None else (2, 9)
     figure, axes = figure_of(title, origin, width, panels, made_from)
     left = axes if exact is None else axes[0]
-    _draw_values(left, parallel, exact, PASSES[model], trained)
+    _draw_values(left, parallel, exact, passes, trained)
     if exact is not None:
-      _draw_gaps(axes[1], parallel, exact, PASSES[model])
+      _draw_gaps(axes[1], parallel, exact, passes)
     figure.savefig(path, dpi=150)
 
 

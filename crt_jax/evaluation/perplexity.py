@@ -49,15 +49,14 @@ class Form:
       raise ValueError(f"form '{self.kind}' is unknown; use 'parallel' or 'sequential'")
 
   def is_inference_metric(self, model) -> bool:
-    """Whether a model could be used this way. One pass of a CRT has no recurrence (crt.md, 4)."""
-    return not (model.config.name == 'crt' and self == Form('parallel', 1))
+    """Whether a model could be used this way."""
+    return self.kind == 'sequential' or model.is_usable_at(self.depth)
 
 
 def trained_form(model) -> Form:
   """The form that validation during training takes: parallel passes where those are trained, else
   the recurrence, which the other drivers of a CRT lead to."""
-  driver = getattr(model.config, 'driver', 'unroll')
-  return Form('parallel') if driver == 'unroll' else Form('sequential')
+  return Form('parallel' if model.config.trains_in_parallel else 'sequential')
 
 
 def hidden_of(model, params: dict, tokens_BxT, form: Form):
@@ -83,7 +82,7 @@ def forms(model, config) -> tuple[Form, ...]:
   except ValueError as error:
     raise ValueError(f'eval.depths={depths}: {error}') from None
   # Without recurrence the two kinds are one: a transformer is evaluated once.
-  if config.eval.sequential and found[0].depth is not None:
+  if config.eval.sequential and model.passes:
     try:
       jax.eval_shape(functools.partial(model.decode_state, 1, 1))
     except ValueError as error:

@@ -15,14 +15,16 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.models import platform
-from crt_jax.models.config import ModelConfig, near, one_of, require, resolve
+from crt_jax.models.config import ModelConfig, one_of, require, resolve
+from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
   check_lengths,
   check_room,
@@ -32,6 +34,7 @@ from crt_jax.models.inputs import (
   padded_with_zeros,
 )
 from crt_jax.models.loss import cross_entropy
+from crt_jax.recurrence.context import Recurrence
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
 
 Array = jax.Array
@@ -74,19 +77,37 @@ def build(config, device: jax.Device | None = None) -> 'Model':
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """
   fields = dict(config.items()) if isinstance(config, Mapping) else dict(config)
-  name = fields.get('name')
-  if name not in MODELS:
-    choices = ', '.join(map(repr, MODELS))
-    raise ValueError(f'model.name={name!r} must be one of {choices}{near(name, MODELS)}')
-  module, cls = MODELS[name].split(':')
-  model = getattr(importlib.import_module(module), cls)
+  model = model_class(fields.get('name'))
   return model(platform.settle(resolve(model.Config, fields), device))
+
+
+def model_class(name: str) -> type['Model']:
+  """The class of the models of this name; ValueError where there is none."""
+  one_of('model.name', name, MODELS)
+  module, cls = MODELS[name].split(':')
+  return getattr(importlib.import_module(module), cls)
+
+
+class RecurrentPasses(NamedTuple):
+  """What the recurrent passes of a model are called.
+
+  Attributes:
+    field: of the configuration, that says how many.
+    letter: of that number.
+    name: of the passes, in the plural.
+  """
+
+  field: str
+  letter: str
+  name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Model(abc.ABC):
   """Base of all models; a subclass gives the parameters, the passes and how state advances."""
 
+  Config: ClassVar[type[ModelConfig]]
+  passes: ClassVar[RecurrentPasses | None] = None  # None: it has no recurrence
   config: ModelConfig
 
   @property
@@ -144,6 +165,19 @@ class Model(abc.ABC):
     """The state behind each row's first lengths_B tokens (None: all, which fit), and hidden_BxTxC
     at every position."""
 
+  # ---- what it costs -------------------------------------------------------------------------
+
+  @staticmethod
+  @abc.abstractmethod
+  def counts(fields) -> dict[str, Part]:
+    """What the model of these fields is made of, by name: 'embedding', 'head' and the rest."""
+
+  @staticmethod
+  def work(fields, training: bool, sequential: bool) -> dict[str, Work]:
+    """How often the parts run; those that are missing run once."""
+    del fields, training, sequential
+    return {}
+
   # ---- depth ---------------------------------------------------------------------------------
 
   def resolve_depth(self, depth: int | None) -> int | None:
@@ -158,6 +192,25 @@ class Model(abc.ABC):
   @property
   def has_sequential_form(self) -> bool:
     """Whether `sequential`, `decode_state` and `step` exist."""
+    return True
+
+  @property
+  def recurs_along_sequence(self) -> bool:
+    """Whether a position reads the output of the one before; then parallel passes and the exact
+    recurrence differ, and a prompt can be read by either."""
+    return False
+
+  def recurrence(self, params: dict) -> Recurrence:
+    """The maps that the drivers of recurrence/context.py alternate.
+
+    Raises:
+      ValueError: the model has no recurrence along the sequence.
+    """
+    raise ValueError(f'model.name={self.config.name!r} has no recurrence along the sequence')
+
+  def is_usable_at(self, depth: int | None) -> bool:
+    """Whether parallel passes at this depth are a way to use the model."""
+    del depth
     return True
 
   def recurrent_map(self, params: dict, tokens_BxT: Array, depth: int | None = None) -> tuple:
@@ -193,9 +246,10 @@ class Model(abc.ABC):
 
   # ---- what follows from it ------------------------------------------------------------------
 
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+  @property
+  def training_hidden(self) -> Callable[..., Hidden]:
     """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
-    return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
+    return self.hidden
 
   def check_length(self, length: int) -> list[str]:
     """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
@@ -221,7 +275,7 @@ class Model(abc.ABC):
       counted), each auxiliary term and each statistic by name.
     """
     check_tokens(batch['targets'], self.config.vocab_size, lowest=-math.inf)
-    hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R)
+    hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R=probe_R)
     head = functools.partial(self.head, params)
     config, targets_BxT = self.config, batch['targets']
     mean, count = cross_entropy(

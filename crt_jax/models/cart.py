@@ -5,6 +5,7 @@ finishes.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from crt_jax.layers.linear import Linear
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
 from crt_jax.layers.transformer_layer import TransformerLayer
-from crt_jax.models.base import Hidden, Model
+from crt_jax.models.base import Hidden, Model, RecurrentPasses
 from crt_jax.models.cart_loop import (
   Loop,
   history,
@@ -29,6 +30,7 @@ from crt_jax.models.cart_loop import (
   mixing_statistics,
 )
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.counts import of_cart, work_of_cart
 from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import (
   LayerStack,
@@ -158,6 +160,9 @@ class CART(Model):
   """The CART under the contract; depth is R."""
 
   Config = CARTConfig
+  passes = RecurrentPasses('loops', 'R', 'loops')
+  counts = staticmethod(of_cart)
+  work = staticmethod(work_of_cart)
   config: CARTConfig
 
   # ---- modules -------------------------------------------------------------------------------
@@ -260,12 +265,10 @@ class CART(Model):
 
     return CARTParts(
       embed=lambda tokens, key=None: embed(modules, params, tokens),
-      prelude=lambda x, past=None, key=None: self._prelude()(params['prelude'], x, past, key),
+      prelude=self._prelude().block(params['prelude']),
       anchor=anchor,
       core=core,
-      coda=lambda x, past=None, key=None: apply_module(
-        modules['coda'], params['coda'], x, past, key=key
-      ),
+      coda=functools.partial(apply_module, modules['coda'], params['coda']),
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
@@ -294,7 +297,7 @@ class CART(Model):
       probe_R,
       self.config.backprop_loops,
     )
-    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), coda_key)
+    h_BxTxC, coda_entries = parts.coda(h_BxTxC, first_layer(past('coda')), key=coda_key)
     if state is None:
       return h_BxTxC, {}, statistics
     entries = dict(prelude=prelude_entries, coda=with_layer_axis(coda_entries))

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
-from crt_jax.recurrence.scan import Scan
+from crt_jax.recurrence.scan import scan_of
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 # What the backward pass recomputes: of each recurrent pass, and of each layer inside it.
@@ -107,14 +107,19 @@ class ModelConfig:
     object.__setattr__(self, 'head_width', head_width)
 
   @property
-  def pass_scan(self) -> Scan:
+  def pass_scan(self) -> Callable:
     """What runs recurrent passes and loops."""
-    return Scan(REMAT[self.remat][0], self.unroll_scans == 'yes')
+    return scan_of(REMAT[self.remat][0], self.unroll_scans == 'yes')
 
   @property
-  def layer_scan(self) -> Scan:
+  def layer_scan(self) -> Callable:
     """What runs layers, inside a pass or without any."""
-    return Scan(REMAT[self.remat][1], self.unroll_scans == 'yes')
+    return scan_of(REMAT[self.remat][1], self.unroll_scans == 'yes')
+
+  @property
+  def trains_in_parallel(self) -> bool:
+    """Whether training runs parallel passes over whole sequences; else it attends to caches."""
+    return True
 
   @property
   def param_dtype(self) -> str:

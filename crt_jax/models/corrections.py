@@ -1,18 +1,19 @@
-"""CRT's correction and its variants (crt.md 2.5 and 9), each a pair of pure functions.
+"""CRT's correction and its variants (crt.md 2.5 and 9), each told in one row of VARIANTS.
 
-`summary` is what a position hands to its successor, `inject` prepares the successor's input from
-it: the paper's CRT has summary z and inject e + F(LN(s_prev + e)). Parallel passes and the
-sequential form use the same pair, and s_{-1} = 0.
+A variant is two functions. `summary` is what a position hands to its successor, `inject` makes the
+successor's input of it; the paper's CRT has summary z and inject e + F(LN(s + e)). Parallel passes
+and the sequential form use the same pair, and s_{-1} = 0.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
-from crt_jax.models.config import ModelConfig
+from crt_jax.models.config import ModelConfig, one_of
 from crt_jax.models.stack import (
   apply_module,
   first_layer,
@@ -25,120 +26,186 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
-  """What distinguishes one correction from another.
+class Network:
+  """What one application of a correction computes with.
 
   Attributes:
-    delta: the summary reads z - x instead of z.
-    network: where F(LN(.)) stands: 'inject', 'summary', or '' for none.
-    reads: what the network in inject reads: 'sum' = s + e, 'token' = e, 'concat' = [s; e],
-      'attention' = u + Attention(LN(u)) with u = s + e.
-    direct: the summary itself is added to the input.
-    tied: F is the last layer's own feed-forward; 'norm' ties LN too.
+    modules, params: by the names of `Variant.parts` and `tied`.
+    key, attention_key: dropout keys or None.
+    past: what the attention reads of earlier positions; None in parallel passes.
+  """
+
+  modules: dict
+  params: dict
+  key: Array | None = None
+  attention_key: Array | None = None
+  past: Any = None
+
+  def F(self, u_BxTxC: Array) -> Array:
+    """F(LN(u)), the feed-forward network behind its norm."""
+    y = self._apply('feed_forward', self._apply('norm', u_BxTxC), key=self.key)
+    return y.astype(u_BxTxC.dtype)
+
+  def attend(self, u_BxTxC: Array) -> tuple[Array, Any]:
+    """u + Attention(LN(u)), and what the positions add to the attention's cache."""
+    normed, past = self._apply('attention_norm', u_BxTxC), first_layer(self.past)
+    mixed, entries = self._apply('attention', normed, past, key=self.attention_key)
+    return u_BxTxC + mixed.astype(u_BxTxC.dtype), with_layer_axis(entries)
+
+  def _apply(self, name: str, *inputs, key=None):
+    return apply_module(self.modules[name], self.params[name], *inputs, key=key)
+
+
+# ---- what is handed on: network, z, x -> s -----------------------------------------------------
+
+
+def output(n, z, x):
+  return z
+
+
+def change(n, z, x):
+  return z - x
+
+
+def network_of_output(n, z, x):
+  return n.F(z)
+
+
+def network_of_change(n, z, x):
+  return n.F(z - x)
+
+
+# ---- the next input: network, s, e, what is added to (e, or x if cumulative) -> x, cache entries
+
+
+def network_of_sum(n, s, e, base):
+  return base + n.F(s + e), None
+
+
+def network_of_token(n, s, e, base):
+  return base + n.F(e), None
+
+
+def network_of_both(n, s, e, base):
+  return base + n.F(jnp.concatenate([s, e], axis=-1)), None
+
+
+def network_of_attention(n, s, e, base):
+  w, entries = n.attend(s + e)
+  return base + n.F(w), entries
+
+
+def summary_alone(n, s, e, base):
+  return base + s, None
+
+
+def summary_and_network(n, s, e, base):
+  return base + s + n.F(s + e), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One correction.
+
+  Attributes:
+    summary, inject: its two functions.
+    network: which of them F is in: 'inject', 'summary', or '' for none.
+    parts: the modules of its own.
+    tied: the modules that it borrows from the block's last layer.
+    inputs: how many vectors F reads side by side.
+    recurrent: whether a position's input depends on its predecessor.
     head_reads_input: the head reads x^(K+1) instead of z^(K).
   """
 
-  delta: bool = False
+  summary: Callable
+  inject: Callable
   network: str = 'inject'
-  reads: str = 'sum'
-  direct: bool = False
-  tied: str = ''
+  parts: tuple[str, ...] = ('norm', 'feed_forward')
+  tied: tuple[str, ...] = ()
+  inputs: int = 1
+  recurrent: bool = True
   head_reads_input: bool = False
 
   def exact_depth(self, position: int, start: str) -> int:
     """The smallest K from which parallel passes are exact at `position` (0-based)."""
-    if self.reads == 'token':
+    if not self.recurrent:
       return 1 if start == 'corrected' else 2
     # At position 0 the summary is zero, and without a network there the first input is final.
     first_is_final = start == 'corrected' or self.network != 'inject'
     passes = position + (1 if first_is_final else 2)
     return max(1, passes - 1) if self.head_reads_input else passes
 
+  def sizes(self, parts: tuple[str, ...]) -> tuple[int, int]:
+    """Entries of the matrices of these parts over C^2, and their other parameters over C."""
+    sizes = {
+      'norm': (0, 2 * self.inputs),
+      'feed_forward': (4 * self.inputs + 4, 5),
+      'attention_norm': (0, 2),
+      'attention': (4, 4),
+    }
+    return tuple(sum(sizes[part][i] for part in parts) for i in (0, 1))
 
+
+NO_NETWORK = dict(network='', parts=())
 VARIANTS = {
-  'add': Variant(),
-  'stateless': Variant(reads='token'),
-  'token_blind': Variant(network='summary', direct=True),
-  'concat': Variant(reads='concat'),
-  'block_head': Variant(delta=True, network='', direct=True),
-  'nosub': Variant(network='', direct=True),
-  'delta_ffn': Variant(delta=True, network='summary', direct=True),
-  'delta_ffn_add': Variant(delta=True),
-  'tied': Variant(tied='feed_forward'),
-  'pure': Variant(direct=True),
-  'tied_pure': Variant(direct=True, tied='norm'),
-  'px': Variant(head_reads_input=True),
-  'sa': Variant(reads='attention'),
+  'add': Variant(output, network_of_sum),
+  'stateless': Variant(output, network_of_token, recurrent=False),
+  'token_blind': Variant(network_of_output, summary_alone, network='summary'),
+  'concat': Variant(output, network_of_both, inputs=2),
+  'block_head': Variant(change, summary_alone, **NO_NETWORK),
+  'nosub': Variant(output, summary_alone, **NO_NETWORK),
+  'delta_ffn': Variant(network_of_change, summary_alone, network='summary'),
+  'delta_ffn_add': Variant(change, network_of_sum),
+  'tied': Variant(output, network_of_sum, parts=('norm',), tied=('feed_forward',)),
+  'pure': Variant(output, summary_and_network),
+  'tied_pure': Variant(output, summary_and_network, parts=(), tied=('norm', 'feed_forward')),
+  'px': Variant(output, network_of_sum, head_reads_input=True),
+  'sa': Variant(
+    output,
+    network_of_attention,
+    parts=('norm', 'feed_forward', 'attention_norm', 'attention'),
+  ),
 }
+LAST_LAYER = {'norm': 'norm2', 'feed_forward': 'feed_forward'}  # what `tied` parts are named there
 
 
-def modules(variant: Variant, config: ModelConfig) -> dict:
-  """The linen modules whose parameters belong to the correction alone, by name."""
-  if not variant.network or variant.tied == 'norm':
-    return {}
-  if variant.tied:
-    return dict(norm=Norm(config.width))
-  if variant.reads == 'concat':
-    double = 2 * config.width
-    feed_forward = roformer_feed_forward(config, in_width=double, dropout_inside=True)
-    return dict(norm=Norm(double), feed_forward=feed_forward)
-  network = dict(norm=Norm(config.width), feed_forward=roformer_feed_forward(config))
-  if variant.reads == 'attention':
-    network |= dict(attention_norm=Norm(config.width), attention=roformer_attention(config))
-  return network
+def variant_of(name: str) -> Variant:
+  """The variant of this name; ValueError where there is none."""
+  one_of('model.correction', name, VARIANTS)
+  return VARIANTS[name]
 
 
-def functions(
-  variant: Variant, config: ModelConfig, params: dict, cumulative: bool
-) -> tuple[Callable, Callable]:
+def modules(variant: Variant, config: ModelConfig, parts: tuple[str, ...]) -> dict:
+  """The linen modules of these parts, by name."""
+  width, in_width = config.width, variant.inputs * config.width
+  wide = {} if in_width == width else dict(in_width=in_width, dropout_inside=True)
+  made = {
+    'norm': lambda: Norm(in_width),
+    'feed_forward': lambda: roformer_feed_forward(config, **wide),
+    'attention_norm': lambda: Norm(width),
+    'attention': lambda: roformer_attention(config),
+  }
+  return {part: made[part]() for part in parts}
+
+
+def functions(variant: Variant, config: ModelConfig, params: dict) -> tuple[Callable, Callable]:
   """`summary` and `inject` of recurrence/context.py, closed over the model's parameters."""
-  network = modules(variant, config)
-  weights = params.get('correction', {})
+  own = params.get('correction', {})
   if variant.tied:
     layers = params['layers']
     is_stacked = isinstance(layers, dict)
-    last_layer = jax.tree.map(lambda a: a[-1], layers) if is_stacked else layers[-1]
-    weights = weights | dict(feed_forward=last_layer['feed_forward'])
-    network = network | dict(feed_forward=roformer_feed_forward(config))
-  if variant.tied == 'norm':
-    weights = weights | dict(norm=last_layer['norm2'])
-    network = network | dict(norm=Norm(config.width))
-
-  def correct(u, key):
-    normed = apply_module(network['norm'], weights['norm'], u)
-    y = apply_module(network['feed_forward'], weights['feed_forward'], normed, key=key)
-    return y.astype(u.dtype)
+    last = jax.tree.map(lambda a: a[-1], layers) if is_stacked else layers[-1]
+    own = own | {part: last[LAST_LAYER[part]] for part in variant.tied}
+  network = Network(modules(variant, config, variant.parts + variant.tied), own)
 
   def summary(z_BxTxC, x_BxTxC, key=None):
-    s_BxTxC = z_BxTxC - x_BxTxC if variant.delta else z_BxTxC
-    return correct(s_BxTxC, key) if variant.network == 'summary' else s_BxTxC
+    return variant.summary(dataclasses.replace(network, key=key), z_BxTxC, x_BxTxC)
 
   def inject(s_BxTxC, e_BxTxC, x_BxTxC, key=None, cache=None):
-    base_BxTxC = x_BxTxC if cumulative else e_BxTxC
-    entries = None
-    if variant.direct:
-      base_BxTxC = base_BxTxC + s_BxTxC
-    if variant.network != 'inject':
-      return base_BxTxC, entries
-    if variant.reads == 'token':
-      u = e_BxTxC
-    elif variant.reads == 'concat':
-      u = jnp.concatenate([s_BxTxC, e_BxTxC], axis=-1)
-    else:
-      u = s_BxTxC + e_BxTxC
-    if variant.reads == 'attention':
-      attention_key, key = (None, None) if key is None else jax.random.split(key)
-      mixed, entries = _attend(network, weights, u, cache, attention_key)
-      u = u + mixed.astype(u.dtype)
-    return base_BxTxC + correct(u, key), entries
+    attention_key = None
+    if key is not None and 'attention' in variant.parts:
+      attention_key, key = jax.random.split(key)
+    here = dataclasses.replace(network, key=key, attention_key=attention_key, past=cache)
+    return variant.inject(here, s_BxTxC, e_BxTxC, x_BxTxC if config.cumulative else e_BxTxC)
 
   return summary, inject
-
-
-def _attend(network: dict, weights: dict, u_BxTxC: Array, past, key):
-  """The attention of 'sa', with a cache of its own."""
-  normed = apply_module(network['attention_norm'], weights['attention_norm'], u_BxTxC)
-  mixed, entries = apply_module(
-    network['attention'], weights['attention'], normed, first_layer(past), key=key
-  )
-  return mixed, with_layer_axis(entries)

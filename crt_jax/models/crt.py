@@ -4,15 +4,17 @@ Training runs K parallel passes; generation runs the exact recurrence, one pass 
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout
-from crt_jax.models import corrections
-from crt_jax.models.base import Hidden, Model
+from crt_jax.models import corrections, crt_training
+from crt_jax.models.base import Hidden, Model, RecurrentPasses
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.counts import of_crt, work_of_crt
 from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import LayerStack, apply_module, empty_cache, roformer_stack
 from crt_jax.models.transformer import (
@@ -23,7 +25,7 @@ from crt_jax.models.transformer import (
   project,
   require_rotary,
 )
-from crt_jax.recurrence.backward import LOOPS, Loop
+from crt_jax.recurrence.backward import LOOPS
 from crt_jax.recurrence.context import (
   Passes,
   Recurrence,
@@ -32,19 +34,17 @@ from crt_jax.recurrence.context import (
   sequential,
   unroll,
 )
-from crt_jax.recurrence.estimators import implicit, last_passes, truncated
-from crt_jax.recurrence.state import DecodeState, varying_as
+from crt_jax.recurrence.state import DecodeState
 
 Array = jax.Array
 
-DRIVERS = ('unroll', 'chunked', 'sequential')
 STARTS = ('embedding', 'corrected')
-# What a gradient's reach counts, and the drivers that it goes with.
+# What a gradient's reach counts.
 GRADIENTS = {
-  'full': ('', DRIVERS),
-  'truncated': ('positions', ('chunked', 'sequential')),
-  'last_passes': ('passes', ('unroll',)),
-  'implicit': ('reverse passes', ('unroll',)),
+  'full': '',
+  'truncated': 'positions',
+  'last_passes': 'passes',
+  'implicit': 'reverse passes',
 }
 
 
@@ -96,9 +96,9 @@ class CRTConfig(ModelConfig):
     super().__post_init__()
     require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
     require_rotary(self.rotary)
-    one_of('model.correction', self.correction, corrections.VARIANTS)
+    corrections.variant_of(self.correction)
     one_of('model.start', self.start, STARTS)
-    one_of('model.driver', self.driver, DRIVERS)
+    one_of('model.driver', self.driver, dict.fromkeys(driver for driver, _ in TRAINED))
     require(self.depth >= 1, f'model.depth={self.depth} must be at least 1 (K block passes)')
     require(
       0 <= self.depth_min <= self.depth,
@@ -118,12 +118,13 @@ class CRTConfig(ModelConfig):
 
   def _check_gradient(self):
     one_of('model.gradient', self.gradient, GRADIENTS)
-    unit, drivers = GRADIENTS[self.gradient]
+    drivers = [driver for driver, gradient in TRAINED if gradient == self.gradient]
     named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
     one_of(f'{named}: model.driver', self.driver, drivers)
     if self.gradient == 'full':
       require(reach == 0, f'model.gradient_reach={reach} must be 0 for {named}')
       return
+    unit = GRADIENTS[self.gradient]
     require(reach >= 1, f'model.gradient_reach={reach} must be at least 1 ({unit}) for {named}')
     if self.gradient == 'truncated' and self.driver == 'chunked':
       require(
@@ -136,7 +137,7 @@ class CRTConfig(ModelConfig):
       require(
         reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
       )
-      reads_embedding = corrections.VARIANTS[self.correction].network == 'inject'
+      reads_embedding = corrections.variant_of(self.correction).network == 'inject'
       require(
         reads_embedding or not self.cumulative,
         f'{named} leaves the embedding no gradient with model.cumulative=True and '
@@ -149,6 +150,10 @@ class CRTConfig(ModelConfig):
         f'{named} needs model.dropout=0 (is {self.dropout}): a map that differs in every pass has '
         'no fixed point',
       )
+
+  @property
+  def trains_in_parallel(self):
+    return self.driver == 'unroll'
 
   @property
   def schedule(self) -> DepthSchedule:
@@ -179,11 +184,14 @@ class CRT(Model):
   """The CRT under the contract; built over the RoFormer stack."""
 
   Config = CRTConfig
+  passes = RecurrentPasses('depth', 'K', 'parallel passes')
+  counts = staticmethod(of_crt)
+  work = staticmethod(work_of_crt)
   config: CRTConfig
 
   @property
   def variant(self) -> corrections.Variant:
-    return corrections.VARIANTS[self.config.correction]
+    return corrections.variant_of(self.config.correction)
 
   @property
   def has_sequential_form(self):
@@ -199,7 +207,7 @@ class CRT(Model):
     stack_key, output_key, correction_key = jax.random.split(key, 3)
     params = init_modules(self._modules(), self.config, output_key)
     params['layers'] = self._stack().init(stack_key)
-    network = corrections.modules(self.variant, self.config)
+    network = corrections.modules(self.variant, self.config, self.variant.parts)
     if network:
       params['correction'] = init_modules(network, self.config, correction_key)
     return params
@@ -207,25 +215,29 @@ class CRT(Model):
   def axes(self):
     axes = axes_of_modules(self._modules(), self.config)
     axes['layers'] = self._stack().axes()
-    network = corrections.modules(self.variant, self.config)
+    network = corrections.modules(self.variant, self.config, self.variant.parts)
     if network:
       axes['correction'] = axes_of_modules(network, self.config)
     return axes
 
   def parts(self, params):
-    summary, inject = corrections.functions(
-      self.variant, self.config, params, self.config.cumulative
-    )
+    summary, inject = corrections.functions(self.variant, self.config, params)
     return CRTParts(
-      embed=lambda tokens, key=None: self._embed(params, tokens, key),
-      block=lambda x, past=None, key=None: self._stack()(params['layers'], x, past, key),
+      embed=functools.partial(self.embed, params),
+      block=self._stack().block(params['layers']),
       summary=summary,
       inject=inject,
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def recurrence(self, params) -> Recurrence:
-    """The maps that the drivers of recurrence/context.py alternate."""
+  @property
+  def recurs_along_sequence(self):
+    return True
+
+  def is_usable_at(self, depth):
+    return depth != 1  # one pass has no recurrence (crt.md 4)
+
+  def recurrence(self, params):
     parts = self.parts(params)
     shift = not self.config.self_inclusive
     return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.pass_scan)
@@ -234,7 +246,8 @@ class CRT(Model):
     """What the head reads of finished passes."""
     return done.x_next_BxTxC if self.variant.head_reads_input else done.z_BxTxC
 
-  def _embed(self, params, tokens_BxT, key):
+  def embed(self, params, tokens_BxT, key=None) -> Array:
+    """e_BxTxC, dropped out once for all passes."""
     e_BxTxC = embed(self._modules(), params, tokens_BxT)
     return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
 
@@ -242,58 +255,29 @@ class CRT(Model):
     depth = self.resolve_depth(depth)
     probe_R = self._probe(depth, telemetry, probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
-    e_BxTxC = self._embed(params, tokens_BxT, embed_key)
+    e_BxTxC = self.embed(params, tokens_BxT, embed_key)
     done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, probe_R)
-    hidden_BxTxC, gap_BxT = self._read_with_gap(done)
-    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), done.statistics)
+    return self.with_convergence_loss(*self.read_with_gap(done), done.statistics)
 
-  def _read_with_gap(self, done: Passes):
+  def read_with_gap(self, done: Passes):
     """What the head reads, and per position the mean square of what one more pass would change."""
     gap_BxTxC = done.x_next_BxTxC - jax.lax.stop_gradient(done.x_BxTxC)
     return self.read(done), jnp.mean(gap_BxTxC**2, axis=-1)
 
-  def _convergence_loss(self, gap_BxT: Array) -> dict[str, Array]:
+  def with_convergence_loss(self, hidden_BxTxC, gap_BxT, statistics=None):
+    """What `hidden` returns, of what `read_with_gap` has read."""
     weight = self.config.convergence_weight
-    return dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
-
-  def training_hidden(self, params, tokens_BxT, depth=None, key=None, probe_R=None):
-    config = self.config
-    self.check_length(tokens_BxT.shape[1])
-    if config.driver == 'unroll' and config.gradient == 'full':
-      return self.hidden(params, tokens_BxT, depth, key, probe_R=probe_R)
-    if probe_R is not None:
-      self.check_telemetry()
-    embed_key, key = (None, None) if key is None else jax.random.split(key)
-    e_BxTxC = self._embed(params, tokens_BxT, embed_key)
-    # Inside a shard_map, gradients of parameters are then added up over devices once.
-    recurrence = self.recurrence(varying_as(e_BxTxC, params))
-    if config.driver == 'sequential':
-      require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
-      state, loop = self.training_state(e_BxTxC), self._loop()
-      _, hidden_BxTxC = sequential(recurrence, self.read, state, e_BxTxC, None, key, loop)
-      return Hidden(hidden_BxTxC, {}, {})
-    depth, start, reach = self.resolve_depth(depth), config.start, config.gradient_reach
-    if config.driver == 'chunked':
-      state, loop, read = self.training_state(e_BxTxC), self._loop(), self._read_with_gap
-      arguments = (recurrence, read, state, e_BxTxC, None, config.chunk, depth, start, key, loop)
-      _, (hidden_BxTxC, gap_BxT) = chunked(*arguments)
-    elif config.gradient == 'last_passes':
-      done = last_passes(recurrence, e_BxTxC, depth, reach, start, key)
-      hidden_BxTxC, gap_BxT = self._read_with_gap(done)
-    else:
-      done = implicit(recurrence, e_BxTxC, depth, reach, start)
-      hidden_BxTxC, gap_BxT = self._read_with_gap(done)
-    return Hidden(hidden_BxTxC, self._convergence_loss(gap_BxT), {})
+    losses = dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
+    return Hidden(hidden_BxTxC, losses, statistics or {})
 
   @property
-  def _chunk(self) -> int:
+  def training_hidden(self):
+    return functools.partial(TRAINED[self.config.driver, self.config.gradient], self)
+
+  @property
+  def stride(self) -> int:
     """Positions per step of the loop over a sequence."""
     return self.config.chunk if self.config.driver == 'chunked' else 1
-
-  def _loop(self) -> Loop:
-    """What `backward` and `gradient` make of the loop over a sequence."""
-    loop, reach = LOOPS[self.config.backward], self.config.gradient_reach
-    return truncated(loop, reach // self._chunk) if self.config.gradient == 'truncated' else loop
 
   def check_telemetry(self):
     for field, needed in (('driver', 'unroll'), ('gradient', 'full')):
@@ -305,7 +289,7 @@ class CRT(Model):
       )
 
   def check_length(self, length):
-    chunk, remarks = self._chunk, []
+    chunk, remarks = self.stride, []
     require(
       chunk <= length, f'model.chunk={chunk} exceeds the {length} positions; use at most {length}'
     )
@@ -331,7 +315,7 @@ class CRT(Model):
     return depth
 
   def recurrent_map(self, params, tokens_BxT, depth=None):
-    recurrence, e_BxTxC = self.recurrence(params), self._embed(params, tokens_BxT, None)
+    recurrence, e_BxTxC = self.recurrence(params), self.embed(params, tokens_BxT)
     done = unroll(recurrence, e_BxTxC, self.resolve_depth(depth), self.config.start)
     return correction_map(recurrence, e_BxTxC), done.x_BxTxC, None
 
@@ -355,7 +339,7 @@ class CRT(Model):
     self.config.require_sequential_form('decoding')
     require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
     caches = dict(block=self._stack().cache(batch, max_len))
-    if self.variant.reads == 'attention':
+    if 'attention' in self.variant.parts:
       config = self.config
       caches['correction'] = empty_cache(
         1, batch, max_len, config.heads, config.head_width, config.dtype
@@ -367,16 +351,28 @@ class CRT(Model):
     """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
     of the whole sequence, or of what the window sees."""
     batch, length, _ = e_BxTxC.shape
-    capacity, window = -(-length // self._chunk) * self._chunk, self.config.window
+    capacity, window = -(-length // self.stride) * self.stride, self.config.window
     trailing = 0 < window <= capacity
     state = self.decode_state(batch, window - 1 if trailing else capacity)
     state = state.widened(e_BxTxC.dtype)
     return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):
-    e_BxTxC = self._embed(params, tokens_BxT, None)
-    arguments = (self.recurrence(params), self.read, state, e_BxTxC, lengths_B)
+    e_BxTxC = self.embed(params, tokens_BxT)
+    recurrence = self.recurrence(params)
     if method == 'sequential':
-      return sequential(*arguments)
-    chunk = tokens_BxT.shape[1]
-    return chunked(*arguments, chunk, self.config.depth, self.config.start)
+      return sequential(recurrence, self.read, state, e_BxTxC, lengths_B)
+    whole = dict(chunk=tokens_BxT.shape[1], depth=self.config.depth, start=self.config.start)
+    return chunked(recurrence, self.read, state, e_BxTxC, lengths_B, **whole)
+
+
+# What `loss` differentiates, by driver and gradient.
+TRAINED = {
+  ('unroll', 'full'): CRT.hidden,
+  ('unroll', 'last_passes'): crt_training.last_passes,
+  ('unroll', 'implicit'): crt_training.implicit,
+  ('chunked', 'full'): crt_training.chunks,
+  ('chunked', 'truncated'): crt_training.chunks,
+  ('sequential', 'full'): crt_training.sequential,
+  ('sequential', 'truncated'): crt_training.sequential,
+}

@@ -95,9 +95,8 @@ def running(config) -> tuple[str, str]:
     return kernel, ''
   if config.dropout:
     return 'xla', f'model.dropout={config.dropout} drops attention weights'
-  driver = getattr(config, 'driver', 'unroll')
-  if driver != 'unroll':
-    return 'xla', f'model.driver={driver!r} attends to caches'
+  if not config.trains_in_parallel:
+    return 'xla', f'model.driver={config.driver!r} attends to caches'
   return kernel, ''
 
 

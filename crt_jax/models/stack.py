@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +38,10 @@ class LayerStack:
   def axes(self) -> dict:
     return stacked_axes(axes_of(self.layer, self._example()))
 
-  def apply_one(self, params: dict, x_BxTxC: Array, past, key: Array | None):
-    return apply_module(self.layer, params, x_BxTxC, past, key=key)
-
-  def __call__(self, params_N: dict, x_BxTxC: Array, past, key: Array | None):
-    """The layers in sequence; see recurrence/layers.py."""
-    return stack(self.apply_one, params_N, x_BxTxC, past, key, self.config.layer_scan)
+  def block(self, params_N: dict) -> Callable:
+    """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence, see recurrence/layers.py."""
+    layer = functools.partial(apply_module, self.layer)
+    return functools.partial(stack, layer, params_N, scan=self.config.layer_scan)
 
   def cache(self, batch: int, max_len: int) -> dict[str, Array]:
     """Empty keys and values, [N, B, H, S, A] in the compute dtype."""

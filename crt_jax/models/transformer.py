@@ -6,6 +6,7 @@ baseline (cart.md 2.7).
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
 from crt_jax.layers.rotary import KINDS
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.counts import of_transformer
 from crt_jax.models.inputs import check_tokens
 from crt_jax.models.stack import (
   LayerStack,
@@ -104,6 +106,7 @@ class Transformer(Model):
   """A stack of layers under the contract; it has no recurrence, so depth is always None."""
 
   Config = TransformerConfig
+  counts = staticmethod(of_transformer)
   config: TransformerConfig
 
   def _modules(self) -> dict:
@@ -132,13 +135,13 @@ class Transformer(Model):
   def parts(self, params):
     return TransformerParts(
       embed=lambda tokens, key=None: embed(self._modules(), params, tokens),
-      block=lambda x, past=None, key=None: self._block(params, x, past, key),
+      block=functools.partial(self._block, params),
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def _block(self, params, x_BxTxC, past, key):
+  def _block(self, params, x_BxTxC, past=None, key=None):
     stack_key, head_key = (None, None) if key is None else jax.random.split(key)
-    x_BxTxC, entries = self._stack()(params['layers'], x_BxTxC, past, stack_key)
+    x_BxTxC, entries = self._stack().block(params['layers'])(x_BxTxC, past, stack_key)
     extra = self._head_layer()
     if extra:
       normed = apply_module(extra['head_norm'], params['head_norm'], x_BxTxC)

@@ -1,8 +1,8 @@
 """The recurrence along the sequence: each position's input is prepared by its predecessor's output.
 
-One implementation of the mathematics, `passes`, and three drivers: `unroll` (all positions in
-parallel, K passes), `chunked` (stretches of c positions in sequence, K passes each) and
-`sequential` (exact). spec: crt.md sections 3 to 5.
+Three drivers: `unroll` (all positions in parallel, K passes), which holds the mathematics,
+`chunked` (stretches of c positions in sequence, each unrolled) and `sequential` (exact). spec:
+crt.md sections 3 to 5.
 """
 
 import dataclasses
@@ -60,28 +60,35 @@ class Passes:
   statistics: dict
 
 
-def passes(
+class Before(NamedTuple):
+  """The passes that further ones go on from: their number, the last one's summaries and inputs."""
+
+  count: int
+  summary_BxTxC: Array
+  x_BxTxC: Array
+
+
+def unroll(
   recurrence: Recurrence,
   e_BxTxC: Array,
-  state: DecodeState | None,
   depth: int,
-  start: str | tuple[Array, Array],
-  key: Array | None,
+  start: str = 'embedding',
+  key: Array | None = None,
   probe_K: Array | None = None,
-  first: int = 0,
+  state: DecodeState | None = None,
+  before: Before | None = None,
 ) -> Passes:
-  """Refines the inputs of T positions by `depth` parallel passes, from what came before them.
+  """Refines the inputs of T positions by K parallel passes (crt.md 3), from what came before them.
 
   Args:
     e_BxTxC: embeddings, dropped out once for all passes.
-    state: what the earlier positions left behind; None at the start of a sequence.
-    depth: number of block passes K >= 1.
-    start: first input 'embedding' (x = e) or 'corrected' (x from the carried summary; zero inside),
-      or an earlier pass's (s_BxTxC, x_BxTxC), from whose summaries and inputs it is made.
-    key: dropout key, or None for none; pass k draws from fold_in(key, k), k = first+1..first+K.
+    depth: number of block passes K >= 1; K = 1 of the embedding corrects nothing.
+    start: first input, 'embedding' (x = e) or 'corrected' (from the carried summary, zero inside).
+    key: dropout key, or None for none; pass k draws from fold_in(key, k), k = 1..K.
     probe_K: zeros [depth - 1] if statistics are wanted; their gradients are the squared norms of
       the gradients at x^(2) .. x^(K).
-    first: number of passes that were made before, of which `start` is the last.
+    state: what the earlier positions left behind; None at the start of a sequence.
+    before: goes on from these passes, and counts on from them, instead of from `start`.
   """
 
   def refine(carry, pass_input):
@@ -94,8 +101,7 @@ def passes(
       statistics = loop_statistics(x_next_BxTxC, x_BxTxC)
     return (x_next_BxTxC, entries['correction']), statistics
 
-  is_named = isinstance(start, str)
-  s_BxTxC, x_BxTxC = (jnp.zeros_like(e_BxTxC), e_BxTxC) if is_named else start
+  first, s_BxTxC, x_BxTxC = before or (0, jnp.zeros_like(e_BxTxC), e_BxTxC)
   x_BxTxC, entries = recurrence.inject(
     _previous(recurrence, s_BxTxC, state),
     e_BxTxC,
@@ -103,7 +109,7 @@ def passes(
     _split(key, first)[2],
     _past(state, 'correction'),
   )
-  if is_named and start == 'embedding':
+  if before is None and start == 'embedding':
     x_BxTxC = e_BxTxC
   statistics = {}
   if depth > 1:
@@ -139,18 +145,6 @@ def one_pass(
     s_prev_BxTxC, e_BxTxC, x_BxTxC, inject_key, _past(state, 'correction')
   )
   return z_BxTxC, s_BxTxC, x_next_BxTxC, {'block': block_entries, 'correction': entries}
-
-
-def unroll(
-  recurrence: Recurrence,
-  e_BxTxC: Array,
-  depth: int,
-  start: str = 'embedding',
-  key: Array | None = None,
-  probe_K: Array | None = None,
-) -> Passes:
-  """K parallel passes over a whole sequence (crt.md 3); K = 1 of the embedding corrects nothing."""
-  return passes(recurrence, e_BxTxC, None, depth, start, key, probe_K)
 
 
 def correction_map(recurrence: Recurrence, e_BxTxC: Array) -> Callable:
@@ -197,7 +191,7 @@ def chunked(
 
   def one_chunk(state, chunk_input):
     e_BxcxC, new_B, chunk_key = chunk_input
-    done = passes(recurrence, e_BxcxC, state, depth, start, chunk_key)
+    done = unroll(recurrence, e_BxcxC, depth, start, chunk_key, state=state)
     return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
 
   state, h_JxBxc = loop(one_chunk, state, (e_JxBxcxC, new_JxB, key_J))

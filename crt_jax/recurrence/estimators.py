@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 
 from crt_jax.recurrence.backward import Loop, in_stretches
-from crt_jax.recurrence.context import Passes, Recurrence, one_pass, passes, unroll
+from crt_jax.recurrence.context import Before, Passes, Recurrence, one_pass, unroll
 
 Array = jax.Array
 
@@ -55,7 +55,7 @@ def last_passes(
   first = depth - last
   earlier = unroll(recurrence, jax.lax.stop_gradient(e_BxTxC), first, start, key)
   given = jax.lax.stop_gradient((earlier.summary_BxTxC, earlier.x_BxTxC))
-  return passes(recurrence, e_BxTxC, None, last, given, key, first=first)
+  return unroll(recurrence, e_BxTxC, last, start, key, before=Before(first, *given))
 
 
 def implicit(

@@ -14,12 +14,17 @@ Array = jax.Array
 
 
 def stack(
-  layer: Callable, params_N, x_BxTxC: Array, past, key: Array | None, scan: Callable = jax.lax.scan
+  layer: Callable,
+  params_N,
+  x_BxTxC: Array,
+  past=None,
+  key: Array | None = None,
+  scan: Callable = jax.lax.scan,
 ) -> tuple[Array, Any]:
   """Applies N layers in sequence.
 
   Args:
-    layer: params, x_BxTxC, past, key -> x_BxTxC, entries (None without past).
+    layer: params, x_BxTxC, past, key=... -> x_BxTxC, entries (None without past).
     params_N: the layers' parameters, stacked along a leading axis N or as a tuple of N trees.
     past: None, or (cache, position_B); the cache has leaves [N, B, ...], or is a tuple of N trees
       with leaves [1, B, ...] where the parameters are one.
@@ -32,7 +37,8 @@ def stack(
   def one(x_BxTxC, per_layer):
     params, cache, index = per_layer
     layer_key = None if key is None else jax.random.fold_in(key, index)
-    return layer(params, x_BxTxC, None if past is None else (cache, *past[1:]), layer_key)
+    past_n = None if past is None else (cache, *past[1:])
+    return layer(params, x_BxTxC, past_n, key=layer_key)
 
   cache_N = None if past is None else past[0]
   if isinstance(params_N, tuple):

@@ -1,6 +1,6 @@
 """Scans over layers, passes and loops: what the backward pass recomputes, what is written out."""
 
-import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,26 +8,21 @@ import jax
 Remat = bool | Callable
 
 
-@dataclasses.dataclass(frozen=True)
-class Scan:
+def scan_of(remat: Remat = False, unroll: bool = False) -> Callable:
   """`jax.lax.scan` of a body whose intermediate results are recomputed in the backward pass.
 
-  Attributes:
+  Args:
     remat: False stores everything, True nothing but the body's arguments, a policy of
       jax.checkpoint_policies what it names.
     unroll: writes all steps out. What the backward pass reads is then not stacked and sliced, and
       products and elementwise operations of different steps can be fused; compile time grows with
       the number of steps.
   """
-
-  remat: Remat = False
-  unroll: bool = False
-
-  def __call__(self, body: Callable, carry, xs):
-    if self.remat is not False:
-      policy = None if self.remat is True else self.remat
-      # A scan keeps forward and backward pass apart. Written out, only a barrier would: without one
-      # the compiler merges what it finds in both and stores it. Under a policy, which is asked for
-      # speed, it may: a barrier cost 11 % of a CRT's step on a GPU (and saved memory).
-      body = jax.checkpoint(body, prevent_cse=self.unroll and policy is None, policy=policy)
-    return jax.lax.scan(body, carry, xs, unroll=self.unroll)
+  if remat is False:
+    return functools.partial(jax.lax.scan, unroll=unroll)
+  policy = None if remat is True else remat
+  # A scan keeps forward and backward pass apart. Written out, only a barrier would: without one
+  # the compiler merges what it finds in both and stores it. Under a policy, which is asked for
+  # speed, it may: a barrier cost 11 % of a CRT's step on a GPU (and saved memory).
+  remade = functools.partial(jax.checkpoint, prevent_cse=unroll and policy is None, policy=policy)
+  return lambda body, carry, xs: jax.lax.scan(remade(body), carry, xs, unroll=unroll)

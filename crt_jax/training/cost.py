@@ -17,10 +17,9 @@ def cost_card(run) -> str:
   del settled['attention_kernel']  # what runs is said by itself
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
-  letter = 'R' if config.model.name == 'cart' else 'K'
   flops, memory = [], []
   for depth, size in compiled.memory_bytes.items():
-    label = '' if depth is None else f'{letter}={depth} '
+    label = '' if depth is None else f'{run.model.passes.letter}={depth} '
     flops.append(f'{label}{count(accounting.model_flops(config.model, length, depth))}')
     memory.append(f'{label}{size / 2**20:,.0f} MiB')
   mesh = ' x '.join(f'{axis} {size}' for axis, size in run.mesh.shape.items())

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 import crt_jax
 from crt_jax import data, decoding, placing, sharding
 from crt_jax.evaluation import figures
+from crt_jax.models.base import model_class
 from crt_jax.training import checkpoint, processes, scoring, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.preemption import StopSignal
@@ -133,10 +134,12 @@ def write(directory: workdir.Workdir, config, record: dict, text: str | None) ->
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
+  counted = model_class(config.model.name).passes
+  passes = counted and f'{counted.name} {counted.letter}'
   for name, results in by_set(record['results']).items():
     if len({row['depth'] for row in results['sampled'] if math.isfinite(row['perplexity'])}) > 1:
       file = folder / f'convergence{name and "_" + name}.png'
-      figures.perplexity_against_depth(results, file, origin, title, config.model.name)
+      figures.perplexity_against_depth(results, file, origin, title, passes)
 
 
 def by_set(results: dict) -> dict[str, dict]:

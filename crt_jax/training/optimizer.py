@@ -99,7 +99,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
 def decay_mask(model, rule: str):
   """Returns a tree of booleans: which parameters weight decay pulls to zero.
 
-  `model.decayed()`, when a model offers it, switches off parameters that no loss reads (a part that
+  `model.decayed()` switches off parameters that no loss reads (a part that
   a variant leaves out): an optimiser that skips missing gradients would leave them alone too. Of
   the others 'all_but_gate' spares a CART's gate, 'matrices' all that is no matrix: biases, norm
   scales, gate and blend.
@@ -109,11 +109,7 @@ def decay_mask(model, rule: str):
   """
   axes = model.axes()
   is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-  used = (
-    model.decayed()
-    if hasattr(model, 'decayed')
-    else jax.tree.map(lambda _: True, axes, is_leaf=is_spec)
-  )
+  used = model.decayed()
   if rule == 'all':
     return used
   if rule == 'all_but_gate':

@@ -291,11 +291,12 @@ def check_config(config) -> None:
   ):
     if config[section][field] < 0:
       raise ValueError(f'{section}.{field}={config[section][field]} must be 0 ({none}) or more')
+  model = crt_jax.build(config.model)
   if config.train.telemetry_every:
-    crt_jax.build(config.model).check_telemetry()
-  if config.eval.jacobian_iterations and config.model.name == 'transformer':
+    model.check_telemetry()
+  if config.eval.jacobian_iterations and model.passes is None:
     raise ValueError(
-      f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a transformer has no '
+      f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a {config.model.name} has no '
       'recurrence; use 0'
     )
   for field, allowed in (('sample', evaluation.SAMPLES), ('dtype', evaluation.DTYPES)):

@@ -57,8 +57,7 @@ def train_step(
   def gradients_at(scale):
     def loss_of(variables, batch, key):
       params, probe_R = variables
-      extra = {} if probe_R is None else dict(probe_R=probe_R)
-      loss, metrics = model.loss(params, batch, depth=depth, key=key, **extra)
+      loss, metrics = model.loss(params, batch, depth, key, probe_R)
       return loss * scale, {**metrics, 'loss': loss}  # the metrics are of the loss as it is
 
     def gradients(variables, batch, key):
@@ -70,7 +69,7 @@ def train_step(
     squares_R = None if squares_R is None else squares_R / scale**2
     return jax.tree.map(lambda g: g / scale, grads), squares_R, metrics
 
-  if getattr(model, 'dtype', 'float32') == 'float16':
+  if model.dtype == 'float16':
     grads, squares_R, metrics = finite_gradients(gradients_at)
   else:
     grads, squares_R, metrics = gradients_at(1)

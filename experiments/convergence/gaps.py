@@ -26,8 +26,6 @@ def against_exact(model, params, batch: dict, passes: int) -> dict:
   Raises:
     ValueError: the model has no recurrence along the sequence, or no sequential form.
   """
-  if not hasattr(model, 'recurrence'):
-    raise ValueError(f'model.name={model.config.name!r} has no recurrence along the sequence')
   recurrence, nobody = model.recurrence(params), (None,) * 3
   norm = functools.partial(jnp.linalg.norm, axis=-1)
 

@@ -68,21 +68,15 @@ def traffic(model: Any, dtype: str, batch: int = 1, context: int = 0) -> Traffic
   cache = resident_cache = 0
   multiplies = table if is_tied else 0
   attended_positions = min(context, fields.window - 1) if fields.window else context
-  for name, part in pieces.items():
+  for part in pieces.values():
     one = (part.matrices + part.borrowed) * size + part.vectors * VECTOR_ITEMSIZE
     weights += part.applied * one
     resident_weights += part.copies * one
     one = 2 * batch * attended_positions * part.attended * size
     cache += part.applied * one
-    resident_cache += (1 if _reads_anchor(fields, name) else part.applied) * one
+    resident_cache += (1 if part.one_cache else part.applied) * one
     multiplies += part.multiplies + 2 * (attended_positions + 1) * part.applied * part.attended
   return Traffic(weights, resident_weights, cache, resident_cache, batch * multiplies)
-
-
-def _reads_anchor(fields, name: str) -> bool:
-  """Whether all loops of this part read one cache."""
-  is_frozen = fields.core == 'cross' and fields.anchor == 'frozen'
-  return fields.name == 'cart' and name == 'core' and is_frozen
 
 
 @dataclasses.dataclass(frozen=True)

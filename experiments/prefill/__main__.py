@@ -62,7 +62,7 @@ def _load(needed: int) -> _Run:
 
   run = final.open_run(_WORKDIR.value)
   model = crt_jax.build(run.config.model)
-  if model.config.name != 'crt':
+  if not model.recurs_along_sequence:
     raise cli.Mistake(f'{_WORKDIR.value}: a {model.config.name} reads a prompt in one exact pass')
   text = next(iter(run.dataset.validation_sets.values())).validation
   if len(text) < needed:

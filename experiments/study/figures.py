@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from crt_jax.evaluation.figures import GREY, PASSES, STYLE, depth_axis, figure_of, log_axis
+from crt_jax.evaluation.figures import GREY, STYLE, depth_axis, figure_of, log_axis
 
 COLOURS = ('#2060a8', '#c8501e', '#3a8a4a', '#8a4a9a')
 
@@ -71,7 +71,7 @@ def depths(record: dict):
     label = trained_with(variant['config']['model'])
     axes.plot(depth, values.mean(axis=1), 'o-', color=colour, label=label, markersize=4)
     axes.fill_between(depth, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2)
-  depth_axis(axes, depth, f'{PASSES["cart"]} at evaluation')
+  depth_axis(axes, depth, 'loops R at evaluation')
   axes.set_ylabel('validation perplexity per token (log scale)')
   log_axis(axes)
   axes.legend(frameon=False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from crt_jax.models.corrections import VARIANTS
+from crt_jax.models.stack import apply_module
 from crt_jax.recurrence.context import chunked, sequential, unroll
 from tests.close import FLOAT64, assert_close
 from tests.recurrence.scaled import BATCH, LENGTH, largest_gap, loss_and_gradient, prepared
@@ -108,7 +109,7 @@ def plain_loop(model, params, tokens, depth):
     z_BxTxC = x_BxTxC
     for n in range(model.config.layers):
       layer = jax.tree.map(lambda a, n=n: a[n], params['layers'])
-      z_BxTxC, _ = model._stack().apply_one(layer, z_BxTxC, None, None)
+      z_BxTxC, _ = apply_module(model._stack().layer, layer, z_BxTxC)
     if k < depth:
       shifted = jnp.concatenate([jnp.zeros_like(z_BxTxC[:, :1]), z_BxTxC[:, :-1]], axis=1)
       x_BxTxC, _ = parts.inject(shifted, e_BxTxC, x_BxTxC, None, None)

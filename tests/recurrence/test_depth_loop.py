@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crt_jax.recurrence.depth_loop import depth_loop
-from crt_jax.recurrence.scan import Scan
+from crt_jax.recurrence.scan import scan_of
 from tests.close import FLOAT64, assert_close
 
 DEPTH, HISTORY = 5, 3
@@ -42,7 +42,7 @@ def looped(weights, start, shifts, backprop, remat):
     return step(weights, ring, r, shift)
 
   ring, collected, _ = depth_loop(
-    one, start, DEPTH, HISTORY, shifts, Scan(remat), backprop=backprop
+    one, start, DEPTH, HISTORY, shifts, scan_of(remat), backprop=backprop
   )
   return ring[0], collected
 

@@ -16,6 +16,7 @@ class FakeModel:
   vocab: int = 16
   width: int = 8
   dropout: float = 0.0
+  dtype: str = 'float32'
   draw: tuple[int, ...] = ()  # depths that training draws from; () = no depth, as a transformer
 
   def init(self, key):
@@ -39,6 +40,9 @@ class FakeModel:
       'head': {'weight': P('vocab', 'width'), 'bias': P('vocab')},
     }
 
+  def decayed(self):
+    return jax.tree.map(lambda _: True, self.axes())
+
   def depths(self):
     return self.draw or None
 
@@ -47,7 +51,7 @@ class FakeModel:
       return None
     return self.draw[np.random.default_rng((seed, step)).integers(len(self.draw))]
 
-  def loss(self, params, batch, depth=None, key=None):
+  def loss(self, params, batch, depth=None, key=None, probe_R=None):
     h = params['embedding']['weight'][batch['tokens']]
     if key is not None and self.dropout:
       key_B = sharding.row_keys(key, h.shape[0])

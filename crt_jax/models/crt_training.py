@@ -1,0 +1,62 @@
+"""What the loss of a CRT differentiates where that is not plain unrolled passes (docs/bptt.md).
+
+One function for each driver and gradient, all of them like `CRT.hidden`; crt.py has the table.
+"""
+
+import jax
+
+from crt_jax.models.base import Hidden
+from crt_jax.models.config import require
+from crt_jax.recurrence import context, estimators
+from crt_jax.recurrence.backward import LOOPS, Loop
+from crt_jax.recurrence.state import varying_as
+
+
+def _begin(model, params, tokens_BxT, key, probe_R):
+  """The recurrence, the embeddings, and the key of what follows them."""
+  model.check_length(tokens_BxT.shape[1])
+  if probe_R is not None:
+    model.check_telemetry()
+  embed_key, key = (None, None) if key is None else jax.random.split(key)
+  e_BxTxC = model.embed(params, tokens_BxT, embed_key)
+  # Inside a shard_map, gradients of parameters are then added up over devices once.
+  return model.recurrence(varying_as(e_BxTxC, params)), e_BxTxC, key
+
+
+def _loop(config, stride: int) -> Loop:
+  """What `backward` and `gradient` make of a loop over a sequence by so many positions a step."""
+  loop = LOOPS[config.backward]
+  if config.gradient != 'truncated':
+    return loop
+  return estimators.truncated(loop, config.gradient_reach // stride)
+
+
+def sequential(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+  recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
+  require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
+  state, loop = model.training_state(e_BxTxC), _loop(model.config, 1)
+  _, hidden_BxTxC = context.sequential(recurrence, model.read, state, e_BxTxC, None, key, loop)
+  return Hidden(hidden_BxTxC, {}, {})
+
+
+def chunks(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+  recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
+  config, state = model.config, model.training_state(e_BxTxC)
+  how = dict(chunk=config.chunk, depth=model.resolve_depth(depth), start=config.start)
+  how |= dict(key=key, loop=_loop(config, config.chunk))
+  _, found = context.chunked(recurrence, model.read_with_gap, state, e_BxTxC, None, **how)
+  return model.with_convergence_loss(*found)
+
+
+def last_passes(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+  recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
+  depth, last = model.resolve_depth(depth), model.config.gradient_reach
+  done = estimators.last_passes(recurrence, e_BxTxC, depth, last, model.config.start, key)
+  return model.with_convergence_loss(*model.read_with_gap(done))
+
+
+def implicit(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+  recurrence, e_BxTxC, _ = _begin(model, params, tokens_BxT, key, probe_R)
+  depth, reverse = model.resolve_depth(depth), model.config.gradient_reach
+  done = estimators.implicit(recurrence, e_BxTxC, depth, reverse, model.config.start)
+  return model.with_convergence_loss(*model.read_with_gap(done))
