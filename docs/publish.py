@@ -23,6 +23,7 @@ FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'
 # Each module has `read(folder, name)`, the record to keep, and `texts(record, name, figures)`, the
 # text of each page.
 STUDIES = {
+  'quickstart': 'docs.quickstart',
   'latency': 'experiments.latency.page',
   'prefill': 'experiments.prefill.page',
   'convergence': 'experiments.convergence.page',
@@ -33,6 +34,9 @@ STUDIES = {
   'gate': 'experiments.study.page',
   'prelude_or_loops': 'experiments.study.page',
 }
+
+# What benchmarks.aot has compiled; its records lie with those of the benchmarks.
+COMPILED = {'aot': 'aot', 'scaling': 'weak_scaling', 'predicted': 'weak_scaling'}
 
 for _name in STUDIES:
   flags.DEFINE_string(_name, '', 'Directory of a finished study; only read.')
@@ -46,16 +50,22 @@ def main(argv):
   # All are read before one is kept: a mistake in the last is answered at once.
   records = {name: page_of(name).read(pathlib.Path(path), name) for name, path in given.items()}
   for name, record in records.items():
-    (RESULTS / f'{name}.json').write_text(json_text.dumps(record) + '\n', 'utf-8')
-  for name in given or STUDIES:
-    file = RESULTS / f'{name}.json'
-    if file.exists():
+    kept(name).write_text(json_text.dumps(record) + '\n', 'utf-8')
+  for name in given or (*STUDIES, *COMPILED):
+    if (file := kept(name)).exists():
       show(name, page_of(name).texts(json.loads(file.read_text('utf-8')), name, FIGURES))
 
 
 def page_of(name: str):
-  """The module that writes a study's part of its page."""
-  return importlib.import_module(STUDIES[name])
+  """The module that writes the text of that name."""
+  return importlib.import_module(STUDIES.get(name, 'docs.scaling'))
+
+
+def kept(name: str) -> pathlib.Path:
+  """The file from which it is written."""
+  if name in COMPILED:
+    return ROOT / 'benchmarks' / 'results' / f'{COMPILED[name]}.json'
+  return RESULTS / f'{name}.json'
 
 
 def show(name: str, texts: dict[str, str]) -> None:

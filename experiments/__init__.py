@@ -1,1 +1,1 @@
-"""Entry points: each file here is run as `python -m experiments.NAME --help`."""
+"""Entry points, run as `python -m experiments.NAME --help`; a study is a folder of that name."""

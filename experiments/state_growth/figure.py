@@ -19,7 +19,7 @@ def state_growth(record: dict, path: str | pathlib.Path) -> None:
   )
   with matplotlib.rc_context(STYLE):
     figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
-    for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=True):
+    for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=False):
       values = np.array(seeds)
       loops = np.arange(values.shape[1])
       axes.plot(loops, values.mean(axis=0), 'o-', color=colour, label=name, markersize=4)

@@ -8,10 +8,10 @@ from docs import publish
 from experiments.mistakes import Mistake
 
 
-@pytest.mark.parametrize('name', publish.STUDIES)
+@pytest.mark.parametrize('name', (*publish.STUDIES, *publish.COMPILED))
 def test_the_page_shows_what_is_kept(name, tmp_path):
   """`python -m docs.publish` would change nothing."""
-  record = json.loads((publish.RESULTS / f'{name}.json').read_text('utf-8'))
+  record = json.loads(publish.kept(name).read_text('utf-8'))
   for page, text in publish.page_of(name).texts(record, name, tmp_path).items():
     page = publish.ROOT / page
     assert publish.filled(page, text, name) == page.read_text('utf-8')

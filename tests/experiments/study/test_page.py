@@ -16,7 +16,9 @@ def variant(perplexities, depths=(None,), **model):
     dict(name='cart', width=128, gate_init=0.9, loops=4, loops_min=0, prelude_layers=2) | model
   )
   config['optimizer'] = dict(decay_mask='all', frozen=[])
+  config['train'] = dict(steps=9)
   config['data'] = dict(corpus='moby_dick', files='/home/me/*.txt')
+  config['data'] |= dict(batch_size=2, sequence_length=8)
   rows = [
     dict(step=step, decay_factor=0.97, gate_mean=[0.89391, 0.89393], gate_max=[0.9, 0.9])
     | dict(gate_histogram=[[0] * 20] * 2, loss=[1 / 3, 2 / 3])

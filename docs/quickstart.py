@@ -1,51 +1,33 @@
-"""Draws the figures of docs/, and writes into the pages what the quickstart reached.
+"""What README.md and docs/crt.md show of the quickstart, and the diagrams of the models.
 
-  python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m docs.make_figures --workdir=runs/quickstart
-
-Every number comes from the records of that run. What is shown of them is kept in
-docs/figures/quickstart.json; text between <!-- quickstart --> and <!-- /quickstart --> is replaced.
+python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m docs.publish --quickstart=runs/quickstart
 """
 
 import json
 import pathlib
 
 from crt_jax.keys import random_key
-from docs.publish import FIGURES, ROOT, filled
-from experiments import cli
-
-_WORKDIR = cli.define_workdir('Directory of a finished run of configs/quickstart.py; only read')
+from experiments import pages
+from experiments.mistakes import Mistake
 
 SAMPLE_CHARACTERS = 400
-PATHS = ('cache_dir', 'tfds_dir', 'files')  # of config.data: they say nothing to another reader
 
 
-def main(argv):
-  del argv
-  from crt_jax import json_text
+def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
+  """What was reached, and by how many passes."""
   from crt_jax.evaluation import figures
   from docs import diagrams
 
-  run = pathlib.Path(_WORKDIR.value)
-  record = read_record(run)
-  pages = {
-    ROOT / 'README.md': reached(record),
-    ROOT / 'docs' / 'crt.md': by_depth(record),
-  }
-  pages = {page: filled(page, text) for page, text in pages.items()}
-  FIGURES.mkdir(exist_ok=True)
-  diagrams.crt_recurrence(FIGURES / 'crt_recurrence.png')
-  diagrams.crt_passes(FIGURES / 'crt_passes.png', measured_gap(passes=6, positions=5))
-  diagrams.cart(FIGURES / 'cart.png')
-  convergence = FIGURES / 'quickstart_convergence.png'
+  diagrams.crt_recurrence(drawn / 'crt_recurrence.png')
+  diagrams.crt_passes(drawn / 'crt_passes.png', measured_gap(passes=6, positions=5))
+  diagrams.cart(drawn / 'cart.png')
+  convergence = drawn / 'quickstart_convergence.png'
   figures.perplexity_against_depth({'whole': record['results']}, convergence, record['origin'])
-  (FIGURES / 'quickstart.json').write_text(json_text.dumps(record, indent=1) + '\n', 'utf-8')
-  for page, text in pages.items():
-    page.write_text(text, 'utf-8')
-  print(f'{FIGURES.relative_to(ROOT)}/, README.md and docs/crt.md now show {run}')
+  return {'README.md': reached(record), 'docs/crt.md': by_depth(record)}
 
 
-def read_record(run: pathlib.Path) -> dict:
+def read(run: pathlib.Path, name: str) -> dict:
   """What the documentation says about a run, as plain JSON without anybody's paths.
 
   Raises:
@@ -54,19 +36,15 @@ def read_record(run: pathlib.Path) -> dict:
   from crt_jax import accounting
 
   if not (run / 'finished.json').exists():
-    raise cli.Mistake(
-      f'{run}: no finished run here; python -m experiments.main --workdir={run} ...'
-    )
+    raise Mistake(f'{run}: no finished run here; python -m experiments.main --workdir={run} ...')
   config = json.loads((run / 'config.json').read_text('utf-8'))
   evaluation = json.loads((run / 'evaluation.json').read_text('utf-8'))
   finished = json.loads((run / 'finished.json').read_text('utf-8'))
   protocol = 'whole' if 'whole' in evaluation['results'] else 'sampled'
   rows = evaluation['results'][protocol]
   if not any(row['form'] == 'sequential' for row in rows):
-    raise cli.Mistake(f'{run}: no exact recurrence in evaluation.json; train with eval.sequential')
-  origin = {name: value for name, value in config['origin'].items() if name != 'command'}
+    raise Mistake(f'{run}: no exact recurrence in evaluation.json; train with eval.sequential')
   settings = config['config']
-  settings['data'] = {k: v for k, v in settings['data'].items() if k not in PATHS}
   sample = (run / 'samples' / f'step_{finished["step"]}.txt').read_text('utf-8')
   return {
     'step': finished['step'],
@@ -75,8 +53,8 @@ def read_record(run: pathlib.Path) -> dict:
     'protocol': protocol,
     'results': rows,
     'sample': sample[:SAMPLE_CHARACTERS],
-    'origin': origin,
-    'config': settings,
+    'origin': pages.rounded(config['origin']),
+    'config': pages.rounded(settings),
   }
 
 
@@ -88,46 +66,38 @@ def reached(record: dict) -> str:
     ('sequential', None): 'exact recurrence, with which it writes',
     ('parallel', depth): f'K = {depth} parallel passes, the most it was trained with',
   }
-  lines = ['| on held-out text | perplexity per token | bits per byte |', '|---|---|---|']
+  rows = []
   for row in record['results']:
     name = forms.get((row['form'], row['depth']))
     if name:
-      lines.append(f'| {name} | {row["perplexity"]:.3f} | {row["bits_per_byte"]:.3f} |')
+      rows.append((name, f'{row["perplexity"]:.3f}', f'{row["bits_per_byte"]:.3f}'))
   batch = f'{data["batch_size"]} x {data["sequence_length"]} tokens'
   drawn = record['config']['sample']
   sample = '\n'.join(line.rstrip() for line in record['sample'].strip().splitlines())
-  return '\n'.join(
-    [
-      *lines,
-      '',
-      f'{record["parameters"]:,} parameters, {record["step"]:,} steps of {batch} '
-      f'({data["corpus"]}, tokenizer: {data["tokenizer"]}), {record["training_seconds"]:.0f} s of '
-      f'training without compiling and evaluating. {target_words(record)} {made_with(record)}',
-      '',
-      f'What it wrote at the end behind the prompt "{drawn["prompt"]}" (temperature '
-      f'{drawn["temperature"]:g}, top-k {drawn["top_k"]}, top-p {drawn["top_p"]:g}), its first '
-      f'{SAMPLE_CHARACTERS} characters:',
-      '',
-      '```text',
-      ''.join(c if c.isprintable() or c == '\n' else '\ufffd' for c in sample),
-      '```',
-    ]
+  written = ''.join(c if c.isprintable() or c == '\n' else '\ufffd' for c in sample)
+  return pages.paragraphs(
+    pages.table(('on held-out text', 'perplexity per token', 'bits per byte'), rows),
+    f'{record["parameters"]:,} parameters, {record["step"]:,} steps of {batch} '
+    f'({data["corpus"]}, tokenizer: {data["tokenizer"]}), {record["training_seconds"]:.0f} s of '
+    f'training without compiling and evaluating. {target_words(record)} {made_with(record)}',
+    f'What it wrote at the end behind the prompt "{drawn["prompt"]}" (temperature '
+    f'{drawn["temperature"]:g}, top-k {drawn["top_k"]}, top-p {drawn["top_p"]:g}), its first '
+    f'{SAMPLE_CHARACTERS} characters:',
+    f'```text\n{written}\n```',
   )
 
 
 def by_depth(record: dict) -> str:
   """The table of docs/crt.md: every K beside the exact recurrence."""
   exact = exact_row(record)['perplexity']
-  lines = [
-    '| form | perplexity per token | bits per byte | perplexity less that of the exact form |',
-    '|---|---|---|---|',
-  ]
+  head = ('form', 'perplexity per token', 'bits per byte', 'perplexity less that of the exact form')
+  rows = []
   for row in record['results']:
     name = 'exact recurrence' if row['form'] == 'sequential' else f'K = {row["depth"]}'
     note = '' if row['is_inference_metric'] else ' (no recurrence)'
     gap = '' if row['form'] == 'sequential' else f'{row["perplexity"] - exact:+.2g}'
-    lines.append(f'| {name}{note} | {row["perplexity"]:.4f} | {row["bits_per_byte"]:.4f} | {gap} |')
-  return '\n'.join([*lines, '', f'{target_words(record)} {made_with(record)}'])
+    rows.append((name + note, f'{row["perplexity"]:.4f}', f'{row["bits_per_byte"]:.4f}', gap))
+  return pages.paragraphs(pages.table(head, rows), f'{target_words(record)} {made_with(record)}')
 
 
 def target_words(record: dict) -> str:
@@ -179,7 +149,3 @@ def measured_gap(passes: int, positions: int):
     apply = jax.jit(model.apply, static_argnames='depth')
     logits = [apply(params, tokens, depth=k + 1).logits_BxTxV for k in range(passes)]
     return np.stack([np.abs(x - exact).max(axis=(0, 2)) for x in logits])
-
-
-if __name__ == '__main__':
-  cli.run(main)

@@ -1,18 +1,14 @@
-"""Writes what was compiled ahead of time into docs/scaling.md.
+"""What docs/scaling.md shows of programs that were compiled ahead of time.
 
 python -m benchmarks.aot --output=benchmarks/results/aot.json
 python -m benchmarks.aot --scaling --output=benchmarks/results/weak_scaling.json
-python -m docs.make_scaling
 """
 
-import json
+import pathlib
 
 from benchmarks.collectives import KINDS
-from docs.publish import ROOT, filled
-from experiments import cli
+from experiments import pages
 
-PAGE = ROOT / 'docs' / 'scaling.md'
-RESULTS = ROOT / 'benchmarks' / 'results'
 GIB, MIB = 2**30, 2**20
 
 # The assumptions of the prediction; docs/scaling.md states them.
@@ -22,20 +18,12 @@ NODE = 8
 GPUS = (8, 16, 32, 64, 128, 256)
 
 
-def main(argv):
-  del argv
-  for mark, name, table in (
-    ('aot', 'aot', fits_table),
-    ('scaling', 'weak_scaling', scaling_table),
-    ('predicted', 'weak_scaling', predicted_table),
-  ):
-    file = RESULTS / f'{name}.json'
-    if file.exists():
-      record = json.loads(file.read_text('utf-8'))
-      lines = [*table(record['results'])]
-      lines += unfinished(record) if mark == 'aot' else []
-      PAGE.write_text(filled(PAGE, '\n'.join([*lines, '', made(record)]), mark), 'utf-8')
-      print(f'{PAGE.name}: {mark} from {file.name}')
+def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
+  """The table of that name, and what it was compiled with."""
+  results = record['results']
+  parts = {'aot': fits_table, 'scaling': scaling_table, 'predicted': predicted_table}[name](results)
+  parts += unfinished(record) if name == 'aot' else []
+  return {'docs/scaling.md': pages.paragraphs(*parts, made(record))}
 
 
 def made(record: dict) -> str:
@@ -54,7 +42,7 @@ def unfinished(record: dict) -> list[str]:
     left = [name for name in configs if target not in results.get(name, {})]
     if left:
       names = ', '.join(left) if len(left) <= 10 else 'without numbers above'
-      lines += ['', f'Not compiled for {target}: {len(left)} of {len(configs)}, {names}.']
+      lines.append(f'Not compiled for {target}: {len(left)} of {len(configs)}, {names}.')
   return lines
 
 
@@ -66,21 +54,23 @@ def fits_table(results: dict) -> list[str]:
   """A line per config: bytes and what is sent on each target."""
   targets = targets_of(results)
   head = ['config', *(f'{t}: {x}' for t in targets for x in ('mesh', 'GiB a device', 'sent, MiB'))]
-  lines = [row(head), '|---' * len(head) + '|']
+  rows = []
   for name, found in results.items():
     cells = [name]
     for target in targets:
       cells += fits_cells(found.get(target))
-    lines.append(row(cells))
+    rows.append(cells)
+  lines = [pages.table(head, rows)]
   chips = [t for t in targets if not t.startswith('cpu')]
   for target in chips:
     found = {name: cells[target] for name, cells in results.items() if target in cells}
     tried = {name: cell for name, cell in found.items() if 'fits' in cell}
     not_fit = [name for name, cell in tried.items() if not cell['fits']]
-    lines += ['', f'On {target} {len(tried) - len(not_fit)} of {len(tried)} compiled configs fit.']
-    lines[-1] += f' Not: {", ".join(not_fit)}.' if not_fit else ''
+    line = f'On {target} {len(tried) - len(not_fit)} of {len(tried)} compiled configs fit.'
+    line += f' Not: {", ".join(not_fit)}.' if not_fit else ''
     crashed = [name for name in found if name not in tried]
-    lines[-1] += f' Its compiler crashes on {", ".join(crashed)}.' if crashed else ''
+    line += f' Its compiler crashes on {", ".join(crashed)}.' if crashed else ''
+    lines.append(line)
   return lines
 
 
@@ -105,14 +95,14 @@ def fits_cells(cell: dict | None) -> list[str]:
 def scaling_table(results: dict) -> list[str]:
   """A line per config, mesh and number of devices: how often each collective runs, and its MiB."""
   head = ['config', 'mesh', 'devices', *KINDS[:3], 'sent by a device, MiB', 'GiB a device']
-  lines = [row(head), '|---' * len(head) + '|']
+  rows = []
   for name, found in results.items():
     for label, cell in found.items():
       way, count = label.rsplit(' ', 1)
       kinds = [kind_cell(cell['collectives'].get(kind)) for kind in KINDS[:3]]
       sent, size = cell['sent_bytes_a_device'] / MIB, cell['bytes_a_device'] / GIB
-      lines.append(row([name, way, count, *kinds, f'{sent:,.1f}', f'{size:.2f}']))
-  return lines
+      rows.append([name, way, count, *kinds, f'{sent:,.1f}', f'{size:.2f}'])
+  return [pages.table(head, rows)]
 
 
 def kind_cell(found: dict | None) -> str:
@@ -122,7 +112,7 @@ def kind_cell(found: dict | None) -> str:
 def predicted_table(results: dict) -> list[str]:
   """A line per config: the share of the speed of one GPU that each of many keeps."""
   head = ['config', 'mesh', 'compute, ms', *(f'{gpus} GPUs' for gpus in GPUS)]
-  lines = [row(head), '|---' * len(head) + '|']
+  rows = []
   for name, found in results.items():
     for way in dict.fromkeys(label.rsplit(' ', 1)[0] for label in found):
       if f'{way} {NODE}' not in found:
@@ -134,19 +124,11 @@ def predicted_table(results: dict) -> list[str]:
       for gpus in GPUS:
         send = seconds_to_send(sent, gpus)
         shares.append(f'{compute / (compute + send):.0%} to {compute / max(compute, send):.0%}')
-      lines.append(row([name, way, f'{1e3 * compute:.1f}', *shares]))
-  return lines
+      rows.append([name, way, f'{1e3 * compute:.1f}', *shares])
+  return [pages.table(head, rows)]
 
 
 def seconds_to_send(sent: float, gpus: int) -> float:
   """Seconds of the collectives of a step over a node, then over the nodes with an eighth each."""
   nodes = gpus // NODE
   return sent * (1 - 1 / NODE) / NVLINK + sent / NODE * (1 - 1 / nodes) / NETWORK
-
-
-def row(cells) -> str:
-  return '| ' + ' | '.join(map(str, cells)) + ' |'
-
-
-if __name__ == '__main__':
-  cli.run(main)
