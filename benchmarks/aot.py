@@ -112,11 +112,11 @@ def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> di
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   depth = (model.depths() or (None,))[-1]
-  variant = step.make_train_step(model, tx, schedule, config, abstract, mesh)
+  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
   length = config.data.sequence_length
   tokens = batch * length
   start = time.process_time()
-  lowered = variant(depth).lower(abstract, step.abstract_batch(config, mesh))
+  lowered = jitted.lower(abstract, step.abstract_batch(config, mesh))
   options = CPU_OPTIONS if devices[0].platform == 'cpu' else None
   compiled = lowered.compile(compiler_options=options)
   seconds = time.process_time() - start

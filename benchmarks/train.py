@@ -16,6 +16,7 @@ utilisation is 0.
 
 import ast
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -243,8 +244,9 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
   depth = None if model.depths() is None else model.resolve_depth(None)
-  variant = step.make_train_step(model, tx, schedule, config, abstract, mesh)
-  compiled = step.compile_steps(variant, (depth,), abstract, step.abstract_batch(config, mesh))
+  fixed = model, tx, schedule, config, abstract, mesh
+  make_step = functools.partial(step.make_train_step, *fixed)
+  compiled = step.compile_steps(make_step, (depth,), abstract, step.abstract_batch(config, mesh))
   if compiled.memory_bytes[depth] > limit:
     gib = compiled.memory_bytes[depth] / 2**30
     raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {gib:.1f} GiB, compiled')
@@ -263,7 +265,7 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
     profiled = executable
     if jax.default_backend() == 'gpu':
       # Its trace names no operation of what runs inside a recorded command buffer.
-      lowered = variant(depth).lower(abstract, step.abstract_batch(config, mesh))
+      lowered = make_step(depth).lower(abstract, step.abstract_batch(config, mesh))
       profiled = lowered.compile(compiler_options={'xla_gpu_graph_min_graph_size': 10**6})
       carry, _ = jax.block_until_ready(profiled(carry, batch))
     once = lambda: jax.block_until_ready(profiled(carry, batch))  # noqa: E731

@@ -12,6 +12,7 @@ What happens when a dimension does not divide:
     that have no width. Splitting is a matter of memory only, so this never changes a result.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 
@@ -277,10 +278,12 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
   return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
 
+@contextlib.contextmanager
 def in_mesh(mesh):
-  """Returns the context in which a function that uses `split_rows` is traced, for a Mesh or an
-  AbstractMesh."""
-  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh)
+  """The context in which a function that uses `split_rows` is traced, for a Mesh or an
+  AbstractMesh; also a decorator of such a function."""
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh):
+    yield
 
 
 def param_shardings(axes, shapes, mesh):

@@ -128,13 +128,11 @@ def attend(
     return weights if dropout is None else dropout(weights)
 
   if past is None:
-    mixed = jnp.concatenate(
-      [
-        jnp.einsum('bgts,bsga->btga', weighted(scored(*block)), v_BxTxGxA[:, block[2] : block[3]])
-        for block in blocks(length, window)
-      ],
-      axis=1,
-    )
+    mixed = []
+    for start, stop, first, last in blocks(length, window):
+      weights = weighted(scored(start, stop, first, last))
+      mixed.append(jnp.einsum('bgts,bsga->btga', weights, v_BxTxGxA[:, first:last]))
+    mixed = jnp.concatenate(mixed, axis=1)
   else:
     weights = weighted(jnp.concatenate([past_scores(), scored(0, length, 0, length)], axis=-1))
     mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)

@@ -2,6 +2,7 @@
 or at the last checkpoint."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -60,6 +61,70 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
       nothing that was there was changed.
   """
+  plan = check(config, path, fork, reset_optimizer)
+  if plan is None:
+    return None
+  dataset = open_data(plan)
+  directory, checkpoints, start, clock = open_run(plan, dataset)
+  fixed = plan.model, plan.optimizer, plan.schedule, config, plan.abstract, plan.mesh
+  is_done = int(start.step) == config.train.steps
+  compiled = step.compile_steps(
+    functools.partial(step.make_train_step, *fixed),
+    () if is_done else plan.model.depths() or (None,),
+    plan.abstract,
+    step.abstract_batch(config, plan.mesh),
+    telemetry=config.train.telemetry_every > 0,
+  )
+  place = placing.on_mesh(config.data.batch_size, plan.mesh)
+  batches = data.train_batches(dataset, config.data, config.seed, place.rows)
+  return Run(
+    config=config,
+    model=plan.model,
+    mesh=plan.mesh,
+    dataset=dataset,
+    directory=directory,
+    checkpoints=checkpoints,
+    state=start,
+    first_step=int(start.step),
+    clock=clock,
+    input_clock=Clock(),
+    compiled=compiled,
+    batches=batches,
+    feed=batches.iterator(int(start.step)),
+    place=place,
+    record={
+      'config': workdir.plain(config),
+      'origin': origin(),
+      'data': dataset.identity,
+      'begins_with': saved_beginning(path),
+      'settled': platform.settled(plan.model.config),
+    },
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What follows from a config alone, checked; nothing was read or written for it.
+
+  Attributes:
+    changed: fields of which the run in the directory has other values.
+    abstract: the TrainState's shapes and shardings.
+    reset_optimizer: begin its state anew.
+  """
+
+  config: Any
+  path: str
+  changed: dict
+  model: Any
+  mesh: Mesh
+  optimizer: Any
+  schedule: Callable
+  abstract: state.TrainState
+  reset_optimizer: bool
+
+
+def check(config, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
+  """Returns what is to be run; None when it is finished already."""
   show_any_text()
   processes.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
@@ -78,71 +143,56 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
+  return Plan(config, path, changed, model, mesh, tx, schedule, abstract, reset_optimizer)
+
+
+def open_data(plan: Plan):
+  """Returns the dataset of a run, which every process sees alike."""
+  config = plan.config
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
-  evaluation.plan(evaluation.scoring_model(model, config), dataset, config)
+  evaluation.plan(evaluation.scoring_model(plan.model, config), dataset, config)
   decoding.sample_arguments(config, dataset.tokenizer)
-  for remark in model.check_length(config.data.sequence_length) + dataset.remarks(config.model):
+  remarks = plan.model.check_length(config.data.sequence_length) + dataset.remarks(config.model)
+  for remark in remarks:
     checkpoint.warn(remark)
-  beginning = first_parameters(config, path, changed)
-  source = beginning and trained_source(beginning, model, mesh, dataset.tokenizer)
   processes.agree('data', processes.data_identity(dataset))
+  return dataset
+
+
+def open_run(plan: Plan, dataset) -> tuple:
+  """Returns the directory, its checkpoints, the state to go on from and the clock of the run."""
+  config, path = plan.config, plan.path
+  beginning = first_parameters(config, path, plan.changed)
+  source = beginning and trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer)
   directory = workdir.open_workdir(path, config)
   processes.agree('work directory', workdir.seen(directory))
-  if jax.process_index() == 0:
-    (directory.path / 'sharding.txt').write_text(layout.layout(model.axes(), abstract), 'utf-8')
+  is_first = jax.process_index() == 0
+  if is_first:
+    table = layout.layout(plan.model.axes(), plan.abstract)
+    (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
-  if source and jax.process_index() == 0:
+  if source and is_first:
     workdir.write_json(directory.path / BEGINNING, beginning)
-  anew = state.begin_optimizer_anew(tx, abstract) if reset_optimizer else None
-  restored = restore(checkpoints, abstract, anew, config, path)
+  anew = None
+  if plan.reset_optimizer:
+    anew = state.begin_optimizer_anew(plan.optimizer, plan.abstract)
+  restored = restore(checkpoints, plan.abstract, anew, config, path)
   if restored is None:
-    if jax.process_index() == 0:
+    if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
-    start, clock = state.init_state(model, tx, abstract, config.seed, source), Clock()
+    start = state.init_state(plan.model, plan.optimizer, plan.abstract, config.seed, source)
+    clock = Clock()
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
-    check_continuation(config, path, record, dataset.identity, platform.settled(model.config))
-  first_step = int(start.step)
-  if changed:
-    workdir.record_fork(directory, config, changed, first_step)
-
-  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  is_done = first_step == config.train.steps
-  compiled = step.compile_steps(
-    step.make_train_step(model, tx, schedule, config, abstract, mesh),
-    () if is_done else model.depths() or (None,),
-    abstract,
-    step.abstract_batch(config, mesh),
-    telemetry=config.train.telemetry_every > 0,
-  )
-  place = placing.on_mesh(config.data.batch_size, mesh)
-  batches = data.train_batches(dataset, config.data, config.seed, place.rows)
-  return Run(
-    config=config,
-    model=model,
-    mesh=mesh,
-    dataset=dataset,
-    directory=directory,
-    checkpoints=checkpoints,
-    state=start,
-    first_step=first_step,
-    clock=clock,
-    input_clock=Clock(),
-    compiled=compiled,
-    batches=batches,
-    feed=batches.iterator(first_step),
-    place=place,
-    record={
-      'config': workdir.plain(config),
-      'origin': origin(),
-      'data': dataset.identity,
-      'begins_with': saved_beginning(path),
-      'settled': platform.settled(model.config),
-    },
-  )
+    settled = platform.settled(plan.model.config)
+    check_continuation(config, path, record, dataset.identity, settled)
+  if plan.changed:
+    workdir.record_fork(directory, config, plan.changed, int(start.step))
+  return directory, checkpoints, start, clock
 
 
 def restore(checkpoints, abstract, anew: Callable | None, config, path: str):

@@ -52,27 +52,21 @@ def train_step(
       (sharding.on_own_rows); None leaves it to the compiler.
   """
   key = jax.random.fold_in(random_key(seed), state.step)
-  probe_R = jnp.zeros(model.probes(depth)) if telemetry else None
+  variables = (state.params, jnp.zeros(model.probes(depth)) if telemetry else None)
+
+  def gradients_of(loss):
+    work = functools.partial(accumulate_gradients, loss, parts=accumulation, depth=depth)
+    return work if own_rows is None else sharding.on_own_rows(work, (own_rows, PartitionSpec()))
 
   def gradients_at(scale):
-    def loss_of(variables, batch, key):
-      params, probe_R = variables
-      loss, metrics = model.loss(params, batch, depth, key, probe_R)
-      return loss * scale, {**metrics, 'loss': loss}  # the metrics are of the loss as it is
-
-    def gradients(variables, batch, key):
-      return accumulate_gradients(loss_of, variables, batch, key, accumulation)
-
-    if own_rows is not None:
-      gradients = sharding.on_own_rows(gradients, (own_rows, PartitionSpec()))
-    (grads, squares_R), metrics = gradients((state.params, probe_R), batch, key)
+    (grads, squares_R), metrics = gradients_of(scaled(model.loss, scale))(variables, batch, key)
     squares_R = None if squares_R is None else squares_R / scale**2
-    return jax.tree.map(lambda g: g / scale, grads), squares_R, metrics
+    return (jax.tree.map(lambda g: g / scale, grads), squares_R), metrics
 
   if model.dtype == 'float16':
-    grads, squares_R, metrics = finite_gradients(gradients_at)
+    (grads, squares_R), metrics = finite_gradients(gradients_at)
   else:
-    grads, squares_R, metrics = gradients_at(1)
+    (grads, squares_R), metrics = gradients_of(model.loss)(variables, batch, key)
   if telemetry:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
   with jax.named_scope('optimizer'):
@@ -84,6 +78,16 @@ def train_step(
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
+def scaled(loss: Callable, scale) -> Callable:
+  """`Model.loss` times `scale`, with metrics that hold the loss as it is."""
+
+  def scaled_loss(params, batch, depth, key, probe_R):
+    value, metrics = loss(params, batch, depth, key, probe_R)
+    return value * scale, {**metrics, 'loss': value}
+
+  return scaled_loss
+
+
 def finite_gradients(gradients_at: Callable):
   """Returns `gradients_at`(scale) at the largest of SCALES at which all gradients are finite.
 
@@ -93,11 +97,11 @@ def finite_gradients(gradients_at: Callable):
   is not finite, or the last scale does not help, the gradients are returned as they are.
 
   Args:
-    gradients_at: scale -> gradients of the loss, anything, metrics with 'loss'.
+    gradients_at: scale -> (gradients of the loss, anything), metrics with 'loss'.
   """
 
   def goes_on(carry):
-    attempt, (grads, _, metrics) = carry
+    attempt, ((grads, _), metrics) = carry
     is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
     may_help = ~is_finite & jnp.isfinite(metrics['loss']) & (attempt < len(SCALES))
     return (attempt == 0) | may_help
@@ -111,37 +115,46 @@ def finite_gradients(gradients_at: Callable):
   return jax.lax.while_loop(goes_on, again, (0, nothing))[1]
 
 
-def accumulate_gradients(loss_of: Callable, params, batch, key, parts: int):
+def accumulate_gradients(loss: Callable, variables, batch, key, parts: int, depth=None):
   """Returns the gradients and metrics of a batch that is worked off in `parts` equal slices of
   rows.
 
   Slices are weighted by the targets they count, so the cross-entropy and its gradient are those of
   the whole batch; sums are kept in float32 (float64 when the parameters are). Slice i takes rows i,
   i + parts, ... and drops out with fold_in(key, i).
+
+  Args:
+    loss: like `Model.loss`.
+    variables: the parameters, and zeros whose gradients are statistics (probe_R) or None.
   """
-  grad_of = jax.value_and_grad(loss_of, has_aux=True)
+  grad_of = jax.value_and_grad(loss, argnums=(0, 4), has_aux=True)
+  params, probe_R = variables
   if parts == 1:
-    (loss, metrics), grads = grad_of(params, batch, key=key)
-    return grads, {'loss': loss, **metrics}
+    (value, metrics), grads = grad_of(params, batch, depth, key, probe_R)
+    return grads, {'loss': value, **metrics}
   slices = {name: strided_slices(rows, parts) for name, rows in batch.items()}
   first = jax.tree.map(lambda x: x[0], slices)
-  (_, metrics_shape), _ = jax.eval_shape(functools.partial(grad_of, key=key), params, first)
+
+  def of_slice(rows, key):
+    return grad_of(params, rows, depth, key, probe_R)
+
+  (_, metrics_shape), _ = jax.eval_shape(of_slice, first, key)
 
   def add_slice(total, indexed):
     index, rows = indexed
-    (loss, metrics), grads = grad_of(params, rows, key=jax.random.fold_in(key, index))
-    metrics = {'loss': loss, **metrics}
+    (value, metrics), grads = of_slice(rows, jax.random.fold_in(key, index))
+    metrics = {'loss': value, **metrics}
     targets = jnp.asarray(metrics['targets'], jnp.float32)
     part = ({**metrics, 'targets': jnp.ones(())}, grads)
     total = jax.tree.map(lambda t, x: t + (targets * x).astype(t.dtype), total, part)
     return total, None
 
   accumulator = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
-  zeros = jax.tree.map(accumulator, ({'loss': jnp.zeros(()), **metrics_shape}, params))
+  zeros = jax.tree.map(accumulator, ({'loss': jnp.zeros(()), **metrics_shape}, variables))
   (metrics, grads), _ = jax.lax.scan(add_slice, zeros, (jnp.arange(parts), slices))
   counted = metrics.pop('targets')
   grads, metrics = jax.tree.map(lambda x: x / jnp.maximum(counted, 1), (grads, metrics))
-  grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+  grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, variables)
   return grads, {**metrics, 'targets': counted}
 
 
@@ -151,40 +164,32 @@ def strided_slices(rows_BxT, parts: int):
   return jnp.swapaxes(rows_BxT.reshape(batch // parts, parts, *rest), 0, 1)
 
 
-def make_train_step(model, optimizer, schedule, config, abstract: TrainState, mesh):
-  """Returns (depth, telemetry) -> the jitted step, (state, batch) -> (state, metrics).
+def make_train_step(
+  model, optimizer, schedule, config, abstract: TrainState, mesh, depth=None, telemetry=False
+):
+  """Returns the jitted step at a depth, (state, batch) -> (state, metrics).
 
   It has shardings; the state is donated.
   """
   state_shardings = state_lib.shardings_of(abstract)
-  batch_sharding = sharding.batch_sharding(mesh)
-
   own_rows = sharding.own_row_specs(abstract.params, config.mesh.gather, mesh)
-
-  def step(depth, telemetry, state, batch):
-    with sharding.in_mesh(mesh):
-      return train_step(
-        model,
-        optimizer,
-        schedule,
-        config.seed,
-        config.train.accumulation,
-        state,
-        batch,
-        depth=depth,
-        telemetry=telemetry,
-        own_rows=None if telemetry else own_rows,  # statistics are of all rows
-      )
-
-  def variant(depth, telemetry=False):
-    return jax.jit(
-      functools.partial(step, depth, telemetry),
-      in_shardings=(state_shardings, batch_sharding),
-      out_shardings=(state_shardings, sharding.replicated(mesh)),
-      donate_argnums=0,
-    )
-
-  return variant
+  step = functools.partial(
+    train_step,
+    model,
+    optimizer,
+    schedule,
+    config.seed,
+    config.train.accumulation,
+    depth=depth,
+    telemetry=telemetry,
+    own_rows=None if telemetry else own_rows,  # statistics are of all rows
+  )
+  return jax.jit(
+    sharding.in_mesh(mesh)(step),
+    in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+    out_shardings=(state_shardings, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
 
 
 def abstract_batch(config, mesh):
@@ -214,21 +219,21 @@ class Compiled:
 
 
 def compile_steps(
-  variant: Callable, depths, abstract: TrainState, batch, telemetry: bool = False
+  make_step: Callable, depths, abstract: TrainState, batch, telemetry: bool = False
 ) -> Compiled:
   """Compiles one executable for each distinct depth, so that no step of the run waits for the
   compiler.
 
   Args:
-    variant: what make_train_step returns.
+    make_step: (depth, telemetry) -> what make_train_step returns.
     telemetry: whether some steps measure the recurrence.
   """
   start = time.perf_counter()
-
-  def compiled(telemetry):
-    return {d: variant(d, telemetry).lower(abstract, batch).compile() for d in depths}
-
-  executables, measuring = compiled(False), compiled(True) if telemetry else {}
+  executables, measuring = {}, {}
+  for depth in depths:
+    executables[depth] = make_step(depth, False).lower(abstract, batch).compile()
+    if telemetry:
+      measuring[depth] = make_step(depth, True).lower(abstract, batch).compile()
   memory = {depth: memory_of(executable) for depth, executable in executables.items()}
   return Compiled(executables, measuring, time.perf_counter() - start, memory)
 

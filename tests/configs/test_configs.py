@@ -141,12 +141,10 @@ def lower(config, mesh):
   tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer_lib.make_schedule(config.optimizer, config.train.steps)
   abstract = state.abstract_state(model, tx, mesh)
-  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh)
   depth = (model.depths() or (None,))[-1]
-  return (
-    jitted(depth)
-    .trace(abstract, step.abstract_batch(config, mesh))
-    .lower(lowering_platforms=('tpu',))
+  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
+  return jitted.trace(abstract, step.abstract_batch(config, mesh)).lower(
+    lowering_platforms=('tpu',)
   )
 
 

@@ -122,8 +122,8 @@ def test_the_whole_state_is_donated(remat):
   model = crt_jax.build(config.model)
   tx = optimizer.make_optimizer(config.optimizer, model, 1)
   abstract = state.abstract_state(model, tx, mesh)
-  variant = step.make_train_step(model, tx, lambda _: 0.1, config, abstract, mesh)
-  executable = variant(2).lower(abstract, step.abstract_batch(config, mesh)).compile()
+  jitted = step.make_train_step(model, tx, lambda _: 0.1, config, abstract, mesh, 2)
+  executable = jitted.lower(abstract, step.abstract_batch(config, mesh)).compile()
   state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
   assert executable.memory_analysis().alias_size_in_bytes == state_bytes
 

@@ -105,9 +105,9 @@ def test_the_largest_scale_that_is_finite():
   def at(gradient, loss=1.0):
     def gradients_at(scale):
       scaled = (jnp.float32(gradient) * scale).astype(jnp.float16).astype(jnp.float32)
-      return {'w': scaled / scale}, scale, {'loss': jnp.float32(loss)}
+      return ({'w': scaled / scale}, scale), {'loss': jnp.float32(loss)}
 
-    return jax.device_get(jax.jit(lambda: finite_gradients(gradients_at))())
+    return jax.device_get(jax.jit(lambda: finite_gradients(gradients_at)[0])())
 
   for gradient, scale in ((0.5, 2**16), (3.0, 2**12), (100.0, 2**8), (60_000.0, 1.0)):
     found = at(gradient)

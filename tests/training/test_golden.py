@@ -45,7 +45,7 @@ def first_steps(name, steps=3):
   schedule = optimizer_lib.make_schedule(config.optimizer, 10)
   abstract = state_lib.abstract_state(model, tx, mesh)
   depth = model.depth_at(config.seed, 0)
-  jitted = step_lib.make_train_step(model, tx, schedule, config, abstract, mesh)(depth)
+  jitted = step_lib.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
   state = state_lib.init_state(model, tx, abstract, config.seed)
   rows = []
   for step in range(steps):

@@ -2,6 +2,7 @@
 unsharded."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def run_steps(model, batches, depths=None, accumulation=1, mesh=None, seed=0, ga
   schedule = optimizer_lib.make_schedule(config.optimizer, len(batches))
   abstract = state_lib.abstract_state(model, optimizer, mesh)
   compiled = step_lib.compile_steps(
-    step_lib.make_train_step(model, optimizer, schedule, config, abstract, mesh),
+    functools.partial(step_lib.make_train_step, model, optimizer, schedule, config, abstract, mesh),
     model.depths() or (None,),
     abstract,
     step_lib.abstract_batch(config, mesh),
@@ -67,8 +68,8 @@ def test_the_step_writes_the_new_state_where_the_old_one_lay():
   optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 1)
   abstract = state_lib.abstract_state(model, optimizer, mesh)
   rate = lambda _: 0.1  # noqa: E731
-  variant = step_lib.make_train_step(model, optimizer, rate, config, abstract, mesh)
-  memory = variant(None).lower(abstract, fake_batch(0)).compile().memory_analysis()
+  jitted = step_lib.make_train_step(model, optimizer, rate, config, abstract, mesh)
+  memory = jitted.lower(abstract, fake_batch(0)).compile().memory_analysis()
   state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
   assert memory.alias_size_in_bytes == state_bytes
 
@@ -119,7 +120,7 @@ def test_each_slice_drops_out_with_its_own_key():
   row = {name: rows[:1] for name, rows in fake_batch(0).items()}
   eight = {name: np.repeat(rows, 8, axis=0) for name, rows in row.items()}
   gradients = jax.jit(step_lib.accumulate_gradients, static_argnums=(0, 4))
-  _, found = gradients(model.loss, params, eight, key, 8)
+  _, found = gradients(model.loss, (params, None), eight, key, 8)
   loss = jax.jit(model.loss)
   losses = [float(loss(params, row, key=jax.random.fold_in(key, i))[0]) for i in range(8)]
   np.testing.assert_allclose(found['loss'], np.mean(losses), rtol=1e-5)
@@ -181,8 +182,8 @@ def test_no_loop_of_the_step_holds_a_collective():
     config = step_config(8, gather=gather)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 2)
     abstract = state_lib.abstract_state(model, optimizer, mesh)
-    variant = step_lib.make_train_step(model, optimizer, lambda _: 0.1, config, abstract, mesh)
-    compiled = variant(3).lower(abstract, step_lib.abstract_batch(config, mesh)).compile()
+    jitted = step_lib.make_train_step(model, optimizer, lambda _: 0.1, config, abstract, mesh, 3)
+    compiled = jitted.lower(abstract, step_lib.abstract_batch(config, mesh)).compile()
     split = [x for x in jax.tree.leaves(abstract.params) if 'fsdp' in x.sharding.spec]
     found = collectives(compiled.as_text())
     whole = sum(4 * x.size for x in jax.tree.leaves(abstract.params))
