@@ -162,14 +162,17 @@ def load(folder: str | Path) -> Tokenizer:
     OutOfReach: they cannot be read, which says nothing against them.
   """
   folder = Path(folder)
-  read = lambda name: storage.retried(folder / name, (folder / name).read_bytes).decode('utf-8')  # noqa: E731
+
+  def read(name: str) -> bytes:
+    return storage.retried(folder / name, (folder / name).read_bytes)
+
   try:
     description = json_text.parse(read(DESCRIPTION))
     specials = {'bos': description['bos'], 'eos': description['eos']}
     if description['kind'] == 'bytes':
       tokenizer = ByteTokenizer(**specials)
     else:
-      tokenizer = JsonTokenizer(read(DEFINITION), **specials)
+      tokenizer = JsonTokenizer(read(DEFINITION).decode('utf-8'), **specials)
     intact = tokenizer.hash == description['hash']
   except FileNotFoundError as error:
     raise ValueError(f'{folder} holds no saved tokenizer: {error.filename} is missing') from None

@@ -144,7 +144,7 @@ class Embedding(nn.Module):
   def __call__(self, tokens_BxT: Array) -> Array:
     shape = (self.vocab_size, self.width)
     table_VxC = parameter(self, 'weight', normal(self.stddev), shape, ('vocab', 'width'))
-    return table_VxC.at[tokens_BxT].get(mode='fill', wrap_negative_indices=False)
+    return jnp.asarray(table_VxC).at[tokens_BxT].get(mode='fill', wrap_negative_indices=False)
 
 
 class Dropout(nn.Module):

@@ -161,7 +161,7 @@ METADATA = '_METADATA'  # Orbax's list of what an item holds
 
 def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:
   """Path -> whether it is an array, of all parts of an item."""
-  listed = json.loads((folder / METADATA).read_text())
+  listed = json.loads((folder / METADATA).read_text('utf-8'))
   try:
     return {
       '/'.join(key['key'] for key in part['key_metadata']): (

@@ -37,7 +37,7 @@ def has_damaged_metrics(checkpoint: pathlib.Path) -> bool:
   """Whether the number by which a checkpoint is kept cannot be read; without it no manager opens,
   although the checkpoint itself may be whole."""
   try:
-    metrics = json.loads((checkpoint / 'metrics' / 'metrics').read_text())
+    metrics = json.loads((checkpoint / 'metrics' / 'metrics').read_text('utf-8'))
     return not isinstance(metrics['cross_entropy'], float)
   except FileNotFoundError:
     return False

@@ -57,7 +57,10 @@ def without_locks(monkeypatch):
 
 def write(path, **fields):
   text = {'host': 'elsewhere', 'process': 17, 'since': 'noon', 'refreshed': 'now', **fields}
-  (path / 'lock').write_text(json.dumps(text))
+  # In place, as a holder does: a file that is truncated first is free for a moment.
+  handle = os.open(path / 'lock', os.O_RDWR | os.O_CREAT)
+  os.pwrite(handle, json.dumps(text).encode().ljust(lock.LENGTH), 0)
+  os.close(handle)
 
 
 @pytest.fixture

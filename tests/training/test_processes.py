@@ -5,6 +5,7 @@ import dataclasses
 
 from crt_jax import data
 from crt_jax.training import processes
+from crt_jax.training.preemption import StopSignal
 from tests.training.tiny import tiny_config
 
 
@@ -21,7 +22,7 @@ def test_a_difference_names_field_values_and_processes():
 
 def test_one_process_agrees_with_itself_and_ends_as_it_likes():
   processes.agree('config', {'a': 1})
-  with processes.Companions():
+  with processes.Companions(StopSignal()):
     pass
 
 
