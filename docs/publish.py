@@ -38,9 +38,6 @@ STUDIES = {
 # What benchmarks.aot has compiled; its records lie with those of the benchmarks.
 COMPILED = {'aot': 'aot', 'scaling': 'weak_scaling', 'predicted': 'weak_scaling'}
 
-for _name in STUDIES:
-  flags.DEFINE_string(_name, '', 'Directory of a finished study; only read.')
-
 
 def main(argv):
   from crt_jax import json_text
@@ -89,4 +86,6 @@ def filled(page: pathlib.Path, text: str, mark: str) -> str:
 
 
 if __name__ == '__main__':
+  for study in STUDIES:
+    flags.DEFINE_string(study, '', 'Directory of a finished study; only read.')
   cli.run(main)

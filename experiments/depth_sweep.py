@@ -44,9 +44,8 @@ def main(argv):
   title = f'{config.model.name}, {config.data.corpus}, step {run.step}'
   for name, of_set in final.by_set(results).items():
     file = directory.folder('figures') / f'depth_sweep{name and "_" + name}.png'
-    figures.perplexity_against_depth(
-      of_set, file, record['origin'], title, config.model.name, trained
-    )
+    passes = run.model.passes.label
+    figures.perplexity_against_depth(of_set, file, record['origin'], title, passes, trained)
   print(f'written to {directory.path}: depth_sweep.json and figures')
 
 

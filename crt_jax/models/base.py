@@ -101,6 +101,11 @@ class RecurrentPasses(NamedTuple):
   letter: str
   name: str
 
+  @property
+  def label(self) -> str:
+    """Of an axis that counts them."""
+    return f'{self.name} {self.letter}'
+
 
 @dataclasses.dataclass(frozen=True)
 class Model(abc.ABC):

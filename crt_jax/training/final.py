@@ -135,7 +135,7 @@ def write(directory: workdir.Workdir, config, record: dict, text: str | None) ->
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
   counted = model_class(config.model.name).passes
-  passes = counted and f'{counted.name} {counted.letter}'
+  passes = counted and counted.label
   for name, results in by_set(record['results']).items():
     if len({row['depth'] for row in results['sampled'] if math.isfinite(row['perplexity'])}) > 1:
       file = folder / f'convergence{name and "_" + name}.png'

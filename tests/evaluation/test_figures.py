@@ -75,7 +75,7 @@ def test_refused(tmp_path):
 def test_a_figure_says_of_which_set_and_what_is_counted(tmp_path, drawn):
   records = [record('parallel', r, p) | {'set': 'wiki'} for r, p in ((2, 22.0), (6, 20.5))]
   path = tmp_path / 'figure.png'
-  figures.perplexity_against_depth({'sampled': records}, path, ORIGIN, model='cart')
+  figures.perplexity_against_depth({'sampled': records}, path, ORIGIN, passes='loops R')
   assert f'sampled validation windows of wiki, 1,234 targets\n{CAPTION}' in drawn['texts']
   assert 'loops R' in drawn['texts'] and not any('passes' in text for text in drawn['texts'])
 
