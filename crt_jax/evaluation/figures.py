@@ -4,9 +4,11 @@ They are drawn with matplotlib's Agg canvas and no global state, so they need no
 no notebook.
 """
 
+import contextlib
 import itertools
 import math
 import pathlib
+import textwrap
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from crt_jax import json_text
 
-BLUE, ORANGE, GREEN, GREY = '#2060a8', '#c8501e', '#3a7d44', '#707070'
-COLORS = (BLUE, ORANGE, GREEN)
 PARALLEL_PASSES = 'parallel passes K'
+BLUE, ORANGE, GREEN, PURPLE, GREY = '#2060a8', '#c8501e', '#3a7d44', '#8a4a9a', '#707070'
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, '#9a9a9a', '#c9a227')
 STYLE = {
   'font.size': 10,
   'axes.spines.top': False,
@@ -44,8 +46,7 @@ def training_curve(
   curves = _perplexities(rows)
   if not curves:
     raise ValueError(f'{metrics} has no row with a perplexity; train for at least one step')
-  with matplotlib.rc_context(STYLE):
-    figure, axes = figure_of(title, origin, width=7)
+  with page_figure(path, title, origin) as axes:
     steps, values = _columns(curves.pop('perplexity', []))
     few = '.' if len(steps) < 30 else ''
     axes.plot(steps, values, few, ls='-', color=GREY, lw=1, label='training (one batch a point)')
@@ -62,7 +63,6 @@ def training_curve(
     axes.set_ylabel('perplexity per token (log scale)')
     log_axis(axes)
     axes.legend(frameon=False, loc='upper right')
-    figure.savefig(path, dpi=150)
 
 
 def perplexity_against_depth(
@@ -103,14 +103,11 @@ def perplexity_against_depth(
   words = {'whole': 'whole validation set', 'sampled': 'sampled validation windows'}[source]
   of = f' of {records[0]["set"]}' if 'set' in records[0] else ''
   made_from = f'{words}{of}, {records[0]["targets"]:,} targets'
-  with matplotlib.rc_context(STYLE):
-    panels, width = (1, 7) if exact is None else (2, 9)
-    figure, axes = figure_of(title, origin, width, panels, made_from)
+  with page_figure(path, title, origin, 1 if exact is None else 2, made_from) as axes:
     left = axes if exact is None else axes[0]
     _draw_values(left, parallel, exact, passes, trained)
     if exact is not None:
       _draw_gaps(axes[1], parallel, exact, passes)
-    figure.savefig(path, dpi=150)
 
 
 def caption(origin: dict) -> str:
@@ -171,15 +168,35 @@ def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
   depth_axis(axes, [depth for depth, _ in gaps], passes)
 
 
-def figure_of(title: str, origin: dict, width: float, panels: int = 1, made_from: str = ''):
-  """A figure and its axes, with the origin of its numbers in small print below."""
-  figure = Figure(figsize=(width, 4.2), layout='constrained')
-  axes = figure.subplots(1, panels)
-  if title:
-    figure.suptitle(title)
-  small = '\n'.join(filter(None, (made_from, caption(origin))))
-  figure.supxlabel(small, fontsize=8, color=GREY)
-  return figure, axes
+@contextlib.contextmanager
+def page_figure(
+  path: str | pathlib.Path,
+  title: str,
+  origin: dict,
+  panels: int = 1,
+  made_from: str = '',
+  height: float = 4.2,
+):
+  """Yields the axes of a figure that can be read at the width of a page, and writes it at the end.
+
+  Panels lie two in a row. The origin of the numbers stands in small print below.
+
+  Args:
+    made_from: what is shown, in words, before the origin.
+    height: of a row, in inches.
+  """
+  width, rows = (7 if panels == 1 else 9), -(-panels // 2)
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(width, height * rows), layout='constrained')
+    axes = figure.subplots(rows, min(panels, 2), squeeze=False).ravel()
+    for unused in axes[panels:]:
+      unused.set_axis_off()
+    if title:
+      figure.suptitle(title)
+    small = [textwrap.fill(text, 16 * width) for text in (made_from, caption(origin)) if text]
+    figure.supxlabel('\n'.join(small), fontsize=8, color=GREY)
+    yield axes[0] if panels == 1 else axes[:panels]
+    figure.savefig(path, dpi=150)
 
 
 def _annotate(axes, x, y, text: str) -> None:

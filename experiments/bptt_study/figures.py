@@ -2,11 +2,10 @@
 
 import pathlib
 
-import matplotlib
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
-from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, STYLE, figure_of
+from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, page_figure
 from experiments.bptt_study.page import of_state, sequential_of
 
 
@@ -20,14 +19,8 @@ def fine_tuning(record: dict, path: str | pathlib.Path) -> None:
     f'{next(iter(pieces.values()))["config"]["train"]["steps"]} steps of '
     f'{config["data"]["batch_size"]} rows each'
   )
-  with matplotlib.rc_context(STYLE):
-    figure, (left, right) = figure_of(
-      'Fine-tuned by parallel passes or by exact backpropagation',
-      record['origin'],
-      11,
-      2,
-      made_from,
-    )
+  title = 'Fine-tuned by parallel passes or by exact backpropagation'
+  with page_figure(path, title, record['origin'], 2, made_from) as (left, right):
     values_S = np.array([sequential_of(piece) for piece in pieces.values()])
     rows = np.arange(len(pieces))
     same_S = sequential_of(pieces.get('more_of_the_same', base))
@@ -39,12 +32,11 @@ def fine_tuning(record: dict, path: str | pathlib.Path) -> None:
       axes.set_yticks(rows, [name.replace('_', ' ') for name in pieces])
       axes.set_ylim(len(pieces) - 0.5, -0.5)
     before = f'(before: {sequential_of(base).mean():.2f})'
-    left.set_xlabel(f'validation perplexity, exact recurrence {before}')
+    left.set_xlabel(f'validation perplexity,\nexact recurrence {before}')
     left.legend(frameon=False, fontsize=8)
     right.axvline(0, color=GREY, linewidth=1, linestyle=':')
     right.set_yticklabels([])
-    right.set_xlabel('less that of more of the same, same seed (bar: mean)')
-    figure.savefig(path, dpi=150)
+    right.set_xlabel('less that of more of the same,\nsame seed (bar: mean)')
 
 
 def described(config: dict) -> str:
@@ -63,11 +55,8 @@ def gradients(record: dict, path: str | pathlib.Path) -> None:
     'temporaries of the compiled gradient'
   )
   names = list(rows)
-  with matplotlib.rc_context(STYLE):
-    figure, axes = figure_of(
-      'Gradient estimators against exact backpropagation', record['origin'], 14, 4, made_from
-    )
-    figure.set_size_inches(14, 1.5 + 0.28 * len(names))
+  title, height = 'Gradient estimators against exact backpropagation', 1 + 0.25 * len(names)
+  with page_figure(path, title, record['origin'], 4, made_from, height) as axes:
     measures = ('cosine_all', 'cosine_correction', 'norm_ratio_all')
     words = ('cosine, all parameters', 'cosine, correction', '|g| / |exact g|, all parameters')
     for panel, measure, label in zip(axes, measures, words, strict=False):
@@ -93,6 +82,5 @@ def gradients(record: dict, path: str | pathlib.Path) -> None:
     cost.set_xlabel('cost, exact = 1')
     cost.legend(frameon=False, fontsize=8)
     for panel in axes:
-      panel.set_yticks(range(len(names)), names if panel is axes[0] else [])
+      panel.set_yticks(range(len(names)), names if panel in axes[::2] else [])
       panel.set_ylim(len(names) - 0.4, -0.6)
-    figure.savefig(path, dpi=150)

@@ -5,9 +5,7 @@ import pathlib
 import matplotlib
 import numpy as np
 
-from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, STYLE, figure_of
-
-PURPLE = '#8a4a9a'
+from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, page_figure
 
 
 def by_step(record: dict) -> dict[int, list[dict]]:
@@ -28,22 +26,15 @@ def convergence(record: dict, path: str | pathlib.Path) -> None:
     + (f'{len(last)} seeds (band: lowest to highest), ' if len(last) > 1 else '1 seed, ')
     + f'{record["rows"]} validation windows; step {max(steps)} where none is named'
   )
-  with matplotlib.rc_context(STYLE):
-    longer = record['length'] > record['trained_length']
-    figure, axes = figure_of(
-      'Parallel passes against the exact recurrence',
-      record['origin'],
-      17 if longer else 14,
-      5 if longer else 4,
-      made_from,
-    )
+  longer = record['length'] > record['trained_length']
+  title, panels = 'Parallel passes against the exact recurrence', 5 if longer else 4
+  with page_figure(path, title, record['origin'], panels, made_from) as axes:
     _gap_by_position(axes[0], record, last)
     _perplexity_gap(axes[1], record, last)
     _shrinking(axes[2], record, steps)
     _passes_until_exact(axes[3], record, steps)
     if longer:
       _beyond(axes[4], record, last)
-    figure.savefig(path, dpi=150)
 
 
 def _centres(record: dict) -> np.ndarray:

@@ -2,13 +2,11 @@
 
 import pathlib
 
-import matplotlib
 import numpy as np
 
-from crt_jax.evaluation.figures import BLUE, GREY, ORANGE, STYLE, figure_of
+from crt_jax.evaluation.figures import COLORS, GREY, page_figure
 from experiments.latency.floors import ITEMSIZE, datasheet_bandwidth
 
-COLOURS = (BLUE, ORANGE, '#3a8f4d', '#8a4fa3', '#9a9a9a', '#c9a227')
 ONE_PROGRAM, EAGER, PAPER = 'crt_jax, one program', 'eager PyTorch', "the paper's, A100, eager"
 MARKERS = {ONE_PROGRAM: 'o', EAGER: 's', PAPER: '^'}
 
@@ -27,22 +25,20 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
     series.setdefault(way, {})[row['model']] = 1e3 * row['seconds']
     for peer, values in row['peers'].items():
       series.setdefault(peer, {})[row['model']] = 1e3 * values['seconds']
-  with matplotlib.rc_context(STYLE):
-    words = f'batch {rows[0]["batch"]}, context {rows[0]["context"]}, {rows[0]["dtype"]}'
-    figure, axes = figure_of('Decoding, one token', result, width=9, made_from=words)
+  words = f'batch {rows[0]["batch"]}, context {rows[0]["context"]}, {rows[0]["dtype"]}'
+  with page_figure(path, 'Decoding, one token', result, made_from=words) as axes:
     width = 0.8 / len(series)
     for index, (way, values) in enumerate(series.items()):
       x = [names.index(name) + (index - (len(series) - 1) / 2) * width for name in values]
-      axes.bar(x, values.values(), width, label=way, color=COLOURS[index % len(COLOURS)])
+      axes.bar(x, values.values(), width, label=way, color=COLORS[index % len(COLORS)])
     for x, name in enumerate(names):
       floor = min(1e3 * row['floor']['streamed'] for row in rows if row['model'] == name)
       axes.hlines(floor, x - 0.45, x + 0.45, color='black', linewidth=1.5)
     axes.plot([], [], color='black', label='floor: its bytes at the best bandwidth measured')
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set_ylabel('milliseconds per token')
-    axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
-    axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=3)
-    figure.savefig(path, dpi=150)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=2)
 
 
 def advantage(result: dict, path: str | pathlib.Path) -> bool:
@@ -60,10 +56,9 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
   pairs = _pairs(result)
   if not pairs:
     return False
-  with matplotlib.rc_context(STYLE):
-    figure, axes = figure_of('When few wide layers are faster', result, width=7.5)
+  with page_figure(path, 'When few wide layers are faster', result) as axes:
     prices = np.logspace(3.5, 8.5, 200)
-    for colour, (model, other) in zip(COLOURS, pairs, strict=False):
+    for colour, (model, other) in zip(COLORS, pairs, strict=False):
       label = f'{model["model"]} : {other["model"]}'
       axes.plot(prices, predicted(model, other, prices), color=colour, label=label)
       if eager := _as_peer(model, other, 'torch'):
@@ -79,7 +74,6 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
     axes.set_xlabel('weights that the memory delivers in the time of one launch (log scale)')
     axes.set_ylabel('times faster than its transformer')
     axes.legend(frameon=False, fontsize=8, loc='upper left')
-    figure.savefig(path, dpi=150)
   return True
 
 

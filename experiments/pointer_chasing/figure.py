@@ -2,10 +2,8 @@
 
 import pathlib
 
-import matplotlib
-
 from crt_jax.evaluation.accuracy import SOLVED
-from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, STYLE, figure_of
+from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, page_figure
 
 KINDS = {  # by what the name of a model starts with
   'transformer': (GREY, 'transformer, N layers'),
@@ -41,10 +39,8 @@ def levels(record: dict, path: str | pathlib.Path) -> None:
   task += f'window {first["model"]["window"]}, {first["data"]["batch_size"]} examples a step, '
   steps = sorted({result['config']['train']['steps'] for result in models.values()})
   task += f'{" or ".join(map(str, steps))} steps, seed {first["seed"]}'
-  with matplotlib.rc_context(STYLE):
-    figure, (left, middle, right) = figure_of(
-      'Pointer chasing: how deep can a model look things up?', record['origin'], 13, 3, task
-    )
+  title = 'Pointer chasing: how deep can a model look things up?'
+  with page_figure(path, title, record['origin'], 3, task) as (left, middle, right):
     _levels_against_depth(left, models)
     for name, result in models.items():
       colour, dash = _line(name, models)
@@ -63,7 +59,6 @@ def levels(record: dict, path: str | pathlib.Path) -> None:
     right.set_xlabel('optimiser step')
     right.set_ylabel('levels solved (of 10)')
     right.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
 
 
 def first_of(models: dict) -> dict:

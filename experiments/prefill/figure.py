@@ -2,11 +2,9 @@
 
 import pathlib
 
-import matplotlib
 import matplotlib.ticker
 
-from crt_jax.evaluation.figures import GREY, STYLE, figure_of
-from experiments.latency.figures import COLOURS
+from crt_jax.evaluation.figures import COLORS, GREY, page_figure
 
 
 def prefill(result: dict, path: str | pathlib.Path) -> None:
@@ -21,12 +19,11 @@ def prefill(result: dict, path: str | pathlib.Path) -> None:
     curves.setdefault((way, row['passes']), []).append(row)
   ways = list(dict.fromkeys(way for way, passes in curves if passes))
   depths = sorted({passes for _, passes in curves if passes})
-  colours = dict(zip(ways, COLOURS * len(ways), strict=False))
+  colours = dict(zip(ways, COLORS * len(ways), strict=False))
   lines = dict(zip(depths, ('-', '--', ':', '-.') * len(depths), strict=False))
-  with matplotlib.rc_context(STYLE):
-    words = f'{result["prompts"]} prompts of validation text; trained on {result["trained_length"]}'
-    words += f'; K = {depths[0]}' if len(depths) == 1 else ''
-    figure, (left, right) = figure_of('Reading a prompt', result, 10, 2, words)
+  words = f'{result["prompts"]} prompts of validation text; trained on {result["trained_length"]}'
+  words += f'; K = {depths[0]}' if len(depths) == 1 else ''
+  with page_figure(path, 'Reading a prompt', result, 2, words) as (left, right):
     for (way, passes), rows in curves.items():
       style = dict(color=colours.get(way, 'black'), linestyle=lines.get(passes, '-'), marker='.')
       left.plot([row['tokens'] for row in rows], [1e3 * row['seconds'] for row in rows], **style)
@@ -46,6 +43,5 @@ def prefill(result: dict, path: str | pathlib.Path) -> None:
       axes.set_xlabel('tokens of the prompt')
       axes.set_ylabel(words)
       if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=3)
+        axes.legend(frameon=False, fontsize=8, loc='upper left', ncols=2)
         axes.set_ylim(top=8 * axes.get_ylim()[1])  # room for the legend
-    figure.savefig(path, dpi=150)

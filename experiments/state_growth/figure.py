@@ -2,12 +2,10 @@
 
 import pathlib
 
-import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from crt_jax.evaluation.figures import STYLE, figure_of
-from experiments.study.figures import COLOURS
+from crt_jax.evaluation.figures import COLORS, page_figure
 
 
 def state_growth(record: dict, path: str | pathlib.Path) -> None:
@@ -17,9 +15,9 @@ def state_growth(record: dict, path: str | pathlib.Path) -> None:
     f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation, '
     f'{record["positions"]} random tokens, {seeds} seeds, band = their range'
   )
-  with matplotlib.rc_context(STYLE):
-    figure, axes = figure_of('The state grows from loop to loop', record['origin'], 7, 1, made_from)
-    for colour, (name, seeds) in zip(COLOURS, record['variants'].items(), strict=False):
+  title = 'The state grows from loop to loop'
+  with page_figure(path, title, record['origin'], made_from=made_from) as axes:
+    for colour, (name, seeds) in zip(COLORS, record['variants'].items(), strict=False):
       values = np.array(seeds)
       loops = np.arange(values.shape[1])
       axes.plot(loops, values.mean(axis=0), 'o-', color=colour, label=name, markersize=4)
@@ -29,4 +27,3 @@ def state_growth(record: dict, path: str | pathlib.Path) -> None:
     axes.set_yscale('log')
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)

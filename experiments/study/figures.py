@@ -2,32 +2,24 @@
 
 import pathlib
 
-import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from crt_jax.evaluation.figures import GREY, STYLE, depth_axis, figure_of, log_axis
-
-COLOURS = ('#2060a8', '#c8501e', '#3a8a4a', '#8a4a9a')
+from crt_jax.evaluation.figures import BLUE, COLORS, GREY, depth_axis, log_axis, page_figure
 
 
 def draw(record: dict, path: str | pathlib.Path) -> None:
   """Draws the figure that a study asks for, from results.json, into a PNG or SVG."""
-  with matplotlib.rc_context(STYLE):
-    FIGURES[record['study']](record).savefig(path, dpi=150)
+  title, panels, draw_into = FIGURES[record['study']]
+  variants = record['variants']
+  with page_figure(path, title, record['origin'], panels, _made_from(variants)) as axes:
+    draw_into(axes, variants)
 
 
-def gate(record: dict):
+def gate(axes, variants: dict) -> None:
   """How the mean gate moved in training beside the curve of decay alone, and what it did to loss
   and Jacobian."""
-  variants, origin = record['variants'], record['origin']
-  figure, (left, middle, right) = figure_of(
-    'Is it the gate, or its weight decay?',
-    origin,
-    width=13,
-    panels=3,
-    made_from=_made_from(variants),
-  )
+  left, middle, right = axes
   starts = sorted({v['config']['model']['gate_init'] for v in variants.values()})
   for name, variant in variants.items():
     rows = [row for row in variant['history'] if 'gate_mean' in row]
@@ -35,7 +27,7 @@ def gate(record: dict):
       continue
     start = variant['config']['model']['gate_init']
     decays = variant['config']['optimizer']['decay_mask'] == 'all'
-    colour = COLOURS[starts.index(start)]
+    colour = COLORS[starts.index(start)]
     frozen = bool(variant['config']['optimizer']['frozen'])
     steps = [row['step'] for row in rows]
     means = np.array([row['gate_mean'] for row in rows])
@@ -54,17 +46,11 @@ def gate(record: dict):
   _dots(right, variants, [v['jacobian']['jacobian_radius'] for v in variants.values()])
   right.set_xlabel('spectral radius of the last loop')
   right.axvline(1, color=GREY, linewidth=1)
-  right.set_yticklabels([])
-  return figure
 
 
-def depths(record: dict):
+def depths(axes, variants: dict) -> None:
   """Perplexity against the number of loops at evaluation, one line a variant."""
-  variants, origin = record['variants'], record['origin']
-  figure, axes = figure_of(
-    'Evaluated with another number of loops than trained', origin, 7, 1, _made_from(variants)
-  )
-  for colour, variant in zip(COLOURS, variants.values(), strict=False):
+  for colour, variant in zip(COLORS, variants.values(), strict=False):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
     depth = [r['depth'] for r in records]
     values = np.array([r['perplexity'] for r in records], float)
@@ -75,15 +61,12 @@ def depths(record: dict):
   axes.set_ylabel('validation perplexity per token (log scale)')
   log_axis(axes)
   axes.legend(frameon=False)
-  return figure
 
 
-def grid(record: dict):
+def grid(axes, variants: dict) -> None:
   """Perplexity against FLOPs: prelude layers by colour, loops by number."""
-  variants, origin = record['variants'], record['origin']
-  figure, axes = figure_of('Prelude depth against loops', origin, 7, 1, _made_from(variants))
   preludes = sorted({v['config']['model']['prelude_layers'] for v in variants.values()})
-  for colour, prelude in zip(COLOURS, preludes, strict=False):
+  for colour, prelude in zip(COLORS, preludes, strict=False):
     chosen = [v for v in variants.values() if v['config']['model']['prelude_layers'] == prelude]
     chosen.sort(key=lambda v: v['config']['model']['loops'])
     flops = [v['cost']['forward_backward_flops_per_token'] / 1e6 for v in chosen]
@@ -98,10 +81,13 @@ def grid(record: dict):
   axes.set_ylabel('validation perplexity per token')
   axes.margins(x=0.08)
   axes.legend(frameon=False)
-  return figure
 
 
-FIGURES = {'gate': gate, 'depths': depths, 'grid': grid}
+FIGURES = {  # title, panels, how they are drawn
+  'gate': ('Is it the gate, or its weight decay?', 3, gate),
+  'depths': ('Evaluated with another number of loops than trained', 1, depths),
+  'grid': ('Prelude depth against loops', 1, grid),
+}
 
 
 def decayed(start: float, rows: list[dict]) -> np.ndarray:
@@ -119,7 +105,7 @@ def trained_with(model: dict) -> str:
 def _dots(axes, variants: dict, values_S: list[list[float]]) -> None:
   """One row a variant, one dot a seed."""
   for y, values in enumerate(values_S):
-    axes.plot(values, [y] * len(values), 'o', color=COLOURS[0], alpha=0.7, markersize=5)
+    axes.plot(values, [y] * len(values), 'o', color=BLUE, alpha=0.7, markersize=5)
   axes.set_yticks(range(len(variants)), [words(name) for name in variants])
   axes.xaxis.set_major_locator(MaxNLocator(5))
   axes.invert_yaxis()
