@@ -63,4 +63,7 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  preemption.run_and_leave(cli.run, main)
+  try:
+    cli.run(main)
+  finally:
+    _STOP.ignore()

@@ -74,6 +74,11 @@ class StopSignal:
         signal.signal(number, _leave_it_to_the_thread)
     return self
 
+  def ignore(self) -> None:
+    """The exit code is settled: in the interpreter's shutdown nobody is left to answer a signal."""
+    for number in CODES:
+      signal.signal(number, signal.SIG_IGN)
+
   def _hear(self, heard: int) -> None:
     while True:
       for number in os.read(heard, 64):
@@ -136,22 +141,6 @@ class StopSignal:
 def steps_between(seconds_per_step: float) -> int:
   """How many steps pass until the processes ask again."""
   return int(min(max(ASK_EVERY / max(seconds_per_step, 1e-9), 1), MOST_STEPS))
-
-
-def run_and_leave(program: Callable, *arguments) -> None:
-  """Runs a program to its SystemExit and ends the process without shutting the interpreter down:
-  in a shutdown nobody is left to answer a signal."""
-  code = 0
-  try:
-    program(*arguments)
-  except SystemExit as error:
-    code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    if isinstance(error.code, str):
-      print(error.code, file=sys.stderr)
-  except BaseException as error:
-    sys.excepthook(type(error), error, error.__traceback__)
-    code = 1
-  leave(code)
 
 
 _last_calls: list[Callable[[], None]] = []
