@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.conftest import QUICK_COMPILER
 from tests.end_to_end import runs
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,7 @@ CODES = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
 FIRST, APART = 0.3, 0.25  # seconds: Python itself takes some time before a program can listen
 ALL = bool(os.environ.get('CRT_JAX_ALL_MOMENTS'))
 SIZES = (
+  '--config.model.depth_min=0',  # one program to compile
   '--config.train.steps=60',
   '--config.train.checkpoint_every=10',
   '--config.eval.batches=40',
@@ -34,7 +36,7 @@ def tokens(tmp_path_factory):
 
 
 def start(path, tokens, *flags):
-  cold = {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+  cold = {'JAX_ENABLE_COMPILATION_CACHE': 'false', 'XLA_FLAGS': QUICK_COMPILER}
   return runs.start(path, tokens, *flags, sizes=SIZES, extra=cold)
 
 
