@@ -114,7 +114,9 @@ def unroll(
   statistics = {}
   if depth > 1:
     numbers = first + jnp.arange(1, depth)
-    carry, statistics = recurrence.scan(refine, (x_BxTxC, entries), (numbers, probe_K))
+    # Each pass writes the entries anew: those of the first input are never computed.
+    unread = varying_as(x_BxTxC, jax.tree.map(jnp.zeros_like, entries))
+    carry, statistics = recurrence.scan(refine, (x_BxTxC, unread), (numbers, probe_K))
     x_BxTxC, entries = carry
   # The last pass is the first that the backward pass needs: recomputing it would save nothing.
   z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(
