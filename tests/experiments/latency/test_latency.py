@@ -63,8 +63,8 @@ def test_a_decoder_times_every_token_once():
     counts[dispatch] = decoder.launches
     assert decoder.first_token('parallel') > 0
     assert decoder.draw(tokens=4) > 0
-  # In a chunk a token costs the same kernels as alone, and up to three of the loop around it.
-  assert counts[timing.PYTHON] == 0 < counts[1] <= counts[4] <= counts[1] + 3
+  # In a chunk a token costs the same kernels as alone, and the two of the loop around it.
+  assert counts[timing.PYTHON] == 0 < counts[1] == counts[4] - 2
 
 
 @pytest.mark.parametrize(
