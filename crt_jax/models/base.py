@@ -16,14 +16,14 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.models import platform
-from crt_jax.models.config import ModelConfig, one_of, require, resolve
+from crt_jax.models.config import ModelConfig, RecurrentPasses, one_of, require, resolve
 from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
   check_lengths,
@@ -86,25 +86,6 @@ def model_class(name: str) -> type['Model']:
   one_of('model.name', name, MODELS)
   module, cls = MODELS[name].split(':')
   return getattr(importlib.import_module(module), cls)
-
-
-class RecurrentPasses(NamedTuple):
-  """What the recurrent passes of a model are called.
-
-  Attributes:
-    field: of the configuration, that says how many.
-    letter: of that number.
-    name: of the passes, in the plural.
-  """
-
-  field: str
-  letter: str
-  name: str
-
-  @property
-  def label(self) -> str:
-    """Of an axis that counts them."""
-    return f'{self.name} {self.letter}'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from crt_jax.layers.linear import Linear
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
 from crt_jax.layers.transformer_layer import TransformerLayer
-from crt_jax.models.base import Hidden, Model, RecurrentPasses
+from crt_jax.models.base import Hidden, Model
 from crt_jax.models.cart_loop import (
   Loop,
   history,
@@ -29,7 +29,7 @@ from crt_jax.models.cart_loop import (
   make_loop,
   mixing_statistics,
 )
-from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.config import ModelConfig, RecurrentPasses, one_of, require
 from crt_jax.models.counts import of_cart, work_of_cart
 from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import (

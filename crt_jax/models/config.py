@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -174,3 +174,22 @@ def near(name: str, choices) -> str:
   """'; did you mean ...?' with the closest of `choices`, or ''."""
   match = difflib.get_close_matches(str(name), list(choices), 1)
   return f'; did you mean {match[0]!r}?' if match else ''
+
+
+class RecurrentPasses(NamedTuple):
+  """What the recurrent passes of a model are called.
+
+  Attributes:
+    field: of the configuration, that says how many.
+    letter: of that number.
+    name: of the passes, in the plural.
+  """
+
+  field: str
+  letter: str
+  name: str
+
+  @property
+  def label(self) -> str:
+    """Of an axis that counts them."""
+    return f'{self.name} {self.letter}'

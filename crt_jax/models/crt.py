@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout
 from crt_jax.models import corrections, crt_training
-from crt_jax.models.base import Hidden, Model, RecurrentPasses
-from crt_jax.models.config import ModelConfig, one_of, require
+from crt_jax.models.base import Hidden, Model
+from crt_jax.models.config import ModelConfig, RecurrentPasses, one_of, require
 from crt_jax.models.counts import of_crt, work_of_crt
 from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import LayerStack, apply_module, empty_cache, roformer_stack
