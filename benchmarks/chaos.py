@@ -14,6 +14,7 @@ import collections
 import contextlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -198,7 +199,13 @@ def digest(run: pathlib.Path) -> dict:
 
 
 class Record:
-  """What happened, of all lanes."""
+  """What happened, of all lanes.
+
+  Attributes:
+    until: time after which the runs that are under way may finish.
+  """
+
+  until = math.inf
 
   def __init__(self, path: str | None):
     self._path = path and pathlib.Path(path)
@@ -258,12 +265,12 @@ class Record:
     return text
 
 
-def live(lane: Lane, case: str, quiet: tuple, rng, record: Record, until: float) -> None:
+def live(lane: Lane, case: str, quiet: tuple, rng, record: Record) -> None:
   """One run from its beginning to its end, hit on the way."""
   kinds = [kind for kind in ENDS if lane.has_disk or kind not in DISK]
   quiet_digest, life = quiet
   for number in itertools.count():
-    last = number >= MOST_HITS or time.monotonic() > until
+    last = number >= MOST_HITS or time.monotonic() > record.until
     kind = rng.choice(kinds)
     if not last:
       maybe_damage(lane, rng, record)
@@ -342,21 +349,22 @@ def quiet_run(lane: Lane, case: str) -> tuple[dict, float]:
   return found[0], seconds
 
 
-def work(lane: Lane, number: int, quiet: dict, record: Record, until: float) -> None:
+def work(lane: Lane, number: int, quiet: dict, record: Record) -> None:
   """Hits one run after the other."""
   names = list(CASES)
   for life in itertools.count(number):
-    if time.monotonic() > until:
+    if time.monotonic() > record.until:
       return
     rng = random.Random(f'{_SEED.value} {number} {life} {sum(record.runs.values())}')
     case = names[life % len(names)]
-    live(lane, case, quiet[case], rng, record, until)
+    live(lane, case, quiet[case], rng, record)
 
 
 def main(argv):
   del argv
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unmounts
   record = Record(_OUTPUT.value)
+  for number in (signal.SIGTERM, signal.SIGINT):  # also where the parent ignores it: runs hear it
+    signal.signal(number, lambda *_: setattr(record, 'until', 0.0))
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     lanes = [Lane(folder / str(number), folder / 'programs') for number in range(_LANES.value)]
@@ -365,9 +373,9 @@ def main(argv):
     try:
       with futures.ThreadPoolExecutor(len(lanes)) as pool:
         quiet = {case: quiet_run(lanes[0], case) for case in CASES}
-        until = time.monotonic() + 60 * _MINUTES.value
+        record.until = time.monotonic() + 60 * _MINUTES.value
         tasks = [
-          pool.submit(work, lane, number, quiet, record, until) for number, lane in enumerate(lanes)
+          pool.submit(work, lane, number, quiet, record) for number, lane in enumerate(lanes)
         ]
         for task in tasks:
           task.result()

@@ -29,6 +29,18 @@ SIZES = (
 )
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _heard():
+  """A run keeps ignoring what its parent ignores, as under nohup or behind a script's `&`."""
+  before = {number: signal.getsignal(number) for number in CODES}
+  for number, handler in before.items():
+    if handler == signal.SIG_IGN:
+      signal.signal(number, lambda *_: None)  # a child of it gets the default
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
 @pytest.fixture(scope='module')
 def tokens(tmp_path_factory):
   """The tokenised text, which all runs share."""
