@@ -373,7 +373,7 @@ def main(argv):
     try:
       with futures.ThreadPoolExecutor(len(lanes)) as pool:
         quiet = {case: quiet_run(lanes[0], case) for case in CASES}
-        record.until = time.monotonic() + 60 * _MINUTES.value
+        record.until = min(record.until, time.monotonic() + 60 * _MINUTES.value)
         tasks = [
           pool.submit(work, lane, number, quiet, record) for number, lane in enumerate(lanes)
         ]
