@@ -32,7 +32,7 @@ import numpy as np
 from absl import app, flags
 
 from configs import base
-from crt_jax import json_text
+from crt_jax import json_text, schema
 
 _MINUTES = flags.DEFINE_float('minutes', 10.0, 'How long new hits are made.', 0.0)
 _OUTPUT = flags.DEFINE_string('output', None, 'The record, JSON; one that is there grows.')
@@ -63,7 +63,7 @@ def get_config(arguments=''):
     model = base.cart_model(prelude_layers=2, loops=3, loops_min=2, head_width=8, **small)
   else:
     model = base.crt_model(layers=1, heads=2, depth=2, depth_min=1, **small)
-  config = base.base(model)
+  config = schema.experiment(model)
   config.data.update(sequence_length=16, batch_size=8)
   config.optimizer.update(schedule='cosine', learning_rate=3e-3, warmup_steps=10)
   steps, every = (60, 10) if arguments == 'two' else (200, 20)

@@ -12,10 +12,11 @@ about 25 minutes on one core of an AMD EPYC.
 from ml_collections import ConfigDict
 
 from configs import base
+from crt_jax import schema
 
 
 def get_config():
-  config = base.base(base.crt_model(layers=1, width=64, heads=4, dropout=0.0))
+  config = schema.experiment(base.crt_model(layers=1, width=64, heads=4, dropout=0.0))
   config.data.update(
     corpus='sotu',
     tokenizer='bpe',

@@ -24,6 +24,7 @@ import types
 from ml_collections import ConfigDict
 
 from configs import base
+from crt_jax import schema
 from experiments.config_files import parse_arguments
 
 STAGES = {1: (512, 3000), 2: (1024, 30_500)}  # T and steps of 32 sequences
@@ -72,7 +73,7 @@ def recipe(model: dict, given: types.SimpleNamespace) -> ConfigDict:
   if given.data not in TEXTS:
     raise ValueError(f'data={given.data!r} must be one of {", ".join(TEXTS)}')
   length, steps = STAGES[given.stage]
-  config = base.base(model)
+  config = schema.experiment(model)
   config.seed = given.seed  # of the parameters; the order of the data is that of the files
   config.model.dtype = 'bfloat16'
   config.data.update(
@@ -122,9 +123,9 @@ def offline_texts(config: ConfigDict) -> None:
   )
   config.sources = ConfigDict(
     dict(
-      speeches=base.source(corpus='sotu'),
-      novel=base.source(corpus='moby_dick'),
-      technical=base.source(files='texts/technical/*.txt'),
+      speeches=schema.source(corpus='sotu'),
+      novel=schema.source(corpus='moby_dick'),
+      technical=schema.source(files='texts/technical/*.txt'),
     )
   )
 
@@ -140,7 +141,7 @@ def published_texts(config: ConfigDict) -> None:
   budgets = dict(tiny=300_000_000, wiki=300_000_000, edu=400_000_000)
   config.sources = ConfigDict(
     {
-      name: base.source(
+      name: schema.source(
         files=f'corpora/{name}/train*.jsonl*',
         validation_files=f'corpora/{name}/validation*.jsonl*',
         max_tokens=tokens,

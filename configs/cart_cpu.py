@@ -12,6 +12,7 @@ than published, for so short a run. Which perplexity it reaches was not measured
 from ml_collections import ConfigDict
 
 from configs import base, cart_base
+from crt_jax import schema
 from experiments.config_files import parse_arguments
 
 
@@ -27,7 +28,7 @@ def get_config(arguments=''):
 
 def recipe(model: dict, seed: int) -> ConfigDict:
   """Returns the published recipe, shortened, around a model."""
-  config = base.base(model)
+  config = schema.experiment(model)
   config.seed = seed
   config.data.update(
     corpus='mixture',
@@ -40,7 +41,7 @@ def recipe(model: dict, seed: int) -> ConfigDict:
     sampling='in_order',
   )
   config.data.sources = ConfigDict(
-    dict(speeches=base.source(corpus='sotu'), novel=base.source(corpus='moby_dick'))
+    dict(speeches=schema.source(corpus='sotu'), novel=schema.source(corpus='moby_dick'))
   )
   cart_base.optimiser(config.optimizer)
   config.optimizer.update(learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=40)

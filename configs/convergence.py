@@ -9,6 +9,7 @@ was measured with it stands in docs/bptt.md.
 """
 
 from configs import base
+from crt_jax import schema
 from experiments.config_files import parse_arguments
 
 ARGUMENTS = ('seed=137',)
@@ -16,7 +17,7 @@ ARGUMENTS = ('seed=137',)
 
 def get_config(arguments=''):
   given = parse_arguments(arguments, seed=42)
-  config = base.base(base.crt_model(layers=1, width=64, heads=2, dropout=0.0))
+  config = schema.experiment(base.crt_model(layers=1, width=64, heads=2, dropout=0.0))
   config.seed = given.seed
   config.data.update(sequence_length=2048, batch_size=2)
   config.optimizer.update(

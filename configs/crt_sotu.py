@@ -11,6 +11,7 @@ minutes of training, at 940 tokens/s towards the end, when the machine had becom
 """
 
 from configs import base
+from crt_jax import schema
 
 
 def get_config():
@@ -19,7 +20,7 @@ def get_config():
 
 def sotu(model: dict, steps: int):
   """Returns a CPU-sized recipe on the speeches around a model."""
-  config = base.base({**model, 'dropout': 0.0})
+  config = schema.experiment({**model, 'dropout': 0.0})
   config.data.update(
     corpus='sotu',
     tokenizer='bpe',

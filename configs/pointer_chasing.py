@@ -23,6 +23,7 @@ goes on where it was stopped.
 """
 
 from configs import base
+from crt_jax import schema
 from crt_jax.data.pointer_chasing import PointerChasing
 from experiments.config_files import parse_arguments
 
@@ -46,7 +47,7 @@ def get_config(arguments=''):
       raise ValueError(f'{name}={getattr(given, name)} is none of {", ".join(choices)}')
   size = SIZES[given.size]
   task = PointerChasing(keys=size['keys'], values=size['values'])
-  config = base.base(_model(given, size))
+  config = schema.experiment(_model(given, size))
   config.seed = given.seed
   config.data.update(
     corpus=f'pointer_chasing:keys={task.keys},values={task.values}',  # 10 levels

@@ -11,6 +11,7 @@ empty folder, installing from a warm package cache, 3 min 40 s.
 """
 
 from configs import base
+from crt_jax import schema
 
 
 def get_config():
@@ -30,7 +31,7 @@ def get_config():
 
 def recipe(model: dict):
   """Returns a recipe for minutes on a CPU around a model."""
-  config = base.base(model)
+  config = schema.experiment(model)
   config.data.update(
     tokenizer='bpe',
     vocab_size=1024,  # 2.6 bytes a token

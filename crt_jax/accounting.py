@@ -16,12 +16,11 @@ mapping or object with the fields of `config.model`; where one is missing, its d
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import types
-from collections.abc import Mapping
 from typing import Any
 
+from crt_jax import schema
 from crt_jax.models import corrections
 from crt_jax.models.base import model_class
 from crt_jax.models.counts import Part, Work
@@ -222,10 +221,12 @@ def _vocabulary_matrix(model: Any) -> int:
 def resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
   """The fields as attributes, unchecked: what `model` gives, else the default of its configuration,
   with `changes` on top."""
-  get = model.get if isinstance(model, Mapping) else functools.partial(getattr, model)
-  config = model_class(get('name', None)).Config
-  values = {f.name: get(f.name, f.default) for f in dataclasses.fields(config)} | changes
-  for name, value in values.items():
-    if value is dataclasses.MISSING:
+  given = {name: model[name] for name in model} if hasattr(model, 'keys') else vars(model)
+  cls = model_class(given.get('name')).Config
+  known = [field.name for field in dataclasses.fields(cls)]
+  own = {name: value for name, value in given.items() if name in known}
+  values = schema.complete(cls, own | changes)
+  for name in known:
+    if name not in values:
       raise ValueError(f'model.{name} is missing; parameters and FLOPs follow from it')
   return types.SimpleNamespace(**values)

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from crt_jax import schema
+
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
 # Logical axis of a parameter -> mesh axis. A name that is absent is an error, so that a new axis is
@@ -45,10 +47,6 @@ RULES: Mapping[str, str | None] = {
 # The batch is split over every axis that holds different examples.
 BATCH_AXES = ('data', 'fsdp')
 
-# When weights that lie on `fsdp` are gathered: where they are used, in every turn of a loop, so
-# that no device holds more than a layer's; or all once a step, which sends less and stores more.
-GATHER = ('layer', 'step')
-
 
 class Unfit(ValueError):
   """A parameter cannot be split as the mesh asks; the line names it and what would fit."""
@@ -61,15 +59,9 @@ def mesh_shape(config, num_devices: int) -> dict[str, int]:
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
-  sizes = {axis: config[axis] for axis in MESH_AXES}
-  for axis, size in sizes.items():
-    if size != -1 and size < 1:
-      raise ValueError(
-        f'mesh.{axis}={size} must be at least 1, or -1 for all devices that are left'
-      )
+  mesh = schema.resolve(schema.MeshConfig, config)
+  sizes = {axis: getattr(mesh, axis) for axis in MESH_AXES}
   free = [axis for axis, size in sizes.items() if size == -1]
-  if len(free) > 1:
-    raise ValueError(f'mesh.{free[1]}=-1: only one mesh axis may be -1; set mesh.{free[1]}=1')
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if num_devices % fixed or (not free and fixed != num_devices):
     named = ', '.join(f'mesh.{axis}={size}' for axis, size in sizes.items())
@@ -128,12 +120,6 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
       f'{shards}, '
       f'train.accumulation={accumulation}); use {" or ".join(map(str, fits))}'
     )
-
-
-def check_gather(config) -> None:
-  """Raises ValueError unless config.mesh.gather is one of GATHER."""
-  if config.gather not in GATHER:
-    raise ValueError(f'mesh.gather={config.gather!r} is none of {", ".join(map(repr, GATHER))}')
 
 
 def own_row_specs(params, gather: str, mesh):

@@ -8,6 +8,7 @@ everything but the gate; and at 0.9 also frozen, or switched off. Three seeds ea
 """
 
 from configs import base
+from crt_jax import schema
 
 STARTS = (0.5, 0.9, 0.99)
 
@@ -28,7 +29,7 @@ def get_config():
 
 def small_run():
   """Returns the published recipe (cart.md 6) at a size that trains three seeds in minutes."""
-  config = base.base(base.cart_model(width=128, prelude_layers=2, loops=4))
+  config = schema.experiment(base.cart_model(width=128, prelude_layers=2, loops=4))
   config.data.update(sequence_length=64, batch_size=4, sampling='in_order')
   config.optimizer.update(
     learning_rate=3e-4,

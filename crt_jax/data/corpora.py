@@ -14,10 +14,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from crt_jax.data.config import DataConfig, expanded
 from crt_jax.data.documents import Corpus, Document, fingerprint
 from crt_jax.data.text_files import SUFFIXES, read_file
 from crt_jax.data.tfds_corpus import tfds_corpus
+from crt_jax.schema.data import DataConfig, expanded
 
 _MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
 _MOBY_DICK_SHA256 = 'fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240'

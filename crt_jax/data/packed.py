@@ -25,7 +25,6 @@ import numpy as np
 from crt_jax import storage
 from crt_jax.data import overlap, tokenizers, vocabularies
 from crt_jax.data.cache import open_or_build
-from crt_jax.data.config import DataConfig
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
@@ -38,6 +37,7 @@ from crt_jax.data.token_files import (
   damage,
   verify,
 )
+from crt_jax.schema.data import DataConfig
 
 
 class TextDataset:

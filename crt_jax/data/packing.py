@@ -11,12 +11,12 @@ import numpy as np
 from absl import logging
 
 from crt_jax.data import overlap, vocabularies
-from crt_jax.data.config import DataConfig
 from crt_jax.data.documents import Corpus, Document, Survey, content_hash, leading_bits, survey
 from crt_jax.data.manifest import SPLITS, write_manifest
 from crt_jax.data.splits import contiguous_cut, held_out, split_rule
 from crt_jax.data.token_files import SHARD_TOKENS, TokenFile, TokenWriter, token_dtype
 from crt_jax.data.tokenizers import Tokenizer
+from crt_jax.schema.data import DataConfig
 
 _BATCH_CHARACTERS = 1 << 21  # tokenised at once: enough for all cores, little memory
 _COPY_TOKENS = 1 << 22

@@ -19,7 +19,6 @@ import grain
 import numpy as np
 import tokenizers as hf
 
-from crt_jax.data.config import TASK, DataConfig, near
 from crt_jax.data.tokenizers import JsonTokenizer
 from crt_jax.data.validation import (
   IGNORED,
@@ -36,6 +35,8 @@ from crt_jax.data.windows import (
   numbers,
   train_batches,
 )
+from crt_jax.schema.data import TASK, DataConfig
+from crt_jax.schema.fields import near
 
 NAME = TASK
 PAD, QUERY, EQUALS, SEP, FIRST_KEY = range(5)

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from crt_jax.data.config import DataConfig
 from crt_jax.data.documents import Survey
+from crt_jax.schema.data import DataConfig
 
 
 def split_rule(config: DataConfig, found: Survey) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from crt_jax import json_text
-from crt_jax.data.config import near
 from crt_jax.data.documents import Document
+from crt_jax.schema.fields import near
 
 BLOCK_BYTES = 1 << 20
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz')

@@ -10,9 +10,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from crt_jax.data.config import MIXTURE, expanded, resolve
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
+from crt_jax.schema.data import MIXTURE, expanded, resolve
 
 
 class CorpusConfig(tfds.core.BuilderConfig):

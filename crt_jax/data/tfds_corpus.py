@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from crt_jax.data.config import DataConfig, expanded, near
 from crt_jax.data.documents import Corpus, Document, fingerprint
+from crt_jax.schema.data import DataConfig, expanded
+from crt_jax.schema.fields import near
 
 _RECORDS_AT_ONCE = 256
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import tokenizers as hf
 
-from crt_jax.data.config import DataConfig, expanded
 from crt_jax.data.documents import Document
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+from crt_jax.schema.data import DataConfig, expanded
 
 _BYTES = 256
 _SEPARATORS = {'none': (), 'eos': ('eos',), 'bos_eos': ('bos', 'eos')}

@@ -21,9 +21,9 @@ import grain
 import numpy as np
 from grain.experimental import index_shuffle
 
-from crt_jax.data.config import DataConfig, resolve
 from crt_jax.data.mixture import Dataset
 from crt_jax.data.token_files import Tokens
+from crt_jax.schema.data import DataConfig, resolve
 
 Batch = dict[str, np.ndarray]
 # (seed, step, rows_b) -> starts_b, the first token of the windows of those rows of a step.

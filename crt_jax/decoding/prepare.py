@@ -16,8 +16,8 @@ from jax.sharding import NamedSharding
 
 from crt_jax import sharding
 from crt_jax.keys import random_key
-from crt_jax.models.config import one_of, require
 from crt_jax.recurrence.state import DecodeState
+from crt_jax.schema.fields import one_of, require
 
 DTYPES = ('float32', 'bfloat16')
 STACKS = dict(layers='block', prelude='prelude')  # parameters of stacked layers, and their cache

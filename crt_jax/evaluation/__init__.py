@@ -4,8 +4,6 @@ from crt_jax.evaluation.accuracy import accuracy
 from crt_jax.evaluation.ledger import Ledger
 from crt_jax.evaluation.perplexity import Form, evaluate, forms, trained_form
 from crt_jax.evaluation.protocols import (
-  DTYPES,
-  SAMPLES,
   Part,
   during_training,
   plan,
@@ -15,8 +13,6 @@ from crt_jax.evaluation.protocols import (
 )
 
 __all__ = [
-  'DTYPES',
-  'SAMPLES',
   'Form',
   'Ledger',
   'Part',

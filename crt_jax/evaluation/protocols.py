@@ -26,8 +26,6 @@ from crt_jax.evaluation.perplexity import NOTHING, Form, Sums, evaluate, forms, 
 from crt_jax.models import kernels
 from crt_jax.placing import ON_ONE_DEVICE, Placement
 
-SAMPLES = ('random', 'first')
-DTYPES = ('', 'float32', 'bfloat16', 'float16')
 FEWEST = 2**20  # targets up to which a set is always scored whole
 SHARE = 0.1  # of the training's tokens, that the forms of a longer set score together
 

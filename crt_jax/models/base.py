@@ -15,15 +15,15 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crt_jax.models import platform
-from crt_jax.models.config import ModelConfig, RecurrentPasses, one_of, require, resolve
+from crt_jax.models import kernels, platform
+from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
   check_lengths,
@@ -36,6 +36,8 @@ from crt_jax.models.inputs import (
 from crt_jax.models.loss import cross_entropy
 from crt_jax.recurrence.context import Recurrence
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
+from crt_jax.schema import ModelConfig, resolve
+from crt_jax.schema.fields import one_of, require
 
 Array = jax.Array
 
@@ -76,9 +78,14 @@ def build(config, device: jax.Device | None = None) -> 'Model':
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """
-  fields = dict(config.items()) if isinstance(config, Mapping) else dict(config)
-  model = model_class(fields.get('name'))
-  return model(platform.settle(resolve(model.Config, fields), device))
+  model = model_class(config.get('name', None))
+  fields = resolve(model.Config, config)
+  require(
+    fields.dtype != 'float64' or jax.config.jax_enable_x64,
+    "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
+  )
+  kernels.check(fields)
+  return model(platform.settle(fields, device))
 
 
 def model_class(name: str) -> type['Model']:

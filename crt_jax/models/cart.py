@@ -29,9 +29,8 @@ from crt_jax.models.cart_loop import (
   make_loop,
   mixing_statistics,
 )
-from crt_jax.models.config import ModelConfig, RecurrentPasses, one_of, require
+from crt_jax.models.config import RecurrentPasses, pass_scan
 from crt_jax.models.counts import of_cart, work_of_cart
-from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import (
   LayerStack,
   apply_module,
@@ -47,101 +46,13 @@ from crt_jax.models.transformer import (
   init_modules,
   output_modules,
   project,
-  require_latent_ratio,
 )
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.recurrence.state import DecodeState, advance
+from crt_jax.schema import CARTConfig
+from crt_jax.schema.fields import require
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CARTConfig(ModelConfig):
-  """Fields of a CART; the booleans and choices are the switches of cart.md 4.
-
-  Attributes:
-    head_width: 64 as published; width must be a multiple of it.
-    prelude_layers: P, at least 2 as published, or fewer with `short_prelude`.
-    short_prelude: whether P may be 0 or 1.
-    loops: R.
-    loops_min: above 0, training draws R uniformly from [loops_min, loops] at each step.
-    backprop_loops: gradients flow through the last so many loops only; 0 = all.
-    latent_ratio: keys and values pass through width // latent_ratio; 0 = full rank.
-    history: states that the blend mixes.
-    gate_init: initial sigmoid(a) of every channel, in (0, 1).
-    loop_code_width: sinusoidal code of the loop index, even.
-    anchor: source of the core's keys and values: 'frozen' (the prelude's output) or 'per_loop'
-      (each loop's input).
-    anchor_norm: RMSNorm before the anchor's projection.
-    share_core: one core for all loops; otherwise `loops` of them.
-    core: 'cross' (attends to the anchor) or 'self' (a prelude-type layer; no anchor).
-    core_residual: whether A * u is added around the core; off: h = core(u), needs `gate` off.
-    blend, gate, loop_code: the three small parts, each can be switched off.
-  """
-
-  head_width: int = 0
-  prelude_layers: int = 4
-  short_prelude: bool = False
-  loops: int = 6
-  loops_min: int = 0
-  backprop_loops: int = 0
-  latent_ratio: int = 4
-  history: int = 3
-  gate_init: float = 0.9
-  loop_code_width: int = 32
-  norm_eps: float = 1e-6
-  rotary_theta: float = 1e4
-  anchor: str = 'frozen'
-  anchor_norm: bool = False
-  share_core: bool = True
-  core: str = 'cross'
-  core_residual: bool = True
-  blend: bool = True
-  gate: bool = True
-  loop_code: bool = True
-
-  def __post_init__(self):
-    if not self.heads and not self.head_width:
-      object.__setattr__(self, 'head_width', 64)
-    super().__post_init__()
-    for field in ('loops', 'history'):
-      require(getattr(self, field) >= 1, f'model.{field}={getattr(self, field)} must be at least 1')
-    least = 0 if self.short_prelude else 2
-    require(
-      self.prelude_layers >= least,
-      f'model.prelude_layers={self.prelude_layers} must be at least {least}'
-      + (' (as published); set model.short_prelude=True to go below' if least else ''),
-    )
-    for field in ('loops_min', 'backprop_loops'):
-      value = getattr(self, field)
-      require(
-        0 <= value <= self.loops,
-        f'model.{field}={value} must lie between 0 and model.loops={self.loops}',
-      )
-    require_latent_ratio(self)
-    require(0 < self.gate_init < 1, f'model.gate_init={self.gate_init} must lie in (0, 1)')
-    code = self.loop_code_width
-    require(code >= 2 and code % 2 == 0, f'model.loop_code_width={code} must be even and above 0')
-    one_of('model.anchor', self.anchor, ('frozen', 'per_loop'))
-    one_of('model.core', self.core, ('cross', 'self'))
-    require(
-      self.core == 'cross' or self.anchor == 'frozen',
-      "model.core='self' has no anchor to renew; set model.anchor='frozen'",
-    )
-    require(
-      not self.backprop_loops or (self.core == 'cross' and self.anchor == 'frozen'),
-      f'model.backprop_loops={self.backprop_loops} leaves the prelude no gradient but through a '
-      "frozen anchor; set model.core='cross' and model.anchor='frozen', or model.backprop_loops=0",
-    )
-    require(
-      self.core_residual or not self.gate,
-      'model.core_residual=False leaves the gate nothing to scale; set model.gate=False too',
-    )
-
-  @property
-  def schedule(self) -> DepthSchedule:
-    """Which R training draws."""
-    return DepthSchedule((0,), ((self.loops_min or self.loops, self.loops),))
 
 
 class CARTParts(NamedTuple):
@@ -293,7 +204,7 @@ class CART(Model):
       depth,
       history(self.config),
       loop.per_loop,
-      self.config.pass_scan,
+      pass_scan(self.config),
       probe_R,
       self.config.backprop_loops,
     )

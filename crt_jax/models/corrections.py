@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
-from crt_jax.models.config import ModelConfig, one_of
 from crt_jax.models.stack import (
   apply_module,
   first_layer,
@@ -21,6 +20,8 @@ from crt_jax.models.stack import (
   roformer_feed_forward,
   with_layer_axis,
 )
+from crt_jax.schema import ModelConfig
+from crt_jax.schema.fields import one_of
 
 Array = jax.Array
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from crt_jax.layers.linear import Dropout
 from crt_jax.models import corrections, crt_training
 from crt_jax.models.base import Hidden, Model
-from crt_jax.models.config import ModelConfig, RecurrentPasses, one_of, require
+from crt_jax.models.config import RecurrentPasses, pass_scan
 from crt_jax.models.counts import of_crt, work_of_crt
-from crt_jax.models.depth_schedule import DepthSchedule
 from crt_jax.models.stack import LayerStack, apply_module, empty_cache, roformer_stack
 from crt_jax.models.transformer import (
   axes_of_modules,
@@ -23,9 +22,7 @@ from crt_jax.models.transformer import (
   init_modules,
   output_modules,
   project,
-  require_rotary,
 )
-from crt_jax.recurrence.backward import LOOPS
 from crt_jax.recurrence.context import (
   Passes,
   Recurrence,
@@ -35,138 +32,10 @@ from crt_jax.recurrence.context import (
   unroll,
 )
 from crt_jax.recurrence.state import DecodeState
+from crt_jax.schema import CRTConfig
+from crt_jax.schema.fields import one_of, require
 
 Array = jax.Array
-
-STARTS = ('embedding', 'corrected')
-# What a gradient's reach counts.
-GRADIENTS = {
-  'full': '',
-  'truncated': 'positions',
-  'last_passes': 'passes',
-  'implicit': 'reverse passes',
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CRTConfig(ModelConfig):
-  """Fields of a CRT.
-
-  Attributes:
-    layers: D, layers of the block.
-    rotary: kind of angles, required; 'integer_reversed' is the published language model's.
-    rotary_theta: base of the 'standard' kind.
-    depth: K, parallel passes in training and evaluation.
-    depth_min: above 0, training draws K uniformly from [depth_min, depth] at each step.
-    depth_schedule: 'step:K' or 'step:low-high', comma-separated; replaces both from those steps on.
-    correction: a variant of models/corrections.py; 'add' is the paper's CRT.
-    cumulative: each pass adds to its own input instead of to the embedding; no sequential form.
-    self_inclusive: position t reads its own summary instead of t-1's; no sequential form.
-    start: first input of the parallel passes, 'embedding' (x = e) or 'corrected' (s = 0 injected).
-    convergence_weight: weight of mean((x^(K+1) - stop_gradient(x^(K)))^2) in the loss; the exact
-      'sequential' driver has nothing that could converge and leaves it out.
-    driver: what `loss` differentiates: 'unroll', 'chunked' (with `chunk`) or 'sequential' (BPTT).
-    chunk: positions per chunk of the 'chunked' driver.
-    backward: what the backward pass of the drivers 'chunked' and 'sequential' stores: 'replay' (the
-      caches), 'segments' (every sqrt(T)-th state) or 'scan' (everything); recurrence/backward.py.
-    gradient: 'full', or what recurrence/estimators.py leaves of it: 'truncated' (of the sequential
-      and chunked drivers), 'last_passes' or 'implicit' (of unroll).
-    gradient_reach: of 'truncated' the positions, of 'last_passes' the passes, of 'implicit' the
-      reverse passes that the gradient knows; 0 with 'full'.
-  """
-
-  layers: int
-  rotary: str = ''
-  rotary_theta: float = 1e4
-  depth: int = 5
-  depth_min: int = 0
-  depth_schedule: str = ''
-  correction: str = 'add'
-  cumulative: bool = False
-  self_inclusive: bool = False
-  start: str = 'embedding'
-  convergence_weight: float = 0.0
-  driver: str = 'unroll'
-  chunk: int = 0
-  backward: str = 'replay'
-  gradient: str = 'full'
-  gradient_reach: int = 0
-
-  def __post_init__(self):
-    super().__post_init__()
-    require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
-    require_rotary(self.rotary)
-    corrections.variant_of(self.correction)
-    one_of('model.start', self.start, STARTS)
-    one_of('model.driver', self.driver, dict.fromkeys(driver for driver, _ in TRAINED))
-    require(self.depth >= 1, f'model.depth={self.depth} must be at least 1 (K block passes)')
-    require(
-      0 <= self.depth_min <= self.depth,
-      f'model.depth_min={self.depth_min} must lie between 0 (fixed) and model.depth={self.depth}',
-    )
-    require(
-      self.convergence_weight >= 0,
-      f'model.convergence_weight={self.convergence_weight} must be 0 or more',
-    )
-    self.schedule  # noqa: B018 - parses, so that a mistake is reported here
-    if self.driver == 'chunked':
-      require(self.chunk >= 1, f"model.chunk={self.chunk} must be at least 1 for driver='chunked'")
-    if self.driver != 'unroll':
-      self.require_sequential_form(f'model.driver={self.driver!r}')
-    one_of('model.backward', self.backward, LOOPS)
-    self._check_gradient()
-
-  def _check_gradient(self):
-    one_of('model.gradient', self.gradient, GRADIENTS)
-    drivers = [driver for driver, gradient in TRAINED if gradient == self.gradient]
-    named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
-    one_of(f'{named}: model.driver', self.driver, drivers)
-    if self.gradient == 'full':
-      require(reach == 0, f'model.gradient_reach={reach} must be 0 for {named}')
-      return
-    unit = GRADIENTS[self.gradient]
-    require(reach >= 1, f'model.gradient_reach={reach} must be at least 1 ({unit}) for {named}')
-    if self.gradient == 'truncated' and self.driver == 'chunked':
-      require(
-        reach % self.chunk == 0,
-        f'model.gradient_reach={reach} must be a multiple of model.chunk={self.chunk}; '
-        f'use {reach // self.chunk * self.chunk or self.chunk}',
-      )
-    if self.gradient == 'last_passes':
-      least = self.schedule.depths()[0]
-      require(
-        reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
-      )
-      reads_embedding = corrections.variant_of(self.correction).network == 'inject'
-      require(
-        reads_embedding or not self.cumulative,
-        f'{named} leaves the embedding no gradient with model.cumulative=True and '
-        f"model.correction={self.correction!r}; use model.gradient='full'",
-      )
-    if self.gradient == 'implicit':
-      self.require_sequential_form(named)
-      require(
-        self.dropout == 0,
-        f'{named} needs model.dropout=0 (is {self.dropout}): a map that differs in every pass has '
-        'no fixed point',
-      )
-
-  @property
-  def trains_in_parallel(self):
-    return self.driver == 'unroll'
-
-  @property
-  def schedule(self) -> DepthSchedule:
-    """When training uses which K."""
-    return DepthSchedule.parse(self.depth, self.depth_min, self.depth_schedule)
-
-  def require_sequential_form(self, what: str):
-    for field in ('cumulative', 'self_inclusive'):
-      require(
-        not getattr(self, field),
-        f'{what} needs the sequential form, which model.{field}=True does not have; '
-        f'set model.{field}=False or use parallel passes (apply)',
-      )
 
 
 class CRTParts(NamedTuple):
@@ -188,6 +57,17 @@ class CRT(Model):
   counts = staticmethod(of_crt)
   work = staticmethod(work_of_crt)
   config: CRTConfig
+
+  def __post_init__(self):
+    config = self.config
+    drivers = [driver for driver, gradient in TRAINED if gradient == config.gradient]
+    one_of(f'model.gradient={config.gradient!r}: model.driver', config.driver, drivers)
+    reads_embedding = self.variant.network == 'inject'
+    require(
+      config.gradient != 'last_passes' or reads_embedding or not config.cumulative,
+      "model.gradient='last_passes' leaves the embedding no gradient with model.cumulative=True "
+      f"and model.correction={config.correction!r}; use model.gradient='full'",
+    )
 
   @property
   def variant(self) -> corrections.Variant:
@@ -240,7 +120,7 @@ class CRT(Model):
   def recurrence(self, params):
     parts = self.parts(params)
     shift = not self.config.self_inclusive
-    return Recurrence(parts.block, parts.summary, parts.inject, shift, self.config.pass_scan)
+    return Recurrence(parts.block, parts.summary, parts.inject, shift, pass_scan(self.config))
 
   def read(self, done: Passes) -> Array:
     """What the head reads of finished passes."""

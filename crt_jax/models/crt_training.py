@@ -6,10 +6,10 @@ One function for each driver and gradient, all of them like `CRT.hidden`; crt.py
 import jax
 
 from crt_jax.models.base import Hidden
-from crt_jax.models.config import require
 from crt_jax.recurrence import context, estimators
 from crt_jax.recurrence.backward import LOOPS, Loop
 from crt_jax.recurrence.state import varying_as
+from crt_jax.schema.fields import require
 
 
 def _begin(model, params, tokens_BxT, key, probe_R):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crt_jax.models.config import require
 from crt_jax.recurrence.state import DecodeState
+from crt_jax.schema.fields import require
 
 Array = jax.Array
 

@@ -12,8 +12,9 @@ from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.latent_attention import KeysValues, LatentAttention
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.transformer_layer import TransformerLayer
-from crt_jax.models.config import ModelConfig
+from crt_jax.models.config import layer_scan
 from crt_jax.recurrence.layers import stack
+from crt_jax.schema import ModelConfig
 
 Array = jax.Array
 
@@ -41,7 +42,7 @@ class LayerStack:
   def block(self, params_N: dict) -> Callable:
     """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence, see recurrence/layers.py."""
     layer = functools.partial(apply_module, self.layer)
-    return functools.partial(stack, layer, params_N, scan=self.config.layer_scan)
+    return functools.partial(stack, layer, params_N, scan=layer_scan(self.config))
 
   def cache(self, batch: int, max_len: int) -> dict[str, Array]:
     """Empty keys and values, [N, B, H, S, A] in the compute dtype."""

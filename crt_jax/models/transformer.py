@@ -16,9 +16,7 @@ from crt_jax import sharding
 from crt_jax.layers.linear import Embedding, Linear, contract
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
-from crt_jax.layers.rotary import KINDS
 from crt_jax.models.base import Hidden, Model
-from crt_jax.models.config import ModelConfig, one_of, require
 from crt_jax.models.counts import of_transformer
 from crt_jax.models.inputs import check_tokens
 from crt_jax.models.stack import (
@@ -29,68 +27,9 @@ from crt_jax.models.stack import (
   roformer_stack,
 )
 from crt_jax.recurrence.state import DecodeState, advance
+from crt_jax.schema import ModelConfig, TransformerConfig
 
 Array = jax.Array
-
-STYLES = ('roformer', 'roformer_head_ffn', 'cart_dense')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig):
-  """Fields of a transformer.
-
-  Attributes:
-    layers: N.
-    style: 'roformer', 'roformer_head_ffn' or 'cart_dense'.
-    rotary: kind of angles; required for the roformer styles, 'standard' in 'cart_dense'.
-    rotary_theta: base of the 'standard' kind.
-    norm_eps: of 'cart_dense'; the roformer styles use 1e-5.
-    latent_ratio: of 'cart_dense'; keys and values pass through width // latent_ratio, as in the
-      prelude of a CART; 0 = full rank.
-  """
-
-  layers: int
-  style: str = 'roformer'
-  rotary: str = ''
-  rotary_theta: float = 1e4
-  norm_eps: float = 1e-6
-  latent_ratio: int = 0
-
-  def __post_init__(self):
-    one_of('model.style', self.style, STYLES)
-    if self.style == 'cart_dense':
-      if not self.heads and not self.head_width:
-        object.__setattr__(self, 'head_width', 64)
-      if not self.rotary:
-        object.__setattr__(self, 'rotary', 'standard')
-      require(
-        self.rotary == 'standard',
-        f"model.rotary={self.rotary!r} must be 'standard' for model.style='cart_dense'",
-      )
-    super().__post_init__()
-    require(self.layers >= 1, f'model.layers={self.layers} must be at least 1')
-    require_rotary(self.rotary)
-    require(
-      self.latent_ratio == 0 or self.style == 'cart_dense',
-      f"model.latent_ratio={self.latent_ratio} needs model.style='cart_dense'; use 0",
-    )
-    require_latent_ratio(self)
-
-
-def require_latent_ratio(config: ModelConfig):
-  """Raises ValueError unless the width of the latent is whole, or there is none."""
-  ratio, width = config.latent_ratio, config.width
-  require(
-    ratio == 0 or (ratio > 0 and width % ratio == 0),
-    f'model.latent_ratio={ratio} must be 0 (full rank) or divide model.width={width}',
-  )
-
-
-def require_rotary(rotary: str):
-  """Weights mean nothing without the angles they were trained with, so there is no default."""
-  choices = ', '.join(map(repr, KINDS))
-  require(rotary, f'model.rotary is missing; choose one of {choices} (crt: integer_reversed)')
-  one_of('model.rotary', rotary, KINDS)
 
 
 class TransformerParts(NamedTuple):

@@ -34,7 +34,7 @@ def train(
   writes a sample.
 
   Args:
-    config: a complete config (configs/base.py).
+    config: a complete config (crt_jax/schema).
     path: the work directory (workdir.py says what lies in it).
     fork: continue a run whose config differs from this one.
     reset_optimizer: of a fork, see setup.prepare.

@@ -1,8 +1,6 @@
 """The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate
 (docs/crt.md, 8.2)."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,31 +55,6 @@ def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
   if config.frozen:
     parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
   return optax.chain(*parts)
-
-
-def check_optimizer(config) -> None:
-  """Raises ValueError, naming the field, for a config.optimizer that make_optimizer would
-  misread."""
-  for field, allowed in (
-    ('name', ('adamw', 'adam')),
-    ('schedule', ('constant', 'cosine')),
-    ('decay_mask', ('all', 'all_but_gate', 'matrices')),
-  ):
-    if config[field] not in allowed:
-      raise ValueError(f'optimizer.{field}={config[field]!r} must be one of {", ".join(allowed)}')
-  for field in ('learning_rate', 'eps'):
-    if not 0 < config[field] < math.inf:
-      raise ValueError(f'optimizer.{field}={config[field]} must be positive and finite')
-  for field in ('warmup_steps', 'final_learning_rate', 'weight_decay', 'clip_norm'):
-    if not 0 <= config[field] < math.inf:
-      raise ValueError(f'optimizer.{field}={config[field]} must be 0 or more, and finite')
-  for field in ('b1', 'b2'):
-    if not 0 <= config[field] < 1:
-      raise ValueError(f'optimizer.{field}={config[field]} must be in [0, 1)')
-  if config.name == 'adam' and config.weight_decay:
-    raise ValueError(
-      "optimizer.weight_decay has no effect with optimizer.name='adam'; use 'adamw' or 0"
-    )
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from crt_jax import schema
 from crt_jax.training.launch import wait_until
 from crt_jax.training.origin import commit, versions
 from crt_jax.training.preemption import StopSignal, leave
@@ -79,7 +80,7 @@ def agree(what: str, value: dict[str, Any]) -> None:
   if here is None:
     return
   service, me, count = here
-  text = json.dumps(flat(value), sort_keys=True, default=str)
+  text = json.dumps(schema.flat(value), sort_keys=True, default=str)
   digest = hashlib.sha256(text.encode()).hexdigest()
   service.key_value_set(f'{PREFIX}/{what}/value/{me}', text)
   service.key_value_set(f'{PREFIX}/{what}/digest/{me}', digest)
@@ -155,14 +156,6 @@ ADVICE = {
   'config': 'start all with the same command, or separate runs with --distributed=off',
   'work directory': '--workdir must be on a file system that all hosts share',
 }
-
-
-def flat(value: dict, prefix: str = '') -> dict[str, Any]:
-  """Nested dicts as one, with dotted names."""
-  found = {}
-  for name, x in value.items():
-    found |= flat(x, f'{prefix}{name}.') if isinstance(x, dict) else {f'{prefix}{name}': x}
-  return found
 
 
 def software() -> dict[str, Any]:

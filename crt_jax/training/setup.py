@@ -3,7 +3,6 @@ or at the last checkpoint."""
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, placing, sharding
+from crt_jax import data, decoding, evaluation, placing, schema, sharding
 from crt_jax.convert import warm_start
 from crt_jax.models import kernels, platform
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
@@ -64,6 +63,7 @@ def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run
   plan = check(config, path, fork, reset_optimizer)
   if plan is None:
     return None
+  config = plan.config
   dataset = open_data(plan)
   directory, checkpoints, start, clock = open_run(plan, dataset)
   fixed = plan.model, plan.optimizer, plan.schedule, config, plan.abstract, plan.mesh
@@ -126,13 +126,13 @@ class Plan:
 def check(config, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
   """Returns what is to be run; None when it is finished already."""
   show_any_text()
+  config = check_config(config)
   processes.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
   if reset_optimizer and not fork:
     raise ValueError('--reset_optimizer begins the state anew in a fork; add --fork')
   model = crt_jax.build(config.model, jax.devices()[0])
-  check_config(config)
   evaluation.forms(evaluation.scoring_model(model, config), config)
   changed = workdir.check_workdir(path, config, fork)
   finished = workdir.finished_step(path)
@@ -302,45 +302,13 @@ def check_continuation(config, path: str, record: dict, identity: dict, settled:
     checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
 
 
-def check_finite(config) -> None:
-  """Raises ValueError, naming the field, for a number that is infinite or NaN: no field means
-  anything then, and JSON has no word for it."""
-  for name, value in processes.flat(workdir.plain(config)).items():
-    for number in value if isinstance(value, list) else [value]:
-      if isinstance(number, float) and not math.isfinite(number):
-        raise ValueError(f'{name}={number} must be a finite number')
+def check_config(config):
+  """Returns the config complete and in its types.
 
-
-def check_config(config) -> None:
-  """Raises ValueError, naming the field, for values that the other sections do not check
-  themselves."""
-  check_finite(config)
-  optimizer.check_optimizer(config.optimizer)
-  for name, seed in (
-    ('seed', config.seed),
-    ('eval.seed', config.eval.seed),
-    ('sample.seed', config.sample.seed),
-  ):
-    data.check_seed(seed, name)
-  sharding.check_gather(config.mesh)
-  for section, fields in (
-    (
-      'train',
-      ('steps', 'accumulation', 'log_every', 'eval_every', 'checkpoint_every', 'keep_checkpoints'),
-    ),
-    ('eval', ('batches', 'during_training_batches', 'windows')),
-    ('sample', ('num_tokens',)),
-  ):
-    for field in fields:
-      if config[section][field] < 1:
-        raise ValueError(f'{section}.{field}={config[section][field]} must be at least 1')
-  for section, field, none in (
-    ('train', 'telemetry_every', 'never'),
-    ('eval', 'jacobian_iterations', 'never'),
-    ('eval', 'whole_tokens', 'bounded by the training'),
-  ):
-    if config[section][field] < 0:
-      raise ValueError(f'{section}.{field}={config[section][field]} must be 0 ({none}) or more')
+  Raises:
+    ValueError: a value that is wrong or that the model cannot use; names the field.
+  """
+  config = schema.check(config)
   model = crt_jax.build(config.model)
   if config.train.telemetry_every:
     model.check_telemetry()
@@ -349,11 +317,4 @@ def check_config(config) -> None:
       f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a {config.model.name} has no '
       'recurrence; use 0'
     )
-  for field, allowed in (('sample', evaluation.SAMPLES), ('dtype', evaluation.DTYPES)):
-    if config.eval[field] not in allowed:
-      raise ValueError(
-        f'eval.{field}={config.eval[field]!r} must be one of {", ".join(map(repr, allowed))}'
-      )
-  for depth in config.eval.depths:
-    if depth < 1:
-      raise ValueError(f'eval.depths={config.eval.depths}: every depth must be at least 1')
+  return config

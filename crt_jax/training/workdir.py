@@ -21,7 +21,7 @@ import pathlib
 import jax
 import ml_collections
 
-from crt_jax import json_text, storage
+from crt_jax import json_text, schema, storage
 from crt_jax.training.launch import wait_until
 from crt_jax.training.lock import NAME as LOCK
 from crt_jax.training.lock import hold
@@ -31,20 +31,6 @@ from crt_jax.training.origin import now, origin
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
 ATTEMPTS = 'attempts'  # may be there before the run is
-# Fields that are younger than some runs, which go on as if they had had these values.
-ADDED = {
-  'eval.whole_tokens': 0,
-  'train.init_from': '',
-  'mesh.gather': 'step',
-  'model.unroll_scans': 'auto',
-}
-# Defaults that have changed, before and after, without changing what is computed.
-DEFAULTS = {
-  'model.attention_kernel': ('xla', 'auto'),
-  'model.remat': ('none', 'auto'),
-  'model.unroll_scans': (False, 'auto'),
-  'model.loss_chunk_mib': (64, 0),
-}
 SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
 
 
@@ -188,17 +174,19 @@ def saved_config(path: str | pathlib.Path) -> dict:
   return read_json(file)['config']
 
 
-def changed_fields(saved: dict, config: dict, prefix: str = '') -> dict[str, list]:
-  """Returns dotted name -> [saved, now] of every field in which two plain configs differ."""
-  changed = {}
-  for name in [*saved, *(n for n in config if n not in saved)]:
-    old = saved.get(name, ADDED.get(prefix + name, '(absent)'))
-    new = config.get(name, '(absent)')
-    if isinstance(old, dict) and isinstance(new, dict):
-      changed |= changed_fields(old, new, f'{prefix}{name}.')
-    elif old != new and (old, new) != DEFAULTS.get(prefix + name):
-      changed[prefix + name] = [old, new]
-  return changed
+def changed_fields(saved: dict, config: dict) -> dict[str, list]:
+  """Returns dotted name -> [saved, now] of every field in which two plain configs differ. A field
+  that a saved config does not have, being older, counts as its default."""
+  old, new = schema.flat(saved), schema.flat(config)
+  for name in new.keys() - old.keys():
+    default = schema.default(name, old.get('model.name', ''))
+    if default is not None:
+      old[name] = default
+  return {
+    name: [old.get(name, '(absent)'), new.get(name, '(absent)')]
+    for name in [*old, *(name for name in new if name not in old)]
+    if name not in old or name not in new or old[name] != new[name]
+  }
 
 
 def read_json(path: pathlib.Path) -> dict:

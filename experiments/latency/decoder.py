@@ -13,7 +13,7 @@ from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.keys import random_key
-from crt_jax.models.config import one_of, require
+from crt_jax.schema.fields import one_of, require
 from experiments.latency.launches import launches
 
 PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the token fetched each time

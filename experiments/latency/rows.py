@@ -47,7 +47,7 @@ def plan(config, models: dict[str, dict]) -> list[Entry]:
   import crt_jax
   from crt_jax.decoding.sampling import Sampling
   from crt_jax.models.base import PREFILL_METHODS
-  from crt_jax.models.config import one_of
+  from crt_jax.schema.fields import one_of
   from experiments.latency.decoder import Point
 
   for name in ('tokens', 'rounds', 'warmup', 'bandwidth_megabytes'):

@@ -58,8 +58,8 @@ def train_and_keep(
   Raises:
     ValueError: a mistake in the config, before anything is compiled.
   """
+  config = setup.check_config(config)
   model = crt_jax.build(config.model)
-  setup.check_config(config)
   kernels.check_device(model.config)
   evaluation.forms(model, config)
   dataset = data.prepare(config.data)

@@ -10,6 +10,7 @@ import pytest
 
 import crt_jax
 from configs import base
+from crt_jax import schema
 from crt_jax.convert.reference import export_arrays, import_params
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.training.optimizer import make_optimizer
@@ -132,7 +133,7 @@ def check_gradients_and_step(config, params, grad, tree, arrays, **recipe):
   # The reference's own gradients: Adam would amplify the round-off of those that are truly zero.
   reference = {key: arrays[f'grad/{key}'] for key in grad}
   tree = import_params(config, reference)
-  optimizer = base.base(base.crt_model()).optimizer
+  optimizer = schema.experiment(base.crt_model()).optimizer
   optimizer.update(recipe)
   chain = make_optimizer(optimizer, crt_jax.build(config), steps=1)
   updates, _ = chain.update(tree, chain.init(params), params)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from crt_jax.data import corpora, documents
-from crt_jax.data.config import resolve
+from crt_jax.schema.data import resolve
 
 
 def corpus_of(**fields):

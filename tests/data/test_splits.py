@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crt_jax.data.config import resolve
 from crt_jax.data.documents import Corpus, Document, leading_bits, survey
 from crt_jax.data.splits import contiguous_cut, held_out, split_rule
+from crt_jax.schema.data import resolve
 
 
 def survey_of(texts):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crt_jax.data import tokenizers, vocabularies
-from crt_jax.data.config import resolve
 from crt_jax.data.documents import Document
+from crt_jax.schema.data import resolve
 
 TEXTS = [
   'Call me Ishmael. Some years ago — never mind how long precisely —\r\n' * 20,

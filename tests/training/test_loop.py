@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from configs import base
-from crt_jax import sharding
+from crt_jax import schema, sharding
 from crt_jax.data import tokenizers
 from crt_jax.models import platform
 from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
@@ -93,7 +92,7 @@ def mixture(tmp_path_factory):
     (folder / f'{name}.txt').write_text(text * 200)
   with (config := tiny_config()).unlocked():
     config.data.update(corpus='mixture', interleave='b:2, a:1', chunk_tokens=16)
-    config.data.sources = {n: base.source(files=str(folder / f'{n}.txt')) for n in 'ab'}
+    config.data.sources = {n: schema.source(files=str(folder / f'{n}.txt')) for n in 'ab'}
     config.data.sampling = 'in_order'
     config.eval.update(sample='first', windows=5, whole=True)
     config.train.update(steps=4, log_every=2, eval_every=2)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from crt_jax import schema
 from crt_jax.training import optimizer as optimizer_lib
 from tests.close import assert_close
 from tests.contract.models import model_of
@@ -201,4 +202,4 @@ def test_decay_alone_draws_the_published_curve():
 )
 def test_wrong_values_name_the_field(field, value):
   with pytest.raises(ValueError, match=f'optimizer.{field}='):
-    optimizer_lib.check_optimizer(optimizer_config(**{field: value}))
+    schema.resolve(schema.OptimizerConfig, optimizer_config(**{field: value}))

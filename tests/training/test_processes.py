@@ -3,15 +3,15 @@ tests/end_to_end/test_processes.py."""
 
 import dataclasses
 
-from crt_jax import data
+from crt_jax import data, schema
 from crt_jax.training import processes
 from crt_jax.training.preemption import StopSignal
 from tests.training.tiny import tiny_config
 
 
 def test_a_difference_names_field_values_and_processes():
-  first = processes.flat({'data': {'batch_size': 8, 'corpus': 'sotu'}, 'seed': 1})
-  other = processes.flat({'data': {'batch_size': 16, 'corpus': 'sotu'}, 'seed': 1, 'new': 2})
+  first = schema.flat({'data': {'batch_size': 8, 'corpus': 'sotu'}, 'seed': 1})
+  other = schema.flat({'data': {'batch_size': 16, 'corpus': 'sotu'}, 'seed': 1, 'new': 2})
   line = processes.difference('config', 3, 4, first, other)
   assert line.startswith(
     'process 3 of 4 has other config than process 0: data.batch_size is 16 there and 8 on '

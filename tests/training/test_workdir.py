@@ -74,7 +74,7 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
 
 
 def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
-  """As if it had the value that changes nothing; with another one it is another run."""
+  """It counts as the field's default; with another value it is another run."""
   open_new(tmp_path)
   config = workdir.saved_config(tmp_path)
   del config['mesh']['gather'], config['train']['init_from']
@@ -82,15 +82,3 @@ def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
   assert workdir.check_workdir(tmp_path, tiny_config(), fork=False) == {}
   with pytest.raises(ValueError, match=r"train.init_from \(was '', now 'runs/other'\)"):
     workdir.check_workdir(tmp_path, tiny_config(**{'train.init_from': 'runs/other'}), fork=False)
-
-
-def test_a_run_goes_on_under_defaults_that_compute_the_same(tmp_path):
-  open_new(tmp_path)
-  config = workdir.saved_config(tmp_path)
-  former = {name.removeprefix('model.'): old for name, (old, _) in workdir.DEFAULTS.items()}
-  assert not any(config['model'][name] == old for name, old in former.items())
-  config['model'].update(former)
-  workdir.write_json(tmp_path / 'config.json', {'config': config, 'forks': []})
-  assert workdir.check_workdir(tmp_path, tiny_config(), fork=False) == {}
-  with pytest.raises(ValueError, match=r"model.remat \(was 'none', now 'layer'\)"):
-    workdir.check_workdir(tmp_path, tiny_config(**{'model.remat': 'layer'}), fork=False)

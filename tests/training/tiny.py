@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from configs import base
+from crt_jax import schema
 from crt_jax.training import checkpoint, loop, preemption, workdir
 
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
@@ -17,9 +18,9 @@ def get_config(arguments=''):
   """Also a config file: --config=tests/training/tiny.py, or tiny.py:transformer."""
   model = dict(layers=1, width=16, heads=2, dropout=0.1)
   if arguments == 'transformer':
-    config = base.base(base.transformer_model(**model))
+    config = schema.experiment(base.transformer_model(**model))
   else:
-    config = base.base(base.crt_model(depth=2, depth_min=1, **model))
+    config = schema.experiment(base.crt_model(depth=2, depth_min=1, **model))
   config.data.update(sequence_length=16, batch_size=8)
   config.optimizer.learning_rate = 3e-3
   config.train.update(steps=12, log_every=3, eval_every=4, checkpoint_every=4)

@@ -7,6 +7,7 @@ import pytest
 
 from configs import base
 from configs import bptt_study as study_config
+from crt_jax import schema
 from experiments.bptt_study import pieces
 
 
@@ -96,7 +97,7 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
 
 def test_mistakes_are_named_before_anything_is_compiled(tmp_path):
   with pytest.raises(ValueError, match='no study of gradients'):
-    pieces.run(base.base(base.crt_model()), 'unused')
+    pieces.run(schema.experiment(base.crt_model()), 'unused')
   with pytest.raises(
     ValueError, match='--only=c: the study has base, gradients, chunks_of_16, exact'
   ):

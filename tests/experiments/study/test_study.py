@@ -8,7 +8,7 @@ import pytest
 
 from configs import base
 from configs.studies import gate
-from crt_jax import data
+from crt_jax import data, schema
 from crt_jax.models import base as models
 from crt_jax.training import optimizer
 from crt_jax.training.state import TrainState
@@ -18,7 +18,7 @@ from experiments.study.stacked import train_stacked
 
 
 def tiny():
-  config = base.base(base.cart_model(width=64, prelude_layers=2, loops=2))
+  config = schema.experiment(base.cart_model(width=64, prelude_layers=2, loops=2))
   config.data.update(sequence_length=16, batch_size=2, validation_fraction=0.0005)
   config.optimizer.update(learning_rate=1e-2, weight_decay=0.5)
   config.train.update(steps=4, log_every=2, telemetry_every=2)
@@ -87,7 +87,7 @@ def test_what_is_done_is_not_done_again(done, monkeypatch, capsys):
 
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match='names no study'):
-    variants.run(base.base(base.cart_model()), 'unused')
+    variants.run(schema.experiment(base.cart_model()), 'unused')
   with pytest.raises(ValueError, match='--only=c: the study has a, b'):
     variants.run(tiny(), 'unused', only=('c',))
   wrong = variants.variant_config(tiny(), 'a')

@@ -6,6 +6,10 @@ import re
 
 import numpy as np
 
+from crt_jax.schema.fields import require
+
+MOST_DEPTHS = 256  # each is compiled before the first step
+
 
 @dataclasses.dataclass(frozen=True)
 class DepthSchedule:
@@ -18,6 +22,14 @@ class DepthSchedule:
 
   starts: tuple[int, ...]
   ranges: tuple[tuple[int, int], ...]
+
+  def __post_init__(self) -> None:
+    drawn = sum(high - low + 1 for low, high in self.ranges)
+    require(
+      drawn <= MOST_DEPTHS,
+      f'training would draw {drawn} different depths, each compiled before step 1; draw at most '
+      f'{MOST_DEPTHS}',
+    )
 
   @classmethod
   def parse(cls, depth: int, depth_min: int, text: str) -> 'DepthSchedule':

@@ -1,0 +1,55 @@
+"""What a config may say: one dataclass per section, from which defaults, checks and help follow.
+
+from crt_jax import schema
+
+def get_config():
+  config = schema.experiment(schema.crt_model(layers=2, width=64, heads=2, rotary='standard'))
+  config.train.steps = 100
+  return config
+"""
+
+from crt_jax.schema.data import DataConfig, SourceConfig
+from crt_jax.schema.evaluation import EvalConfig, SampleConfig
+from crt_jax.schema.experiment import (
+  SECTIONS,
+  cart_model,
+  check,
+  crt_model,
+  default,
+  experiment,
+  flat,
+  meaning,
+  source,
+  transformer_model,
+)
+from crt_jax.schema.fields import Section, complete, field, resolve
+from crt_jax.schema.model import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
+
+__all__ = [
+  'CARTConfig',
+  'CRTConfig',
+  'DataConfig',
+  'EvalConfig',
+  'MeshConfig',
+  'ModelConfig',
+  'OptimizerConfig',
+  'SECTIONS',
+  'SampleConfig',
+  'Section',
+  'SourceConfig',
+  'TrainConfig',
+  'TransformerConfig',
+  'cart_model',
+  'check',
+  'complete',
+  'crt_model',
+  'default',
+  'experiment',
+  'field',
+  'flat',
+  'meaning',
+  'resolve',
+  'source',
+  'transformer_model',
+]

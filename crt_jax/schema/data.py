@@ -1,0 +1,211 @@
+"""`config.data`: where the text comes from, how it is tokenised, split and drawn from."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from crt_jax.schema import fields
+from crt_jax.schema.fields import LARGEST, Section, field, near, require
+
+CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>')
+MIXTURE = 'mixture'
+TASK = 'pointer_chasing'
+TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig(Section):
+  """One corpus of a mixture; what is not here holds for all of them and stands in DataConfig."""
+
+  section: ClassVar[str] = 'data.sources'
+
+  corpus: str = field('files', "as data.corpus, except 'mixture'")
+  files: str = field('', "glob of .txt and .jsonl files, plain or .gz, of corpus='files'")
+  validation_files: str = field('', "glob of the validation split; '' = split off from files")
+  text_field: str = field('text', 'of .jsonl lines and TFDS features')
+  max_tokens: int = field(
+    0, 'tokens of its training split that are used', least=0, most=2**53, zero='all'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Section):
+  """Where the text comes from, how it is tokenised and split, and how windows are drawn from it."""
+
+  section: ClassVar[str] = 'data'
+
+  corpus: str = field(
+    'moby_dick',
+    "moby_dick, sotu, files, tfds:NAME, mixture, or a task: 'pointer_chasing:levels=3,keys=5'",
+  )
+  files: str = field('', "glob of .txt and .jsonl files, plain or .gz, of corpus='files'")
+  validation_files: str = field('', "glob of the validation split; '' = split off from files")
+  text_field: str = field('text', 'of .jsonl lines and TFDS features')
+  sources: dict[str, SourceConfig] = field({}, "of corpus='mixture': name -> source")
+  interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
+  chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
+  tfds_dir: str = field('', "where prepared TFDS sets lie; '' = TFDS's default")
+  tokenizer: str = field('bytes', 'bytes, bpe, gpt2, gpt2:DIR, or the path of a tokenizer.json')
+  vocab_size: int = field(
+    256, 'tokens of a trained BPE, special ones included; 256 for bytes', least=1, most=2**24
+  )
+  bpe_recipe: str = field(
+    'default', 'of a trained BPE', choices={'default': '', 'crt': "the CRT paper's"}
+  )
+  bpe_documents: int = field(
+    0, 'the BPE is trained on the first so many', least=0, most=LARGEST, zero='all'
+  )
+  separator: str = field('none', 'between documents', choices=('none', 'eos', 'bos_eos'))
+  split: str = field(
+    'auto',
+    'how the validation split is taken off',
+    choices={
+      'auto': 'document_hash where there are many documents',
+      'document_hash': 'whole documents',
+      'contiguous': 'the end of the text',
+    },
+  )
+  validation_fraction: float = field(
+    0.1, 'share of the documents, or of the tokens', above=0, below=1
+  )
+  sequence_length: int = field(256, 'tokens that a model sees at once, T', least=1, most=2**24)
+  batch_size: int = field(
+    16, 'rows of the global batch, B; divisible by mesh.data * mesh.fsdp', least=1, most=2**24
+  )
+  sampling: str = field(
+    'shuffled',
+    'how windows are drawn',
+    choices={
+      'shuffled': 'each once an epoch',
+      'random_offsets': 'anywhere',
+      'in_order': 'as in the file',
+    },
+  )
+  cache_dir: str = field('', "of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax")
+
+  def check(self) -> None:
+    if self.corpus == MIXTURE:
+      _check_mixture(self)
+    else:
+      _check_corpus(self, 'data', (*CORPORA, MIXTURE, TASK))
+    _check_unread(self, 'data')
+    require(
+      not self.validation_files or self.split == 'auto',
+      f'data.split={self.split!r} splits nothing off where data.validation_files is set; '
+      "use data.split='auto'",
+    )
+    _check_tokenizer(self)
+
+  @property
+  def cache_root(self) -> Path:
+    """The folder that holds all packed data of this user."""
+    root = self.cache_dir or os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax'
+    return expanded('data.cache_dir', root).absolute()
+
+  @property
+  def pattern(self) -> dict[str, int]:
+    """Chunks of each source in one period of a mixture, in order; from `interleave`."""
+    entries = [entry.strip().partition(':') for entry in self.interleave.split(',')]
+    return {name: int(chunks) for name, _, chunks in entries}
+
+  def of_source(self, name: str) -> 'DataConfig':
+    """The configuration of one corpus of a mixture, as if it were alone."""
+    own = {key: value for key, value in vars(self.sources[name]).items() if key != 'max_tokens'}
+    return dataclasses.replace(self, sources={}, interleave='', **own)
+
+
+def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
+  """The complete, checked configuration of `config.data`, as fields.resolve."""
+  return fields.resolve(DataConfig, config)
+
+
+def expanded(name: str, path: str) -> Path:
+  """The path that may begin with ~. Raises ValueError, naming the field, where this machine knows
+  no such home directory."""
+  try:
+    return Path(path).expanduser()
+  except RuntimeError:
+    raise ValueError(
+      f'{name}={path!r}: there is no home directory here; set {name} to a whole path'
+    ) from None
+
+
+def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iterable[str]) -> None:
+  corpus = config.corpus
+  is_task = choices is not CORPORA and corpus.partition(':')[0] == TASK
+  is_tfds = corpus.startswith('tfds:') and corpus != 'tfds:'
+  known = corpus in CORPORA[:3] or is_tfds or is_task
+  if not known:
+    raise ValueError(
+      f'{section}.corpus={corpus!r} is unknown{near(corpus, choices)} (one of {", ".join(choices)})'
+    )
+  if corpus == 'files' and not config.files:
+    raise ValueError(
+      f"{section}.files is empty but {section}.corpus='files'; set it to a glob such as "
+      "'/texts/*.txt'"
+    )
+
+
+def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
+  """Raises ValueError where a field is set that nothing reads: the text would be another."""
+  readers = {'files': ('files',), 'validation_files': ('files',), 'text_field': ('files', 'tfds')}
+  sources = getattr(config, 'sources', {})
+  corpora = [source.corpus for source in sources.values()] or [config.corpus]
+  for name, kinds in readers.items():
+    _refuse_unread(config, section, name, kinds, [config.corpus])
+  if isinstance(config, DataConfig):
+    _refuse_unread(config, section, 'tfds_dir', ('tfds',), corpora)
+
+
+def _refuse_unread(
+  config: SourceConfig | DataConfig, section: str, name: str, kinds: tuple, corpora: list[str]
+) -> None:
+  value, default = getattr(config, name), getattr(type(config), name)
+  if value == default or any(corpus.partition(':')[0] in kinds for corpus in corpora):
+    return
+  place = f'{section}.sources.NAME' if config.corpus == MIXTURE else section
+  raise ValueError(
+    f'{section}.{name}={value!r} is read only where {place}.corpus is '
+    f'{" or ".join(map(repr, kinds))}, and {section}.corpus={config.corpus!r}; '
+    f'set {place}.corpus, or {section}.{name}={default!r}'
+  )
+
+
+def _check_mixture(config: DataConfig) -> None:
+  if not config.sources:
+    raise ValueError("data.sources is empty but data.corpus='mixture'; name at least one corpus")
+  given = [entry.strip() for entry in config.interleave.split(',')]
+  for entry in given:
+    if not re.fullmatch(r'\w+:[1-9]\d{0,6}', entry):
+      raise ValueError(
+        f"data.interleave entry {entry!r} must read 'name:chunks', as in 'tiny:3, wiki:3, edu:4'"
+      )
+  named, sources = [entry.partition(':')[0] for entry in given], list(config.sources)
+  for name in named:
+    if name not in sources:
+      raise ValueError(
+        f'data.interleave names {name!r}, which is no source{near(name, sources)} '
+        f'(there are {", ".join(sources)})'
+      )
+  if sorted(named) != sorted(sources):
+    raise ValueError(
+      f'data.interleave={config.interleave!r} must name each of {", ".join(sources)} once; '
+      'give the others chunks, or take them out of data.sources'
+    )
+  for name, source in config.sources.items():
+    _check_corpus(source, f'data.sources.{name}', CORPORA)
+    _check_unread(source, f'data.sources.{name}')
+
+
+def _check_tokenizer(config: DataConfig) -> None:
+  name = config.tokenizer
+  if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
+    return
+  if not expanded('data.tokenizer', name).is_file():
+    raise ValueError(
+      f'data.tokenizer={name!r} is neither a file nor one of {", ".join(TOKENIZERS)}'
+      f'{near(name, TOKENIZERS[:3])}'
+    )

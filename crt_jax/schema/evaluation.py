@@ -1,0 +1,56 @@
+"""`config.eval` and `config.sample`: how a model is scored, and the text it writes."""
+
+import dataclasses
+from typing import ClassVar
+
+from crt_jax.schema.fields import LARGEST, SEEDS, Section, field
+from crt_jax.schema.model import DEEPEST
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig(Section):
+  """What is scored in training and at its end (evaluation/protocols.py)."""
+
+  section: ClassVar[str] = 'eval'
+
+  sample: str = field(
+    'random',
+    'windows that are scored',
+    choices={'random': "as in CRT's paper", 'first': "as in CART's"},
+  )
+  batches: int = field(20, 'of sample=random, the same every time', least=1, most=LARGEST)
+  seed: int = field(42, 'of sample=random', least=0, most=SEEDS)
+  windows: int = field(50, 'of sample=first', least=1, most=LARGEST)
+  whole: bool = field(True, 'at the end, every token of the validation sets is scored once too')
+  whole_tokens: int = field(
+    0,
+    'but no more of each set in each form',
+    least=0,
+    most=2**53,
+    zero='2^20, or a tenth of the training for all forms of a set together',
+  )
+  depths: tuple[int, ...] = field(
+    (), 'parallel K at the end; () = the configured one', least=1, most=DEEPEST
+  )
+  sequential: bool = field(False, 'at the end, the exact recurrence is scored too')
+  during_training_batches: int = field(20, 'of sample=random, in training', least=1, most=LARGEST)
+  dtype: str = field(
+    '', "scored in; '' = model.dtype", choices=('', 'float32', 'bfloat16', 'float16')
+  )
+  jacobian_iterations: int = field(
+    0, "power iterations for the recurrence's Jacobian", least=0, most=DEEPEST, zero='never'
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig(Section):
+  """The text that a trained model writes at the end."""
+
+  section: ClassVar[str] = 'sample'
+
+  prompt: str = field('The ', 'its beginning')
+  num_tokens: int = field(200, 'that follow', least=1, most=2**20)
+  temperature: float = field(0.8, '', least=0, most=1e6, zero='the most likely token')
+  top_k: int = field(50, 'most likely tokens that are drawn from', least=0, most=2**24, zero='all')
+  top_p: float = field(0.95, 'probability of those that are drawn from', above=0, most=1)
+  seed: int = field(0, 'of the draws', least=0, most=SEEDS)

@@ -1,0 +1,136 @@
+"""A whole config: its sections, their defaults, what is wrong with it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ml_collections import ConfigDict
+
+from crt_jax.schema import fields
+from crt_jax.schema.data import DataConfig, SourceConfig
+from crt_jax.schema.evaluation import EvalConfig, SampleConfig
+from crt_jax.schema.fields import SEEDS, Section, Values, complete, field, near, values_of
+from crt_jax.schema.model import (
+  CART_HEAD_WIDTH,
+  MODELS,
+  CARTConfig,
+  CRTConfig,
+  ModelConfig,
+  TransformerConfig,
+)
+from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
+
+SECTIONS: dict[str, type[Section]] = {
+  'data': DataConfig,
+  'optimizer': OptimizerConfig,
+  'train': TrainConfig,
+  'eval': EvalConfig,
+  'mesh': MeshConfig,
+  'sample': SampleConfig,
+}
+# Read by experiments.study and experiments.bptt_study alone.
+STUDY = 'study'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole(Section):
+  """Fields that stand in no section."""
+
+  section: ClassVar[str] = 'config'
+
+  seed: int = field(42, 'of parameters, data order, dropout and drawn depths', least=0, most=SEEDS)
+
+
+def crt_model(**changes: Any) -> dict[str, Any]:
+  """All fields of a CRT, `changes` on the defaults; `experiment` adds the vocabulary of the
+  data."""
+  return complete(CRTConfig, {'name': 'crt', **changes})
+
+
+def cart_model(**changes: Any) -> dict[str, Any]:
+  """All fields of a CART, as `crt_model`."""
+  return complete(CARTConfig, {'name': 'cart', 'head_width': CART_HEAD_WIDTH, **changes})
+
+
+def transformer_model(**changes: Any) -> dict[str, Any]:
+  """All fields of a transformer, as `crt_model`."""
+  return complete(TransformerConfig, {'name': 'transformer', **changes})
+
+
+def source(**changes: Any) -> ConfigDict:
+  """All fields of one corpus of a mixture."""
+  return ConfigDict(complete(SourceConfig, changes))
+
+
+def experiment(model: Mapping[str, Any]) -> ConfigDict:
+  """A complete config around a model: every field that the code reads, so that a misspelt one is
+  refused. It trains on the embedded novel, as bytes.
+
+  Args:
+    model: from `crt_model`, `cart_model` or `transformer_model`, or the fields of a registered one.
+  """
+  config = ConfigDict(complete(Whole, {}))
+  for name, cls in SECTIONS.items():
+    config[name] = ConfigDict(complete(cls, {}))
+  config.model = ConfigDict({**model, 'vocab_size': config.data.get_ref('vocab_size')})
+  config.eval.sequential = model['name'] == 'crt'
+  return config
+
+
+def check(config: ConfigDict) -> ConfigDict:
+  """The config with every field and each in its type, locked. The model's section stays as it is:
+  it is checked where the model is built.
+
+  Raises:
+    ValueError: a value that no run could mean; one line that names the field and the fix.
+  """
+  known = {'seed', *SECTIONS, ModelConfig.section, STUDY}
+  for name in config:
+    if name not in known:
+      raise ValueError(f'config.{name} is no section{near(name, known)}')
+  done = config.copy_and_resolve_references()
+  done.seed = fields.resolve(Whole, {'seed': config.get('seed', None)}).seed
+  for name in (ModelConfig.section, *SECTIONS):
+    given = done.get(name, None)
+    if not hasattr(given, 'keys'):
+      raise ValueError(
+        f'config.{name}={fields.shown(given)} must be {fields.KINDS[dict]}; schema.experiment() '
+        'has it'
+      )
+    if name in SECTIONS:
+      done[name] = ConfigDict(dataclasses.asdict(fields.resolve(SECTIONS[name], given)))
+  return done.lock()
+
+
+def section_of(name: str, model: str) -> tuple[type[Section] | None, str]:
+  """The section of a dotted field, None where there is none, and the field's own name.
+
+  Args:
+    model: the model's name, on which the fields of 'model' depend.
+  """
+  section, _, own = name.rpartition('.')
+  sections = {**SECTIONS, '': Whole, ModelConfig.section: MODELS.get(model, ModelConfig)}
+  cls = SourceConfig if section.startswith('data.sources.') else sections.get(section)
+  return (cls if cls and own in cls.__dataclass_fields__ else None), own
+
+
+def meaning(name: str, model: str) -> Values:
+  """What a dotted field takes and means; nothing is known of a field that is in no section."""
+  cls, own = section_of(name, model)
+  return values_of(cls, own) if cls else Values('')
+
+
+def default(name: str, model: str) -> Any:
+  """The default of a dotted field as JSON has it; None where it has none."""
+  cls, own = section_of(name, model)
+  value = complete(cls, {}).get(own) if cls else None
+  return list(value) if isinstance(value, tuple) else value
+
+
+def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested mappings as one, with dotted names; an empty one is a value."""
+  found = {}
+  for name, value in config.items():
+    members = flat(value, f'{prefix}{name}.') if hasattr(value, 'keys') else {}
+    found |= members or {f'{prefix}{name}': value}
+  return found

@@ -1,0 +1,231 @@
+"""A section of a config as a frozen dataclass, whose fields say what they take and what they mean:
+
+  @dataclasses.dataclass(frozen=True, kw_only=True)
+  class TrainConfig(Section):
+    section = 'train'
+    steps: int = field(1000, 'updates of the parameters', least=1)
+
+Defaults, checks with their one line each, and `--help` follow from that. Nothing here needs JAX.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import reprlib
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+
+LARGEST = 2**31 - 1  # of what is a 32-bit number on a device: steps, positions
+SEEDS = 2**32 - 1  # the largest seed
+KINDS = {
+  bool: 'true or false (bool)',
+  int: 'a whole number (int)',
+  float: 'a number (float)',
+  str: 'text (str)',
+  tuple: 'a tuple',
+  dict: 'a mapping of names to sections',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+  """What a field takes and what it means.
+
+  Attributes:
+    meaning: one line, with the unit where there is one.
+    least, most: bounds of a number, or of the members of a tuple, that it may reach.
+    above, below: bounds that it may not reach.
+    zero: what 0 stands for, where that is not the number.
+    choices: of a text; a mapping says what each means.
+  """
+
+  meaning: str
+  least: float = -math.inf
+  most: float = math.inf
+  above: float = -math.inf
+  below: float = math.inf
+  zero: str = ''
+  choices: tuple[str, ...] | Mapping[str, str] = ()
+
+  def fault(self, value: Any) -> str:
+    """What a value of the right type must be and is not: 'must ...', or '' where it is right."""
+    if self.choices:
+      hint = near(value, self.choices)
+      listed = f'must be one of {", ".join(map(repr, self.choices))}{hint}'
+      return '' if value in self.choices else listed
+    if isinstance(value, bool | str):
+      return ''
+    if isinstance(value, float) and not math.isfinite(value):
+      return 'must be a finite number'
+    if value < self.least:
+      is_zero = self.least == 0 and self.zero
+      return f'must be 0 ({self.zero}) or more' if is_zero else f'must be at least {self.least}'
+    if value <= self.above:
+      return f'must be above {self.above}'
+    if value > self.most:
+      return f'must be at most {self.most}'
+    return f'must be below {self.below}' if value >= self.below else ''
+
+
+def field(default: Any, meaning: str, **bounds: Any) -> Any:
+  """A field of a Section.
+
+  Args:
+    default: what it is where it is not given; MISSING for a field that has to be.
+    meaning, bounds: as of Values.
+  """
+  if isinstance(default, dict):
+    options = {'default_factory': default.copy}
+  else:
+    options = {} if default is dataclasses.MISSING else {'default': default}
+  return dataclasses.field(**options, metadata={'values': Values(meaning, **bounds)})
+
+
+MISSING = dataclasses.MISSING
+
+
+class Section:
+  """Base of the sections: each field is checked when one is made.
+
+  A subclass is a frozen dataclass and may `check` what fields mean together.
+  """
+
+  section: ClassVar[str]
+
+  def __post_init__(self) -> None:
+    for name, value in vars(self).items():
+      object.__setattr__(self, name, checked(type(self), name, value, self.section))
+    self.check()
+
+  def check(self) -> None:
+    """Raises ValueError, naming a field and the fix, for values that do not go together."""
+
+  def replace(self, **changes: Any) -> Self:
+    """A copy with other values, checked."""
+    return dataclasses.replace(self, **changes)
+
+
+@functools.cache
+def kinds(cls: type[Section]) -> dict[str, Any]:
+  """Name -> type of every field of a section."""
+  hints = typing.get_type_hints(cls)
+  return {one.name: hints[one.name] for one in dataclasses.fields(cls)}
+
+
+def values_of(cls: type[Section], name: str) -> Values:
+  """What a field of a section takes; a field without a `field(...)` takes every value of its
+  type."""
+  return cls.__dataclass_fields__[name].metadata.get('values', Values(''))
+
+
+def checked(cls: type[Section], name: str, value: Any, section: str) -> Any:
+  """The value of a field in its type; ValueError where it takes no such value."""
+  return _checked(f'{section}.{name}', value, kinds(cls)[name], values_of(cls, name))
+
+
+def complete(cls: type[Section], given: Mapping[str, Any], section: str = '') -> dict[str, Any]:
+  """Every field of a section that is given or has a default, by name, unchecked.
+
+  Raises:
+    ValueError: it has no such field.
+  """
+  known = {one.name: one for one in dataclasses.fields(cls)}
+  for name in given:
+    if name not in known:
+      raise ValueError(f'{section or cls.section}.{name} is no field{near(name, known)}')
+  return {name: _default(one) for name, one in known.items() if _has_default(one)} | given
+
+
+Kind = TypeVar('Kind', bound=Section)
+
+
+def resolve(cls: type[Kind], given: Kind | Mapping[str, Any], section: str = '') -> Kind:
+  """The checked section.
+
+  Args:
+    given: its fields, which may be incomplete: a ConfigDict, a mapping, or such a section.
+    section: its dotted name, where that is not the usual one.
+
+  Raises:
+    ValueError: a field that is unknown, missing, or has a value that is not right; one line that
+      names it and says what to write.
+  """
+  if isinstance(given, cls):
+    return given
+  section = section or cls.section
+  if not hasattr(given, 'keys'):
+    raise ValueError(f'{section}={shown(given)} must be {KINDS[dict]}')
+  fields = complete(cls, {str(name): given[name] for name in given}, section)
+  for name in kinds(cls):
+    if name not in fields:
+      kind = fields.get('name', section)
+      raise ValueError(f'{section}.{name} is missing; {kind!r} requires it')
+  return cls(**{name: checked(cls, name, value, section) for name, value in fields.items()})
+
+
+def _has_default(one: dataclasses.Field) -> bool:
+  return (one.default, one.default_factory) != (MISSING, MISSING)
+
+
+def _default(one: dataclasses.Field) -> Any:
+  return one.default if one.default is not MISSING else one.default_factory()
+
+
+def _checked(where: str, value: Any, kind: Any, values: Values) -> Any:
+  if isinstance(value, np.generic):
+    value = value.item()
+  whole, members = typing.get_origin(kind) or kind, typing.get_args(kind)
+  if whole is dict:
+    if not hasattr(value, 'keys'):
+      raise ValueError(f'{where}={shown(value)} must be {KINDS[dict]}')
+    return {str(name): resolve(members[1], value[name], f'{where}.{name}') for name in value}
+  if whole is tuple:
+    if not isinstance(value, tuple | list):
+      raise ValueError(f'{where}={shown(value)} must be a tuple of {members[0].__name__}')
+    return tuple(_checked(where, one, members[0], values) for one in value)
+  if whole is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value) if abs(value) < 2**1023 else math.inf
+  if not isinstance(value, whole) or (isinstance(value, bool) and whole is not bool):
+    is_not = f'must be {KINDS[whole]}, not {type(value).__name__}'
+    raise ValueError(f'{where}={shown(value)} {is_not}')
+  fault = values.fault(value)
+  if fault:
+    raise ValueError(f'{where}={shown(value)} {fault}')
+  return value
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def shown(value: Any) -> str:
+  """A value in one line, shortened where it is long."""
+  return ' '.join(_SHORT.repr(value).split())
+
+
+def require(condition: Any, message: str) -> None:
+  """Raises ValueError(message) unless `condition` holds."""
+  if not condition:
+    raise ValueError(message)
+
+
+def one_of(name: str, value: str, choices: Iterable[str]) -> None:
+  """Raises ValueError, naming the nearest, unless `value` is one of `choices`."""
+  fault = Values('', choices=tuple(choices)).fault(value)
+  require(not fault, f'{name}={shown(value)} {fault}')
+
+
+def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+  """The known word most like `word`, or None when none resembles it."""
+  matches = difflib.get_close_matches(str(word), list(known), 1, cutoff)
+  return matches[0] if matches else None
+
+
+def near(word: str, known: Iterable[str]) -> str:
+  """'; did you mean ...?' with the closest of the known words, or ''."""
+  match = closest(word, known)
+  return f'; did you mean {match!r}?' if match else ''

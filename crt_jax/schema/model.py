@@ -1,0 +1,383 @@
+"""`config.model`: the fields of each kind of model (docs/crt.md, docs/cart.md)."""
+
+import dataclasses
+from typing import ClassVar
+
+from crt_jax.schema.depth_schedule import DepthSchedule
+from crt_jax.schema.fields import LARGEST, MISSING, Section, field, require
+
+WIDEST, DEEPEST = 2**17, 10_000
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+REMAT = {
+  'auto': 'as is fastest on the device',
+  'none': 'nothing',
+  'pass': 'every recurrent pass',
+  'layer': 'every pass, and every layer in it',
+  'dots': "all but products with weights and a fused kernel's attention",
+}
+KERNELS = {
+  'xla': 'scores are materialised',
+  'cudnn': 'NVIDIA GPUs, 16 bits',
+  'splash': 'TPUs',
+  'auto': 'as is fastest on the device',
+}
+ROTARY = {
+  'integer_reversed': "the CRT paper's language models",
+  'integer': 'pointer chasing',
+  'standard': 'halves are rotated, by rotary_theta',
+}
+CORRECTIONS = {
+  'add': "the paper's CRT",
+  'stateless': 'the same network without recurrence',
+  'token_blind': 'the network reads the summary alone',
+  'concat': 'the network reads summary and token side by side',
+  'block_head': 'no network, the change of the block is added',
+  'nosub': 'no network, the output of the block is added',
+  'delta_ffn': 'the network reads the change of the block',
+  'delta_ffn_add': "'add' of the change of the block",
+  'tied': "'add' with the feed-forward of the last layer",
+  'pure': "'add' and the summary itself",
+  'tied_pure': "'pure' with norm and feed-forward of the last layer",
+  'px': "'add', and the head reads the next input",
+  'sa': "'add' behind self-attention",
+}
+# What a gradient's reach counts.
+GRADIENTS = {
+  'full': '',
+  'truncated': 'positions',
+  'last_passes': 'passes',
+  'implicit': 'reverse passes',
+}
+CART_HEAD_WIDTH = 64  # as published
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+  """Fields of every model.
+
+  With dtype='float16' a training step scales its loss (training/step.py); `loss` itself does not.
+  What 'auto' and a chunk of 0 stand for on a device: models/platform.py.
+  """
+
+  section: ClassVar[str] = 'model'
+
+  name: str = field(MISSING, 'kind of model')
+  vocab_size: int = field(MISSING, 'token ids, V', least=1, most=2**24)
+  width: int = field(MISSING, 'of the residual stream, C', least=1, most=WIDEST)
+  heads: int = field(0, 'query heads, H; C / heads is even', least=0, most=WIDEST, zero='derived')
+  head_width: int = field(0, 'A, even', least=0, most=WIDEST, zero='C / heads')
+  dropout: float = field(0.0, 'share that training drops', least=0, below=1)
+  dtype: str = field(
+    'float32', 'compute; parameters and residual stream: float32, or float64', choices=DTYPES
+  )
+  remat: str = field('auto', 'what the backward pass recomputes', choices=REMAT)
+  unroll_scans: str = field(
+    'auto',
+    'write layers, passes and loops out: faster on a GPU, compiles longer',
+    choices=('yes', 'no', 'auto'),
+  )
+  window: int = field(
+    0, 'positions that attention sees, its own included', least=0, most=LARGEST, zero='all before'
+  )
+  attention_kernel: str = field(
+    'auto', "what computes attention; 'xla' runs with dropout too", choices=KERNELS
+  )
+  loss_chunk_mib: int = field(
+    0,
+    'MiB of float32 logits that a device holds at a time',
+    least=0,
+    most=2**20,
+    zero='as is fastest on the device',
+  )
+
+  def check(self) -> None:
+    heads, head_width, width = self.heads, self.head_width, self.width
+    require(heads or head_width, 'model.heads is missing; give model.heads or model.head_width')
+    name, parts = ('heads', heads) if heads else ('head_width', head_width)
+    if width % parts or width < parts:
+      below, above = width // parts * parts, (width // parts + 1) * parts
+      fits = f'{below} or {above}' if below else f'{above}'
+      raise ValueError(f'model.width={width} must be divisible by model.{name}={parts}; use {fits}')
+    require(
+      not (heads and head_width) or heads * head_width == width,
+      f'model.heads={heads} times model.head_width={head_width} is not model.width={width}; '
+      f'leave one of them 0',
+    )
+    heads, head_width = heads or width // head_width, head_width or width // heads
+    require(
+      head_width % 2 == 0,
+      f'model.width={width} over model.heads={heads} gives head width {head_width}, which rotary '
+      f'angles need even; use a width that is a multiple of {2 * heads}',
+    )
+    object.__setattr__(self, 'heads', heads)
+    object.__setattr__(self, 'head_width', head_width)
+
+  @property
+  def trains_in_parallel(self) -> bool:
+    """Whether training runs parallel passes over whole sequences; else it attends to caches."""
+    return True
+
+  @property
+  def param_dtype(self) -> str:
+    """The dtype of parameters and residual stream."""
+    return 'float64' if self.dtype == 'float64' else 'float32'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+  """Fields of a transformer."""
+
+  layers: int = field(MISSING, 'N', least=1, most=DEEPEST)
+  style: str = field(
+    'roformer',
+    'of its layers',
+    choices={
+      'roformer': "the CRT paper's baseline",
+      'roformer_head_ffn': 'the same with a feed-forward before the head',
+      'cart_dense': "CART's baseline",
+    },
+  )
+  rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
+  rotary_theta: float = field(1e4, "of rotary='standard'", above=0, most=1e12)
+  norm_eps: float = field(1e-6, "of style='cart_dense'; the others have 1e-5", above=0, most=1)
+  latent_ratio: int = field(
+    0,
+    "of style='cart_dense': keys and values through C / latent_ratio",
+    least=0,
+    most=WIDEST,
+    zero='full rank',
+  )
+
+  def check(self) -> None:
+    if self.style == 'cart_dense':
+      if not self.heads and not self.head_width:
+        object.__setattr__(self, 'head_width', CART_HEAD_WIDTH)
+      if not self.rotary:
+        object.__setattr__(self, 'rotary', 'standard')
+      require(
+        self.rotary == 'standard',
+        f"model.rotary={self.rotary!r} must be 'standard' for model.style='cart_dense'",
+      )
+    super().check()
+    require_rotary(self.rotary)
+    require(
+      self.latent_ratio == 0 or self.style == 'cart_dense',
+      f"model.latent_ratio={self.latent_ratio} needs model.style='cart_dense'; use 0",
+    )
+    require_latent_ratio(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CRTConfig(ModelConfig):
+  """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
+
+  layers: int = field(MISSING, 'of the block, D', least=1, most=DEEPEST)
+  rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
+  rotary_theta: float = field(1e4, "of rotary='standard'", above=0, most=1e12)
+  depth: int = field(5, 'parallel passes, K', least=1, most=DEEPEST)
+  depth_min: int = field(
+    0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
+  )
+  depth_schedule: str = field(
+    '', "'step:K' or 'step:low-high', comma-separated: replaces both from those steps on"
+  )
+  correction: str = field(
+    'add', "what a position's successor gets (models/corrections.py)", choices=CORRECTIONS
+  )
+  cumulative: bool = field(
+    False, 'each pass adds to its own input, not to the embedding; no sequential form'
+  )
+  self_inclusive: bool = field(
+    False, "position t reads its own summary, not t-1's; no sequential form"
+  )
+  start: str = field(
+    'embedding',
+    'first input of the parallel passes',
+    choices={'embedding': 'x = e', 'corrected': 'a zero summary is injected'},
+  )
+  convergence_weight: float = field(
+    0.0, 'in the loss, of mean((x^(K+1) - x^(K))^2); not of driver=sequential', least=0, most=1e6
+  )
+  driver: str = field(
+    'unroll',
+    'what the loss differentiates',
+    choices={
+      'unroll': 'K parallel passes',
+      'chunked': 'K passes over each chunk',
+      'sequential': 'backpropagation through time',
+    },
+  )
+  chunk: int = field(0, 'positions of a chunk, of driver=chunked', least=0, most=LARGEST)
+  backward: str = field(
+    'replay',
+    'what the backward pass of the other two drivers stores',
+    choices={'replay': 'the caches', 'segments': 'every sqrt(T)-th state', 'scan': 'everything'},
+  )
+  gradient: str = field(
+    'full', 'what the gradient knows (recurrence/estimators.py)', choices=tuple(GRADIENTS)
+  )
+  gradient_reach: int = field(
+    0,
+    'positions of truncated, passes of last_passes, reverse passes of implicit',
+    least=0,
+    most=LARGEST,
+  )
+
+  def check(self) -> None:
+    super().check()
+    require_rotary(self.rotary)
+    require(
+      self.depth_min <= self.depth,
+      f'model.depth_min={self.depth_min} must lie between 0 (fixed) and model.depth={self.depth}',
+    )
+    self.schedule  # noqa: B018 - parses, so that a mistake is reported here
+    if self.driver == 'chunked':
+      require(self.chunk >= 1, f"model.chunk={self.chunk} must be at least 1 for driver='chunked'")
+    if self.driver != 'unroll':
+      self.require_sequential_form(f'model.driver={self.driver!r}')
+    self._check_gradient()
+
+  def _check_gradient(self) -> None:
+    named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
+    if self.gradient == 'full':
+      require(reach == 0, f'model.gradient_reach={reach} must be 0 for {named}')
+      return
+    unit = GRADIENTS[self.gradient]
+    require(reach >= 1, f'model.gradient_reach={reach} must be at least 1 ({unit}) for {named}')
+    if self.gradient == 'truncated' and self.driver == 'chunked':
+      require(
+        reach % self.chunk == 0,
+        f'model.gradient_reach={reach} must be a multiple of model.chunk={self.chunk}; '
+        f'use {reach // self.chunk * self.chunk or self.chunk}',
+      )
+    if self.gradient == 'last_passes':
+      least = self.schedule.depths()[0]
+      require(
+        reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
+      )
+    if self.gradient == 'implicit':
+      self.require_sequential_form(named)
+      require(
+        self.dropout == 0,
+        f'{named} needs model.dropout=0 (is {self.dropout}): a map that differs in every pass has '
+        'no fixed point',
+      )
+
+  @property
+  def trains_in_parallel(self) -> bool:
+    return self.driver == 'unroll'
+
+  @property
+  def schedule(self) -> DepthSchedule:
+    """When training uses which K."""
+    return DepthSchedule.parse(self.depth, self.depth_min, self.depth_schedule)
+
+  def require_sequential_form(self, what: str) -> None:
+    """Raises ValueError where this CRT has none, which `what` needs."""
+    for name in ('cumulative', 'self_inclusive'):
+      require(
+        not getattr(self, name),
+        f'{what} needs the sequential form, which model.{name}=True does not have; '
+        f'set model.{name}=False or use parallel passes (apply)',
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CARTConfig(ModelConfig):
+  """Fields of a CART; the booleans and choices are the switches of docs/cart.md."""
+
+  prelude_layers: int = field(
+    4, 'P; 2 or more, as published, unless short_prelude', least=0, most=DEEPEST
+  )
+  short_prelude: bool = field(False, 'P may be 0 or 1, which was not published')
+  loops: int = field(6, 'R', least=1, most=DEEPEST)
+  loops_min: int = field(
+    0, 'training draws R from loops_min .. loops', least=0, most=DEEPEST, zero='always loops'
+  )
+  backprop_loops: int = field(
+    0, 'gradients flow through the last so many loops', least=0, most=DEEPEST, zero='all'
+  )
+  latent_ratio: int = field(
+    4, 'keys and values through C / latent_ratio', least=0, most=WIDEST, zero='full rank'
+  )
+  history: int = field(3, 'states that the blend mixes', least=1, most=DEEPEST)
+  gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
+  loop_code_width: int = field(32, 'of the code of the loop, even', least=2, most=WIDEST)
+  norm_eps: float = field(1e-6, 'of the norms', above=0, most=1)
+  rotary_theta: float = field(1e4, 'base of the rotary angles', above=0, most=1e12)
+  anchor: str = field(
+    'frozen',
+    "source of the core's keys and values",
+    choices={'frozen': "the prelude's output", 'per_loop': "each loop's input"},
+  )
+  anchor_norm: bool = field(False, "RMSNorm before the anchor's projection")
+  share_core: bool = field(True, 'one core for all loops')
+  core: str = field(
+    'cross',
+    'what a loop attends to',
+    choices={'cross': 'the anchor', 'self': 'its own states, as a layer of the prelude'},
+  )
+  core_residual: bool = field(True, 'A * u is added around the core; False needs gate=False')
+  blend: bool = field(True, 'the last states are mixed')
+  gate: bool = field(True, 'A is learned')
+  loop_code: bool = field(True, 'a loop knows its number')
+
+  def check(self) -> None:
+    if not self.heads and not self.head_width:
+      object.__setattr__(self, 'head_width', CART_HEAD_WIDTH)
+    super().check()
+    require(
+      self.short_prelude or self.prelude_layers >= 2,
+      f'model.prelude_layers={self.prelude_layers} must be at least 2 (as published); '
+      'set model.short_prelude=True to go below',
+    )
+    for name in ('loops_min', 'backprop_loops'):
+      value = getattr(self, name)
+      require(
+        value <= self.loops,
+        f'model.{name}={value} must lie between 0 and model.loops={self.loops}',
+      )
+    self.schedule  # noqa: B018 - checks how many are drawn
+    require_latent_ratio(self)
+    code = self.loop_code_width
+    require(code % 2 == 0, f'model.loop_code_width={code} must be even')
+    require(
+      self.core == 'cross' or self.anchor == 'frozen',
+      "model.core='self' has no anchor to renew; set model.anchor='frozen'",
+    )
+    require(
+      not self.backprop_loops or (self.core == 'cross' and self.anchor == 'frozen'),
+      f'model.backprop_loops={self.backprop_loops} leaves the prelude no gradient but through a '
+      "frozen anchor; set model.core='cross' and model.anchor='frozen', or model.backprop_loops=0",
+    )
+    require(
+      self.core_residual or not self.gate,
+      'model.core_residual=False leaves the gate nothing to scale; set model.gate=False too',
+    )
+
+  @property
+  def schedule(self) -> DepthSchedule:
+    """Which R training draws."""
+    return DepthSchedule((0,), ((self.loops_min or self.loops, self.loops),))
+
+
+def require_latent_ratio(config: TransformerConfig | CARTConfig) -> None:
+  """Raises ValueError unless the width of the latent is whole, or there is none."""
+  ratio, width = config.latent_ratio, config.width
+  require(
+    ratio == 0 or width % ratio == 0,
+    f'model.latent_ratio={ratio} must be 0 (full rank) or divide model.width={width}',
+  )
+
+
+def require_rotary(rotary: str) -> None:
+  """Weights mean nothing without the angles they were trained with, so there is no default."""
+  choices = ', '.join(map(repr, ROTARY))
+  require(rotary, f'model.rotary is missing; choose one of {choices} (crt: integer_reversed)')
+
+
+MODELS: dict[str, type[ModelConfig]] = {
+  'transformer': TransformerConfig,
+  'crt': CRTConfig,
+  'cart': CARTConfig,
+}

@@ -1,0 +1,96 @@
+"""`config.optimizer`, `config.train`, `config.mesh`: how parameters are updated, and where."""
+
+import dataclasses
+from typing import ClassVar
+
+from crt_jax.schema.fields import LARGEST, Section, field, require
+
+HIGHEST_RATE = 1e3
+OFTEN = dict(least=1, most=LARGEST)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Section):
+  """How a gradient becomes an update (training/optimizer.py)."""
+
+  section: ClassVar[str] = 'optimizer'
+
+  name: str = field('adamw', 'of the optimiser', choices=('adamw', 'adam'))
+  learning_rate: float = field(2e-4, 'at its highest', above=0, most=HIGHEST_RATE)
+  schedule: str = field(
+    'constant',
+    'of the learning rate',
+    choices={'constant': '', 'cosine': 'to final_learning_rate at the last step'},
+  )
+  warmup_steps: int = field(
+    0, 'steps, linear; the full rate is reached at this one', least=0, most=LARGEST
+  )
+  final_learning_rate: float = field(0.0, 'of schedule=cosine', least=0, most=HIGHEST_RATE)
+  b1: float = field(0.9, 'decay of the first moment', least=0, below=1)
+  b2: float = field(0.999, 'decay of the second moment', least=0, below=1)
+  eps: float = field(1e-8, 'added to the root of the second moment', above=0, most=1)
+  weight_decay: float = field(
+    0.01, 'decoupled, times the learning rate; of adamw', least=0, most=HIGHEST_RATE
+  )
+  decay_mask: str = field(
+    'all',
+    'what decays',
+    choices={'all': '', 'all_but_gate': 'of a CART', 'matrices': 'no biases, norms, gate, blend'},
+  )
+  frozen: tuple[str, ...] = field((), "parts of the model that stay as initialised, as ('gate',)")
+  clip_norm: float = field(1.0, 'of the global gradient', least=0, most=1e6, zero='off')
+
+  def check(self) -> None:
+    require(
+      self.name != 'adam' or not self.weight_decay,
+      "optimizer.weight_decay has no effect with optimizer.name='adam'; use 'adamw' or 0",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(Section):
+  """How long a run trains, and what it writes on its way."""
+
+  section: ClassVar[str] = 'train'
+
+  steps: int = field(1000, 'updates of the parameters', **OFTEN)
+  init_from: str = field(
+    '', 'work directory of a trained model to begin with (a transformer for a CRT)'
+  )
+  accumulation: int = field(
+    1, 'slices of the batch per update; divides data.batch_size', least=1, most=2**20
+  )
+  log_every: int = field(10, 'steps between lines of the log', **OFTEN)
+  eval_every: int = field(200, 'steps between measurements on the validation set', **OFTEN)
+  checkpoint_every: int = field(200, 'steps between checkpoints', **OFTEN)
+  keep_checkpoints: int = field(2, 'the newest so many; the best one stays too', **OFTEN)
+  telemetry_every: int = field(
+    0, 'steps between expensive statistics', least=0, most=LARGEST, zero='never'
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig(Section):
+  """How devices share parameters and rows (sharding.py)."""
+
+  section: ClassVar[str] = 'mesh'
+
+  data: int = field(-1, 'replicas of the parameters; -1 = all that are left', least=-1, most=2**20)
+  fsdp: int = field(1, 'over which parameters, moments and rows are split', least=-1, most=2**20)
+  tensor: int = field(1, 'over which heads and hidden units are split', least=-1, most=2**20)
+  gather: str = field(
+    'step',
+    'when weights that lie on fsdp are gathered',
+    choices={
+      'step': 'all once a step, which sends less',
+      'layer': 'where they are used, which stores less',
+    },
+  )
+
+  def check(self) -> None:
+    sizes = {'data': self.data, 'fsdp': self.fsdp, 'tensor': self.tensor}
+    for axis, size in sizes.items():
+      require(size, f'mesh.{axis}=0 must be at least 1, or -1 for all devices that are left')
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+      raise ValueError(f'mesh.{free[1]}=-1: only one mesh axis may be -1; set mesh.{free[1]}=1')
