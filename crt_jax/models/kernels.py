@@ -27,7 +27,7 @@ def check(config) -> None:
   """Raises ValueError where no device could run the kernel of a model's configuration.
 
   Args:
-    config: has attention_kernel, dropout, dtype and head_width (models/config.py).
+    config: has attention_kernel, dropout, dtype and head_width (schema/model.py).
   """
   kernel = config.attention_kernel
   dtypes = dict(cudnn=('bfloat16', 'float16'), splash=('bfloat16', 'float32'))

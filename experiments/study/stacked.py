@@ -42,7 +42,7 @@ def train_and_keep(
   all seeds see the same batches.
 
   Args:
-    config: a complete config (configs/base.py); mesh, checkpoints and samples are not read.
+    config: a complete config; mesh, checkpoints and samples are not read.
     report: called with every row of the history, as it is made.
     params_S: parameters to start from, stacked over seeds; None: initialised by the seeds.
     first_batch: number of batches of the data that others have seen before.
