@@ -12,7 +12,7 @@ than published, for so short a run. Which perplexity it reaches was not measured
 from ml_collections import ConfigDict
 
 from configs import base, cart_base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_config(arguments=''):
