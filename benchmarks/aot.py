@@ -38,10 +38,10 @@ import configs
 import crt_jax
 from benchmarks.collectives import collectives
 from crt_jax import accounting, sharding
+from crt_jax.cli import config_files
 from crt_jax.keys import random_key
 from crt_jax.training import layout, optimizer, state, step, workdir
 from crt_jax.training.origin import commit, origin
-from experiments import config_files
 
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
 _ONLY = flags.DEFINE_spaceseplist(

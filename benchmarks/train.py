@@ -35,13 +35,13 @@ from absl import flags
 import crt_jax
 from benchmarks import results
 from benchmarks.traced_flops import traced_flops
-from crt_jax import accounting, placing, sharding
+from crt_jax import accounting, cli, placing, sharding
+from crt_jax.cli import config_files
+from crt_jax.cli.user_errors import did_you_mean
 from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
 from crt_jax.training import optimizer, state, step
-from experiments import cli, config_files
-from experiments.mistakes import did_you_mean
 
 # K is fixed, so that every step costs the same.
 CASES = {

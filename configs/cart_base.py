@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from crt_jax import schema
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 STAGES = {1: (512, 3000), 2: (1024, 30_500)}  # T and steps of 32 sequences
 

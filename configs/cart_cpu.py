@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import base, cart_base
 from crt_jax import schema
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_config(arguments=''):

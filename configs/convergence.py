@@ -10,7 +10,7 @@ was measured with it stands in docs/bptt.md.
 
 from configs import base
 from crt_jax import schema
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('seed=137',)
 

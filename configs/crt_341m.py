@@ -14,7 +14,7 @@ One GPU of 80 GB; not run here yet. On several, --config.mesh.fsdp=N splits para
 """
 
 from configs import base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 WIDTHS = {1: 4128, 3: 2784, 5: 2240, 6: 2048, 11: 1568}  # D -> C
 ARGUMENTS = tuple(f'D={layers}' for layers in WIDTHS)

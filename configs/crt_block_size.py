@@ -17,7 +17,7 @@ Perplexities of different T cannot be compared, only the gaps. One GPU of 80 GB;
 """
 
 from configs import base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 LENGTHS = {64: (64, 100_000), 256: (64, 300_000), 512: (64, 200_000), 1024: (32, 245_000)}
 MODELS = ('d1', 'n6', 'n2')

@@ -13,7 +13,7 @@ is ahead with K fixed and behind with K drawn from 2 to 10. Not measured here ye
 
 from configs import base
 from configs.crt_sotu import sotu
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'k_min=2')
 

@@ -11,7 +11,7 @@ is another number of passes. One GPU of 80 GB; not run here yet.
 """
 
 from configs import base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'k_min=2')
 

@@ -13,7 +13,7 @@ one.
 """
 
 from configs import base, quickstart
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'N=6,C=104')
 SIZES = dict(D=2, N=0, C=160, heads=4, K=3, kmin=2, T=128, batch=16, steps=300, seed=42)

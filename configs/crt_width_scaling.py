@@ -17,7 +17,7 @@ which `equal_` takes away; nothing is published of those. One GPU of 80 GB; not 
 """
 
 from configs import base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 # which -> CRT's layers D, or N of a transformer; C; heads; batch; steps
 CRTS = {

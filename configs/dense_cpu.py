@@ -9,7 +9,7 @@ it uses effectively (2.10 M against 2.19 M). The same text, recipe and steps. No
 """
 
 from configs import base, cart_cpu
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'layers=6')
 

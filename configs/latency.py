@@ -12,7 +12,7 @@ A100, batch 1, bfloat16, eager PyTorch). Not run here yet on a GPU; see latency_
 
 from ml_collections import ConfigDict
 
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'paper')
 

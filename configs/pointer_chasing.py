@@ -24,8 +24,8 @@ goes on where it was stopped.
 
 from configs import base
 from crt_jax import schema
+from crt_jax.cli.config_files import parse_arguments
 from crt_jax.data.pointer_chasing import PointerChasing
-from experiments.config_files import parse_arguments
 
 SIZES = {
   'cpu': dict(keys=3, values=4, width=64, window=20, rate=1e-3, rows=32, steps=1_500),

@@ -14,7 +14,7 @@ One GPU of 80 GB; not run here yet.
 """
 
 from configs import base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 WIDTHS = {2: 3776, 4: 2656, 6: 2176, 12: 1536, 24: 1088}  # N -> C
 ARGUMENTS = tuple(f'N={layers}' for layers in WIDTHS)

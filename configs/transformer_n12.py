@@ -11,7 +11,7 @@ the paper does not make. Neither was run here yet.
 """
 
 from configs import base
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'heads=16')
 

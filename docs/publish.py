@@ -15,7 +15,7 @@ import re
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'

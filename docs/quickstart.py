@@ -7,9 +7,9 @@ python -m docs.publish --quickstart=runs/quickstart
 import json
 import pathlib
 
+from crt_jax.cli.user_errors import Mistake
 from crt_jax.keys import random_key
 from experiments import pages
-from experiments.mistakes import Mistake
 
 SAMPLE_CHARACTERS = 400
 

@@ -9,7 +9,7 @@ leaves the whole validation set out, for a quick look.
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 _WORKDIR = cli.define_workdir('Directory of a trained run')
 _DEPTHS = flags.DEFINE_list('depths', ['1', '2', '4', '6', '8', '10', '12', '16'], 'R or K to try.')

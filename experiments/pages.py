@@ -4,7 +4,7 @@ import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from experiments.mistakes import Mistake
+from crt_jax.cli.user_errors import Mistake
 
 DIGITS = 9  # significant; differences of perplexities are taken of what is left
 # They say nothing to another reader.

@@ -22,7 +22,8 @@ import signal
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import cli, sweep_files
+from crt_jax import cli
+from experiments import sweep_files
 from experiments.jobs import attempts, local, plan, records, results, slurm, status
 
 _CONFIG = cli.define_config(required=False, load=sweep_files.first_config)

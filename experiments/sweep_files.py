@@ -12,8 +12,8 @@ from typing import Any
 import ml_collections
 
 from configs.base import Run
-from experiments import config_files
-from experiments.mistakes import Mistake, did_you_mean
+from crt_jax.cli import config_files
+from crt_jax.cli.user_errors import Mistake, did_you_mean
 
 # Folders of a sweep's own beside those of its runs.
 RESERVED = ('slurm',)

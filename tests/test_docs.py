@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from experiments import config_files, sweep_files
+from crt_jax.cli import config_files
+from experiments import sweep_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'BUILD.md', *sorted((ROOT / 'docs').glob('*.md'))]

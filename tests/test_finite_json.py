@@ -24,7 +24,7 @@ OTHERS = {
   'experiments/jobs/records.py': 1,
   'experiments/jobs/results.py': 2,
   'experiments/latency/rows.py': 1,
-  'experiments/prompt_file.py': 1,
+  'crt_jax/cli/prompt_file.py': 1,
 }
 
 

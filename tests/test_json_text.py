@@ -8,11 +8,11 @@ import pathlib
 import pytest
 
 from crt_jax import json_text
+from crt_jax.cli import prompt_file
 from crt_jax.data import manifest, text_files, tokenizers
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.evaluation import figures
 from crt_jax.training import metrics, workdir
-from experiments import prompt_file
 from experiments.jobs import records
 from experiments.latency import __main__ as latency
 

@@ -14,7 +14,7 @@ run here. The texts: configs/cart_base.py.
 
 from configs import cart_ablations, cart_base, cart_follow_ups
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments=''):

@@ -12,7 +12,7 @@ numbers are d1024_R6_P6 of configs/sweeps/cart_stage2.py. One GPU of 24 GB, not 
 
 from configs import cart_grid
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments=''):

@@ -13,7 +13,7 @@ run took 14 to 124 minutes of an RTX 3050. Not run here. The texts: configs/cart
 
 from configs import cart_grid
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments=''):

@@ -14,7 +14,7 @@ R=10 at d=1024. The texts: configs/cart_base.py.
 
 from configs import cart_grid
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments=''):

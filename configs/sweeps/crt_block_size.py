@@ -13,7 +13,7 @@ batch.
 """
 
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 CPU = {'d1': 'D=1,C=200', 'n6': 'N=6,C=104'}
 

@@ -16,7 +16,7 @@ M). One GPU of 80 GB a run; not run here.
 
 from configs import crt_341m, transformer_341m
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 CRTS_85 = {1: 2048, 3: 1408, 5: 1120, 6: 1024, 11: 768}  # D -> C
 CPU = {'D': {1: 200, 2: 160, 3: 136}, 'N': {2: 184, 4: 128, 6: 104}}  # layers -> C

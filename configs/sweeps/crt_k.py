@@ -13,7 +13,7 @@ the others at this batch. One GPU of 80 GB a run; not run here.
 """
 
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 FULL, SMALL = 'configs/crt_d1_t1024.py', 'configs/crt_small.py'
 

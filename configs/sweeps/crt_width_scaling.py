@@ -15,7 +15,7 @@ run here.
 
 from configs import crt_width_scaling
 from configs.base import Run
-from experiments.config_files import parse_arguments
+from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments=''):

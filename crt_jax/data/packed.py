@@ -9,7 +9,7 @@ A cache folder is named by everything that decides its contents, and holds
   train-documents.bin, train-files.bin, validation-...  digests of the texts (overlap.py)
 
 Before use all of it is compared with its checksums: every byte of up to 256 MiB of tokens, sizes
-and sampled blocks of more; `experiments.prepare --verify` reads all of it.
+and sampled blocks of more; `crt-prepare --verify` reads all of it.
 """
 
 import dataclasses
@@ -49,8 +49,8 @@ class TextDataset:
     held_out = sum(len(packed.validation) for packed in self.validation_sets.values())
     samples = any(packed.is_sampled for packed in self.validation_sets.values())
     return f'{len(self.train):,} tokens for training, {held_out:,} for validation' + samples * (
-      ' (samples of the files were compared with their checksums; experiments.prepare --verify '
-      'reads every byte)'
+      ' (samples of the files were compared with their checksums; crt-prepare --verify reads every '
+      'byte)'
     )
 
   @property

@@ -88,7 +88,7 @@ def _folder(config: DataConfig) -> Path:
     raise ValueError(
       f'data.corpus={config.corpus!r} is not prepared in {root}{near(name, near_names)} '
       f'(has {", ".join(names) or "nothing"}); set data.tfds_dir, or write it with '
-      'python -m experiments.prepare --write_tfds=DIR'
+      'crt-prepare --write_tfds=DIR'
     )
   return max(matching, key=lambda folder: _version_key(folder.name))
 

@@ -13,6 +13,8 @@ import jax
 import optax
 import orbax.checkpoint
 
+from crt_jax.program import program
+
 
 def origin() -> dict:
   """Returns what a number was made with: command, commit, time, hardware and versions."""
@@ -35,9 +37,7 @@ def versions() -> dict[str, str]:
 
 def command() -> str:
   """Returns what was typed, as `python -m module --flag=value`, without the path of the module."""
-  spec = getattr(sys.modules['__main__'], '__spec__', None)
-  program = f'python -m {spec.name}' if spec else os.path.basename(sys.argv[0])
-  return ' '.join([program.removesuffix('.__main__'), *sys.argv[1:]])
+  return ' '.join([program(), *sys.argv[1:]])
 
 
 def device_name() -> str:
@@ -54,12 +54,15 @@ def device_name() -> str:
 
 @functools.cache
 def commit() -> str:
-  """Returns the commit of the source this runs from, '' where it is installed without one."""
-  command = ['git', '-C', str(pathlib.Path(__file__).parent), 'rev-parse', 'HEAD']
+  """Returns the commit of the clone that this runs from, '' where it is installed from a wheel."""
+  folder = str(pathlib.Path(__file__).parent)
+  command = ['git', '-C', folder, 'rev-parse', '--show-prefix', 'HEAD']
   try:
-    return subprocess.run(command, capture_output=True, encoding='utf-8', timeout=5).stdout.strip()
+    said = subprocess.run(command, capture_output=True, encoding='utf-8', timeout=5).stdout
   except (OSError, subprocess.TimeoutExpired):
     return ''
+  place, _, head = said.strip().partition('\n')
+  return head if place == 'crt_jax/training/' else ''  # else of a project that holds the wheel
 
 
 def now() -> str:

@@ -191,7 +191,7 @@ class Companions:
     describe: Callable[[BaseException], str | None] = lambda error: None,
   ):
     """`stop` tells the others when it ends this process; `describe(error)` is the line for a user's
-    mistake, None for a fault that needs a traceback (experiments/mistakes.py)."""
+    mistake, None for a fault that needs a traceback (crt_jax/cli/user_errors.py)."""
     self._stop, self._describe = stop, describe
     self._here = _here()
     self._left = threading.Event()

@@ -16,7 +16,7 @@ done, so the same command goes on where it was stopped. At the end the directory
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir('Directory of the study')

@@ -18,7 +18,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 _WORKDIR = flags.DEFINE_list('workdir', [], 'Directories of trained runs; only read; required.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Directory for the results; required.')

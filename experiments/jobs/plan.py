@@ -8,9 +8,9 @@ import pathlib
 from typing import Any
 
 from configs.base import Run
+from crt_jax.cli.user_errors import Mistake, describe
 from experiments import sweep_files
 from experiments.jobs import records
-from experiments.mistakes import Mistake, describe
 
 LISTING = 'sweep.json'
 

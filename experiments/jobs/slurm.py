@@ -13,9 +13,9 @@ import signal
 import subprocess
 import time
 
+from crt_jax.cli.user_errors import Mistake
 from experiments.jobs import attempts, records
 from experiments.jobs.attempts import FINISHED, PREEMPTED, Launch
-from experiments.mistakes import Mistake
 
 JOBS = 'jobs.json'  # run -> job
 SECONDS_TO_SAVE = 120  # between the warning and the end of a job's time

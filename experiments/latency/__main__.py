@@ -18,7 +18,8 @@ import sys
 
 from absl import flags
 
-from experiments import cli, config_files
+from crt_jax import cli
+from crt_jax.cli import config_files
 from experiments.latency import rows as table
 
 _CONFIG = cli.define_config()

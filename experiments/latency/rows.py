@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 
-from experiments.mistakes import Mistake
+from crt_jax.cli.user_errors import Mistake
 
 PEERS = dict(
   torch='benchmarks.peer_torch_decode', transformers='benchmarks.peer_transformers_decode'

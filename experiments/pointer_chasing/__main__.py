@@ -19,7 +19,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 MODELS = (
   'bptt',
@@ -70,7 +70,7 @@ def config_of(model: str):
   Raises:
     Mistake: a wrong model, size or argument.
   """
-  from experiments import config_files
+  from crt_jax.cli import config_files
 
   arguments = f'model={model.replace("/", ",")},size={_SIZE.value},seed={_SEED.value}'
   config = config_files.load(f'configs/pointer_chasing.py:{arguments}')

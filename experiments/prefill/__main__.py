@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 _WORKDIR = cli.define_workdir('Directory of a trained run; only read')
 _OUTPUT = flags.DEFINE_string('output', None, 'Where prefill.json and prefill.png go; required.')

@@ -9,8 +9,8 @@ minutes on two cores. The figure lies beside the JSON.
 
 from absl import flags
 
+from crt_jax import cli
 from crt_jax.keys import random_key
-from experiments import cli
 
 _OUTPUT = flags.DEFINE_string('output', 'runs/state_growth.json', 'Where the numbers go.')
 _WIDTH = flags.DEFINE_integer('width', 1024, 'C, a multiple of 64.')

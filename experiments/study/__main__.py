@@ -13,7 +13,7 @@ At the end the directory holds
 
 from absl import flags
 
-from experiments import cli
+from crt_jax import cli
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir('Directory of the study')

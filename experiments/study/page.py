@@ -7,8 +7,8 @@ record, most rows of the history and most fields, is not kept.
 import json
 import pathlib
 
+from crt_jax.cli.user_errors import Mistake
 from experiments import pages
-from experiments.mistakes import Mistake
 
 ROWS = 25  # of a history, at most
 KEPT = ('step', 'decay_factor', 'loss', 'gate_max', 'gate_mean', 'gate_min', 'blend')
@@ -21,7 +21,7 @@ def read(folder: pathlib.Path, name: str) -> dict:
   Raises:
     Mistake: no variant is done, or it is a study of other variants.
   """
-  from experiments import config_files
+  from crt_jax.cli import config_files
 
   found = {
     file.stem: json.loads(file.read_text('utf-8')) for file in folder.glob('variants/*.json')

@@ -4,7 +4,7 @@ import collections
 
 from configs import cart_grid
 from crt_jax import accounting
-from experiments import config_files
+from crt_jax.cli import config_files
 
 # sha256 of "d_R_P_seed_stage" and "dense_d_layers_seed", as the author's records quote them.
 PUBLISHED = {

@@ -12,9 +12,9 @@ import pytest
 import crt_jax
 from configs import base
 from crt_jax import accounting, schema, sharding
+from crt_jax.cli import config_files
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import setup, state, step
-from experiments import config_files
 from experiments.study import figures, variants
 
 CONFIGS = pathlib.Path(base.__file__).parent

@@ -12,8 +12,9 @@ import pytest
 import configs.sweeps
 import crt_jax
 from crt_jax import evaluation, sharding
+from crt_jax.cli import config_files
 from crt_jax.training import setup
-from experiments import config_files, sweep_files
+from experiments import sweep_files
 from tests.configs.test_configs import SPECS, lower
 
 FOLDER = pathlib.Path(configs.sweeps.__file__).parent

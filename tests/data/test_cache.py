@@ -326,5 +326,5 @@ def test_samples_are_said_to_be_samples(settings, monkeypatch):
   monkeypatch.setattr(packed, 'READ_WHOLE_BYTES', 0)
   sampled = data.prepare(config)
   assert sampled.is_sampled and not whole.is_sampled and not data.prepare(config, True).is_sampled
-  assert 'experiments.prepare --verify reads every byte' in sampled.summary
+  assert 'crt-prepare --verify reads every byte' in sampled.summary
   assert 'samples' not in whole.summary

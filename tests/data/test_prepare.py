@@ -1,4 +1,4 @@
-"""The command line of `experiments/prepare.py`."""
+"""The command line of `crt_jax/cli/prepare.py`."""
 
 import os
 import subprocess

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from crt_jax.cli.user_errors import Mistake
 from docs import publish
-from experiments.mistakes import Mistake
 
 
 @pytest.mark.parametrize('name', (*publish.STUDIES, *publish.COMPILED))

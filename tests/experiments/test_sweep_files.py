@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from configs.base import Run
-from experiments import config_files, sweep_files
+from crt_jax.cli import config_files
+from crt_jax.cli.user_errors import Mistake
+from experiments import sweep_files
 from experiments.jobs import plan
-from experiments.mistakes import Mistake
 
 ROOT = Path(__file__).parents[2]
 SWEEP = """

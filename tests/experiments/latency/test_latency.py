@@ -11,12 +11,12 @@ from absl import flags
 from absl.testing import flagsaver
 
 from crt_jax import decoding
-from experiments import config_files
+from crt_jax.cli import config_files
+from crt_jax.cli.user_errors import Mistake
 from experiments.latency import __main__ as entry_point
 from experiments.latency import decoder as timing
 from experiments.latency import machine, rows
 from experiments.latency.launches import launches
-from experiments.mistakes import Mistake
 from tests.contract.models import model_of
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -5,7 +5,7 @@ import json
 import pytest
 from absl import flags
 
-from experiments.mistakes import Mistake
+from crt_jax.cli.user_errors import Mistake
 from experiments.pointer_chasing import __main__ as pointer_chasing
 from experiments.pointer_chasing import figure
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.mistakes import Mistake
+from crt_jax.cli.user_errors import Mistake
 from experiments.study import page
 
 ORIGIN = dict(command='--workdir=/home/me', commit='0123456789', at='2026-01-02', devices=1)

@@ -1,4 +1,4 @@
-"""`python -m experiments.generate`: what it prints, and what it says to bad input."""
+"""`crt-generate`: what it prints, and what it says to bad input."""
 
 import json
 
@@ -11,11 +11,11 @@ from absl import flags
 from absl.testing import flagsaver
 
 import crt_jax
+from crt_jax.cli import generate
+from crt_jax.cli.generate import StableText
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from crt_jax.decoding import continuation
 from crt_jax.training import checkpoint
-from experiments import generate
-from experiments.generate import StableText
 
 EOS = 256
 FIELDS = dict(name='crt', width=16, heads=2, layers=1, rotary='standard', vocab_size=257)

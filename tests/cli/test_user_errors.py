@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from experiments.mistakes import Mistake, closest, describe
+from crt_jax.cli.user_errors import Mistake, closest, describe
 
 
 def caught(code: str, module: str, files=None) -> Exception:

@@ -1,4 +1,4 @@
-"""Prompts from a JSONL file and their continuations into one, for `experiments.generate`.
+"""Prompts from a JSONL file and their continuations into one, for `crt-generate`.
 
 Each line in is {"prompt": "text"}; each line out {"line": its number, "prompt", "text", "tokens"},
 in the same order; prompt and text, joined, are what the model read and wrote. A bad line is

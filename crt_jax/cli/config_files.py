@@ -5,17 +5,19 @@ A config file defines `get_config()`, which returns a ConfigDict, and may take a
 """
 
 import ast
-import importlib.util
+import contextlib
 import inspect
+import os
 import re
 import sys
 import types
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from experiments.mistakes import Mistake, closest, did_you_mean
+from crt_jax.cli.user_errors import Mistake, closest, did_you_mean
 
 TRUTH = {'true': True, '1': True, 'false': False, '0': False}
 KINDS = {
@@ -92,13 +94,14 @@ def call(spec: str, function: str) -> Any:
   path, colon, arguments = spec.partition(':')
   file = find(path)
   try:
-    module = _execute(file)
-    wanted = getattr(module, function, None)
-    if not callable(wanted):
-      raise Mistake(f'{path} {_is_no(function, module)}')
-    if colon and not inspect.signature(wanted).parameters:
-      raise Mistake(f'{path} takes no arguments: leave out {colon + arguments!r}')
-    return wanted(arguments) if colon else wanted()
+    with _neighbours_first(file):
+      module = _execute(file)
+      wanted = getattr(module, function, None)
+      if not callable(wanted):
+        raise Mistake(f'{path} {_is_no(function, module)}')
+      if colon and not inspect.signature(wanted).parameters:
+        raise Mistake(f'{path} takes no arguments: leave out {colon + arguments!r}')
+      return wanted(arguments) if colon else wanted()
   except Mistake:
     raise
   except ArgumentMistake as error:
@@ -119,8 +122,8 @@ def _is_no(function: str, module: types.ModuleType) -> str:
 
 
 def find(path: str) -> Path:
-  """Returns the file: as given, or beside the installed `configs` package; Mistake if none."""
-  for candidate in (Path(path), _home() / path):
+  """Returns the file: as given, or in the clone that crt_jax runs from; Mistake if none."""
+  for candidate in (root / path for root in _roots()):
     if path and candidate.is_file():
       return candidate
   files = list(available())
@@ -135,14 +138,15 @@ def find(path: str) -> Path:
   raise Mistake(f'no config file {path!r}{hint}')
 
 
-def available(module: str = '') -> dict[str, str]:
+def available(programs: Container[str] = ()) -> dict[str, str]:
   """Returns the config files of `configs/` with the first line of their docstrings.
 
   Args:
-    module: leaves out the files whose docstring shows commands of other entry points only.
+    programs: names of one, as `crt-train`; leaves out the files whose docstring shows commands of
+      others only.
   """
   found = {}
-  for root in (Path(), _home()):
+  for root in _roots():
     for file in sorted((root / 'configs').glob('**/*.py')):
       try:
         tree = ast.parse(file.read_text(encoding='utf-8'))
@@ -151,8 +155,8 @@ def available(module: str = '') -> dict[str, str]:
       names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
       if names & {'get_config', 'get_sweep'}:
         text = ast.get_docstring(tree) or ''
-        commands = set(re.findall(r'python -m ([\w.]+)', text))
-        if not module or not commands or module in commands:
+        commands = re.findall(r'python -m [\w.]+|\bcrt-[a-z]+', text)
+        if not programs or not commands or any(command in programs for command in commands):
           found.setdefault(str(file.relative_to(root)), text.partition('\n')[0])
   return found
 
@@ -205,11 +209,27 @@ def _split(field: str) -> tuple[str, str]:
   return section, last
 
 
-def _home() -> Path:
-  """Returns the directory that holds the importable `configs` package, or this repository."""
-  spec = importlib.util.find_spec('configs')
-  locations = list(spec.submodule_search_locations or ()) if spec else []
-  return Path(locations[0]).parent if locations else Path(__file__).parents[1]
+def _roots() -> tuple[Path, ...]:
+  """Where the path of a config may begin: here and, if crt_jax runs from a clone, at its root."""
+  above = Path(__file__).parents[2]  # site-packages, where crt_jax is installed
+  return (Path(), above) if (above / 'pyproject.toml').is_file() else (Path(),)
+
+
+@contextlib.contextmanager
+def _neighbours_first(file: Path) -> Iterator[None]:
+  """Lets a config file import what lies beside it, or beside the package it is in, then from here.
+
+  So `from configs import base` means the `configs` that belongs to the file.
+  """
+  folder = file.resolve().parent
+  while (folder / '__init__.py').exists():
+    folder = folder.parent
+  before = sys.path[:]
+  sys.path[:0] = [str(folder), os.getcwd()]
+  try:
+    yield
+  finally:
+    sys.path[:] = before
 
 
 def _execute(file: Path) -> types.ModuleType:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from crt_jax.cli import entry, user_errors
 from crt_jax.training.preemption import StopSignal
-from experiments import cli, mistakes
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
@@ -60,7 +60,7 @@ def joined(stop: StopSignal) -> Iterator[None]:
 
 def _line(error: BaseException) -> str | None:
   """The line of a user's mistake, after its traceback where that is asked for."""
-  line = mistakes.describe(error)
-  if line is not None and cli.wants_traceback():
+  line = user_errors.describe(error)
+  if line is not None and entry.wants_traceback():
     traceback.print_exception(error)
   return line

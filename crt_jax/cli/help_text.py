@@ -1,12 +1,13 @@
 """The text of `--help`: what the entry point does, its flags, and how a config is changed."""
 
-import sys
 import textwrap
+from types import ModuleType
 from typing import Any
 
 from absl import flags
 
-from experiments import config_files
+from crt_jax.cli import config_files
+from crt_jax.program import program
 
 FLAGS = flags.FLAGS
 
@@ -15,6 +16,12 @@ METAVARS = {
   'workdir': 'DIR',
   'slurm': 'OPTION=VALUE,...',
   'gpus': 'N,N,...',
+}
+# A console script, and the same program in a clone.
+SCRIPTS = {
+  'crt-train': 'python -m experiments.main',
+  'crt-generate': 'python -m experiments.generate',
+  'crt-prepare': 'python -m experiments.prepare',
 }
 OVERRIDES = """\
 Any field of the config can be set on the command line:
@@ -26,25 +33,29 @@ same command again to go on. `--helpfull` also lists the flags of the libraries.
 """
 
 
-def own_flags() -> list[str]:
+def own_flags(module: ModuleType) -> list[str]:
   """Returns the names of the entry point's own flags, in the order a reader wants them."""
-  names = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+  names = {flag.name for flag in FLAGS.get_key_flags_for_module(module)}
   names = {name for name in names if not name.startswith('config.')} | {'traceback'}
   first = ('config', 'workdir', 'mode')
   return sorted(names, key=lambda name: (first.index(name) if name in first else 9, name))
 
 
-def text(fields: dict[str, tuple[type, Any]]) -> str:
+def text(module: ModuleType, fields: dict[str, tuple[type, Any]]) -> str:
   """Returns the help; with a config, also every field with its type and present value."""
-  parts = [(sys.modules['__main__'].__doc__ or '').strip('\n'), _flags()]
+  about = (module.__doc__ or '').strip('\n')
+  if program() not in SCRIPTS:
+    for script, in_a_clone in SCRIPTS.items():
+      about = about.replace(script, in_a_clone)
+  parts = [about, _flags(module)]
   if 'config' in FLAGS:
     parts.append(OVERRIDES + (_fields(fields) if fields else _configs()))
   return '\n\n'.join(part.rstrip() for part in [*parts, EXIT_CODES] if part)
 
 
-def _flags() -> str:
+def _flags(module: ModuleType) -> str:
   lines = ['Flags:']
-  for name in own_flags():
+  for name in own_flags(module):
     flag = FLAGS[name]
     choices = getattr(flag.parser, 'enum_values', None)
     if flag.boolean:
@@ -61,14 +72,14 @@ def _flags() -> str:
 
 
 def _configs() -> str:
-  module = getattr(sys.modules['__main__'].__spec__, 'name', sys.argv[0])
-  module = module.removesuffix('.__main__')  # of a package, which is run by its own name
-  files = config_files.available(module)
+  typed = program()
+  same = next((names for names in SCRIPTS.items() if typed in names), (typed,))
+  files = config_files.available(same)
   width = max(map(len, files), default=0)
   lines = [f'  {file:{width}}  {summary}' for file, summary in files.items()]
   listing = ['Config files:', *lines] if files else []
   hint = 'All fields of one, with their values:'
-  return '\n'.join([hint, f'  python -m {module} --config=FILE --help', '', *listing])
+  return '\n'.join([hint, f'  {typed} --config=FILE --help', '', *listing])
 
 
 def _fields(fields: dict[str, tuple[type, Any]]) -> str:

@@ -1,47 +1,26 @@
 """How every entry point starts: its flags, one line for a mistake, and help that teaches.
 
-    _CONFIG = cli.define_config()     # --config=configs/x.py:R=8  --config.train.steps=50
-    _WORKDIR = cli.define_workdir()   # --workdir=DIR, runs/<config name> when left out
-
-    def main(argv):
-      from crt_jax.training import loop   # heavy imports in here: a typo is answered at once
-      return loop.train(_CONFIG.value, _WORKDIR.value)   # None or 0, or cli.PREEMPTED
-
-    if __name__ == '__main__':
-      cli.run(main)
-
 A user's mistake is one line on stderr and exit code 2, before anything is imported or compiled
-where flags can tell. `experiments/mistakes.py` says what counts as one. `--traceback`, or
+where flags can tell. `crt_jax/cli/user_errors.py` says what counts as one. `--traceback`, or
 CRT_JAX_TRACEBACK=1, shows where it was raised.
 """
 
+import functools
 import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import config_files, usage
-from experiments.config_files import parse_arguments
-from experiments.mistakes import Mistake, closest, describe, did_you_mean
-
-__all__ = [
-  'DONE',
-  'PREEMPTED',
-  'USER_MISTAKE',
-  'Mistake',
-  'define_config',
-  'define_workdir',
-  'parse_arguments',
-  'refuse_overrides',
-  'require_config',
-  'run',
-]
+from crt_jax.cli import config_files, help_text
+from crt_jax.cli.config_files import parse_arguments  # noqa: F401, of the public face
+from crt_jax.cli.user_errors import Mistake, closest, describe, did_you_mean
 
 DONE, USER_MISTAKE, INTERRUPTED, PREEMPTED = 0, 2, 130, 75
 HELP = re.compile(r'--?(help|helpshort|h|\?)(=true)?')
@@ -134,12 +113,16 @@ def refuse_overrides(reason: str) -> None:
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-  """Reads the flags, runs `main(argv)` under absl, and exits with its code; does not return."""
+  """Reads the flags, runs `main(argv)` under absl, and exits with its code; does not return.
+
+  The module of `main` is the entry point: help shows its docstring and its flags.
+  """
+  module = sys.modules[main.__module__]
   for stream in (sys.stdout, sys.stderr):  # as training/progress.py, which would import JAX
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   try:
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(_parse, module))
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -147,7 +130,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + 13)
   except Exception as error:
-    line = _describe_flag_error(error) if isinstance(error, flags.Error) else describe(error)
+    is_flag = isinstance(error, flags.Error)
+    line = _describe_flag_error(error, module) if is_flag else describe(error)
     if line is None:
       raise
     if wants_traceback():
@@ -161,7 +145,7 @@ def wants_traceback() -> bool:
   return '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0')
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   """Parses the command line for absl; raises Mistake or flags.Error, or shows help and exits."""
   parser = FLAGS['config'].parser if 'config' in FLAGS else None
   words = FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
@@ -178,7 +162,7 @@ def _parse(argv: list[str]) -> list[str]:
     app.usage(writeto_stdout=True, exitcode=DONE)
   if asks_help:
     fields = config_files.fields(FLAGS.config) if parser is not None and FLAGS.config else {}
-    print(usage.text(fields))
+    print(help_text.text(module, fields))
     sys.stdout.flush()
     sys.exit(DONE)
   if left:
@@ -270,14 +254,15 @@ def _expected(name: str, given: Any, kind: type, default: Any) -> str:
   return f'--config.{name}={given}: expected {words}, as in --config.{name}={example}'
 
 
-def _describe_flag_error(error: flags.Error) -> str:
+def _describe_flag_error(error: flags.Error, module: ModuleType) -> str:
   """Returns one line for what absl found wrong with a flag."""
   parser = FLAGS['config'].parser if 'config' in FLAGS else None
   fields = parser.fields if parser is not None else {}
   message = ' '.join(str(error).split())
   if isinstance(error, flags.UnrecognizedFlagError):
     name = error.flagname
-    match = closest(name, [known for known in usage.own_flags() if known != name], cutoff=0.7)
+    known = [flag for flag in help_text.own_flags(module) if flag != name]
+    match = closest(name, known, cutoff=0.7)
     if match is None and fields:
       field = config_files.closest_field(name, fields)
       match = f'config.{field}' if field else None

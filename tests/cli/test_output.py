@@ -22,7 +22,7 @@ ESCAPED = {
 ENVIRONMENTS = {name: (name, {'PYTHONIOENCODING': name}) for name in ESCAPED}
 ENVIRONMENTS['C'] = ('ascii', dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0'))
 ENTRY = """
-from experiments import cli
+from crt_jax import cli
 def main(argv):
   print('é 语 \\udc80')
 cli.run(main)

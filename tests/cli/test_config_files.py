@@ -1,12 +1,18 @@
 """Config files: arguments with types, near matches, and every config of the repository."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import config_files
-from experiments.config_files import closest_field, fields, find, load, name, parse_arguments
-from experiments.mistakes import Mistake
+from crt_jax.cli import config_files
+from crt_jax.cli.config_files import closest_field, fields, find, load, name, parse_arguments
+from crt_jax.cli.user_errors import Mistake
 
+ROOT = Path(__file__).parents[2]
 DEFAULTS = dict(R=8, rate=0.5, small=False, corpus='sotu')
 
 
@@ -55,7 +61,7 @@ def test_load_passes_arguments_and_locks(here):
     here,
     'configs/a.py',
     'from ml_collections import ConfigDict\n'
-    'from experiments.cli import parse_arguments\n'
+    'from crt_jax.cli import parse_arguments\n'
     "def get_config(arguments=''):\n"
     '  return ConfigDict(dict(R=parse_arguments(arguments, R=8).R))\n',
   )
@@ -101,7 +107,7 @@ def test_a_changed_config_is_read_anew(here):
   'path', ['configs/quikstart.py', 'quickstart', 'quickstart.py', 'qickstart']
 )
 def test_a_missing_file_gets_a_near_match(here, monkeypatch, path):
-  monkeypatch.setattr(config_files, '_home', lambda: here)
+  monkeypatch.setattr(config_files, '_roots', lambda: (here,))
   write(here, 'configs/quickstart.py', '"""Short."""\ndef get_config():\n  pass\n')
   write(here, 'configs/base.py', 'def helper():\n  pass\n')
   with pytest.raises(Mistake, match=r'did you mean configs/quickstart.py\?'):
@@ -113,8 +119,38 @@ def test_a_missing_file_gets_a_near_match(here, monkeypatch, path):
 
 def test_configs_are_found_from_any_directory(here):
   known = [file for file in config_files.available() if file.startswith('configs/')]
-  assert known, 'the configs of the package'
+  assert known, 'the configs of the clone'
   assert find(known[0]).is_file()
+
+
+OWN = """
+from ml_collections import ConfigDict
+from configs import base
+def get_config():
+  return ConfigDict(dict(base=base.__file__))
+"""
+
+
+@pytest.mark.parametrize('name', ['configs/__init__.py', 'configs/own.py', 'own.py'])
+def test_configs_are_those_of_the_file(here, name):
+  """A `configs` of one's own and the clone's do not take each other's place."""
+  elsewhere = here / 'elsewhere'
+  (elsewhere / 'configs').mkdir(parents=True)
+  for folder in (here, elsewhere):
+    write(folder, 'configs/__init__.py', '')
+    write(folder, 'configs/base.py', '')
+    write(folder, name, OWN)
+  ask = 'import sys; from crt_jax.cli import config_files; c = config_files.load(sys.argv[1])'
+
+  def base_of(file):
+    command = [sys.executable, '-c', f'{ask}; print(c.base if "base" in c else c.model.name)', file]
+    path = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, cwd=here, env=path, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+  assert base_of(f'elsewhere/{name}') == str(elsewhere / 'configs/base.py')
+  assert base_of(name) == str(here / 'configs/base.py')
+  assert base_of('configs/quickstart.py') == 'crt'
 
 
 def test_name():

@@ -18,7 +18,7 @@ ENTRY = '''"""Trains something tiny.
 """
 import json, os, sys
 from absl import flags, logging
-from experiments import cli
+from crt_jax import cli
 
 _CONFIG = cli.define_config(required='eval' not in sys.argv[-1])
 _WORKDIR = cli.define_workdir()
@@ -44,7 +44,7 @@ QUICKSTART = '''"""A tiny run.
 More about it.
 """
 from ml_collections import ConfigDict
-from experiments import cli
+from crt_jax import cli
 
 def get_config(arguments=''):
   given = cli.parse_arguments(arguments, R=8)
@@ -222,6 +222,13 @@ def test_a_mistake_is_answered_at_once(here):
   begin = time.monotonic()
   refused(here, CONFIG, '--config.train.stps=50')
   assert time.monotonic() - begin < 5, 'it takes 0.1 s when nothing heavy is imported first'
+
+
+def test_signals_are_heard_before_anything_heavy_is_imported(here):
+  """Their own import takes some ten milliseconds; absl's and JAX's take a second and more."""
+  code = 'import sys; import crt_jax.cli.train; print({"absl", "numpy", "jax"} & set(sys.modules))'
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout == 'set()\n', done.stderr
 
 
 def test_help_teaches(here):

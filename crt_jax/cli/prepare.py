@@ -1,0 +1,120 @@
+"""Tokenise a corpus ahead of training, for nodes without network or packages.
+
+    crt-prepare --config=configs/crt_sotu.py
+    crt-prepare --config=configs/crt_sotu.py --verify
+    crt-prepare --config=configs/crt_sotu.py --repair
+    crt-prepare --config=configs/crt_sotu.py --write_tfds=DIR
+
+Training with the same `config.data` finds what this wrote, in `config.data.cache_dir`
+($CRT_JAX_CACHE or ~/.cache/crt_jax when that is empty). Doing it twice, or in two places at
+once, does the work once.
+
+Training compares up to 256 MiB of tokens with their checksums each time, and samples of more.
+--verify reads every byte, names the files that are damaged, changes nothing and exits with 1;
+--repair makes them again and keeps the damaged ones as NAME.damaged-N, since a running job may
+still read them.
+"""
+
+import sys
+import time
+
+from absl import flags
+
+from crt_jax import cli
+
+_CONFIG = cli.define_config()
+_WRITE_TFDS = flags.DEFINE_string(
+  'write_tfds',
+  None,
+  'Write the raw documents as a TFDS set here, tokenise nothing.',
+)
+_VERIFY = flags.DEFINE_bool(
+  'verify',
+  False,
+  'Compare every byte with its checksum and change nothing; exit code 1 if a file is damaged.',
+)
+_REPAIR = flags.DEFINE_bool(
+  'repair', False, 'Compare every byte with its checksum; damaged data is made again.'
+)
+
+
+def main(argv: list[str]) -> int | None:
+  del argv
+  if _VERIFY.value and _REPAIR.value:
+    raise cli.Mistake('--verify changes nothing and --repair does; give one')
+  if _WRITE_TFDS.value:
+    return _write_tfds()
+  if _VERIFY.value and (damaged := _damaged_files()):
+    print('\n'.join(f'damaged: {line}' for line in damaged))
+    print('nothing was changed; --repair makes it again')
+    return 1
+  return _prepare()
+
+
+def _damaged_files() -> list[str]:
+  from crt_jax import data
+
+  return data.damaged_files(_CONFIG.value.data)
+
+
+def _write_tfds() -> None:
+  from crt_jax.data.tfds_builder import write_tfds
+
+  corpus = write_tfds(_CONFIG.value.data, _WRITE_TFDS.value)
+  instead = ' --config.data.files=' if _CONFIG.value.data.files else ''
+  print(f'wrote {_WRITE_TFDS.value}; read it with')
+  print(f"  --config.data.corpus='{corpus}' --config.data.tfds_dir={_WRITE_TFDS.value}{instead}")
+
+
+class _Progress:
+  """A line on stderr every ten seconds."""
+
+  def __init__(self):
+    self.started = self.shown = time.monotonic()
+
+  def __call__(self, done: int, total: int) -> None:
+    now = time.monotonic()
+    if now - self.shown < 10:
+      return
+    self.shown = now
+    rate = done / (now - self.started)
+    print(
+      f'tokenised {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s, '
+      f'{(total - done) / rate:,.0f} s to go',
+      file=sys.stderr,
+    )
+
+
+def _prepare() -> None:
+  from crt_jax import data
+
+  dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=_Progress())
+  for packed in dataset.validation_sets.values():
+    _describe(packed)
+  if _CONFIG.value.data.corpus == 'mixture':
+    print(f'mixture of {", ".join(dataset.sources)}: {len(dataset.train):,} tokens')
+
+
+def _describe(dataset) -> None:
+  manifest = dataset.manifest
+  tokenizer, split = manifest['tokenizer'], manifest['split']
+  print(f'{dataset.folder}')
+  print(f'  tokenizer   {tokenizer["name"]}, {tokenizer["vocab_size"]:,} tokens')
+  share = f', {split["validation_fraction"]:.0%} held out'
+  print(f'  split       {split["rule"]}{"" if split["rule"] == "validation_files" else share}')
+  print(f'  separator   {manifest["separator"]}')
+  for name, counts in manifest['splits'].items():
+    documents = '' if counts['documents'] is None else f', {counts["documents"]:,} documents'
+    print(
+      f'  {name:<11} {counts["tokens"]:,} tokens, {dataset.bytes_per_token(name):.3f} bytes each'
+      f'{documents}'
+    )
+  for said in dataset.shared_text:
+    print(f'  in both     {said}')
+  if _VERIFY.value or _REPAIR.value:
+    print('  verified    every byte')
+
+
+def start() -> None:
+  """Runs the console script `crt-prepare`; does not return."""
+  cli.run(main)

@@ -1,0 +1,80 @@
+"""Trains a model as a config says, evaluates it, and leaves everything in one directory.
+
+  crt-train --config=configs/quickstart.py --workdir=runs/quickstart
+
+trains from the start, or from where the run in that directory stands: a run that was killed,
+preempted or out of disk space goes on with the same command, to the same parameters. SIGTERM and
+SIGHUP save first and end with code 75, Ctrl-C with 130; a second Ctrl-C leaves at once. A finished
+run stays as it is. At the end the model is evaluated by parallel passes and by the exact
+recurrence, and writes a sample of text. The directory then holds
+
+  config.json      every value of the config, and what it ran on
+  sharding.txt     which parameter lies on which mesh axis, and the bytes per device
+  metrics.jsonl    one line per report: step, loss, perplexity, ...
+  tensorboard/     the same for TensorBoard
+  checkpoints/     the newest ones and the best one
+  evaluation.json, figures/, samples/
+
+  crt-train --mode=eval --workdir=runs/quickstart
+
+evaluates the newest checkpoint again, with the config that it was trained with: one process on its
+first device, several, started as for training, on the mesh of the config.
+"""
+
+from crt_jax.training.preemption import StopSignal
+
+_STOP = StopSignal()
+
+
+def start() -> None:
+  """Runs the console script `crt-train`; does not return."""
+  _STOP.listen()  # before the imports below: a signal is answered from here to the end
+  from crt_jax import cli
+
+  try:
+    _define_flags()
+    cli.run(main)
+  finally:
+    _STOP.ignore()
+
+
+def _define_flags() -> None:
+  from absl import flags
+
+  from crt_jax import cli
+  from crt_jax.cli import distributed
+
+  cli.define_config(required=False)
+  cli.define_workdir('Directory of the run: new, empty, or holding this very run')
+  flags.DEFINE_enum(
+    'mode', 'train', ['train', 'eval'], 'Train and evaluate, or evaluate a checkpoint.'
+  )
+  flags.DEFINE_bool(
+    'fork', False, 'Continue a run although its config was another one; both are recorded.'
+  )
+  flags.DEFINE_bool(
+    'reset_optimizer',
+    False,
+    "With --fork: where the changed config gives the optimiser's state another structure, begin it "
+    'anew; parameters, step and learning rate go on.',
+  )
+  distributed.define_flags()
+
+
+def main(argv: list[str]) -> None:
+  from absl.flags import FLAGS
+
+  from crt_jax import cli
+  from crt_jax.cli import distributed
+
+  del argv
+  if FLAGS.mode == 'eval':
+    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
+  with distributed.joined(_STOP):
+    from crt_jax.training import final, loop  # after the flags: a typo is answered at once
+
+    if FLAGS.mode == 'eval':
+      final.evaluate_checkpoint(FLAGS.workdir, _STOP)
+    else:
+      run = cli.require_config(), FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer
+      loop.train(*run, stop=_STOP)

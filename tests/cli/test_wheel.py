@@ -1,0 +1,107 @@
+"""The wheel holds crt_jax alone, and its console scripts train what a person writes beside them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from crt_jax.cli import config_files
+from tests.end_to_end import runs
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ('pyproject.toml', 'README.md', 'LICENSE', 'NOTICE', 'crt_jax', 'experiments', 'configs')
+OWN = """
+from configs import mine
+
+def get_config():
+  config = mine.config()
+  config.train.steps = 2
+  return config
+"""
+
+
+def call(*words, cwd, **environment):
+  """Runs a command in a folder that holds nothing of the clone."""
+  kept = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+  return subprocess.run(
+    words, cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=300
+  )
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+  """The wheel, built from a copy: a build leaves files in the tree that it is built from."""
+  source, folder = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+  for name in SOURCES:
+    copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+    copy(ROOT / name, source / name)
+  pip = (sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation')
+  done = call(*pip, '--wheel-dir', folder, source, cwd=folder)
+  assert done.returncode == 0, done.stderr
+  [file] = folder.glob('*.whl')
+  return file
+
+
+@pytest.fixture(scope='module')
+def scripts(wheel, tmp_path_factory):
+  """The folder of the console scripts, where the wheel is installed and this clone is not."""
+  home = tmp_path_factory.mktemp('venv')
+  venv.create(home)
+  packages = sysconfig.get_path('purelib', vars={'base': home})
+  (Path(packages) / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
+  python = home / 'bin' / 'python'
+  pip = (sys.executable, '-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index')
+  done = call(*pip, '--force-reinstall', wheel, cwd=home)
+  assert done.returncode == 0, done.stderr
+  return home / 'bin'
+
+
+def test_the_wheel_holds_crt_jax_alone(wheel):
+  names = {name.partition('/')[0] for name in zipfile.ZipFile(wheel).namelist()}
+  assert {name.partition('-')[0] for name in names} == {'crt_jax'}
+  assert {name for name in names if not name.endswith('.dist-info')} == {'crt_jax'}
+
+
+@pytest.mark.parametrize('name', ['crt-train', 'crt-generate', 'crt-prepare'])
+def test_a_script_helps_and_refuses(scripts, tmp_path, name):
+  done = call(scripts / name, '--help', cwd=tmp_path)
+  assert (done.returncode, done.stderr) == (0, '')
+  assert f' {name} --' in done.stdout and 'experiments' not in done.stdout
+  done = call(scripts / name, '--no_such_flag=1', cwd=tmp_path)
+  assert (done.returncode, done.stderr) == (2, 'error: unknown flag --no_such_flag\n')
+
+
+def test_a_missing_config_is_one_line(scripts, tmp_path):
+  done = call(scripts / 'crt-train', '--config=missing.py', cwd=tmp_path)
+  assert (done.returncode, done.stderr) == (2, "error: no config file 'missing.py'\n")
+
+
+def test_it_trains_a_config_beside_a_package_of_the_same_name(scripts, tmp_path):
+  """Every path of the user is theirs; their repository's commit is not the one of crt_jax."""
+  own = tmp_path / 'own'
+  (own / 'configs').mkdir(parents=True)
+  values = config_files.load(str(ROOT / 'tests/training/tiny.py')).to_dict()
+  (own / 'configs' / '__init__.py').touch()
+  (own / 'configs' / 'mine.py').write_text(
+    f'from ml_collections import ConfigDict\n\ndef config():\n  return ConfigDict({values!r})\n'
+  )
+  (own / 'own.py').write_text(OWN)
+  environment = runs.environment(tmp_path / 'cache')
+  command = (scripts / 'crt-train', '--config=own/own.py', '--workdir=run')
+  done = call(*command, cwd=tmp_path, **environment)
+  assert done.returncode == 0, done.stderr
+  record = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert record['origin']['command'] == 'crt-train --config=own/own.py --workdir=run'
+  assert record['origin']['commit'] == ''
+  done = call(scripts / 'crt-generate', '--workdir=run', '--prompt=a', cwd=tmp_path, **environment)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith('a')

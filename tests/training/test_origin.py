@@ -1,0 +1,30 @@
+"""The commit in the records is the one of crt_jax, or none."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from crt_jax.training import origin
+
+
+def git(folder, *words):
+  names = ('-c', 'user.name=a', '-c', 'user.email=a@b.c')
+  done = subprocess.run(
+    ['git', '-C', folder, *names, *words], check=True, capture_output=True, text=True
+  )
+  return done.stdout.strip()
+
+
+@pytest.mark.parametrize('folder, is_clone', [('', True), ('venv/site-packages', False)])
+def test_the_commit_is_that_of_a_clone(tmp_path, monkeypatch, folder, is_clone):
+  """Not that of a project whose environment holds the wheel."""
+  file = tmp_path / folder / 'crt_jax' / 'training' / 'origin.py'
+  file.parent.mkdir(parents=True)
+  shutil.copy(origin.__file__, file)
+  git(tmp_path, 'init', '--quiet')
+  git(tmp_path, 'add', '.')
+  git(tmp_path, 'commit', '--quiet', '--message=first')
+  monkeypatch.setattr(origin, '__file__', str(file))
+  head = git(tmp_path, 'rev-parse', 'HEAD')
+  assert origin.commit.__wrapped__() == (head if is_clone else '')
