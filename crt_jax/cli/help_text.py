@@ -1,15 +1,18 @@
 """The text of `--help`: what the entry point does, its flags, and how a config is changed."""
 
+import shlex
 import textwrap
 from types import ModuleType
 from typing import Any
 
 from absl import flags
 
+from crt_jax import schema
 from crt_jax.cli import config_files
 from crt_jax.program import program
 
 FLAGS = flags.FLAGS
+FIELD = 44  # columns of a field and its value
 
 METAVARS = {
   'config': 'FILE[:NAME=VALUE,...]',
@@ -83,9 +86,16 @@ def _configs() -> str:
 
 
 def _fields(fields: dict[str, tuple[type, Any]]) -> str:
-  width = max(map(len, fields))
-  lines = [
-    f'  --config.{name:{width}}  {kind.__name__:5}  {value!r}'
-    for name, (kind, value) in fields.items()
-  ]
+  """Each field with its value, its type and what it means."""
+  model = fields.get('model.name', (str, ''))[1]
+  lines = []
+  for name, (kind, value) in fields.items():
+    head = f'  --config.{name}={shlex.quote(str(value))}'
+    words = f'{kind.__name__:5}  {schema.meaning(name, model).words()}'
+    wrapped = textwrap.wrap(words, 100 - FIELD, subsequent_indent=' ' * 7) or ['']
+    if len(head) < FIELD:
+      lines.append(f'{head:{FIELD}}{wrapped.pop(0)}')
+    else:
+      lines.append(head)
+    lines += [' ' * FIELD + line for line in wrapped]
   return '\n'.join(['All fields of this config, as the command now sets them:', *lines])

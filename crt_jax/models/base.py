@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax import schema
 from crt_jax.models import kernels, platform
 from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
@@ -36,12 +37,12 @@ from crt_jax.models.inputs import (
 from crt_jax.models.loss import cross_entropy
 from crt_jax.recurrence.context import Recurrence
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
-from crt_jax.schema import ModelConfig, resolve
+from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
 
 Array = jax.Array
 
-MODELS = {
+MODELS: dict[str, str | type['Model']] = {
   'transformer': 'crt_jax.models.transformer:Transformer',
   'crt': 'crt_jax.models.crt:CRT',
   'cart': 'crt_jax.models.cart:CART',
@@ -79,7 +80,7 @@ def build(config, device: jax.Device | None = None) -> 'Model':
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """
   model = model_class(config.get('name', None))
-  fields = resolve(model.Config, config)
+  fields = schema.resolve(model.Config, config)
   require(
     fields.dtype != 'float64' or jax.config.jax_enable_x64,
     "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
@@ -91,8 +92,23 @@ def build(config, device: jax.Device | None = None) -> 'Model':
 def model_class(name: str) -> type['Model']:
   """The class of the models of this name; ValueError where there is none."""
   one_of('model.name', name, MODELS)
-  module, cls = MODELS[name].split(':')
-  return getattr(importlib.import_module(module), cls)
+  found = MODELS[name]
+  if isinstance(found, str):
+    module, cls = found.split(':')
+    found = getattr(importlib.import_module(module), cls)
+  return found
+
+
+def register(name: str, cls: type['Model']) -> None:
+  """Makes a class of models known under a name, for `config.model.name` (docs/adding_a_model.md).
+
+  Raises:
+    ValueError: another class has the name.
+  """
+  if MODELS.get(name, cls) is not cls:
+    raise ValueError(f'model.name={name!r} is taken by another model; register another name')
+  MODELS[name] = cls
+  schema.MODELS[name] = cls.Config
 
 
 @dataclasses.dataclass(frozen=True)

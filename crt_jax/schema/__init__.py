@@ -14,6 +14,7 @@ from crt_jax.schema.experiment import (
   SECTIONS,
   cart_model,
   check,
+  completed,
   crt_model,
   default,
   experiment,
@@ -23,7 +24,7 @@ from crt_jax.schema.experiment import (
   transformer_model,
 )
 from crt_jax.schema.fields import Section, complete, field, resolve
-from crt_jax.schema.model import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.schema.model import MODELS, CARTConfig, CRTConfig, ModelConfig, TransformerConfig
 from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
   'CRTConfig',
   'DataConfig',
   'EvalConfig',
+  'MODELS',
   'MeshConfig',
   'ModelConfig',
   'OptimizerConfig',
@@ -43,6 +45,7 @@ __all__ = [
   'cart_model',
   'check',
   'complete',
+  'completed',
   'crt_model',
   'default',
   'experiment',

@@ -25,7 +25,7 @@ class SourceConfig(Section):
   corpus: str = field('files', "as data.corpus, except 'mixture'")
   files: str = field('', "glob of .txt and .jsonl files, plain or .gz, of corpus='files'")
   validation_files: str = field('', "glob of the validation split; '' = split off from files")
-  text_field: str = field('text', 'of .jsonl lines and TFDS features')
+  text_field: str = field('text', 'name of the text in .jsonl lines and TFDS features')
   max_tokens: int = field(
     0, 'tokens of its training split that are used', least=0, most=2**53, zero='all'
   )
@@ -43,7 +43,7 @@ class DataConfig(Section):
   )
   files: str = field('', "glob of .txt and .jsonl files, plain or .gz, of corpus='files'")
   validation_files: str = field('', "glob of the validation split; '' = split off from files")
-  text_field: str = field('text', 'of .jsonl lines and TFDS features')
+  text_field: str = field('text', 'name of the text in .jsonl lines and TFDS features')
   sources: dict[str, SourceConfig] = field({}, "of corpus='mixture': name -> source")
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
@@ -53,12 +53,12 @@ class DataConfig(Section):
     256, 'tokens of a trained BPE, special ones included; 256 for bytes', least=1, most=2**24
   )
   bpe_recipe: str = field(
-    'default', 'of a trained BPE', choices={'default': '', 'crt': "the CRT paper's"}
+    'default', 'how a BPE is trained', choices={'default': '', 'crt': "the CRT paper's"}
   )
   bpe_documents: int = field(
-    0, 'the BPE is trained on the first so many', least=0, most=LARGEST, zero='all'
+    0, 'documents that a BPE is trained on, from the first', least=0, most=LARGEST, zero='all'
   )
-  separator: str = field('none', 'between documents', choices=('none', 'eos', 'bos_eos'))
+  separator: str = field('none', 'tokens between documents', choices=('none', 'eos', 'bos_eos'))
   split: str = field(
     'auto',
     'how the validation split is taken off',
@@ -84,7 +84,7 @@ class DataConfig(Section):
       'in_order': 'as in the file',
     },
   )
-  cache_dir: str = field('', "of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax")
+  cache_dir: str = field('', "folder of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax")
 
   def check(self) -> None:
     if self.corpus == MIXTURE:

@@ -18,13 +18,15 @@ class EvalConfig(Section):
     'windows that are scored',
     choices={'random': "as in CRT's paper", 'first': "as in CART's"},
   )
-  batches: int = field(20, 'of sample=random, the same every time', least=1, most=LARGEST)
-  seed: int = field(42, 'of sample=random', least=0, most=SEEDS)
-  windows: int = field(50, 'of sample=first', least=1, most=LARGEST)
+  batches: int = field(
+    20, 'batches that sample=random scores, the same every time', least=1, most=LARGEST
+  )
+  seed: int = field(42, 'seed of sample=random', least=0, most=SEEDS)
+  windows: int = field(50, 'windows that sample=first scores', least=1, most=LARGEST)
   whole: bool = field(True, 'at the end, every token of the validation sets is scored once too')
   whole_tokens: int = field(
     0,
-    'but no more of each set in each form',
+    'tokens of each set that `whole` scores at most, in each form',
     least=0,
     most=2**53,
     zero='2^20, or a tenth of the training for all forms of a set together',
@@ -33,9 +35,11 @@ class EvalConfig(Section):
     (), 'parallel K at the end; () = the configured one', least=1, most=DEEPEST
   )
   sequential: bool = field(False, 'at the end, the exact recurrence is scored too')
-  during_training_batches: int = field(20, 'of sample=random, in training', least=1, most=LARGEST)
+  during_training_batches: int = field(
+    20, 'batches that are scored in training', least=1, most=LARGEST
+  )
   dtype: str = field(
-    '', "scored in; '' = model.dtype", choices=('', 'float32', 'bfloat16', 'float16')
+    '', "compute while scoring; '' = model.dtype", choices=('', 'float32', 'bfloat16', 'float16')
   )
   jacobian_iterations: int = field(
     0, "power iterations for the recurrence's Jacobian", least=0, most=DEEPEST, zero='never'
@@ -48,9 +52,11 @@ class SampleConfig(Section):
 
   section: ClassVar[str] = 'sample'
 
-  prompt: str = field('The ', 'its beginning')
-  num_tokens: int = field(200, 'that follow', least=1, most=2**20)
-  temperature: float = field(0.8, '', least=0, most=1e6, zero='the most likely token')
+  prompt: str = field('The ', 'beginning of the text')
+  num_tokens: int = field(200, 'tokens that are written', least=1, most=2**20)
+  temperature: float = field(
+    0.8, 'divides the logits', least=0, most=1e6, zero='the most likely token'
+  )
   top_k: int = field(50, 'most likely tokens that are drawn from', least=0, most=2**24, zero='all')
   top_p: float = field(0.95, 'probability of those that are drawn from', above=0, most=1)
-  seed: int = field(0, 'of the draws', least=0, most=SEEDS)
+  seed: int = field(0, 'seed of the draws', least=0, most=SEEDS)

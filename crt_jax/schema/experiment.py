@@ -38,7 +38,9 @@ class Whole(Section):
 
   section: ClassVar[str] = 'config'
 
-  seed: int = field(42, 'of parameters, data order, dropout and drawn depths', least=0, most=SEEDS)
+  seed: int = field(
+    42, 'seed of parameters, data order, dropout and drawn depths', least=0, most=SEEDS
+  )
 
 
 def crt_model(**changes: Any) -> dict[str, Any]:
@@ -100,6 +102,14 @@ def check(config: ConfigDict) -> ConfigDict:
     if name in SECTIONS:
       done[name] = ConfigDict(dataclasses.asdict(fields.resolve(SECTIONS[name], given)))
   return done.lock()
+
+
+def completed(saved: Mapping[str, Any]) -> ConfigDict:
+  """The locked config of a run that was saved, unchecked: a field added since has its default."""
+  config = ConfigDict(dict(saved))
+  for name, cls in SECTIONS.items():
+    config[name] = ConfigDict(complete(cls, {}) | config.get(name, ConfigDict()).to_dict())
+  return config.lock()
 
 
 def section_of(name: str, model: str) -> tuple[type[Section] | None, str]:

@@ -51,6 +51,15 @@ class Values:
   zero: str = ''
   choices: tuple[str, ...] | Mapping[str, str] = ()
 
+  def words(self) -> str:
+    """One line for a reader: the meaning, what 0 stands for, the choices and what they mean."""
+    zero = f'0 = {self.zero}' if self.zero else ''
+    means = self.choices if isinstance(self.choices, Mapping) else dict.fromkeys(self.choices, '')
+    choices = ', '.join(
+      f'{name!r}' + (f' ({what})' if what else '') for name, what in means.items()
+    )
+    return '; '.join(part for part in (self.meaning, zero, choices) if part)
+
   def fault(self, value: Any) -> str:
     """What a value of the right type must be and is not: 'must ...', or '' where it is right."""
     if self.choices:

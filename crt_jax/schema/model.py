@@ -63,12 +63,12 @@ class ModelConfig(Section):
 
   name: str = field(MISSING, 'kind of model')
   vocab_size: int = field(MISSING, 'token ids, V', least=1, most=2**24)
-  width: int = field(MISSING, 'of the residual stream, C', least=1, most=WIDEST)
+  width: int = field(MISSING, 'width of the residual stream, C', least=1, most=WIDEST)
   heads: int = field(0, 'query heads, H; C / heads is even', least=0, most=WIDEST, zero='derived')
-  head_width: int = field(0, 'A, even', least=0, most=WIDEST, zero='C / heads')
-  dropout: float = field(0.0, 'share that training drops', least=0, below=1)
+  head_width: int = field(0, 'width of a head, A; even', least=0, most=WIDEST, zero='C / heads')
+  dropout: float = field(0.0, 'share of units that training drops', least=0, below=1)
   dtype: str = field(
-    'float32', 'compute; parameters and residual stream: float32, or float64', choices=DTYPES
+    'float32', 'of products; parameters and residual stream are float32, or float64', choices=DTYPES
   )
   remat: str = field('auto', 'what the backward pass recomputes', choices=REMAT)
   unroll_scans: str = field(
@@ -127,10 +127,10 @@ class ModelConfig(Section):
 class TransformerConfig(ModelConfig):
   """Fields of a transformer."""
 
-  layers: int = field(MISSING, 'N', least=1, most=DEEPEST)
+  layers: int = field(MISSING, 'layers, N', least=1, most=DEEPEST)
   style: str = field(
     'roformer',
-    'of its layers',
+    'kind of layers',
     choices={
       'roformer': "the CRT paper's baseline",
       'roformer_head_ffn': 'the same with a feed-forward before the head',
@@ -138,8 +138,8 @@ class TransformerConfig(ModelConfig):
     },
   )
   rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
-  rotary_theta: float = field(1e4, "of rotary='standard'", above=0, most=1e12)
-  norm_eps: float = field(1e-6, "of style='cart_dense'; the others have 1e-5", above=0, most=1)
+  rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
+  norm_eps: float = field(1e-6, "epsilon of the norms of style='cart_dense'", above=0, most=1)
   latent_ratio: int = field(
     0,
     "of style='cart_dense': keys and values through C / latent_ratio",
@@ -171,9 +171,9 @@ class TransformerConfig(ModelConfig):
 class CRTConfig(ModelConfig):
   """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
 
-  layers: int = field(MISSING, 'of the block, D', least=1, most=DEEPEST)
+  layers: int = field(MISSING, 'layers of the block, D', least=1, most=DEEPEST)
   rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
-  rotary_theta: float = field(1e4, "of rotary='standard'", above=0, most=1e12)
+  rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
   depth: int = field(5, 'parallel passes, K', least=1, most=DEEPEST)
   depth_min: int = field(
     0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
@@ -214,7 +214,7 @@ class CRTConfig(ModelConfig):
     choices={'replay': 'the caches', 'segments': 'every sqrt(T)-th state', 'scan': 'everything'},
   )
   gradient: str = field(
-    'full', 'what the gradient knows (recurrence/estimators.py)', choices=tuple(GRADIENTS)
+    'full', 'what of it is computed (recurrence/estimators.py)', choices=tuple(GRADIENTS)
   )
   gradient_reach: int = field(
     0,
@@ -287,10 +287,10 @@ class CARTConfig(ModelConfig):
   """Fields of a CART; the booleans and choices are the switches of docs/cart.md."""
 
   prelude_layers: int = field(
-    4, 'P; 2 or more, as published, unless short_prelude', least=0, most=DEEPEST
+    4, 'layers of the prelude, P; at least 2 unless short_prelude', least=0, most=DEEPEST
   )
   short_prelude: bool = field(False, 'P may be 0 or 1, which was not published')
-  loops: int = field(6, 'R', least=1, most=DEEPEST)
+  loops: int = field(6, 'loops of the core, R', least=1, most=DEEPEST)
   loops_min: int = field(
     0, 'training draws R from loops_min .. loops', least=0, most=DEEPEST, zero='always loops'
   )
@@ -302,8 +302,8 @@ class CARTConfig(ModelConfig):
   )
   history: int = field(3, 'states that the blend mixes', least=1, most=DEEPEST)
   gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
-  loop_code_width: int = field(32, 'of the code of the loop, even', least=2, most=WIDEST)
-  norm_eps: float = field(1e-6, 'of the norms', above=0, most=1)
+  loop_code_width: int = field(32, 'width of the code of the loop, even', least=2, most=WIDEST)
+  norm_eps: float = field(1e-6, 'epsilon of the norms', above=0, most=1)
   rotary_theta: float = field(1e4, 'base of the rotary angles', above=0, most=1e12)
   anchor: str = field(
     'frozen',

@@ -15,17 +15,19 @@ class OptimizerConfig(Section):
 
   section: ClassVar[str] = 'optimizer'
 
-  name: str = field('adamw', 'of the optimiser', choices=('adamw', 'adam'))
-  learning_rate: float = field(2e-4, 'at its highest', above=0, most=HIGHEST_RATE)
+  name: str = field('adamw', 'kind of optimiser', choices=('adamw', 'adam'))
+  learning_rate: float = field(2e-4, 'highest learning rate', above=0, most=HIGHEST_RATE)
   schedule: str = field(
     'constant',
-    'of the learning rate',
+    'how the learning rate goes on after the warm-up',
     choices={'constant': '', 'cosine': 'to final_learning_rate at the last step'},
   )
   warmup_steps: int = field(
-    0, 'steps, linear; the full rate is reached at this one', least=0, most=LARGEST
+    0, 'steps of a linear warm-up; the last has the full rate', least=0, most=LARGEST
   )
-  final_learning_rate: float = field(0.0, 'of schedule=cosine', least=0, most=HIGHEST_RATE)
+  final_learning_rate: float = field(
+    0.0, 'learning rate at the last step, of schedule=cosine', least=0, most=HIGHEST_RATE
+  )
   b1: float = field(0.9, 'decay of the first moment', least=0, below=1)
   b2: float = field(0.999, 'decay of the second moment', least=0, below=1)
   eps: float = field(1e-8, 'added to the root of the second moment', above=0, most=1)
@@ -34,11 +36,13 @@ class OptimizerConfig(Section):
   )
   decay_mask: str = field(
     'all',
-    'what decays',
+    'which parameters decay',
     choices={'all': '', 'all_but_gate': 'of a CART', 'matrices': 'no biases, norms, gate, blend'},
   )
   frozen: tuple[str, ...] = field((), "parts of the model that stay as initialised, as ('gate',)")
-  clip_norm: float = field(1.0, 'of the global gradient', least=0, most=1e6, zero='off')
+  clip_norm: float = field(
+    1.0, 'largest norm of the global gradient', least=0, most=1e6, zero='off'
+  )
 
   def check(self) -> None:
     require(
@@ -63,7 +67,9 @@ class TrainConfig(Section):
   log_every: int = field(10, 'steps between lines of the log', **OFTEN)
   eval_every: int = field(200, 'steps between measurements on the validation set', **OFTEN)
   checkpoint_every: int = field(200, 'steps between checkpoints', **OFTEN)
-  keep_checkpoints: int = field(2, 'the newest so many; the best one stays too', **OFTEN)
+  keep_checkpoints: int = field(
+    2, 'how many of the newest are kept; the best one stays too', **OFTEN
+  )
   telemetry_every: int = field(
     0, 'steps between expensive statistics', least=0, most=LARGEST, zero='never'
   )
@@ -76,8 +82,12 @@ class MeshConfig(Section):
   section: ClassVar[str] = 'mesh'
 
   data: int = field(-1, 'replicas of the parameters; -1 = all that are left', least=-1, most=2**20)
-  fsdp: int = field(1, 'over which parameters, moments and rows are split', least=-1, most=2**20)
-  tensor: int = field(1, 'over which heads and hidden units are split', least=-1, most=2**20)
+  fsdp: int = field(
+    1, 'devices over which parameters, moments and rows are split', least=-1, most=2**20
+  )
+  tensor: int = field(
+    1, 'devices over which heads and hidden units are split', least=-1, most=2**20
+  )
   gather: str = field(
     'step',
     'when weights that lie on fsdp are gathered',

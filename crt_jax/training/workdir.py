@@ -157,7 +157,7 @@ def plain(config) -> dict:
 
 def config_of(saved: dict) -> ml_collections.ConfigDict:
   """Returns the locked ConfigDict of a config read from JSON; lists become tuples again."""
-  return ml_collections.ConfigDict(_with_tuples(saved)).lock()
+  return schema.completed(_with_tuples(saved))
 
 
 def _with_tuples(value):
