@@ -58,7 +58,7 @@ class Workdir:
 def finished_step(path: str | pathlib.Path) -> int | None:
   """Returns the last step of a run that has ended, else None."""
   marker = pathlib.Path(path) / FINISHED
-  return read_json(marker)['step'] if marker.exists() else None
+  return read_json(marker, 'step')['step'] if marker.exists() else None
 
 
 def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, list]:
@@ -135,7 +135,7 @@ def seen(workdir: Workdir) -> dict:
 def record_fork(workdir: Workdir, config, changed: dict[str, list], step: int) -> None:
   """Notes that the run goes on with another config from a step on; it is no longer finished."""
   if jax.process_index() == 0:
-    saved = read_json(workdir.path / CONFIG)
+    saved = read_json(workdir.path / CONFIG, 'config', 'forks')
     fork = {'after_step': step, 'changed': changed, 'origin': origin()}
     (workdir.path / FINISHED).unlink(missing_ok=True)
     write_json(
@@ -171,7 +171,7 @@ def saved_config(path: str | pathlib.Path) -> dict:
   file = pathlib.Path(path) / CONFIG
   if not file.exists():
     raise ValueError(f'{path}: no {CONFIG} here, so this is not the --workdir of a run')
-  return read_json(file)['config']
+  return read_json(file, 'config')['config']
 
 
 def changed_fields(saved: dict, config: dict) -> dict[str, list]:
@@ -189,13 +189,21 @@ def changed_fields(saved: dict, config: dict) -> dict[str, list]:
   }
 
 
-def read_json(path: pathlib.Path) -> dict:
-  """Reads a JSON object. Raises ValueError that names the file if it is damaged, OutOfReach if it
-  cannot be read at the moment."""
+def read_json(path: pathlib.Path, *names: str) -> dict:
+  """Reads a JSON object that has some names.
+
+  Raises:
+    ValueError: it is damaged; names the file.
+    OutOfReach: it cannot be read at the moment.
+  """
   try:
-    return json_text.parse(storage.retried(path, path.read_bytes))
+    found = json_text.parse(storage.retried(path, path.read_bytes))
   except ValueError as error:
     raise ValueError(f'{path} is damaged: not JSON ({error}); use a new --workdir') from None
+  missing = [name for name in names if not isinstance(found, dict) or name not in found]
+  if missing:
+    raise ValueError(f'{path} is damaged: {missing[0]!r} is missing; use a new --workdir')
+  return found
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:

@@ -50,8 +50,8 @@ def assert_same_evaluation(path, expected):
   ('processes', 'devices', 'mesh'),
   [
     (2, 1, dict(tensor=2)),  # both hold all rows
-    (4, 1, dict(data=2, tensor=2)),  # two by two hold the same
-    (2, 2, dict(fsdp=2, tensor=2)),
+    (4, 1, dict(fsdp=2, tensor=2)),  # two by two hold the same
+    (2, 2, dict(data=2, tensor=2)),
   ],
 )
 def test_processes_train_and_evaluate_as_one(tmp_path, cache, alone, processes, devices, mesh):  # noqa: F811

@@ -55,8 +55,9 @@ def test_a_directory_without_rights_is_refused(tmp_path):
     open_new('/proc/no_such_run')
 
 
-def test_damaged_config_is_named(tmp_path):
-  (tmp_path / 'config.json').write_text('{"config": ')
+@pytest.mark.parametrize('text', ['{"config": ', '{}', '[1]', '7'])
+def test_damaged_config_is_named(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
   with pytest.raises(ValueError, match=f'{tmp_path}/config.json is damaged'):
     open_new(tmp_path)
 
