@@ -12,19 +12,28 @@ from pathlib import Path
 
 import pytest
 
-from crt_jax.cli import config_files
 from tests.end_to_end import runs
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ('pyproject.toml', 'README.md', 'LICENSE', 'NOTICE', 'crt_jax', 'experiments', 'configs')
+MINE = """
+from crt_jax import schema
+
+def config():
+  model = dict(layers=1, width=16, heads=2, rotary='integer_reversed')
+  return schema.experiment(schema.crt_model(depth=2, depth_min=0, **model))
+"""
 OWN = """
 from configs import mine
 
 def get_config():
   config = mine.config()
+  config.data.update(sequence_length=16, batch_size=8)
   config.train.steps = 2
+  config.eval.update(batches=1, whole=False, during_training_batches=1, sequential=False)
+  config.sample.num_tokens = 4
   return config
 """
 
@@ -86,14 +95,11 @@ def test_a_missing_config_is_one_line(scripts, tmp_path):
 
 
 def test_it_trains_a_config_beside_a_package_of_the_same_name(scripts, tmp_path):
-  """Every path of the user is theirs; their repository's commit is not the one of crt_jax."""
+  """What `configs` means there is the user's package; the wheel has no commit to record."""
   own = tmp_path / 'own'
   (own / 'configs').mkdir(parents=True)
-  values = config_files.load(str(ROOT / 'tests/training/tiny.py')).to_dict()
   (own / 'configs' / '__init__.py').touch()
-  (own / 'configs' / 'mine.py').write_text(
-    f'from ml_collections import ConfigDict\n\ndef config():\n  return ConfigDict({values!r})\n'
-  )
+  (own / 'configs' / 'mine.py').write_text(MINE)
   (own / 'own.py').write_text(OWN)
   environment = runs.environment(tmp_path / 'cache')
   command = (scripts / 'crt-train', '--config=own/own.py', '--workdir=run')
