@@ -63,6 +63,7 @@ test-signals: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyrefly check --python-interpreter-path $(run)
 
 format: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix

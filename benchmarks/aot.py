@@ -24,10 +24,16 @@ import os
 import pathlib
 import signal
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
 
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # libtpu looks for a machine that is not there
 os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+from multiprocessing.connection import Connection
 
 import jax
 import ml_collections
@@ -61,7 +67,7 @@ WAYS = {
 }
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
 # On a CPU the code is not wanted, only the program before it: LLVM may do as little as it can.
-CPU_OPTIONS = {'xla_backend_optimization_level': 0}
+CPU_OPTIONS: dict[str, Any] = {'xla_backend_optimization_level': 0}
 if jax.__version_info__ < (0, 11):  # later ones do not know it
   CPU_OPTIONS['xla_cpu_use_fusion_emitters'] = False
 
@@ -87,7 +93,7 @@ def devices_of(target: str) -> list:
   return topologies.get_topology_desc(platform='tpu', topology_name=target).devices
 
 
-def plan(config, count: int) -> tuple[dict[str, int], int]:
+def plan(config: ConfigDict, count: int) -> tuple[dict[str, int], int]:
   """The mesh for so many devices, and the rows of the batch; see the top."""
   rows = config.data.batch_size // config.train.accumulation
   split = math.gcd(rows, count)
@@ -102,7 +108,7 @@ def plan(config, count: int) -> tuple[dict[str, int], int]:
   return dict(data=1, fsdp=split, tensor=tensor), config.data.batch_size
 
 
-def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> dict:
+def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices: list) -> dict:
   """What compiling the deepest training step says of it."""
   with config.unlocked():
     config.data.batch_size = batch
@@ -120,7 +126,7 @@ def compile_step(config, sizes: dict[str, int], batch: int, devices: list) -> di
   options = CPU_OPTIONS if devices[0].platform == 'cpu' else None
   compiled = lowered.compile(compiler_options=options)
   seconds = time.process_time() - start
-  sent = collectives(compiled.as_text())
+  sent = collectives(compiled.as_text() or '')
   return {
     'mesh': sizes,
     'batch_size': batch,
@@ -173,11 +179,12 @@ def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
   return compile_step(config, sizes, batch, jax.devices()[:count])
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   prepare_process()
   path = pathlib.Path(_OUTPUT.value)
   every = specs()
+  jobs: dict[str, tuple]
   for name in chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*'])):
     if _SCALING.value:
       jobs = {f'{way} {n}': (scaling, n, *WAYS[way]) for way in WAYS for n in (1, 2, 4, 8)}
@@ -200,7 +207,7 @@ def prepare_process():
   logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config
 
 
-def apart(job, *arguments) -> dict:
+def apart(job: Callable[..., dict], *arguments: Any) -> dict:
   """What a job returns in a process of its own, which libtpu takes along when it crashes.
 
   Raises:
@@ -216,7 +223,7 @@ def apart(job, *arguments) -> dict:
   except EOFError:
     found = None
   process.join()
-  if found is None and -process.exitcode in CRASHES:
+  if found is None and -(process.exitcode or 0) in CRASHES:
     return {'error': 'the compiler crashed'}
   if found is None:
     raise ValueError(f'its process ended with code {process.exitcode}')
@@ -225,7 +232,7 @@ def apart(job, *arguments) -> dict:
   return found
 
 
-def _send_result(sender, job, *arguments) -> None:
+def _send_result(sender: Connection, job: Callable[..., dict], *arguments: Any) -> None:
   prepare_process()
   try:
     sender.send(job(*arguments))
@@ -259,7 +266,7 @@ def libtpu_version() -> str | None:
     return None
 
 
-def chosen(every: dict[str, str], patterns) -> list[str]:
+def chosen(every: dict[str, str], patterns: Sequence[str]) -> list[str]:
   """The names that the patterns ask for, in their order."""
   found = {}
   for pattern in patterns:

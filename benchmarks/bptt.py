@@ -14,6 +14,7 @@ cores and with the rows split over one per core; needs torch unless --nopeer is 
 
 import functools
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ import crt_jax
 from benchmarks.results import publish
 from benchmarks.steps import PEER, THREADS, in_turns, medians, training_step
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
+from crt_jax.training.step import temporaries_of
+from crt_jax.types import Array
 
 FIELDS = dict(vocab_size=64, width=128, heads=4, window=38)
 LENGTH, BATCH = 272, 64
@@ -43,13 +47,13 @@ _BACKWARDS = flags.DEFINE_list('backwards', ['replay', 'scan', 'segments'], 'Loo
 _DEVICES = flags.DEFINE_integer('devices', 2, 'CPU devices that share the rows, beside one.')
 
 
-def model_of(backward: str, **fields):
+def model_of(backward: str, **fields: Any) -> Model:
   """A one-layer CRT trained by exact backpropagation."""
   described = dict(name='crt', layers=1, rotary='integer', driver='sequential', backward=backward)
   return crt_jax.build(described | fields)
 
 
-def gradient_of(model, length: int, batch: int):
+def gradient_of(model: Model, length: int, batch: int) -> jax.stages.Compiled:
   """The compiled gradient of the loss."""
   params = jax.eval_shape(model.init, random_key(0))
   rows = jax.ShapeDtypeStruct((batch, length), jnp.int32)
@@ -66,13 +70,14 @@ def memory() -> dict:
     found[name] = {}
     for length in LENGTHS:
       compiled = gradient_of(model, length, batch)
-      found[name][length] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+      found[name][length] = temporaries_of(compiled) / 2**20
   cache = {T: 2 * batch * T * MEMORY['width'] * 4 / 2**20 for T in LENGTHS}
-  growth = lambda row: round(np.log2(row[LENGTHS[-1]] / row[LENGTHS[0]]) / 5, 2)  # noqa: E731
   return dict(
     memory_model=MEMORY | dict(layers=1, dtype='float32'),
     temporary_mib={n: {T: round(mib, 2) for T, mib in row.items()} for n, row in found.items()},
-    growth_exponent={name: growth(row) for name, row in found.items()},
+    growth_exponent={
+      name: round(np.log2(row[LENGTHS[-1]] / row[LENGTHS[0]]) / 5, 2) for name, row in found.items()
+    },
     full_replay_over_one_cache={T: round(found['full, replay'][T] / cache[T], 2) for T in LENGTHS},
   )
 
@@ -89,8 +94,8 @@ def price() -> dict:
       model = model_of(backward, window=window, **fields)
       params = jax.jit(model.init)(random_key(0))
       compiled = gradient_of(model, length, batch)
-      run = lambda compiled=compiled, params=params: jax.block_until_ready(compiled(params, rows))  # noqa: E731
-      sides[f'{f"window {window}" if window else "full"}, {backward}'] = run
+      name = f'window {window}' if window else 'full'
+      sides[f'{name}, {backward}'] = functools.partial(_wait_for, compiled, params, rows)
   seconds = medians(in_turns(sides))
   ratio = {
     name: round(s / seconds[name.partition(',')[0] + ', scan'], 3) for name, s in seconds.items()
@@ -98,13 +103,17 @@ def price() -> dict:
   return dict(price_length=length, price_seconds=seconds, price_over_scan=ratio)
 
 
+def _wait_for(compiled: jax.stages.Compiled, *arguments: Any) -> None:
+  jax.block_until_ready(compiled(*arguments))
+
+
 def speed() -> dict:
   """Seconds of one training step of either side, median, and their ratio."""
   rng = np.random.default_rng(0)
-  rows = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH)).astype(np.int32)
+  tokens, targets = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH)).astype(np.int32)
   sides = {
     f'crt_jax {backward}, devices={devices}': training_step(
-      model_of(backward, **FIELDS), optax.adam(1e-3), *rows, devices
+      model_of(backward, **FIELDS), optax.adam(1e-3), tokens, targets, devices
     )[0]
     for devices in sorted({1, _DEVICES.value})
     for backward in _BACKWARDS.value
@@ -114,11 +123,11 @@ def speed() -> dict:
 
     for name, lean in (('torch', False), ('torch_lean', True)):
       sides[name] = peer_torch_bptt.training_step(
-        FIELDS, LENGTH, *rows.astype(np.int64), lean, THREADS.value
+        FIELDS, LENGTH, tokens.astype(np.int64), targets.astype(np.int64), lean, THREADS.value
       )
   seconds = in_turns(sides)
   median = medians(seconds)
-  fastest = min((name for name in median if name.startswith('crt_jax')), key=median.get)
+  fastest = min((name for name in median if name.startswith('crt_jax')), key=median.__getitem__)
   floor = products_floor()
   return dict(
     speed_model=FIELDS | dict(layers=1, length=LENGTH, batch=BATCH, dtype='float32'),
@@ -142,7 +151,7 @@ def products_floor() -> dict:
 
   @jax.jit
   @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P('data'), P()), out_specs=P('data'))
-  def chain(x, w):
+  def chain(x: Array, w: Array):
     return jax.lax.fori_loop(0, count, lambda _, x: (x @ w) @ w.T, x)
 
   x, w = jnp.ones((BATCH, width)), jnp.ones((width, 4 * width)) / (2 * width)
@@ -156,7 +165,7 @@ def products_floor() -> dict:
   )
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   jax.config.update('jax_num_cpu_devices', _DEVICES.value)
   parts = dict(memory=memory, price=price, speed=speed)

@@ -30,6 +30,7 @@ from concurrent import futures
 
 import numpy as np
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from configs import base
 from crt_jax import json_text, schema
@@ -56,7 +57,7 @@ DISK_BYTES = 96 * 2**20
 STUCK = 240  # seconds, after which a process that should have ended is a fault
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   """A run of seconds; also for --config=benchmarks/chaos.py:two."""
   small = dict(width=16, dropout=0.1)
   if arguments == 'cart':
@@ -184,7 +185,7 @@ def digest(run: pathlib.Path) -> dict:
   """What has to be the same of two runs, by name."""
   from crt_jax.training import checkpoint
 
-  _, params, _, step = checkpoint.load_params(run)
+  _, params, _, step = checkpoint.load_params(str(run))
   import jax
 
   leaves = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -208,7 +209,7 @@ class Record:
   until = math.inf
 
   def __init__(self, path: str | None):
-    self._path = path and pathlib.Path(path)
+    self._path = pathlib.Path(path) if path else None
     before = json.loads(self._path.read_text('utf-8')) if self._path and self._path.exists() else {}
     self.runs = collections.Counter(before.get('runs'))
     self.hits = collections.Counter(before.get('hits'))
@@ -265,7 +266,7 @@ class Record:
     return text
 
 
-def live(lane: Lane, case: str, quiet: tuple, rng, record: Record) -> None:
+def live(lane: Lane, case: str, quiet: tuple, rng: random.Random, record: Record) -> None:
   """One run from its beginning to its end, hit on the way."""
   kinds = [kind for kind in ENDS if lane.has_disk or kind not in DISK]
   quiet_digest, life = quiet
@@ -360,7 +361,7 @@ def work(lane: Lane, number: int, quiet: dict, record: Record) -> None:
     live(lane, case, quiet[case], rng, record)
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   record = Record(_OUTPUT.value)
   for number in (signal.SIGTERM, signal.SIGINT):  # also where the parent ignores it: runs hear it

@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 
+from crt_jax.rounding import ceil_div
+
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 BITS = {'pred': 8, 'bf16': 16, 'f8e4m3fn': 8, 'f8e5m2': 8, 'token': 0}
 
@@ -34,7 +36,7 @@ class Collective:
   result_bytes: int = 0
   sent_bytes: int = 0
 
-  def __add__(self, other):
+  def __add__(self, other: 'Collective'):
     pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
     return Collective(*(a + b for a, b in pairs))
 
@@ -122,14 +124,14 @@ class _Module:
     steps of its body."""
     if said := _TRIPS.search(line):
       return int(said[1])
-    condition = re.search(r'condition=%?([\w.\-]+)', line)[1]
+    condition = re.findall(r'condition=%?([\w.\-]+)', line)[0]
     text = '\n'.join(self._bodies[condition])
     limits = re.findall(r'= [su]32\[\]\S* constant\((\d+)\)', text)
     counters = re.findall(r'get-tuple-element\(.*?index=(\d+)', text)
     if len(limits) != 1 or len(counters) != 1 or 'direction=LT' not in text:
       raise ValueError(f'the loop with condition {condition} does not say how often it runs')
-    body = re.search(r'body=%?([\w.\-]+)', line)[1]
-    return -(-int(limits[0]) // self._step(body, int(counters[0])))
+    body = re.findall(r'body=%?([\w.\-]+)', line)[0]
+    return ceil_div(int(limits[0]), self._step(body, int(counters[0])))
 
   def _step(self, body: str, counter: int) -> int:
     """By how much the body of a loop raises its counter: not always by one, as a TPU program takes
@@ -191,7 +193,7 @@ def _result_bytes(shape: str, operation: str) -> int:
 
 
 def _array_bytes(dtype: str, dims: str) -> int:
-  bits = BITS[dtype] if dtype in BITS else int(re.search(r'\d+', dtype)[0])
+  bits = BITS[dtype] if dtype in BITS else int(re.findall(r'\d+', dtype)[0])
   size = 1
   for dim in filter(None, dims.split(',')):
     size *= int(dim)

@@ -71,6 +71,7 @@ def _prepare(settings: dict) -> dict:
 
   started = time.perf_counter()
   dataset = data.prepare(settings)
+  assert isinstance(dataset, data.PackedDataset)
   seconds = time.perf_counter() - started
   corpus = dataset.manifest['corpus']
   return {

@@ -1,7 +1,10 @@
 """The one-layer CRT by backpropagation through time in plain PyTorch: a loop over positions."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.peer_torch_crt import clipped_step
@@ -15,7 +18,7 @@ class SequentialCRT(nn.Module):
   key and value instead of three times.
   """
 
-  def __init__(self, vocab_size, width, heads, window, length, lean: bool):
+  def __init__(self, vocab_size: int, width: int, heads: int, window: int, length: int, lean: bool):
     super().__init__()
     self.width, self.heads, self.window, self.lean = width, heads, window, lean
     self.table = nn.Embedding(vocab_size, width)
@@ -34,7 +37,7 @@ class SequentialCRT(nn.Module):
     back = position[:, None] - position[None]
     self.register_buffer('mask', (back < 0) | (back >= window))
 
-  def forward(self, tokens, targets):
+  def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
     e = self.table(tokens)
     z, keys, values, inputs, outputs = torch.zeros_like(e[:, 0]), [], [], [], []
     for t in range(tokens.shape[1]):
@@ -50,10 +53,10 @@ class SequentialCRT(nn.Module):
     logits = self.head(self.norm(z))
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
-  def _parallel(self, x):
+  def _parallel(self, x: Tensor):
     return self._finish(x, *self._project(x, slice(0, x.shape[1])), self.mask)
 
-  def _project(self, x, positions: slice):
+  def _project(self, x: Tensor, positions: slice):
     """Rotated queries and keys, and values, [B, H, T, A]."""
     u = self.norm1(x)
     parts = torch.cat([linear(u) for linear in self.qkv], -1).chunk(3, -1)
@@ -62,7 +65,7 @@ class SequentialCRT(nn.Module):
     cos, sin = self.cos[positions], self.sin[positions]
     return _rotate(q, cos, sin), _rotate(k, cos, sin), v
 
-  def _finish(self, x, q, k, v, mask=None):
+  def _finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor = None):
     scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
     if mask is not None:
       scores = scores.masked_fill(mask, float('-inf'))
@@ -71,7 +74,7 @@ class SequentialCRT(nn.Module):
     return x + self.feed_forward(self.norm2(x))
 
 
-def _rotate(x, cos, sin):
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor):
   even, odd = x[..., 0::2], x[..., 1::2]
   return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
@@ -80,10 +83,12 @@ def _feed_forward(width: int) -> nn.Sequential:
   return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
-def training_step(fields: dict, length: int, tokens, targets, lean: bool, threads: int):
+def training_step(
+  fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, lean: bool, threads: int
+) -> Callable[[], float]:
   """A function that runs one step of clipped Adam and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'heads', 'window')
-  model = SequentialCRT(*(fields[name] for name in names), length, lean)
+  model = SequentialCRT(**{name: fields[name] for name in names}, length=length, lean=lean)
   optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
   return clipped_step(model, optimizer, tokens, targets)

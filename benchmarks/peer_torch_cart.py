@@ -1,12 +1,15 @@
 """The same CART in plain PyTorch eager, as a peer for speed: float32, no dropout."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.peer_torch_crt import clipped_step
+from crt_jax.rounding import ceil_div
 
 HEAD_WIDTH = 64
 
@@ -20,7 +23,7 @@ class KeysValues(nn.Module):
     self.key_up = nn.Linear(width // 4, width, bias=False)
     self.value_up = nn.Linear(width // 4, width, bias=False)
 
-  def forward(self, x):
+  def forward(self, x: Tensor) -> Tensor:
     latent = self.down(x)
     return split_heads(self.key_up(latent)), split_heads(self.value_up(latent))
 
@@ -33,7 +36,7 @@ class Layer(nn.Module):
 
   def __init__(self, width: int, is_core: bool, fused: bool):
     super().__init__()
-    hidden = 256 * -(-int(8 / 3 * width) // 256)
+    hidden = 256 * ceil_div(int(8 / 3 * width), 256)
     self.fused = fused
     self.norm1, self.norm2 = nn.RMSNorm(width, 1e-6), nn.RMSNorm(width, 1e-6)
     self.query = nn.Linear(width, width, bias=False)
@@ -43,10 +46,18 @@ class Layer(nn.Module):
     self.up = nn.Linear(width, hidden, bias=False)
     self.down = nn.Linear(hidden, width, bias=False)
 
-  def forward(self, x, cos, sin, mask, given=None):
+  def forward(
+    self,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor | None,
+    given: tuple[Tensor, Tensor] | None = None,
+  ) -> Tensor:
     u = self.norm1(x)
     q = split_heads(self.query(u))
     if self.keys_values is None:
+      assert given is not None
       k, v = given
     else:
       k, v = self.keys_values(u)
@@ -61,12 +72,12 @@ class Layer(nn.Module):
     return x + self.down(functional.silu(self.gate(u)) * self.up(u))
 
 
-def split_heads(y):
+def split_heads(y: Tensor) -> Tensor:
   batch, length, width = y.shape
   return y.view(batch, length, width // HEAD_WIDTH, HEAD_WIDTH).transpose(1, 2)
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
   first, second = x.chunk(2, dim=-1)
   return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -74,7 +85,9 @@ def rotate(x, cos, sin):
 class CART(nn.Module):
   """A prelude, R loops of one core over the keys and values of its output, a coda (cart.md 2.7)."""
 
-  def __init__(self, vocab_size, width, prelude_layers, loops, length, fused):
+  def __init__(
+    self, vocab_size: int, width: int, prelude_layers: int, loops: int, length: int, fused: bool
+  ):
     super().__init__()
     self.loops = loops
     self.table = nn.Embedding(vocab_size, width)
@@ -96,7 +109,7 @@ class CART(nn.Module):
     angle = torch.outer(torch.arange(loops), 1e4 ** (-2 * torch.arange(16) / 32))
     self.register_buffer('codes', torch.stack((angle.sin(), angle.cos()), -1).flatten(1))
 
-  def forward(self, tokens, targets):
+  def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
     rotary = self.cos, self.sin, self.mask
     e = self.table(tokens)
     for layer in self.prelude:
@@ -114,10 +127,12 @@ class CART(nn.Module):
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def training_step(fields: dict, length: int, tokens, targets, fused: bool, threads: int):
+def training_step(
+  fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, fused: bool, threads: int
+) -> Callable[[], float]:
   """A function that runs one AdamW step and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'prelude_layers', 'loops')
-  model = CART(*(fields[name] for name in names), length, fused)
+  model = CART(**{name: fields[name] for name in names}, length=length, fused=fused)
   optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.01)
   return clipped_step(model, optimizer, tokens, targets)

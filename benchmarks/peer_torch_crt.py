@@ -1,9 +1,11 @@
 """The same CRT in plain PyTorch eager, as a peer for speed: float32, no dropout."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -18,7 +20,7 @@ class Layer(nn.Module):
     self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
     self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-  def forward(self, x, cos, sin, mask):
+  def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
     u = self.norm1(x)
     q, k, v = (self._split(linear(u)) for linear in (self.query, self.key, self.value))
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -30,12 +32,12 @@ class Layer(nn.Module):
     x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
     return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
-  def _split(self, y):
+  def _split(self, y: Tensor):
     batch, length, width = y.shape
     return y.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
-def _rotate(x, cos, sin):
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor):
   even, odd = x[..., 0::2], x[..., 1::2]
   return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
@@ -43,7 +45,9 @@ def _rotate(x, cos, sin):
 class CRT(nn.Module):
   """K parallel passes over a block of `layers` layers (crt.md 3)."""
 
-  def __init__(self, vocab_size, width, heads, layers, depth, length, fused):
+  def __init__(
+    self, vocab_size: int, width: int, heads: int, layers: int, depth: int, length: int, fused: bool
+  ):
     super().__init__()
     self.depth = depth
     self.table = nn.Embedding(vocab_size, width)
@@ -58,7 +62,7 @@ class CRT(nn.Module):
     self.register_buffer('sin', angle.sin())
     self.register_buffer('mask', torch.ones(length, length).triu(1).bool())
 
-  def forward(self, tokens, targets):
+  def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
     e = self.table(tokens)
     x = e
     for k in range(self.depth):
@@ -70,16 +74,20 @@ class CRT(nn.Module):
     return functional.cross_entropy(self.head(self.norm(z)).flatten(0, 1), targets.flatten())
 
 
-def training_step(fields: dict, length: int, tokens, targets, fused: bool, threads: int):
+def training_step(
+  fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, fused: bool, threads: int
+) -> Callable[[], float]:
   """A function that runs one AdamW step and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'heads', 'layers', 'depth')
-  model = CRT(*(fields[name] for name in names), length, fused)
+  model = CRT(**{name: fields[name] for name in names}, length=length, fused=fused)
   optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4, weight_decay=0.01)
   return clipped_step(model, optimizer, tokens, targets)
 
 
-def clipped_step(model: nn.Module, optimizer: torch.optim.Optimizer, tokens, targets):
+def clipped_step(
+  model: nn.Module, optimizer: torch.optim.Optimizer, tokens: np.ndarray, targets: np.ndarray
+) -> Callable[[], float]:
   """A function that takes one step with gradients clipped to norm 1 and returns its loss."""
   tokens, targets = torch.tensor(tokens), torch.tensor(targets)
 

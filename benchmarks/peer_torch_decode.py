@@ -5,9 +5,10 @@ layers, caches of fixed size, softmax and multinomial.
 """
 
 import time
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +26,9 @@ class Layer(nn.Module):
     self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
     self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-  def forward(self, x, cos, sin, cache, position):
+  def forward(
+    self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Tensor, Tensor], position: int
+  ) -> Tensor:
     u = self.norm1(x)
     shape = (x.shape[0], self.heads, 1, x.shape[-1] // self.heads)
     q, k, v = (linear(u).view(shape) for linear in (self.query, self.key, self.value))
@@ -89,7 +92,13 @@ class _Counter(TorchDispatchMode):
     super().__init__()
     self.count = 0
 
-  def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+  def __torch_dispatch__(
+    self,
+    function: torch._ops.OpOverload,
+    types: tuple,
+    args: tuple = (),
+    kwargs: dict | None = None,
+  ):
     self.count += not function.is_view
     return function(*args, **(kwargs or {}))
 
@@ -115,7 +124,9 @@ def launch_cost(device: str) -> float:
   return best
 
 
-def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int):
+def timer(
+  fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int
+) -> tuple[Callable[[int], list[float]], dict]:
   """A function tokens -> seconds of each, which goes on where it stopped; and what it is.
 
   Args:

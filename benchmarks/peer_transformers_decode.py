@@ -1,12 +1,15 @@
 """`transformers` generate of a GPT-2 of the same size: what a user would pick instead."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, __version__
 
 
-def timer(fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int):
+def timer(
+  fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int
+) -> tuple[Callable[[int], list[float]], dict]:
   """A function tokens -> seconds per token of one `generate` behind a prompt; and what it is.
 
   Raises:

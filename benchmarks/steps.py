@@ -11,13 +11,21 @@ from absl import flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
+from crt_jax.types import Batch, Params
 
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Alternations between the sides.', lower_bound=1)
 THREADS = flags.DEFINE_integer('threads', 2, 'Threads that PyTorch uses; JAX uses all cores.')
 PEER = flags.DEFINE_bool('peer', True, 'Whether to time PyTorch too.')
 
 
-def training_step(model, optimizer, tokens: np.ndarray, targets: np.ndarray, devices: int = 1):
+def training_step(
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  tokens: np.ndarray,
+  targets: np.ndarray,
+  devices: int = 1,
+) -> tuple[Callable[[], float], str]:
   """One update of clipped gradients by `optimizer`, compiled.
 
   Args:
@@ -34,7 +42,7 @@ def training_step(model, optimizer, tokens: np.ndarray, targets: np.ndarray, dev
   carry = jax.device_put((params, optimizer.init(params)), NamedSharding(mesh, everywhere))
   batch = jax.device_put(dict(tokens=tokens, targets=targets), NamedSharding(mesh, rows))
 
-  def gradient(params, batch):
+  def gradient(params: Params, batch: Batch):
     (loss, _), gradient = jax.value_and_grad(model.loss, has_aux=True)(params, batch)
     return (loss, gradient) if devices == 1 else jax.lax.pmean((loss, gradient), 'data')
 
@@ -43,7 +51,7 @@ def training_step(model, optimizer, tokens: np.ndarray, targets: np.ndarray, dev
     specs = dict(in_specs=(everywhere, rows), out_specs=everywhere)
     gradient = jax.shard_map(gradient, mesh=mesh, **specs, check_vma=False)
 
-  def update(carry, batch):
+  def update(carry: tuple[Params, optax.OptState], batch: Batch):
     params, state = carry
     loss, grads = gradient(params, batch)
     updates, state = optimizer.update(grads, state, params)
@@ -56,7 +64,7 @@ def training_step(model, optimizer, tokens: np.ndarray, targets: np.ndarray, dev
     carry, loss = compiled(carry, batch)
     return float(loss)
 
-  return step, compiled.as_text()
+  return step, compiled.as_text() or ''
 
 
 def in_turns(sides: dict[str, Callable]) -> dict[str, list[float]]:

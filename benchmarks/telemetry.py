@@ -11,6 +11,8 @@ not; what it takes longer, divided by the 50 steps from one such step to the nex
 import functools
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +21,23 @@ from absl import app
 
 import crt_jax
 from benchmarks.results import publish
-from benchmarks.train_cpu import CASES, MODEL, ROUNDS, Case
+from benchmarks.steps import ROUNDS
+from benchmarks.train_cpu import CASES, MODEL, Case
 from crt_jax import evaluation
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
+from crt_jax.rounding import ceil_div
 from crt_jax.training.state import TrainState
 from crt_jax.training.step import train_step
+from crt_jax.types import Params
 
 EVERY = 50  # steps
 WINDOWS = 50
 ITERATIONS = 40
 
 
-def steps_of(case: Case, model, params) -> dict:
+def steps_of(case: Case, model: Model, params: Params) -> dict:
   """'plain' and 'telemetry': functions that run one training step and wait for its metrics."""
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(2e-4, weight_decay=0.01))
   fixed = functools.partial(train_step, model, tx, lambda _: 2e-4, 0, 1, depth=None)
@@ -39,7 +45,7 @@ def steps_of(case: Case, model, params) -> dict:
   params = jax.tree.map(jnp.copy, params)
   carry = [TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))]
 
-  def run(step):
+  def run(step: Callable):
     carry[0], metrics = step(carry[0], batch)
     return jax.device_get(metrics)
 
@@ -51,20 +57,20 @@ def steps_of(case: Case, model, params) -> dict:
   }
 
 
-def timed(run) -> float:
+def timed(run: Callable[[], Any]) -> float:
   start = time.perf_counter()
   run()
   return time.perf_counter() - start
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   case = CASES[MODEL.value]
   model = crt_jax.build(case.fields)
   params = jax.jit(model.init)(random_key(0))
   steps = steps_of(case, model, params)
   tokens, targets = case.rows()
-  batches = [dict(tokens=tokens, targets=targets)] * -(-WINDOWS // case.batch)
+  batches = [dict(tokens=tokens, targets=targets)] * ceil_div(WINDOWS, case.batch)
   steps |= {
     'validation': lambda: evaluation.evaluate(model, params, batches),
     'jacobian': lambda: jax.device_get(jacobian(model, params, tokens, iterations=ITERATIONS)),

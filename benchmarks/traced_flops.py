@@ -3,13 +3,16 @@ as they run. XLA's own count takes a body once.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.extend
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
 
-def traced_flops(function, *args) -> int:
+def traced_flops(function: Callable, *args: Any) -> int:
   """2 x multiply-accumulates of every product that `function(*args)` computes.
 
   What a backward pass computes again counts again; what nothing reads does not count, since XLA
@@ -23,13 +26,14 @@ def traced_flops(function, *args) -> int:
   return _flops(read)
 
 
-def _flops(jaxpr) -> int:
+def _flops(jaxpr: jax.extend.core.Jaxpr) -> int:
   total = 0
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
     if name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
-      left, out = equation.invars[0].aval, equation.outvars[0].aval
+      left: Any = equation.invars[0].aval
+      out: Any = equation.outvars[0].aval
       total += 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
     elif name == 'cond':
       total += max(_flops(branch.jaxpr) for branch in params['branches'])

@@ -26,11 +26,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 import crt_jax
 from benchmarks import results
@@ -41,7 +45,9 @@ from crt_jax.cli.user_errors import did_you_mean
 from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernels
+from crt_jax.models.base import Model
 from crt_jax.training import optimizer, state, step
+from crt_jax.types import Array, Batch, Tree
 
 # K is fixed, so that every step costs the same.
 CASES = {
@@ -73,7 +79,7 @@ _CHANGES = flags.DEFINE_multi_string(
 _PROFILE = flags.DEFINE_bool('profile', False, 'Also where the time of a step goes, by part.')
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   names = list(CASES) if _CASE.value is None else [_CASE.value]
   fixed = [parse_changes(_CHANGES.value, CASES[name][0]) for name in names][0]
@@ -128,7 +134,13 @@ def parse_changes(words: list[str], spec: str) -> dict:
   return found
 
 
-def config_of(case: str, smoke=False, kernel='auto', batch_size=0, fixed: dict | None = None):
+def config_of(
+  case: str,
+  smoke: bool = False,
+  kernel: str = 'auto',
+  batch_size: int = 0,
+  fixed: dict | None = None,
+) -> ConfigDict:
   """The config of a case as it is measured, with `fixed` fields."""
   spec, changes = CASES[case]
   config = config_files.load(spec)
@@ -147,12 +159,12 @@ def config_of(case: str, smoke=False, kernel='auto', batch_size=0, fixed: dict |
 
 
 def measure(
-  config,
+  config: ConfigDict,
   steps: int,
   groups: int,
   profile: bool = False,
   smoke: bool = False,
-  devices=None,
+  devices: Sequence[jax.Device] | None = None,
   fixed: tuple[str, ...] = (),
 ) -> dict:
   """Compiles and times the training step of a config on `devices`; None = all there are.
@@ -213,7 +225,14 @@ def measure(
   )
 
 
-def first_that_fits(config, mesh, steps: int, groups: int, profile: bool, fixed=()):
+def first_that_fits(
+  config: ConfigDict,
+  mesh: Mesh,
+  steps: int,
+  groups: int,
+  profile: bool,
+  fixed: tuple[str, ...] = (),
+) -> tuple[Model, step.Compiled, list[float], dict]:
   """The model, its compiled step, seconds per step and the profile ({} where none is wanted), by
   the first of SETTINGS that fits; the config is changed to it."""
   limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', float('inf'))
@@ -233,7 +252,9 @@ def first_that_fits(config, mesh, steps: int, groups: int, profile: bool, fixed=
   raise ValueError(f'nothing fits; use a smaller --batch_size ({"; ".join(tried)})')
 
 
-def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
+def run(
+  config: ConfigDict, mesh: Mesh, limit: float, steps: int, groups: int, profile: bool
+) -> tuple[Model, step.Compiled, list[float], dict]:
   """What `first_that_fits` returns, for one setting.
 
   Raises:
@@ -266,14 +287,20 @@ def run(config, mesh, limit: float, steps: int, groups: int, profile: bool):
     if jax.default_backend() == 'gpu':
       # Its trace names no operation of what runs inside a recorded command buffer.
       lowered = make_step(depth).lower(abstract, step.abstract_batch(config, mesh))
-      profiled = lowered.compile(compiler_options={'xla_gpu_graph_min_graph_size': 10**6})
+      options: dict[str, Any] = {'xla_gpu_graph_min_graph_size': 10**6}
+      profiled = lowered.compile(compiler_options=options)
       carry, _ = jax.block_until_ready(profiled(carry, batch))
-    once = lambda: jax.block_until_ready(profiled(carry, batch))  # noqa: E731
+
+    def once():
+      return jax.block_until_ready(profiled(carry, batch))
+
     parts = profile_parts.profile(once, profiled.as_text())
   return model, compiled, seconds, parts
 
 
-def time_steps(executable, carry, batch, steps: int, groups: int) -> tuple[list[float], object]:
+def time_steps(
+  executable: Callable, carry: Tree, batch: Batch, steps: int, groups: int
+) -> tuple[list[float], object]:
   """Seconds per step of each group, and the state behind them. Nothing is read between the steps of
   a group, as in training; the first two steps are not timed."""
   seconds = []
@@ -286,7 +313,7 @@ def time_steps(executable, carry, batch, steps: int, groups: int) -> tuple[list[
   return seconds[1:], carry
 
 
-def recomputed_flops(model, config) -> float:
+def recomputed_flops(model: Model, config: ConfigDict) -> float:
   """FLOPs per token that the backward pass computes again: layers and passes by `remat`, positions
   by `backward`, and the output layer where its loss is chunked.
 
@@ -296,8 +323,8 @@ def recomputed_flops(model, config) -> float:
   rows = config.data.batch_size // config.train.accumulation
   shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
 
-  def traced(**changes):
-    fields = dataclasses.replace(model.config, **dict(attention_kernel='xla') | changes)
+  def traced(**changes: Any):
+    fields = dataclasses.replace(model.config, attention_kernel='xla', **changes)
     plain = type(model)(fields)
     params = jax.eval_shape(plain.init, random_key(0))
     return traced_flops(
@@ -318,7 +345,7 @@ def matrix_product(dtype: str, size: int, products: int = 20) -> float:
   b = b / size**0.5  # what is multiplied again and again keeps its size
 
   @jax.jit
-  def chain(a, b):
+  def chain(a: Array, b: Array):
     return jax.lax.fori_loop(0, products, lambda _, a: (a @ b).astype(a.dtype), a)
 
   jax.block_until_ready(chain(a, b))

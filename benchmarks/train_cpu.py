@@ -14,6 +14,7 @@ PyTorch's fused kernel. Huge pages (GLIBC_TUNABLES above) spare both sides most 
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ class Case(NamedTuple):
     """Random tokens and targets, int32, [batch, length] each."""
     shape = (2, self.batch, self.length)
     drawn = np.random.default_rng(0).integers(0, self.fields['vocab_size'], shape)
-    return tuple(drawn.astype(np.int32))
+    tokens, targets = drawn.astype(np.int32)
+    return tokens, targets
 
   def described(self) -> dict:
     """What a result says about it."""
@@ -64,13 +66,13 @@ CASES = {
 MODEL = flags.DEFINE_enum('model', 'crt', list(CASES), 'Which model.')
 
 
-def jax_step(case: Case):
+def jax_step(case: Case) -> tuple[Callable[[], float], str]:
   """A function that runs one training step and returns its loss, and the compiled text."""
   optimizer = optax.adamw(2e-4, weight_decay=0.01)
   return training_step(crt_jax.build(case.fields), optimizer, *case.rows())
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   case = CASES[MODEL.value]
   steps = {'crt_jax': jax_step(case)[0]}

@@ -21,7 +21,7 @@ class Run(NamedTuple):
   changes: dict[str, Any] = {}  # dotted fields that differ from that file
 
 
-def crt_model(**changes) -> dict:
+def crt_model(**changes: Any) -> dict:
   """Returns all fields of a CRT as the paper trains it, with 1 layer of width 256."""
   recipe = dict(
     layers=1,
@@ -35,18 +35,20 @@ def crt_model(**changes) -> dict:
   return schema.crt_model(**recipe | changes)
 
 
-def transformer_model(**changes) -> dict:
+def transformer_model(**changes: Any) -> dict:
   """Returns all fields of the CRT paper's baseline, with 6 layers of width 256."""
   recipe = dict(layers=6, width=256, heads=16, rotary='integer_reversed', dropout=0.2)
   return schema.transformer_model(**recipe | changes)
 
 
-def cart_model(**changes) -> dict:
+def cart_model(**changes: Any) -> dict:
   """Returns all fields of a CART of width 256, with 6 layers before its loops."""
   return schema.cart_model(**dict(width=256, prelude_layers=6) | changes)
 
 
-def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: int = 100_000):
+def paper(
+  model: dict, sequence_length: int = 256, batch_size: int = 64, steps: int = 100_000
+) -> ConfigDict:
   """Returns the CRT paper's recipe on OpenWebText around a model (crt.md, section 8).
 
   The text is not in the package: point data.files to it, for instance
@@ -74,8 +76,8 @@ def paper(model: dict, sequence_length: int = 256, batch_size: int = 64, steps: 
 
 
 def crt_paper(
-  layers: int, width: int, heads: int = 16, depth: int = 5, depth_min: int = 2, **sizes
-):
+  layers: int, width: int, heads: int = 16, depth: int = 5, depth_min: int = 2, **sizes: Any
+) -> ConfigDict:
   """Returns the paper's recipe for a CRT, evaluated at K in {1, 2, 3, 5, K, 2K} and
   sequentially."""
   model = crt_model(layers=layers, width=width, heads=heads, depth=depth, depth_min=depth_min)
@@ -85,7 +87,7 @@ def crt_paper(
 
 
 def transformer_paper(
-  layers: int, width: int, heads: int = 16, **sizes
+  layers: int, width: int, heads: int = 16, **sizes: Any
 ) -> ml_collections.ConfigDict:
   """Returns the paper's recipe for a transformer."""
   return paper(transformer_model(layers=layers, width=width, heads=heads), **sizes)
@@ -97,7 +99,9 @@ def evaluation_depths(depth: int) -> tuple[int, ...]:
   return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))
 
 
-def study(config, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137, 271)):
+def study(
+  config: ConfigDict, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137, 271)
+) -> ConfigDict:
   """Adds what experiments.study reads: the variants, as changes of the config, and their seeds.
 
   Args:

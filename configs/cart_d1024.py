@@ -18,10 +18,12 @@ Published on one RTX 3090: 8.6 h at R=6 (32 393 tokens/s). Not measured here.
 What data=published needs, and what the default is: configs/cart_base.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs import cart_base
 
 ARGUMENTS = ('', 'R=10,P=4,seed=137,data=published')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   return cart_base.cart(1024, arguments)

@@ -17,10 +17,12 @@ Published on one RTX 3090: 3.9 h at R=6 (71 244 tokens/s). Not measured here.
 What data=published needs, and what the default is: configs/cart_base.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs import cart_base
 
 ARGUMENTS = ('', 'R=8,stage=1')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   return cart_base.cart(512, arguments)

@@ -16,10 +16,12 @@ Published on one RTX 3090: 6.1 h at R=6 (45 556 tokens/s). Not measured here.
 What data=published needs, and what the default is: configs/cart_base.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs import cart_base
 
 ARGUMENTS = ('',)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   return cart_base.cart(768, arguments)

@@ -22,6 +22,8 @@ One GPU of 24 GB, about 9 h of an RTX 3090 each by the published rates. Not meas
 texts: configs/cart_base.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs.cart_base import cart_model, chosen, dense_model, recipe
 
 UNSHARED_SELF = dict(share_core=False, core='self')
@@ -39,7 +41,7 @@ VARIANTS = {
 ARGUMENTS = tuple(f'which={name}' for name in VARIANTS)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = chosen(VARIANTS, arguments)
   config = recipe(VARIANTS[given.which], given)
   config.train.checkpoint_every = 2500

@@ -8,6 +8,8 @@ disk for the study. 4 to 5 minutes on one core of an AMD EPYC. Nothing like it i
 was measured with it stands in docs/bptt.md.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax import schema
 from crt_jax.cli.config_files import parse_arguments
@@ -15,7 +17,7 @@ from crt_jax.cli.config_files import parse_arguments
 ARGUMENTS = ('seed=137',)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, seed=42)
   config = schema.experiment(base.crt_model(layers=1, width=64, heads=2, dropout=0.0))
   config.seed = given.seed

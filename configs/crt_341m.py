@@ -13,6 +13,8 @@ r"""CRT of the CRT paper's 341 M budget, by its number of layers (crt.md, 7 and 
 One GPU of 80 GB; not run here yet. On several, --config.mesh.fsdp=N splits parameters and moments.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax.cli.config_files import parse_arguments
 
@@ -20,7 +22,7 @@ WIDTHS = {1: 4128, 3: 2784, 5: 2240, 6: 2048, 11: 1568}  # D -> C
 ARGUMENTS = tuple(f'D={layers}' for layers in WIDTHS)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, D=5)
   if given.D not in WIDTHS:
     raise ValueError(f'D={given.D} is not in the table: D is one of {", ".join(map(str, WIDTHS))}')

@@ -16,6 +16,8 @@ r"""Does one recurrent layer catch up with six as sequences get longer (crt.md, 
 Perplexities of different T cannot be compared, only the gaps. One GPU of 80 GB; not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax.cli.config_files import parse_arguments
 
@@ -24,7 +26,7 @@ MODELS = ('d1', 'n6', 'n2')
 ARGUMENTS = ('model=d1,T=512', 'model=n2,T=64')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, model='d1', T=512)
   if given.T not in LENGTHS:
     raise ValueError(f'T={given.T} must be one of {", ".join(map(str, LENGTHS))}')

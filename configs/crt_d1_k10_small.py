@@ -11,6 +11,8 @@ M against 1.33 M multiply-accumulates. About an hour. Published for the full siz
 is ahead with K fixed and behind with K drawn from 2 to 10. Not measured here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from configs.crt_sotu import sotu
 from crt_jax.cli.config_files import parse_arguments
@@ -18,7 +20,7 @@ from crt_jax.cli.config_files import parse_arguments
 ARGUMENTS = ('', 'k_min=2')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, k_min=0)
   model = base.crt_model(layers=1, width=256, heads=4, depth=10, depth_min=given.k_min)
   return sotu(model, steps=1000)

@@ -10,13 +10,15 @@ Published after 80 000 steps of batch 16: validation perplexity 36.38 with K fix
 is another number of passes. One GPU of 80 GB; not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'k_min=2')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, k_min=0, K=10)
   return base.crt_paper(
     layers=1,

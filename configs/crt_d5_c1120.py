@@ -7,8 +7,10 @@ Published: validation perplexity 36.38 after 100 000 steps (1.64 G tokens), on o
 46 to 80 GB. Not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ConfigDict:
   return base.crt_paper(layers=5, width=1120)

@@ -12,6 +12,8 @@ The recipe of configs/quickstart.py, which says what that reached; these were no
 one.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base, quickstart
 from crt_jax.cli.config_files import parse_arguments
 
@@ -19,7 +21,7 @@ ARGUMENTS = ('', 'N=6,C=104')
 SIZES = dict(D=2, N=0, C=160, heads=4, K=3, kmin=2, T=128, batch=16, steps=300, seed=42)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, **SIZES)
   shape = dict(width=given.C, heads=given.heads, dropout=0.0)
   if given.N:

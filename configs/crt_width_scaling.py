@@ -16,6 +16,8 @@ At equal tokens the published CRTs of the first rows took 2, 2 and 4 times as ma
 which `equal_` takes away; nothing is published of those. One GPU of 80 GB; not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax.cli.config_files import parse_arguments
 
@@ -43,7 +45,7 @@ NAMES = (*TRANSFORMERS, *CRTS)
 ARGUMENTS = ('which=c256_d2', 'which=matched_c1120_d1')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, which='c256_d2')
   if given.which not in NAMES:
     raise ValueError(f'which={given.which!r} must be one of {", ".join(NAMES)}')

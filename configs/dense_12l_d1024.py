@@ -11,10 +11,12 @@ token.
 One GPU of 24 GB; not measured here. What data=published needs: configs/cart_base.py.
 """
 
+from ml_collections import ConfigDict
+
 from configs import cart_base
 
 ARGUMENTS = ('',)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   return cart_base.dense(12, arguments)

@@ -17,7 +17,7 @@ from crt_jax.cli.config_files import parse_arguments
 ARGUMENTS = ('', 'paper')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   preset = parse_arguments(arguments, paper=False)
   config = base()
   if preset.paper:

@@ -8,10 +8,12 @@ PyTorch: --config.peers='()'. One model: --config.only=crt_d1_c2048. Results mea
 docs/latency.md.
 """
 
+from ml_collections import ConfigDict
+
 from configs import latency
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = latency.base()
   config.batches = (1, 2, 8)
   config.contexts = (1, 1024)

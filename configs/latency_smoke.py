@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import latency
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = latency.base()
   small = dict(vocab_size=64, width=32, heads=2, rotary='standard')
   config.models = ConfigDict(

@@ -22,6 +22,10 @@ CRT solves all 10 levels and the final query within 16 000 steps; transformers o
 goes on where it was stopped.
 """
 
+from types import SimpleNamespace
+
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax import schema
 from crt_jax.cli.config_files import parse_arguments
@@ -40,7 +44,7 @@ ARGUMENTS = (
 )
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, model='bptt', size='cpu', N=3, K=5, c=8, seed=42)
   for name, choices in (('size', SIZES), ('model', MODELS)):
     if getattr(given, name) not in choices:
@@ -66,7 +70,7 @@ def get_config(arguments=''):
   return config
 
 
-def _model(given, size: dict) -> dict:
+def _model(given: SimpleNamespace, size: dict) -> dict:
   """Of the published kind: four heads, +p*m angles, a window, no dropout, one layer in a CRT."""
   fields = dict(width=size['width'], heads=4, rotary='integer', window=size['window'], dropout=0.0)
   if given.model == 'transformer':

@@ -10,11 +10,13 @@ last tenth, by the exact recurrence as by K=3 passes; training 117 s, `make quic
 empty folder, installing from a warm package cache, 3 min 40 s.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax import schema
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = recipe(
     base.crt_model(
       layers=2,
@@ -29,7 +31,7 @@ def get_config():
   return config
 
 
-def recipe(model: dict):
+def recipe(model: dict) -> ConfigDict:
   """Returns a recipe for minutes on a CPU around a model."""
   config = schema.experiment(model)
   config.data.update(

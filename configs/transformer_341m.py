@@ -13,6 +13,8 @@ r"""Transformer of the CRT paper's 341 M budget, by its number of layers (crt.md
 One GPU of 80 GB; not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax.cli.config_files import parse_arguments
 
@@ -20,7 +22,7 @@ WIDTHS = {2: 3776, 4: 2656, 6: 2176, 12: 1536, 24: 1088}  # N -> C
 ARGUMENTS = tuple(f'N={layers}' for layers in WIDTHS)
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, N=12)
   if given.N not in WIDTHS:
     raise ValueError(f'N={given.N} is not in the table: N is one of {", ".join(map(str, WIDTHS))}')

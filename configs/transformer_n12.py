@@ -10,12 +10,14 @@ head of width 768, while the CRT that it is compared with had 16; heads=16 is th
 the paper does not make. Neither was run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax.cli.config_files import parse_arguments
 
 ARGUMENTS = ('', 'heads=16')
 
 
-def get_config(arguments=''):
+def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, heads=1)
   return base.transformer_paper(layers=12, width=768, heads=given.heads)

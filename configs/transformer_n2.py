@@ -8,8 +8,10 @@ Published: validation perplexity 42.99 after 100 000 steps (1.64 G tokens), on o
 46 to 80 GB. Not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ConfigDict:
   return base.transformer_paper(layers=2, width=1888)

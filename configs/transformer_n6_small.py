@@ -9,9 +9,11 @@ The same text, steps and cost per token of inference as the pair (crt.md, 10.5).
 Not measured yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from configs.crt_sotu import sotu
 
 
-def get_config():
+def get_config() -> ConfigDict:
   return sotu(base.transformer_model(layers=6, width=136, heads=4), steps=1000)

@@ -8,10 +8,12 @@ Published: validation perplexity 36.99 after 80 000 steps and 35.37 after 100 00
 80 GB; not run here yet.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ConfigDict:
   return base.transformer_paper(
     layers=6, width=1088, sequence_length=1024, batch_size=16, steps=100_000
   )

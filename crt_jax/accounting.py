@@ -218,11 +218,11 @@ def _vocabulary_matrix(model: Any) -> int:
   return fields.vocab_size * fields.width
 
 
-def resolve(model: Any, **changes: Any) -> types.SimpleNamespace:
+def resolve(model: Any, **changes: Any) -> Any:
   """The fields as attributes, unchecked: what `model` gives, else the default of its configuration,
   with `changes` on top."""
   given = {name: model[name] for name in model} if hasattr(model, 'keys') else vars(model)
-  cls = model_class(given.get('name')).Config
+  cls = model_class(given.get('name', '')).Config
   known = [field.name for field in dataclasses.fields(cls)]
   own = {name: value for name, value in given.items() if name in known}
   values = schema.complete(cls, own | changes)

@@ -36,7 +36,7 @@ def parse_lines(path: str | pathlib.Path) -> list:
   return found
 
 
-def dumps(value: Any, **options) -> str:
+def dumps(value: Any, **options: Any) -> str:
   """Returns the JSON of a value, with null for every number that is not finite.
 
   Args:

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from crt_jax.sharding import batch_sharding
+from crt_jax.types import Batch
 
 
-def _as_it_is(batch: Mapping) -> Mapping:
+def _as_it_is(batch: Mapping[str, np.ndarray]) -> Batch:
   return batch
 
 
@@ -25,9 +26,9 @@ class Placement:
   """
 
   rows: np.ndarray | None = None
-  put: Callable[[Mapping], Mapping] = _as_it_is
+  put: Callable[[Mapping[str, np.ndarray]], Batch] = _as_it_is
 
-  def __call__(self, batch: Mapping) -> Mapping:
+  def __call__(self, batch: Mapping[str, np.ndarray]) -> Batch:
     return self.put(batch)
 
 
@@ -43,7 +44,7 @@ def on_mesh(batch_size: int, mesh: Mesh) -> Placement:
   sharding = batch_sharding(mesh)
   rows = rows_held(batch_size, sharding, sharding.addressable_devices)
 
-  def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  def put(batch: Mapping[str, np.ndarray]) -> Batch:
     if sharding.is_fully_addressable:
       return jax.device_put(dict(batch), sharding)
     return {

@@ -14,14 +14,20 @@ What happens when a dimension does not divide:
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from crt_jax import schema
+from crt_jax.types import Array, Batch, Tree
+
+AnyMesh = Mesh | AbstractMesh
+
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
@@ -52,7 +58,7 @@ class Unfit(ValueError):
   """A parameter cannot be split as the mesh asks; the line names it and what would fit."""
 
 
-def mesh_shape(config, num_devices: int) -> dict[str, int]:
+def mesh_shape(config: schema.MeshConfig | ConfigDict, num_devices: int) -> dict[str, int]:
   """Returns the size of each mesh axis for a config.mesh (data, fsdp, tensor; one of them may be -1
   = all that is left).
 
@@ -71,7 +77,9 @@ def mesh_shape(config, num_devices: int) -> dict[str, int]:
   return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}
 
 
-def make_mesh(config, devices=None) -> Mesh:
+def make_mesh(
+  config: schema.MeshConfig | ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Returns the mesh of a config.mesh over all devices (Auto axes: the compiler places what we do
   not)."""
   devices = jax.devices() if devices is None else devices
@@ -98,17 +106,17 @@ def make_abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Abstrac
   return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def replicated(mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
   """Returns the sharding of a value that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
   """Returns the sharding of tokens_BxT and targets_BxT: rows are split, positions are not."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch(batch_size: int, accumulation: int, mesh) -> None:
+def check_batch(batch_size: int, accumulation: int, mesh: AnyMesh) -> None:
   """Raises ValueError unless each of the `accumulation` parts of the batch splits evenly over the
   mesh."""
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -122,14 +130,14 @@ def check_batch(batch_size: int, accumulation: int, mesh) -> None:
     )
 
 
-def own_row_specs(params, gather: str, mesh):
+def own_row_specs(params: Tree, gather: str, mesh: AnyMesh) -> Tree:
   """Returns the specs for `on_own_rows` of abstract parameters; None where the compiler is to split
   what is computed."""
   rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   if rows == 1 or (mesh.shape['fsdp'] > 1 and gather == 'layer'):
     return None
 
-  def without_tensor(x):
+  def without_tensor(x: Any):  # an array or its shape, with a NamedSharding
     return PartitionSpec(*(None if axis == 'tensor' else axis for axis in x.sharding.spec))
 
   return jax.tree.map(without_tensor, params)
@@ -167,7 +175,7 @@ def gather_rows(table_VxC: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(table_VxC, PartitionSpec(rows, None))
 
 
-def cache_spec(shape: tuple[int, ...], mesh) -> PartitionSpec:
+def cache_spec(shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
   """Returns the spec of a decode cache [N, B, H, S, A]: rows over the axes of the batch, heads over
   `tensor`, each where it divides."""
   rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -177,7 +185,7 @@ def cache_spec(shape: tuple[int, ...], mesh) -> PartitionSpec:
   return PartitionSpec(None, over_rows, over_heads)
 
 
-def mesh_of(params) -> Mesh | None:
+def mesh_of(params: Tree) -> AnyMesh | None:
   """Returns the mesh that parameters lie on; None where they lie on a single device."""
   shardings = (getattr(x, 'sharding', None) for x in jax.tree.leaves(params))
   meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
@@ -201,7 +209,7 @@ def rows_are_own() -> bool:
   return set(MESH_AXES) <= set(mesh.axis_names) and not set(BATCH_AXES) & set(shared_axes())
 
 
-def on_own_rows(function, specs):
+def on_own_rows(function: Callable, specs: Tree) -> Callable:
   """Returns `function`(params, batch, key) -> means, metrics, worked off by each device on its own
   rows; to be called inside `in_mesh`. What lies on `tensor` stays split by the compiler.
 
@@ -221,13 +229,13 @@ def on_own_rows(function, specs):
   mesh = jax.sharding.get_abstract_mesh()
   by_hand = {*BATCH_AXES, *(axis for axis in MESH_AXES if mesh.shape[axis] == 1)}
 
-  def own(params, batch, key):
+  def own(params: Tree, batch: Batch, key: Array):
     each = jax.tree.broadcast(specs, params)
     means, metrics = function(jax.tree.map(_gather, params, each), batch, key)
     counted = jnp.asarray(metrics['targets'], jnp.float32)
     total = jax.lax.psum(counted, BATCH_AXES)
 
-    def mean(x, spec=everywhere):
+    def mean(x: Array, spec: PartitionSpec = everywhere):
       return (_add_up(counted * x, spec) / jnp.maximum(total, 1)).astype(jnp.asarray(x).dtype)
 
     means, metrics = jax.tree.map(mean, means, each), jax.tree.map(mean, metrics)
@@ -242,14 +250,14 @@ def on_own_rows(function, specs):
   )
 
 
-def _gather(shard, spec: PartitionSpec):
+def _gather(shard: Array, spec: PartitionSpec):
   """A whole parameter, of the shards that lie on `fsdp`."""
   if 'fsdp' not in spec:
     return shard
   return jax.lax.all_gather(shard, 'fsdp', axis=spec.index('fsdp'), tiled=True)
 
 
-def _add_up(x, spec: PartitionSpec):
+def _add_up(x: Array, spec: PartitionSpec):
   """The sum over devices, each keeping the shard that `spec` gives it."""
   if 'fsdp' not in spec:
     return jax.lax.psum(x, BATCH_AXES)
@@ -265,14 +273,14 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
 
 
 @contextlib.contextmanager
-def in_mesh(mesh):
+def in_mesh(mesh: AnyMesh):
   """The context in which a function that uses `split_rows` is traced, for a Mesh or an
   AbstractMesh; also a decorator of such a function."""
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh):
     yield
 
 
-def param_shardings(axes, shapes, mesh):
+def param_shardings(axes: Tree, shapes: Tree, mesh: AnyMesh) -> Tree:
   """Returns the NamedSharding of every parameter.
 
   Args:
@@ -285,7 +293,6 @@ def param_shardings(axes, shapes, mesh):
     ValueError: trees differ, a name is unknown, a mesh axis would be used twice, or (Unfit) a
       dimension does not divide by `tensor`.
   """
-  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
   axes_by_path = dict(jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_spec)[0])
   leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
   missing = {path for path, _ in leaves} ^ set(axes_by_path)
@@ -301,7 +308,7 @@ def param_shardings(axes, shapes, mesh):
   return jax.tree.unflatten(treedef, [NamedSharding(mesh, spec) for spec in specs])
 
 
-def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh) -> PartitionSpec:
+def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
   """Returns the PartitionSpec of one parameter by the rules of this module (see the top for what
   does not divide)."""
   if len(axes) != len(shape):
@@ -363,3 +370,8 @@ def neighbours(logical: str, n: int, size: int) -> str:
 def largest_divisor(n: int, limit: int) -> int:
   """Returns the largest divisor of n that is at most `limit`."""
   return max(d for d in range(1, limit + 1) if n % d == 0)
+
+
+def is_spec(x: object) -> bool:
+  """Whether a node is a leaf of a model's tree of axes."""
+  return isinstance(x, PartitionSpec)

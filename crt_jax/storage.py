@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 WAITS = (0.2, 1.0, 3.0)  # seconds before each further try
 # Missing is evidence, as is a folder in the place of a file.
@@ -30,7 +30,7 @@ class OutOfReach(OSError):
   """A file could not be read, and that is no evidence of damage."""
 
 
-def retried(path: str | Path, read: Callable[..., Read], *arguments, **options) -> Read:
+def retried(path: str | Path, read: Callable[..., Read], *arguments: Any, **options: Any) -> Read:
   """Returns what `read` returns, which is called again where a file could not be read.
 
   Args:

@@ -4,8 +4,10 @@ Lengths are inches on the page, so that a font of 8 pt is 8 pt where the figure 
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
@@ -143,15 +145,36 @@ def _page(width: float, height: float):
   return axes
 
 
-def _save(axes, path: pathlib.Path) -> None:
-  axes.figure.savefig(path, dpi=150, metadata={'Software': None})
+def _save(axes: Axes, path: pathlib.Path) -> None:
+  figure = axes.get_figure(root=True)
+  assert figure is not None
+  figure.savefig(path, dpi=150, metadata={'Software': None})
 
 
-def _text(axes, x, y, words, colour, size=8, ha='center', weight='normal') -> None:
+def _text(
+  axes: Axes,
+  x: float,
+  y: float,
+  words: str,
+  colour: str,
+  size: float = 8,
+  ha: str = 'center',
+  weight: str = 'normal',
+) -> None:
   axes.text(x, y, words, color=colour, fontsize=size, ha=ha, va='center', weight=weight)
 
 
-def _box(axes, x, y, width, height, words, fill, edge=INK, line='-') -> None:
+def _box(
+  axes: Axes,
+  x: float,
+  y: float,
+  width: float,
+  height: float,
+  words: str,
+  fill: str,
+  edge: str = INK,
+  line: str = '-',
+) -> None:
   """A rounded box around the point (x, y)."""
   corner = (x - width / 2, y - height / 2)
   style = 'round,pad=0,rounding_size=0.06'
@@ -162,13 +185,21 @@ def _box(axes, x, y, width, height, words, fill, edge=INK, line='-') -> None:
   _text(axes, x, y, words, INK)
 
 
-def _plus(axes, x, y) -> None:
+def _plus(axes: Axes, x: float, y: float) -> None:
   axes.add_patch(Circle((x, y), 0.11, facecolor='white', edgecolor=INK))
   axes.plot([x - 0.06, x + 0.06], [y, y], color=INK, linewidth=1)
   axes.plot([x, x], [y - 0.06, y + 0.06], color=INK, linewidth=1)
 
 
-def _arrow(axes, start, end, colour=INK, line='-', width=1, size=8) -> None:
+def _arrow(
+  axes: Axes,
+  start: tuple[float, float],
+  end: tuple[float, float],
+  colour: str = INK,
+  line: str = '-',
+  width: float = 1,
+  size: float = 8,
+) -> None:
   shape = f'-|>,head_length={size / 20},head_width={size / 40}'
   arrow = FancyArrowPatch(
     start,
@@ -184,7 +215,9 @@ def _arrow(axes, start, end, colour=INK, line='-', width=1, size=8) -> None:
   axes.add_patch(arrow)
 
 
-def _path(axes, points, colour=INK, width=1) -> None:
+def _path(
+  axes: Axes, points: Sequence[tuple[float, float]], colour: str = INK, width: float = 1
+) -> None:
   """Straight pieces through the points, an arrow head at the last."""
   *before, last = points
   axes.plot(*zip(*before, strict=True), color=colour, linewidth=width, solid_capstyle='butt')

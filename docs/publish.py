@@ -12,6 +12,7 @@ import importlib
 import json
 import pathlib
 import re
+from types import ModuleType
 
 from absl import flags
 
@@ -39,11 +40,11 @@ STUDIES = {
 COMPILED = {'aot': 'aot', 'scaling': 'weak_scaling', 'predicted': 'weak_scaling'}
 
 
-def main(argv):
+def main(argv: list[str]):
   from crt_jax import json_text
 
   del argv
-  given = {name: flags.FLAGS[name].value for name in STUDIES if flags.FLAGS[name].value}
+  given = {name: path for name in STUDIES if (path := flags.FLAGS[name].value)}
   # All are read before one is kept: a mistake in the last is answered at once.
   records = {name: page_of(name).read(pathlib.Path(path), name) for name, path in given.items()}
   for name, record in records.items():
@@ -53,7 +54,7 @@ def main(argv):
       show(name, page_of(name).texts(json.loads(file.read_text('utf-8')), name, FIGURES))
 
 
-def page_of(name: str):
+def page_of(name: str) -> ModuleType:
   """The module that writes the text of that name."""
   return importlib.import_module(STUDIES.get(name, 'docs.scaling'))
 

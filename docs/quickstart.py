@@ -7,6 +7,8 @@ python -m docs.publish --quickstart=runs/quickstart
 import json
 import pathlib
 
+import numpy as np
+
 from crt_jax.cli.user_errors import Mistake
 from crt_jax.keys import random_key
 from experiments import pages
@@ -119,14 +121,13 @@ def exact_row(record: dict) -> dict:
   return next(row for row in record['results'] if row['form'] == 'sequential')
 
 
-def measured_gap(passes: int, positions: int):
+def measured_gap(passes: int, positions: int) -> np.ndarray:
   """Largest |logits - exact logits| by pass and position, [K, T], of a CRT that does not contract.
 
   In float64, with matrices four times as large as PyTorch would draw them, so that what is exact
   shows as rounding and the rest does not (crt.md, 3.1).
   """
   import jax
-  import numpy as np
 
   import crt_jax
 
@@ -134,7 +135,7 @@ def measured_gap(passes: int, positions: int):
   fields = dict(name='crt', vocab_size=11, width=width, heads=2, layers=2, dtype='float64')
   generator = np.random.default_rng(0)
 
-  def draw(path, leaf):
+  def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
     uniform = generator.uniform(-1, 1, leaf.shape) * width**-0.5
     if path[0].key == 'embedding':
       return generator.standard_normal(leaf.shape)

@@ -3,6 +3,9 @@
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from crt_jax.cli.user_errors import Mistake
 
@@ -22,7 +25,7 @@ def read(file: str, folder: pathlib.Path, name: str) -> dict:
   return rounded(json.loads((folder / file).read_text('utf-8')))
 
 
-def rounded(value, digits: int = DIGITS):
+def rounded(value: Any, digits: int = DIGITS) -> Any:
   """The same record without digits that mean nothing, and without anybody's paths."""
   if isinstance(value, dict):
     return {k: rounded(v, digits) for k, v in value.items() if k not in PRIVATE}
@@ -58,7 +61,7 @@ def numbers_from(record: dict, name: str) -> str:
   return f'{caption(origin)}, commit {origin["commit"][:7]}; numbers: {numbers}.'
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float] | np.ndarray, form: str) -> str:
   """'0.12 (0.1 to 0.15)', mean, lowest and highest, or one number where all are alike."""
   low, mean, high = (f'{x:{form}}' for x in (min(values), sum(values) / len(values), max(values)))
   return mean if low == high else f'{mean} ({low} to {high})'

@@ -50,7 +50,7 @@ _SETUP = flags.DEFINE_string(
 )
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
   del argv
   workdir = pathlib.Path(_WORKDIR.value)
   if _STATUS.value:

@@ -7,15 +7,17 @@ steps: the gate starts at 0.5, 0.9 or 0.99, with weight decay on everything as p
 everything but the gate; and at 0.9 also frozen, or switched off. Three seeds each, same batches.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from crt_jax import schema
 
 STARTS = (0.5, 0.9, 0.99)
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = small_run()
-  variants = {}
+  variants: dict[str, dict] = {}
   for start in STARTS:
     variants[f'decay_{start}'] = {'model': {'gate_init': start}}
     variants[f'no_decay_{start}'] = {
@@ -27,7 +29,7 @@ def get_config():
   return base.study(config, variants, figure='gate')
 
 
-def small_run():
+def small_run() -> ConfigDict:
   """Returns the published recipe (cart.md 6) at a size that trains three seeds in minutes."""
   config = schema.experiment(base.cart_model(width=128, prelude_layers=2, loops=4))
   config.data.update(sequence_length=64, batch_size=4, sampling='in_order')

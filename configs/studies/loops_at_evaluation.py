@@ -7,11 +7,13 @@ The small CART of configs/studies/gate.py, trained with R=4, or with R drawn fro
 step (mean 4.5); three seeds each, evaluated with 1 to 16 loops.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from configs.studies import gate
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = gate.small_run()
   config.train.telemetry_every = 0
   config.eval.depths = (1, 2, 3, 4, 5, 6, 8, 12, 16)

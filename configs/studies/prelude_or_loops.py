@@ -7,11 +7,13 @@ CARTs of width 128 on the speeches (byte-pair vocabulary of 2048), prelude of 2,
 or 4 loops; three seeds each. Perplexity against the FLOPs of training.
 """
 
+from ml_collections import ConfigDict
+
 from configs import base
 from configs.studies import gate
 
 
-def get_config():
+def get_config() -> ConfigDict:
   config = gate.small_run()
   config.data.update(
     corpus='sotu', tokenizer='bpe', vocab_size=2048, separator='eos', split='document_hash'

@@ -15,7 +15,7 @@ from configs.base import Run
 from crt_jax.cli.config_files import parse_arguments
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False, data='offline')
   if given.cpu:
     changes = {'train.steps': 300}

@@ -16,7 +16,7 @@ from configs.base import Run
 from crt_jax.cli.config_files import parse_arguments
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False, data='offline')
   if given.cpu:
     return [cpu(d, R, P) for d in (64, 128) for R in (2, 4) for P in (2, 3)]

@@ -17,7 +17,7 @@ from configs.base import Run
 from crt_jax.cli.config_files import parse_arguments
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False, reference=False, data='offline')
   if given.cpu:
     return [

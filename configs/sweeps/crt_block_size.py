@@ -18,7 +18,7 @@ from crt_jax.cli.config_files import parse_arguments
 CPU = {'d1': 'D=1,C=200', 'n6': 'N=6,C=104'}
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False)
   if given.cpu:
     return [

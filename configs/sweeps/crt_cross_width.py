@@ -22,7 +22,7 @@ CRTS_85 = {1: 2048, 3: 1408, 5: 1120, 6: 1024, 11: 768}  # D -> C
 CPU = {'D': {1: 200, 2: 160, 3: 136}, 'N': {2: 184, 4: 128, 6: 104}}  # layers -> C
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False, budget=85)
   if given.cpu:
     return [

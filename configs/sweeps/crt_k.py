@@ -18,7 +18,7 @@ from crt_jax.cli.config_files import parse_arguments
 FULL, SMALL = 'configs/crt_d1_t1024.py', 'configs/crt_small.py'
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False)
   if given.cpu:
     fixed = [Run(f'k{K}', f'{SMALL}:D=1,C=200,K={K},kmin=0') for K in (1, 2, 3, 5)]

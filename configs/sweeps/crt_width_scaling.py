@@ -18,7 +18,7 @@ from configs.base import Run
 from crt_jax.cli.config_files import parse_arguments
 
 
-def get_sweep(arguments=''):
+def get_sweep(arguments: str = '') -> list[Run]:
   given = parse_arguments(arguments, cpu=False)
   if given.cpu:
     return [run for width in (64, 128) for run in cpu(width)]

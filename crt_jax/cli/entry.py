@@ -12,11 +12,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from logging import LogRecord
 from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from absl.logging import converter
+from ml_collections import ConfigDict, config_flags
 
 from crt_jax.cli import config_files, help_text
 from crt_jax.cli.config_files import parse_arguments  # noqa: F401, of the public face
@@ -38,7 +40,7 @@ class _ConfigParser(flags.ArgumentParser):
     self.words: list[str] = []  # of the command line, where ml_collections looks for overrides
     self.fields: dict[str, tuple[type, Any]] = {}
 
-  def parse(self, argument):
+  def parse(self, argument: str):
     config = self.load(argument)
     self.fields = config_files.fields(config)
     for name in _overrides(self.words):
@@ -86,6 +88,11 @@ def define_config(
   return flags.FlagHolder(FLAGS, FLAGS['config'])
 
 
+def _config_parser() -> _ConfigParser | None:
+  parser = FLAGS['config'].parser if 'config' in FLAGS else None
+  return parser if isinstance(parser, _ConfigParser) else None
+
+
 def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
   """Defines `--workdir`, by default `runs/<config name>` where the entry point has a config."""
   if 'workdir' not in FLAGS:
@@ -94,7 +101,7 @@ def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
   return flags.FlagHolder(FLAGS, FLAGS['workdir'])
 
 
-def require_config():
+def require_config() -> ConfigDict:
   """Returns the config; for entry points that need one only in some modes.
 
   Raises:
@@ -147,7 +154,7 @@ def wants_traceback() -> bool:
 
 def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   """Parses the command line for absl; raises Mistake or flags.Error, or shows help and exits."""
-  parser = FLAGS['config'].parser if 'config' in FLAGS else None
+  parser = _config_parser()
   words = FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
   end = words.index('--') if '--' in words else len(words)
   asks_help = any(HELP.fullmatch(word) for word in words[:end])
@@ -177,9 +184,9 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   return argv[:1]
 
 
-def _is_for_people(record) -> bool:
+def _is_for_people(record: LogRecord) -> bool:
   """Keeps Orbax's warnings about its own defaults away; --verbosity=-1 shows them."""
-  return record.levelno >= logging.converter.STANDARD_ERROR or '/orbax/' not in record.pathname
+  return record.levelno >= converter.STANDARD_ERROR or '/orbax/' not in record.pathname
 
 
 def _config_first(words: list[str]) -> list[str]:
@@ -256,7 +263,7 @@ def _expected(name: str, given: Any, kind: type, default: Any) -> str:
 
 def _describe_flag_error(error: flags.Error, module: ModuleType) -> str:
   """Returns one line for what absl found wrong with a flag."""
-  parser = FLAGS['config'].parser if 'config' in FLAGS else None
+  parser = _config_parser()
   fields = parser.fields if parser is not None else {}
   message = ' '.join(str(error).split())
   if isinstance(error, flags.UnrecognizedFlagError):

@@ -18,13 +18,16 @@ Many prompts at once, a line {"prompt": "..."} each, in batches; a bad line is r
 import functools
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from crt_jax import cli
 from crt_jax.cli import prompt_file
+
+if TYPE_CHECKING:
+  from crt_jax.data.tokenizers import Tokenizer
 
 _WORKDIR = cli.define_workdir('Directory of the run; only read')
 _STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
@@ -89,7 +92,7 @@ class StableText:
   so that is held back.
   """
 
-  def __init__(self, tokenizer):
+  def __init__(self, tokenizer: 'Tokenizer'):
     self._tokenizer = tokenizer
     self._tokens: list[int] = []
     self._given = 0
@@ -103,7 +106,7 @@ class StableText:
     return new
 
 
-def main(argv):
+def main(argv: list[str]) -> int | None:
   del argv
   if bool(_PROMPTS.value) != bool(_OUTPUT.value):
     raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
@@ -112,7 +115,9 @@ def main(argv):
   if _PROMPT.value == '':
     raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
   run = _load()
-  return _write_file(run) if _PROMPTS.value else _write_text(run)
+  if _PROMPTS.value and _OUTPUT.value:
+    return _write_file(run, _PROMPTS.value, _OUTPUT.value)
+  return _write_text(run)
 
 
 class _Run(NamedTuple):
@@ -186,14 +191,14 @@ def _write_text(run: _Run) -> None:
     )
 
 
-def _write_file(run: _Run) -> None:
+def _write_file(run: _Run, source: str, target: str) -> None:
   """All prompts of a file, in batches; each batch is on disk before the next begins."""
   from crt_jax import decoding
 
   report = functools.partial(print, file=sys.stderr)
-  prompts = prompt_file.read(_PROMPTS.value, run.encode, run.options['context'], report)
+  prompts = prompt_file.read(source, run.encode, run.options['context'], report)
   count, seconds = 0, 0.0
-  with open(_OUTPUT.value, 'w', encoding='utf-8') as output:
+  with open(target, 'w', encoding='utf-8') as output:
     for batch in prompt_file.batches(prompts, _BATCH_SIZE.value):
       start = time.perf_counter()
       # A short last batch is filled up, so that it compiles nothing and draws what it would alone.
@@ -215,13 +220,13 @@ def _write_file(run: _Run) -> None:
   report(f'{len(prompts)} prompts, {count} tokens, {count / seconds:.1f} tokens/s with compilation')
 
 
-def _or_default(name: str, default):
+def _or_default(name: str, default: Any):
   """The flag of that name, or what the run's config says."""
   value = flags.FLAGS[name].value
   return default if value is None else value
 
 
-def _print(chunks, text: StableText, prompt: list[int]) -> int:
+def _print(chunks: Iterable[list[list[int]]], text: StableText, prompt: list[int]) -> int:
   """Prints text as it comes and its speed at the end; returns the number of new tokens."""
   start = time.perf_counter()
   print(text.add(prompt), end='', flush=True)

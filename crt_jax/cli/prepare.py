@@ -17,10 +17,14 @@ still read them.
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from crt_jax import cli
+
+if TYPE_CHECKING:
+  from crt_jax.data import PackedDataset
 
 _CONFIG = cli.define_config()
 _WRITE_TFDS = flags.DEFINE_string(
@@ -43,7 +47,7 @@ def main(argv: list[str]) -> int | None:
   if _VERIFY.value and _REPAIR.value:
     raise cli.Mistake('--verify changes nothing and --repair does; give one')
   if _WRITE_TFDS.value:
-    return _write_tfds()
+    return _write_tfds(_WRITE_TFDS.value)
   if _VERIFY.value and (damaged := _damaged_files()):
     print('\n'.join(f'damaged: {line}' for line in damaged))
     print('nothing was changed; --repair makes it again')
@@ -57,13 +61,13 @@ def _damaged_files() -> list[str]:
   return data.damaged_files(_CONFIG.value.data)
 
 
-def _write_tfds() -> None:
+def _write_tfds(folder: str) -> None:
   from crt_jax.data.tfds_builder import write_tfds
 
-  corpus = write_tfds(_CONFIG.value.data, _WRITE_TFDS.value)
+  corpus = write_tfds(_CONFIG.value.data, folder)
   instead = ' --config.data.files=' if _CONFIG.value.data.files else ''
-  print(f'wrote {_WRITE_TFDS.value}; read it with')
-  print(f"  --config.data.corpus='{corpus}' --config.data.tfds_dir={_WRITE_TFDS.value}{instead}")
+  print(f'wrote {folder}; read it with')
+  print(f"  --config.data.corpus='{corpus}' --config.data.tfds_dir={folder}{instead}")
 
 
 class _Progress:
@@ -90,12 +94,15 @@ def _prepare() -> None:
 
   dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=_Progress())
   for packed in dataset.validation_sets.values():
-    _describe(packed)
-  if _CONFIG.value.data.corpus == 'mixture':
+    if isinstance(packed, data.PackedDataset):
+      _describe(packed)
+    else:
+      print(f'{packed.summary}; nothing to prepare')
+  if isinstance(dataset, data.MixedDataset):
     print(f'mixture of {", ".join(dataset.sources)}: {len(dataset.train):,} tokens')
 
 
-def _describe(dataset) -> None:
+def _describe(dataset: 'PackedDataset') -> None:
   manifest = dataset.manifest
   tokenizer, split = manifest['tokenizer'], manifest['split']
   print(f'{dataset.folder}')

@@ -67,7 +67,7 @@ def _text_of(line: str) -> str:
   return record['prompt']
 
 
-def _tokens_of(text: str, encode, context: int) -> list[int]:
+def _tokens_of(text: str, encode: Callable[[str], list[int]], context: int) -> list[int]:
   tokens = encode(text)
   if len(tokens) >= context:
     raise ValueError(f'{len(tokens)} tokens leave no room in the context of {context}')

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from crt_jax.keys import random_key
 from crt_jax.models import corrections
 from crt_jax.models.base import Model, build
-from crt_jax.models.cart import CART
-from crt_jax.models.crt import CRT
-from crt_jax.models.transformer import Transformer
+from crt_jax.models.cart import CART, CARTConfig
+from crt_jax.models.crt import CRT, CRTConfig
+from crt_jax.models.transformer import Transformer, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Slot:
     return shape
 
 
-def import_params(config, arrays: Mapping[str, np.ndarray]) -> dict:
+def import_params(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> dict:
   """The parameters of `build(config)` from reference arrays.
 
   Args:
@@ -84,7 +85,7 @@ def import_params(config, arrays: Mapping[str, np.ndarray]) -> dict:
   return jax.tree.map(jnp.asarray, leaves)
 
 
-def export_arrays(config, params: dict) -> dict[str, np.ndarray]:
+def export_arrays(config: ConfigDict, params: dict) -> dict[str, np.ndarray]:
   """Reference arrays of `params`, the inverse of `import_params`; tied arrays are listed once."""
   arrays = {}
   for slot in reference_slots(build(config)):
@@ -96,16 +97,16 @@ def export_arrays(config, params: dict) -> dict[str, np.ndarray]:
 
 def reference_slots(model: Model) -> Iterator[Slot]:
   """Every reference array of a model."""
-  config = model.config
   if isinstance(model, CART):
-    yield from _cart(config)
-  elif isinstance(model, Transformer) and config.style == 'cart_dense':
-    yield from _cart_dense(config)
-  else:
-    yield from _roformer_family(config, isinstance(model, CRT))
+    yield from _cart(model.config)
+  elif isinstance(model, Transformer) and model.config.style == 'cart_dense':
+    yield from _cart_dense(model.config)
+  elif isinstance(model, Transformer | CRT):
+    yield from _roformer_family(model.config)
 
 
-def _roformer_family(config, is_crt: bool) -> Iterator[Slot]:
+def _roformer_family(config: CRTConfig | TransformerConfig) -> Iterator[Slot]:
+  is_crt = isinstance(config, CRTConfig)
   pointer_chasing = config.rotary == 'integer'
   table = 'token_embedding' if pointer_chasing else 'token_embedding_table'
   yield Slot(f'{table}.weight', ('embedding', 'weight'))
@@ -115,7 +116,7 @@ def _roformer_family(config, is_crt: bool) -> Iterator[Slot]:
     yield from _feed_forward(f'{prefix}.ffn', ('layers', 'feed_forward'), (i,))
     yield from _layer_norm(f'{prefix}.ln1', ('layers', 'norm1'), (i,))
     yield from _layer_norm(f'{prefix}.ln2', ('layers', 'norm2'), (i,))
-  if is_crt:
+  if isinstance(config, CRTConfig):
     yield from _correction(config)
   elif config.style == 'roformer_head_ffn':
     yield from _feed_forward('head_ffn', ('head_feed_forward',))
@@ -125,7 +126,7 @@ def _roformer_family(config, is_crt: bool) -> Iterator[Slot]:
   yield from _weight_and_bias(output, ('output',))
 
 
-def _correction(config) -> Iterator[Slot]:
+def _correction(config: CRTConfig) -> Iterator[Slot]:
   """The correction's arrays; tied variants may list the last layer's again (crt.md 9)."""
   variant, last = corrections.variant_of(config.correction), (config.layers - 1,)
   attends = 'attention' in variant.parts
@@ -141,7 +142,9 @@ def _correction(config) -> Iterator[Slot]:
     yield from _again(made[part](('layers', corrections.LAST_LAYER[part]), last))
 
 
-def _attention(name: str, path: tuple, index: tuple, config) -> Iterator[Slot]:
+def _attention(
+  name: str, path: tuple, index: tuple, config: CRTConfig | TransformerConfig
+) -> Iterator[Slot]:
   """In the language-model code the projection named keys acts as the query (crt.md 2.3)."""
   roles = ['queries', 'keys', 'values']
   if config.rotary == 'integer_reversed':
@@ -172,7 +175,7 @@ def _again(slots: Iterator[Slot]) -> Iterator[Slot]:
   return (dataclasses.replace(slot, again=True) for slot in slots)
 
 
-def _cart_dense(config) -> Iterator[Slot]:
+def _cart_dense(config: TransformerConfig) -> Iterator[Slot]:
   yield Slot('embedding.weight', ('embedding', 'weight'))
   for i in range(config.layers):
     if config.latent_ratio:
@@ -186,7 +189,7 @@ def _cart_dense(config) -> Iterator[Slot]:
   yield Slot('final_norm.weight', ('final_norm', 'scale'))
 
 
-def _cart(config) -> Iterator[Slot]:
+def _cart(config: CARTConfig) -> Iterator[Slot]:
   yield Slot('embedding.weight', ('embedding', 'weight'))
   for i in range(config.prelude_layers):
     yield from _cart_layer(f'prelude.{i}', ('prelude',), (i,), config, own_keys=True)
@@ -207,7 +210,9 @@ def _cart(config) -> Iterator[Slot]:
   yield Slot('final_norm.weight', ('final_norm', 'scale'))
 
 
-def _cart_layer(name: str, path: tuple, index: tuple, config, own_keys: bool) -> Iterator[Slot]:
+def _cart_layer(
+  name: str, path: tuple, index: tuple, config: CARTConfig | TransformerConfig, own_keys: bool
+) -> Iterator[Slot]:
   attention = (*path, 'attention')
   yield Slot(f'{name}.attn.q_proj.weight', (*attention, 'q', 'weight'), index, 2)
   if own_keys:
@@ -216,7 +221,9 @@ def _cart_layer(name: str, path: tuple, index: tuple, config, own_keys: bool) ->
   yield from _cart_rest(name, path, index)
 
 
-def _cart_keys(name: str, path: tuple, index: tuple, config) -> Iterator[Slot]:
+def _cart_keys(
+  name: str, path: tuple, index: tuple, config: CARTConfig | TransformerConfig
+) -> Iterator[Slot]:
   """Keys and values through a latent, or full-rank where latent_ratio is 0."""
   up = '{}_up' if config.latent_ratio else '{}_proj'
   if config.latent_ratio:

@@ -6,11 +6,15 @@ sequence; where its correction acts without a network ('block_head' and others) 
 disturbed. 'sa' pays for its attention with a layer: it takes the first D of D + 1.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
+from crt_jax.models.crt import CRT
+from crt_jax.models.transformer import Transformer
 
 FIELDS = ('vocab_size', 'width', 'heads', 'head_width', 'rotary', 'rotary_theta', 'window')
 COPIED = ('embedding', 'layers', 'final_norm', 'output')
@@ -20,7 +24,8 @@ def check(model: Model, source: Model) -> None:
   """Raises ValueError unless `model` can begin with the parameters of `source`."""
   config, given = model.config, source.config
   kinds = given.name, config.name
-  if kinds == ('transformer', 'crt'):
+  if isinstance(source, Transformer) and isinstance(model, CRT):
+    config, given = model.config, source.config
     if given.style != 'roformer':
       raise ValueError(
         f"model.style={given.style!r}: only a 'roformer' transformer can become a CRT"
@@ -67,7 +72,7 @@ def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
 
 def _silent(network: dict) -> dict:
   """A correction whose last projections are zero, so that it adds nothing yet."""
-  zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+  zeros = functools.partial(jax.tree.map, jnp.zeros_like)
   last = {'feed_forward': 'down', 'attention': 'out'}
   return {
     name: {part: zeros(a) if part == last.get(name) else a for part, a in module.items()}

@@ -1,19 +1,22 @@
 """Text to batches: corpora, tokenizers, packed tokens, batches as a function of (seed, step)."""
 
 from crt_jax.data import tokenizers
-from crt_jax.data.datasets import damaged_files, prepare
+from crt_jax.data.datasets import Dataset, ValidationSet, damaged_files, prepare
 from crt_jax.data.identity import check_identity
-from crt_jax.data.mixture import Dataset
+from crt_jax.data.mixture import MixedDataset
 from crt_jax.data.packed import PackedDataset, open_packed
 from crt_jax.data.validation import first_validation, sampled_validation, whole_validation
-from crt_jax.data.windows import TrainBatches, check_seed, train_batches
+from crt_jax.data.windows import Batch, TrainBatches, check_seed, train_batches
 from crt_jax.schema.data import DataConfig, resolve
 
 __all__ = [
+  'Batch',
   'DataConfig',
   'Dataset',
+  'MixedDataset',
   'PackedDataset',
   'TrainBatches',
+  'ValidationSet',
   'check_identity',
   'check_seed',
   'damaged_files',

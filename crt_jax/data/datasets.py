@@ -11,11 +11,22 @@ from typing import Any
 from crt_jax.data import overlap, packed, pointer_chasing, tokenizers, vocabularies
 from crt_jax.data.corpora import check_apart, open_corpus
 from crt_jax.data.documents import Corpus, Document
-from crt_jax.data.mixture import Dataset, MixedDataset, Mixture, Part
-from crt_jax.data.packed import cached, corpus_folder, folder_name, open_tokenizer, prepare_corpus
+from crt_jax.data.mixture import MixedDataset, Mixture, Part
+from crt_jax.data.packed import (
+  PackedDataset,
+  cached,
+  corpus_folder,
+  folder_name,
+  open_tokenizer,
+  prepare_corpus,
+)
 from crt_jax.data.packing import Report, training_documents
+from crt_jax.data.pointer_chasing import PointerChasing
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.schema.data import MIXTURE, DataConfig, resolve
+
+ValidationSet = PackedDataset | PointerChasing
+Dataset = ValidationSet | MixedDataset
 
 
 def prepare(config: Any, whole: bool = False, report: Report | None = None) -> Dataset:

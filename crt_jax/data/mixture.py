@@ -126,4 +126,4 @@ class MixedDataset(TextDataset):
     return next(iter(self.sources.values()))
 
 
-Dataset = PackedDataset | MixedDataset
+Text = PackedDataset | MixedDataset

@@ -8,12 +8,15 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crt_jax.data.documents import Listing, leading_bits
 from crt_jax.data.token_files import Shard, sampled_sha256
+
+if TYPE_CHECKING:
+  from crt_jax.data.packed import PackedDataset
 
 DTYPE = np.dtype('<u8')
 
@@ -32,10 +35,12 @@ class Sides:
     bits_N = self.listing.bits_N
     starts_F = np.searchsorted(self.listing.file_N, np.arange(len(self.listing.files)))
     stops_F = [*starts_F[1:], len(bits_N)]
-    digests = (hashlib.sha256(bits_N[a:b]).digest() for a, b in zip(starts_F, stops_F, strict=True))
+    digests = (
+      hashlib.sha256(bits_N[a:b].data).digest() for a, b in zip(starts_F, stops_F, strict=True)
+    )
     bits_F = np.fromiter(map(leading_bits, digests), DTYPE, len(starts_F))
-    sides = (np.logical_or.reduceat(a, starts_F) for a in (self.train_N, self.validation_N))
-    return bits_F, *sides
+    train_F = np.logical_or.reduceat(self.train_N, starts_F)
+    return bits_F, train_F, np.logical_or.reduceat(self.validation_N, starts_F)
 
 
 def by_document(listing: Listing, is_held_out: Callable) -> Sides:
@@ -69,7 +74,7 @@ def count(sides: Sides, corpus: str) -> int:
     trained = next(int(file) for file in same if file != held_out)
     names = sides.listing.files
     raise ValueError(
-      f'data.corpus={corpus!r}: {names[held_out]} is validation text and has the same text as '
+      f'data.corpus={corpus!r}: {names[int(held_out)]} is validation text and has the same text as '
       f'{names[trained]}, which is trained on; leave one of them out'
     )
   if found == sides.validation_N.sum():
@@ -116,12 +121,12 @@ def remark(found: int, of: int) -> str:
   return f'{found:,} of {of:,} validation documents are trained on too'
 
 
-def between(trained, held_out) -> tuple[int, int]:
+def between(trained: 'PackedDataset', held_out: 'PackedDataset') -> tuple[int, int]:
   """How many validation documents of one corpus are training documents of another, and how many it
   has, both different ones; (0, 0) where that was not noted when they were packed.
 
   Args:
-    trained, held_out: PackedDatasets.
+    trained, held_out: 'PackedDataset's.
 
   Raises:
     ValueError: all of them are, or a whole file is.
@@ -137,7 +142,7 @@ def between(trained, held_out) -> tuple[int, int]:
   return found, of
 
 
-def _shared(trained, held_out, kind: str) -> tuple[int, int]:
+def _shared(trained: 'PackedDataset', held_out: 'PackedDataset', kind: str) -> tuple[int, int]:
   pair = []
   for packed, split in ((trained, 'train'), (held_out, 'validation')):
     shards = packed.manifest.get('overlap', {}).get('digests')

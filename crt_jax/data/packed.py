@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -34,17 +34,36 @@ from crt_jax.data.token_files import (
   DamagedCache,
   Shard,
   TokenFile,
+  Tokens,
   damage,
   verify,
 )
 from crt_jax.schema.data import DataConfig
+
+Opened = TypeVar('Opened')
+
+
+class _Text(Protocol):
+  """What a data set made of text has."""
+
+  @property
+  def train(self) -> Tokens: ...
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer: ...
+
+  @property
+  def validation_sets(self) -> dict[str, 'PackedDataset']: ...
+
+  @property
+  def shared_text(self) -> list[str]: ...
 
 
 class TextDataset:
   """What data made of text says when it is asked for what generated data has."""
 
   @property
-  def summary(self) -> str:
+  def summary(self: _Text) -> str:
     """How much there is, for people."""
     held_out = sum(len(packed.validation) for packed in self.validation_sets.values())
     samples = any(packed.is_sampled for packed in self.validation_sets.values())
@@ -58,7 +77,7 @@ class TextDataset:
     """Name -> positions of targets whose accuracy is asked for: none."""
     return {}
 
-  def remarks(self, model: Any) -> list[str]:
+  def remarks(self: _Text, model: Any) -> list[str]:
     """What a person should know before training `config.model` on this."""
     size = self.tokenizer.vocab_size
     if model.vocab_size <= size:
@@ -156,7 +175,7 @@ def corpus_folder(config: DataConfig) -> tuple[Path, Corpus]:
   return config.cache_root / folder_name(config, [(config, corpus)]), corpus
 
 
-def cached(folder: Path, opened: Callable, build: Callable):
+def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path], None]) -> Opened:
   """What `opened` makes of a cache folder, built first if need be.
 
   Raises:

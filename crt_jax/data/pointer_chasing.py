@@ -12,7 +12,7 @@ other targets are -1. Batches are a pure function of (seed, step), as those of t
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -82,8 +82,8 @@ class PointerChasing:
     Raises:
       ValueError: an unknown or ill-typed argument.
     """
-    given = {}
-    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+    given: dict[str, Any] = {}
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
     for item in filter(None, corpus.partition(':')[2].split(',')):
       name, _, text = item.partition('=')
       if name not in kinds:
@@ -296,16 +296,20 @@ def _(
 
 
 @whole_validation.register
-def _(dataset: PointerChasing, *shape_and_rows) -> None:
+def _(dataset: PointerChasing, *shape_and_rows: Any) -> None:
   raise ValueError(f'eval.whole=True: {NAME} has no end; set eval.whole=False')
 
 
 @first_validation.register
-def _(dataset: PointerChasing, *shape_and_rows) -> None:
+def _(dataset: PointerChasing, *shape_and_rows: Any) -> None:
   raise ValueError(f"eval.sample='first': {NAME} is not a file; set eval.sample='random'")
 
 
-_READ = {int: int, str: str, bool: {'true': True, 'false': False}.__getitem__}
+_READ: dict[type, Callable[[str], Any]] = {
+  int: int,
+  str: str,
+  bool: {'true': True, 'false': False}.__getitem__,
+}
 
 
 def _generator(seed: int, step: int) -> np.random.RandomState:
@@ -323,7 +327,8 @@ def _stages(name: str, text: str, most: int) -> list[tuple[int, int]]:
   if not text:
     return [(0, most)]
   try:
-    stages = [tuple(map(int, entry.split(':'))) for entry in text.split('/')]
+    pairs = [entry.split(':') for entry in text.split('/')]
+    stages = [(int(first), int(number)) for first, number in pairs]
     steps, numbers = zip(*stages, strict=True)
     is_right = steps[0] == 0 and list(steps) == sorted(set(steps))
   except ValueError:

@@ -6,10 +6,11 @@ Nothing is translated or stripped, so the bytes of a document are the bytes of i
 
 import codecs
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
 
 from crt_jax import json_text
 from crt_jax.data.documents import Document
@@ -89,19 +90,19 @@ def _jsonl(path: Path, text_field: str) -> Iterator[Document]:
         yield Document.of(place, text, str(path))
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> io.BufferedIOBase:
   try:
     return gzip.open(path) if path.name.endswith('.gz') else path.open('rb')
   except OSError as error:
     raise ValueError(f'{path}: cannot be read ({error.strerror})') from None
 
 
-def _read(file: BinaryIO, path: Path) -> bytes:
+def _read(file: io.BufferedIOBase, path: Path) -> bytes:
   with _naming(path):
     return file.read(BLOCK_BYTES)
 
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _lines(file: io.BufferedIOBase, path: Path) -> Iterator[bytes]:
   while True:
     with _naming(path):
       line = file.readline()
@@ -119,7 +120,12 @@ class _naming:
   def __enter__(self) -> None:
     return None
 
-  def __exit__(self, kind, error, traceback) -> None:
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
     if isinstance(error, EOFError | OSError | zlib.error):
       raise ValueError(f'{self.path}: cannot be read ({error}); is it complete?') from None
 

@@ -18,7 +18,7 @@ from crt_jax.schema.data import MIXTURE, expanded, resolve
 class CorpusConfig(tfds.core.BuilderConfig):
   """A builder config that carries the corpus to write; only its name is stored."""
 
-  def __init__(self, corpus: Corpus, **kwargs):
+  def __init__(self, corpus: Corpus, **kwargs: Any):
     super().__init__(**kwargs)
     self.corpus = corpus
 
@@ -39,7 +39,7 @@ class RawText(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,  # keeps the order of the documents
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     del dl_manager  # nothing is downloaded
     return {'train': self._generate_examples()}
 

@@ -8,6 +8,7 @@ downloaded, and only array_record files, the one format that reads completely wi
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from crt_jax.data.documents import Corpus, Document, fingerprint
 from crt_jax.schema.data import DataConfig, expanded
@@ -47,7 +48,7 @@ def tfds_corpus(config: DataConfig) -> Corpus:
     raise ValueError(f'data.corpus={config.corpus!r} has no split train (has {", ".join(splits)})')
 
   def documents() -> Iterator[Document]:
-    source = builder.as_data_source(split=split)
+    source: Any = builder.as_data_source(split=split)  # whose type says nothing of __getitems__
     for start in range(0, len(source), _RECORDS_AT_ONCE):
       indices = range(start, min(start + _RECORDS_AT_ONCE, len(source)))
       for index, record in zip(indices, source.__getitems__(list(indices)), strict=True):

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -50,7 +51,8 @@ class TokenWriter:
     self._folder, self._name = folder, name
     self._vocab_size, self._shard_tokens = vocab_size, shard_tokens
     self._dtype = token_dtype(vocab_size)
-    self._file, self._digest, self._in_shard = None, None, 0
+    self._file: BinaryIO | None = None
+    self._digest, self._in_shard = hashlib.sha256(), 0
     self._shards: list[Shard] = []
 
   def write(self, ids: np.ndarray) -> None:
@@ -75,20 +77,20 @@ class TokenWriter:
       self._in_shard += part.size
       self.tokens += part.size
       if self._in_shard == self._shard_tokens:
-        self._end_shard()
+        self._end_shard(self._file)
 
   def close(self) -> list[Shard]:
     if self._file is not None:
-      self._end_shard()
+      self._end_shard(self._file)
     return self._shards
 
   def _next(self) -> str:
     return f'{self._name}-{len(self._shards):05d}.bin'
 
-  def _end_shard(self) -> None:
-    self._file.flush()
-    os.fsync(self._file.fileno())
-    self._file.close()
+  def _end_shard(self, file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
     name = self._next()
     sampled = sampled_sha256(self._folder / name)
     self._shards.append(Shard(name, self._in_shard, self._digest.hexdigest(), sampled))

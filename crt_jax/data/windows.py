@@ -21,7 +21,7 @@ import grain
 import numpy as np
 from grain.experimental import index_shuffle
 
-from crt_jax.data.mixture import Dataset
+from crt_jax.data.mixture import Text
 from crt_jax.data.token_files import Tokens
 from crt_jax.schema.data import DataConfig, resolve
 
@@ -41,13 +41,15 @@ class TrainBatches:
   {'tokens', 'targets'}, each int32 [rows, T].
   """
 
-  def __init__(self, source: 'WindowSource'):
+  def __init__(self, source: grain.sources.RandomAccessDataSource):
     self._dataset = grain.MapDataset.source(source)
 
   def __getitem__(self, step: int) -> Batch:
     if not 0 <= step < MAX_STEPS:
       raise IndexError(f'step {step} is outside [0, {MAX_STEPS})')
-    return self._dataset[step]
+    batch = self._dataset[step]
+    assert batch is not None, 'no step is filtered out'
+    return batch
 
   def iterator(self, start_step: int = 0) -> Iterator[Batch]:
     """The batches of start_step, start_step + 1, ..., read ahead by a thread."""
@@ -76,7 +78,7 @@ class WindowSource(grain.sources.RandomAccessDataSource):
 
 @functools.singledispatch
 def train_batches(
-  dataset: Dataset, config: Any, seed: int, rows: np.ndarray | None = None
+  dataset: Text, config: Any, seed: int, rows: np.ndarray | None = None
 ) -> TrainBatches:
   """The training batches of a run, or the rows of them that one process needs.
 

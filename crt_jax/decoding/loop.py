@@ -7,6 +7,7 @@ its prompts.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,11 @@ import numpy as np
 
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
-from crt_jax.recurrence.state import in_place_options
+from crt_jax.models.base import Model
+from crt_jax.recurrence.state import DecodeState, in_place_options
+from crt_jax.rounding import ceil_div, round_up
+from crt_jax.types import Array, Params
 
-Array = jax.Array
 PREFILL_CHUNK = 64
 NOT_FINITE = -1  # stands for the token that no logits give
 STEP_CHUNK = 8  # where a prompt is read position by position, padding costs as much as text
@@ -27,14 +30,14 @@ class NotFinite(ValueError):
 
 
 def generate(
-  model,
+  model: Model,
   params: dict,
   prompts: Sequence[Sequence[int]],
   num_tokens: int,
   *,
   context: int,
   on_tokens: Callable[[list[list[int]]], None] | None = None,
-  **options,
+  **options: Any,
 ) -> list[list[int]]:
   """Continues every prompt; returns the new tokens of each row, without the prompt.
 
@@ -52,7 +55,7 @@ def generate(
 
 
 def stream(
-  model,
+  model: Model,
   params: dict,
   prompts: Sequence[Sequence[int]],
   num_tokens: int,
@@ -91,18 +94,25 @@ def stream(
   rows_B = jnp.arange(len(prompts)) if rows is None else jnp.asarray(rows, jnp.int32)
   key_B = row_keys(seed, rows_B)
   # The length of the caches is the context rounded up to whole prefill pieces: no piece is cut.
-  capacity = _round_up(context, PREFILL_CHUNK)
+  capacity = round_up(context, PREFILL_CHUNK)
   state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
   decode = functools.partial(chunk_decoder(), model, sampling, chunk, params, key_B)
   return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
 
 
-def _run(decode, state, logits_BxV, budgets, chunk, stop_tokens) -> Iterator[list[list[int]]]:
+def _run(
+  decode: Callable,
+  state: DecodeState,
+  logits_BxV: Array,
+  budgets: np.ndarray,
+  chunk: int,
+  stop_tokens: frozenset[int],
+) -> Iterator[list[list[int]]]:
   """Yields the first chunk at once, later ones while the next is made: no waiting for the host."""
   left = budgets.copy()
   ahead = []
-  for number in range(-(-int(budgets.max()) // chunk)):
+  for number in range(ceil_div(int(budgets.max()), chunk)):
     state, logits_BxV, tokens_BxN = decode(state, logits_BxV)
     ahead.append(tokens_BxN)
     if number == 1:
@@ -131,7 +141,7 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
 
 
 @functools.cache
-def chunk_decoder():
+def chunk_decoder() -> jax.stages.Wrapped:
   """The jitted `_decode_chunk`; made at its first use, when the platform is known."""
   return jax.jit(
     _decode_chunk,
@@ -141,10 +151,18 @@ def chunk_decoder():
   )
 
 
-def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
+def _decode_chunk(
+  model: Model,
+  sampling: Sampling,
+  length: int,
+  params: Params,
+  key_B: Array,
+  state: DecodeState,
+  logits_BxV: Array,
+):
   """Draws and consumes `length` tokens per row; returns state, logits_BxV, tokens_BxN."""
 
-  def one_token(carry, noise_B):
+  def one_token(carry: tuple[DecodeState, Array], noise_B: Array):
     state, logits_BxV = carry
     token_B = sample(sampling, logits_BxV, noise_B)
     is_finite_B = jnp.isfinite(jnp.max(logits_BxV, axis=-1))
@@ -156,7 +174,15 @@ def _decode_chunk(model, sampling, length, params, key_B, state, logits_BxV):
   return *carry, tokens_NxB.T
 
 
-def _read_prompts(model, params, state, prompts, lengths, capacity, method):
+def _read_prompts(
+  model: Model,
+  params: Params,
+  state: DecodeState,
+  prompts: Sequence[Sequence[int]],
+  lengths: np.ndarray,
+  capacity: int,
+  method: str,
+):
   """The state behind the prompts and the logits after each, in pieces of one shape."""
   tokens_BxT = np.zeros((len(prompts), capacity), np.int32)
   for row, prompt in enumerate(prompts):
@@ -174,14 +200,15 @@ def _read_prompts(model, params, state, prompts, lengths, capacity, method):
       params, state, piece_BxT, new_B, method=method, chunk=chunk
     )
     # A row that ended in an earlier piece keeps the logits it had there.
-    first = logits_BxV is None
-    logits_BxV = (
-      piece_logits_BxV if first else jnp.where(new_B[:, None] > 0, piece_logits_BxV, logits_BxV)
-    )
+    if logits_BxV is None:
+      logits_BxV = piece_logits_BxV
+    else:
+      logits_BxV = jnp.where(new_B[:, None] > 0, piece_logits_BxV, logits_BxV)
+  assert logits_BxV is not None, 'no prompt is empty'
   return state, logits_BxV
 
 
-def _checked_lengths(prompts, vocab_size: int, context: int) -> np.ndarray:
+def _checked_lengths(prompts: Sequence[Sequence[int]], vocab_size: int, context: int) -> np.ndarray:
   if not prompts:
     raise ValueError('there is no prompt; give at least one')
   for row, prompt in enumerate(prompts):
@@ -199,7 +226,3 @@ def _checked_lengths(prompts, vocab_size: int, context: int) -> np.ndarray:
         f'{vocab_size}; is this the tokenizer the model was trained with?'
       )
   return np.array([len(prompt) for prompt in prompts], np.int32)
-
-
-def _round_up(value: int, multiple: int) -> int:
-  return -(-value // multiple) * multiple

@@ -16,14 +16,16 @@ from jax.sharding import NamedSharding
 
 from crt_jax import sharding
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
 from crt_jax.recurrence.state import DecodeState
 from crt_jax.schema.fields import one_of, require
+from crt_jax.types import Array, Params
 
 DTYPES = ('float32', 'bfloat16')
 STACKS = dict(layers='block', prelude='prelude')  # parameters of stacked layers, and their cache
 
 
-def prepare(model, params: dict, dtype: str | None = None):
+def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model, Params]:
   """Casts once to the decode dtype and separates the layers.
 
   What is cast are matrices that every token is multiplied by: norms, biases and an embedding table
@@ -54,7 +56,7 @@ def prepare(model, params: dict, dtype: str | None = None):
 
 
 def empty_state(
-  model, params: dict, batch: int, capacity: int, depth: int | None = None
+  model: Model, params: dict, batch: int, capacity: int, depth: int | None = None
 ) -> DecodeState:
   """`model.decode_state`, its caches separate where the layers of `params` are, and split by heads
   where `params` are."""
@@ -73,7 +75,7 @@ def empty_state(
   return dataclasses.replace(state, caches=caches)
 
 
-def _check_fit(model, params: dict):
+def _check_fit(model: Model, params: dict):
   """Raises ValueError for parameters of another model, before anything is compiled."""
   wanted, found = (
     {jax.tree_util.keystr(path, simple=True, separator='/'): a.shape for path, a in leaves}
@@ -92,7 +94,7 @@ def _check_fit(model, params: dict):
 def _cast(part: dict, dtype: str) -> dict:
   """Weights of at least two dimensions in the decode dtype; float64 stays what it is."""
 
-  def cast(path, leaf):
+  def cast(path: tuple, leaf: Array):
     is_weight = path[-1].key == 'weight' and leaf.ndim >= 2
     return leaf.astype(dtype) if is_weight and leaf.dtype not in (dtype, jnp.float64) else leaf
 

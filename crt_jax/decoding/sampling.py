@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.keys import random_key
+from crt_jax.types import Array
 
-Array = jax.Array
 BLOCK = 128  # tokens whose probabilities are summed first
 
 

@@ -3,33 +3,36 @@
 import os
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
+from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.decoding.sampling import Sampling
 
 
-def prompt_tokens(tokenizer, separator: str, text: str) -> list[int]:
+def prompt_tokens(tokenizer: Tokenizer, separator: str, text: str) -> list[int]:
   """The tokens that a model reads for a prompt, [] for an empty one.
 
   Args:
     separator: `config.data.separator`; a model whose documents begin with a token reads it first.
   """
-  first = [tokenizer.bos] if separator == 'bos_eos' else []
+  first = [tokenizer.bos] if separator == 'bos_eos' and tokenizer.bos is not None else []
   tokens = tokenizer.encode(text)
   return [*first, *tokens] if tokens else []
 
 
-def continuation(tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
   """The text that `tokens` add to that of `prompt`; alone they may read differently, without the
   space of a first word, say."""
   both = tokenizer.decode(prompt), tokenizer.decode([*prompt, *tokens])
   return both[1][len(os.path.commonprefix(both)) :]
 
 
-def stop_tokens(tokenizer) -> tuple[int, ...]:
+def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
   """The tokens at which a text ends: () where the tokenizer has none."""
   return () if tokenizer.eos is None else (tokenizer.eos,)
 
 
-def sample_arguments(config, tokenizer) -> dict:
+def sample_arguments(config: ConfigDict, tokenizer: Tokenizer) -> dict:
   """What `generate` needs to write the text that `config.sample` describes.
 
   A model may have more tokens than its tokenizer; only those of the tokenizer are drawn.

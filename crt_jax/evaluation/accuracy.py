@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.evaluation.perplexity import Form, hidden_of
+from crt_jax.models.base import Model
+from crt_jax.types import Array, Batch, Params
 
 SOLVED = 0.9  # a group counts as solved above this share (crt.md 11.3)
 
 
 def accuracy(
-  model, params: dict, batches: Iterable[dict], groups: Mapping[str, np.ndarray], form: Form
+  model: Model, params: dict, batches: Iterable[Batch], groups: Mapping[str, np.ndarray], form: Form
 ) -> dict:
   """The share of right answers in each group of positions.
 
@@ -44,7 +46,7 @@ def accuracy(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'form'))
-def _answers(model, params, batch, positions_P, form):
+def _answers(model: Model, params: Params, batch: Batch, positions_P: Array, form: Form):
   """How many rows are right, and how many count, at each position."""
   hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)
   logits_BxPxV = model.head(params, hidden_BxTxC[:, positions_P])

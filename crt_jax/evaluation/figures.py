@@ -9,12 +9,16 @@ import itertools
 import math
 import pathlib
 import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from crt_jax import json_text
+from crt_jax.rounding import ceil_div
 
 PARALLEL_PASSES = 'parallel passes K'
 BLUE, ORANGE, GREEN, PURPLE, GREY = '#2060a8', '#c8501e', '#3a7d44', '#8a4a9a', '#707070'
@@ -71,7 +75,7 @@ def perplexity_against_depth(
   origin: dict,
   title: str = '',
   passes: str = PARALLEL_PASSES,
-  trained: list[int] = (),
+  trained: Sequence[int] = (),
 ) -> None:
   """Draws perplexity against the number of passes, with the exact recurrence, if any, as a line.
 
@@ -136,7 +140,9 @@ def _perplexities(rows: list[dict]) -> dict[str, list[tuple]]:
   return curves
 
 
-def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[int]) -> None:
+def _draw_values(
+  axes: Axes, parallel: list[dict], exact: float | None, passes: str, trained: Sequence[int]
+) -> None:
   depths = [r['depth'] for r in parallel]
   values = [r['perplexity'] for r in parallel]
   axes.plot(depths, values, color=BLUE, label=passes)
@@ -153,11 +159,18 @@ def _draw_values(axes, parallel: list[dict], exact, passes: str, trained: list[i
   axes.set_ylabel('perplexity per token')
   depth_axis(axes, depths, passes)
   # Above the panel, where no curve can pass.
-  above = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
-  axes.legend(frameon=False, fontsize=9, columnspacing=1, **above)
+  axes.legend(
+    loc='lower left',
+    bbox_to_anchor=(0, 1),
+    ncols=2,
+    borderaxespad=0,
+    frameon=False,
+    fontsize=9,
+    columnspacing=1,
+  )
 
 
-def _draw_gaps(axes, parallel: list[dict], exact: float, passes: str) -> None:
+def _draw_gaps(axes: Axes, parallel: list[dict], exact: float, passes: str) -> None:
   gaps = [(r['depth'], abs(r['perplexity'] - exact)) for r in parallel]
   depths, values = _columns([(depth, gap) for depth, gap in gaps if gap > 0])
   axes.plot(depths, values, color=BLUE, marker='o')
@@ -176,7 +189,7 @@ def page_figure(
   panels: int = 1,
   made_from: str = '',
   height: float = 4.2,
-):
+) -> Iterator[Any]:
   """Yields the axes of a figure that can be read at the width of a page, and writes it at the end.
 
   Panels lie two in a row. The origin of the numbers stands in small print below.
@@ -185,7 +198,7 @@ def page_figure(
     made_from: what is shown, in words, before the origin.
     height: of a row, in inches.
   """
-  width, rows = (7 if panels == 1 else 9), -(-panels // 2)
+  width, rows = (7 if panels == 1 else 9), ceil_div(panels, 2)
   with matplotlib.rc_context(STYLE):
     figure = Figure(figsize=(width, height * rows), layout='constrained')
     axes = figure.subplots(rows, min(panels, 2), squeeze=False).ravel()
@@ -199,7 +212,7 @@ def page_figure(
     figure.savefig(path, dpi=150)
 
 
-def _annotate(axes, x, y, text: str) -> None:
+def _annotate(axes: Axes, x: float, y: float, text: str) -> None:
   """A number beside its point; to the right, where a falling curve leaves room."""
   axes.annotate(
     text, (x, y), (0, 5), textcoords='offset points', va='bottom', color=BLUE, fontsize=8
@@ -210,7 +223,7 @@ def _digits(value: float) -> str:
   return f'{value:#.4g}'.rstrip('.')
 
 
-def depth_axis(axes, depths: list[int], passes: str) -> None:
+def depth_axis(axes: Axes, depths: list[int], passes: str) -> None:
   """Only the depths that were measured have a tick."""
   if max(depths) > 10:
     axes.set_xscale('log', base=2)
@@ -221,7 +234,7 @@ def depth_axis(axes, depths: list[int], passes: str) -> None:
   axes.margins(x=0.12, y=0.12)
 
 
-def log_axis(axes) -> None:
+def log_axis(axes: Axes) -> None:
   """Plain numbers on a logarithmic axis, also where it spans less than a decade."""
   axes.set_yscale('log')
   low, high = axes.get_ylim()
@@ -232,4 +245,4 @@ def log_axis(axes) -> None:
 
 
 def _columns(pairs: list[tuple]) -> tuple[list, list]:
-  return ([], []) if not pairs else tuple(map(list, zip(*pairs, strict=True)))
+  return [x for x, _ in pairs], [y for _, y in pairs]

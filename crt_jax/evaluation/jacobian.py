@@ -5,13 +5,17 @@ import functools
 import jax
 
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
 from crt_jax.recurrence.spectra import jacobian_norm, spectral_radius
+from crt_jax.types import Array, Params
 
 ROWS = 1  # of a batch: power iteration differentiates the recurrence some hundred times
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'depth', 'iterations'))
-def jacobian(model, params, tokens_BxT, depth=None, iterations: int = 40) -> dict:
+def jacobian(
+  model: Model, params: Params, tokens_BxT: Array, depth: int | None = None, iterations: int = 40
+) -> dict:
   """Growth and norm of the last pass's Jacobian, at the first row of a batch.
 
   Args:

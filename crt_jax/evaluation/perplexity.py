@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable, Iterable
 
 import jax
+from ml_collections import ConfigDict
 
+from crt_jax.models.base import Model
 from crt_jax.models.loss import cross_entropy
+from crt_jax.types import AnyArray, Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +51,18 @@ class Form:
     if self.kind not in ('parallel', 'sequential'):
       raise ValueError(f"form '{self.kind}' is unknown; use 'parallel' or 'sequential'")
 
-  def is_inference_metric(self, model) -> bool:
+  def is_inference_metric(self, model: Model) -> bool:
     """Whether a model could be used this way."""
     return self.kind == 'sequential' or model.is_usable_at(self.depth)
 
 
-def trained_form(model) -> Form:
+def trained_form(model: Model) -> Form:
   """The form that validation during training takes: parallel passes where those are trained, else
   the recurrence, which the other drivers of a CRT lead to."""
   return Form('parallel' if model.config.trains_in_parallel else 'sequential')
 
 
-def hidden_of(model, params: dict, tokens_BxT, form: Form):
+def hidden_of(model: Model, params: dict, tokens_BxT: AnyArray, form: Form) -> Array:
   """hidden_BxTxC in one form, without dropout. Not `loss`, which takes the form that training
   differentiates."""
   if form.kind == 'sequential':
@@ -67,7 +70,7 @@ def hidden_of(model, params: dict, tokens_BxT, form: Form):
   return model.hidden(params, tokens_BxT, form.depth).hidden_BxTxC
 
 
-def forms(model, config) -> tuple[Form, ...]:
+def forms(model: Model, config: ConfigDict) -> tuple[Form, ...]:
   """The forms that `config.eval` asks for: parallel at each of its depths, then sequential.
 
   Args:
@@ -92,9 +95,9 @@ def forms(model, config) -> tuple[Form, ...]:
 
 
 def evaluate(
-  model,
+  model: Model,
   params: dict,
-  batches: Iterable[dict],
+  batches: Iterable[Batch],
   depth: int | None = None,
   sequential: bool = False,
   bytes_per_token: float | None = None,
@@ -139,7 +142,7 @@ def evaluate(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))
-def _cross_entropy(model, params, batch, depth, sequential):
+def _cross_entropy(model: Model, params: Params, batch: Batch, depth: int | None, sequential: bool):
   """Mean cross-entropy of one batch and how many targets it has, the head in chunks."""
   form = Form('sequential' if sequential else 'parallel', depth)
   hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)

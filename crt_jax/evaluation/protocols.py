@@ -11,12 +11,13 @@ compared.
 import dataclasses
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from crt_jax import data
 from crt_jax.evaluation.accuracy import accuracy
@@ -24,7 +25,10 @@ from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.ledger import Ledger
 from crt_jax.evaluation.perplexity import NOTHING, Form, Sums, evaluate, forms, trained_form
 from crt_jax.models import kernels
+from crt_jax.models.base import Model
 from crt_jax.placing import ON_ONE_DEVICE, Placement
+from crt_jax.rounding import ceil_div
+from crt_jax.types import Batch
 
 FEWEST = 2**20  # targets up to which a set is always scored whole
 SHARE = 0.1  # of the training's tokens, that the forms of a longer set score together
@@ -55,7 +59,7 @@ class Part:
     return f'{self.kind} {self.set} {self.form.kind} {self.form.depth}'
 
 
-def plan(model, dataset, config) -> list[Part]:
+def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
   """The parts of the evaluation at the end, in their order.
 
   Raises:
@@ -64,29 +68,32 @@ def plan(model, dataset, config) -> list[Part]:
   length, rows = _shape(config)
   asked, parts = forms(model, config), []
   is_random = config.eval.sample == 'random'
-  sample = config.eval.batches if is_random else math.ceil(config.eval.windows / rows)
+  sample = config.eval.batches if is_random else ceil_div(config.eval.windows, rows)
   for name in dataset.validation_sets:
     for form in asked:
       parts.append(Part('sampled', name, form, config.eval.sample, sample, sample * rows * length))
   if config.eval.whole:
-    most = math.ceil(most_tokens(config, len(asked)) / (rows * length))
+    most = ceil_div(most_tokens(config, len(asked)), rows * length)
     for name, packed in dataset.validation_sets.items():
       _whole(packed, config, None)  # refuses data that has no end
+      assert isinstance(packed, data.PackedDataset)
       tokens = len(packed.validation) - 1
-      batches = math.ceil(tokens / (rows * length))
+      batches = ceil_div(tokens, rows * length)
       protocol = 'whole' if batches <= most else 'leading'
       scored = min(tokens, most * rows * length)
       parts += [Part('whole', name, form, protocol, min(batches, most), scored) for form in asked]
   return parts
 
 
-def most_tokens(config, forms: int) -> int:
+def most_tokens(config: ConfigDict, forms: int) -> int:
   """How many tokens of a validation set each form scores at most."""
   trained = config.train.steps * config.data.batch_size * config.data.sequence_length
   return config.eval.whole_tokens or max(FEWEST, int(SHARE * trained / forms))
 
 
-def rehearse(model, params: dict, dataset, config, place: Placement) -> dict[Form, float]:
+def rehearse(
+  model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
+) -> dict[Form, float]:
   """Scores one batch in every form, so that all programs are compiled and have had their memory
   before there is anything to lose.
 
@@ -105,10 +112,10 @@ def rehearse(model, params: dict, dataset, config, place: Placement) -> dict[For
 
 
 def protocol(
-  model,
+  model: Model,
   params: dict,
-  dataset,
-  config,
+  dataset: data.Dataset,
+  config: ConfigDict,
   place: Placement = ON_ONE_DEVICE,
   ledger: Ledger | None = None,
 ) -> dict:
@@ -160,7 +167,9 @@ def protocol(
   return results
 
 
-def during_training(model, params: dict, dataset, config, place: Placement) -> dict[str, dict]:
+def during_training(
+  model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
+) -> dict[str, dict]:
   """Scores the sample of every validation set in the form that is trained.
 
   Returns:
@@ -176,7 +185,9 @@ def during_training(model, params: dict, dataset, config, place: Placement) -> d
   return found
 
 
-def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
+def jacobians(
+  model: Model, params: dict, dataset: data.Dataset, config: ConfigDict
+) -> dict[str, dict]:
   """The Jacobian of the last pass or loop of the trained depth over the first window scored.
 
   In float32 at least, whatever eval.dtype says: power iteration in 16 bits measures their rounding.
@@ -197,7 +208,7 @@ def jacobians(model, params: dict, dataset, config) -> dict[str, dict]:
   return found
 
 
-def scoring_model(model, config):
+def scoring_model(model: Model, config: ConfigDict) -> Model:
   """The model in `eval.dtype`, where that is set: CART was trained in bfloat16 and scored in
   float32 (cart.md, 2.9). Where its attention kernel cannot run, 'xla' computes the same."""
   fields = model.config
@@ -211,7 +222,14 @@ def scoring_model(model, config):
   return type(model)(fields)
 
 
-def _score(model, params: dict, form: Form, batches: Iterable[dict], packed, **progress) -> dict:
+def _score(
+  model: Model,
+  params: dict,
+  form: Form,
+  batches: Iterable[Batch],
+  packed: data.ValidationSet,
+  **progress: Any,
+) -> dict:
   described = {
     'form': form.kind,
     'depth': form.depth,
@@ -221,7 +239,13 @@ def _score(model, params: dict, form: Form, batches: Iterable[dict], packed, **p
 
 
 def _evaluate(
-  model, params: dict, form: Form, batches: Iterable[dict], packed, begin=NOTHING, **progress
+  model: Model,
+  params: dict,
+  form: Form,
+  batches: Iterable[Batch],
+  packed: data.ValidationSet,
+  begin: Sums = NOTHING,
+  **progress: Any,
 ) -> dict:
   """What `evaluate` returns, and the accuracy where answers stand at known places."""
   bytes_per_token = packed.bytes_per_token('validation')
@@ -233,14 +257,16 @@ def _evaluate(
   return evaluate(model, params, batches, *arguments) | found
 
 
-def _sample(packed, config, random_batches: int, rows: np.ndarray | None) -> Iterable[dict]:
+def _sample(
+  packed: data.ValidationSet, config: ConfigDict, random_batches: int, rows: np.ndarray | None
+) -> Iterable[data.Batch]:
   """These rows of the windows that `eval.sample` names."""
   if config.eval.sample == 'first':
     return data.first_validation(packed, *_shape(config), config.eval.windows, rows)
   return data.sampled_validation(packed, *_shape(config), random_batches, config.eval.seed, rows)
 
 
-def _first_window(packed, config) -> dict:
+def _first_window(packed: data.ValidationSet, config: ConfigDict) -> dict:
   """The same one row on every process."""
   length = config.data.sequence_length
   if config.eval.sample == 'first':
@@ -248,9 +274,11 @@ def _first_window(packed, config) -> dict:
   return data.sampled_validation(packed, length, 1, 1, config.eval.seed)[0]
 
 
-def _whole(packed, config, rows: np.ndarray | None) -> Iterable[dict]:
+def _whole(
+  packed: data.ValidationSet, config: ConfigDict, rows: np.ndarray | None
+) -> Iterable[data.Batch]:
   return data.whole_validation(packed, *_shape(config), rows)
 
 
-def _shape(config) -> tuple[int, int]:
+def _shape(config: ConfigDict) -> tuple[int, int]:
   return config.data.sequence_length, config.data.batch_size

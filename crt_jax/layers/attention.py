@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from crt_jax.layers.attention_kernels import fused_attention
 from crt_jax.layers.linear import Dropout, Linear
 from crt_jax.layers.rotary import rotate
-
-Array = jax.Array
+from crt_jax.rounding import ceil_div
+from crt_jax.types import Array, Past
 
 BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the most blocks
 
@@ -35,7 +35,7 @@ class Attention(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BxTxC: Array, past=None) -> tuple[Array, dict | None]:
+  def __call__(self, x_BxTxC: Array, past: Past | None = None) -> tuple[Array, dict | None]:
     """Returns y_BxTxC and, where `past` = (cache, position_B) was given, the entries to append.
 
     The cache holds rotated keys and values [B, H, S, A] of positions 0..S-1, or from a position on
@@ -68,14 +68,20 @@ def entries_of(k_BxTxGxA: Array, v_BxTxGxA: Array) -> dict[str, Array]:
   return dict(k=k_BxTxGxA.swapaxes(1, 2), v=v_BxTxGxA.swapaxes(1, 2))
 
 
-def new_positions(length: int, past) -> Array:
+def new_positions(length: int, past: Past | None) -> Array:
   """Absolute positions [B or 1, T] of the new tokens behind `past`."""
   start_B = jnp.zeros(1, jnp.int32) if past is None else past[1]
   return start_B[:, None] + jnp.arange(length)[None, :]
 
 
 def attend(
-  q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, past, window: int, dropout, kernel: str
+  q_BxTxHxA: Array,
+  k_BxTxGxA: Array,
+  v_BxTxGxA: Array,
+  past: Past | None,
+  window: int,
+  dropout: Dropout | None,
+  kernel: str,
 ) -> Array:
   """Softmax attention of the new positions over the cache's valid slots and each other.
 
@@ -93,11 +99,11 @@ def attend(
   q = q.swapaxes(2, 3).reshape(batch, length * shared, groups, head_width)
   score_dtype = jnp.promote_types(q.dtype, jnp.float32)
 
-  def masked(scores, seen_BxTxS):
+  def masked(scores: Array, seen_BxTxS: Array):
     hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
     return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
-  def past_scores():
+  def past_scores(past: Past) -> Array:
     cache, position_B, *first_B = past
     slot_Bx1xS = jnp.arange(cache['k'].shape[2])[None, None, :]
     if first_B:
@@ -112,7 +118,7 @@ def attend(
       scores = jnp.einsum('btga,bgsa->bgts', q, cache['k'], preferred_element_type=score_dtype)
     return masked(scores, seen_BxTxS)
 
-  def scored(start, stop, first, last):
+  def scored(start: int, stop: int, first: int, last: int):
     """Masked scores of the new positions start..stop-1 over the new positions first..last-1."""
     query, key = jnp.arange(start, stop), jnp.arange(first, last)
     scores = jnp.einsum(
@@ -123,7 +129,7 @@ def attend(
     )
     return masked(scores, within(query[None, :, None], key[None, None, :], window))
 
-  def weighted(scores):
+  def weighted(scores: Array):
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     return weights if dropout is None else dropout(weights)
 
@@ -134,7 +140,7 @@ def attend(
       mixed.append(jnp.einsum('bgts,bsga->btga', weights, v_BxTxGxA[:, first:last]))
     mixed = jnp.concatenate(mixed, axis=1)
   else:
-    weights = weighted(jnp.concatenate([past_scores(), scored(0, length, 0, length)], axis=-1))
+    weights = weighted(jnp.concatenate([past_scores(past), scored(0, length, 0, length)], axis=-1))
     mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
     mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], past[0]['v'])
   mixed = mixed.reshape(batch, length, shared, groups, head_width).swapaxes(2, 3)
@@ -149,7 +155,7 @@ def blocks(length: int, window: int) -> list[tuple[int, int, int, int]]:
   0.15 s in one (8 rows, 4 heads of 64, CPU seconds).
   """
   count = min(BLOCKS, max(1, length // BLOCK))
-  size = -(-length // count)
+  size = ceil_div(length, count)
   found = []
   for start in range(0, length, size):
     stop = min(start + size, length)

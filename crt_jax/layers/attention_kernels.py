@@ -11,14 +11,16 @@ for. models/kernels.py says what that makes of a configuration.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from crt_jax import sharding
-
-Array = jax.Array
+from crt_jax.rounding import round_up
+from crt_jax.types import Array
 
 KERNELS = ('xla', 'cudnn', 'splash')
 # What splash attention calls what its backward pass reads; cuDNN's has no name but its operation's.
@@ -42,7 +44,13 @@ def fused_attention(
   return with_padded_heads(run, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
 
 
-def with_padded_heads(run, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, window: int):
+def with_padded_heads(
+  run: Callable[[Array, Array, Array, float, int], Array],
+  q_BxTxHxA: Array,
+  k_BxTxGxA: Array,
+  v_BxTxGxA: Array,
+  window: int,
+) -> Array:
   """`run` on heads padded by zeros to a multiple of 8, with the scale of the true width.
 
   Zeros add nothing to a score, and what they mix is cut off: the result is that of the true width.
@@ -55,7 +63,7 @@ def with_padded_heads(run, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array,
 
 def dot_product(
   q: Array, k: Array, v: Array, scale: float, window: int, implementation: str = 'cudnn'
-):
+) -> Array:
   """jax.nn.dot_product_attention on every device's own rows and heads; 'xla' computes the same on
   any platform, for tests."""
   run = functools.partial(
@@ -82,9 +90,9 @@ def splash_attention(
   looks.
   """
 
-  def on_device(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
+  def on_device(q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array):
     _, length, heads, _ = q_BxTxHxA.shape
-    padded = -(-length // SPLASH_BLOCKS[-1]) * SPLASH_BLOCKS[-1]
+    padded = round_up(length, SPLASH_BLOCKS[-1])
     pad = [(0, 0), (0, padded - length), (0, 0), (0, 0)]
     q, k, v = (jnp.pad(a, pad).swapaxes(1, 2) for a in (q_BxTxHxA, k_BxTxGxA, v_BxTxGxA))
     kernel = _splash_kernel(heads, padded, window, interpret)
@@ -93,7 +101,7 @@ def splash_attention(
   return _per_device(on_device)(q_BxTxHxA * scale, k_BxTxGxA, v_BxTxGxA)
 
 
-def _splash_kernel(heads: int, length: int, window: int, interpret: bool):
+def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> Callable[..., Any]:
   # Imported here: nobody else needs Pallas, which takes a while.
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -101,10 +109,18 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool):
   shape = (length, length)
   mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
   block = next(size for size in SPLASH_BLOCKS if length % size == 0)
-  blocks = 'q kv kv_compute q_dkv kv_dkv kv_dkv_compute q_dq kv_dq'.split()
   return splash.make_splash_mha(
     masks.MultiHeadMask([mask] * heads),
-    block_sizes=splash.BlockSizes(**{f'block_{name}': block for name in blocks}),
+    block_sizes=splash.BlockSizes(
+      block_q=block,
+      block_kv=block,
+      block_kv_compute=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      block_kv_dkv_compute=block,
+      block_q_dq=block,
+      block_kv_dq=block,
+    ),
     head_shards=1,
     q_seq_shards=1,
     residual_checkpoint_name=FUSED_ATTENTION,
@@ -112,10 +128,10 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool):
   )
 
 
-def _per_device(run):
+def _per_device(run: Callable[[Array, Array, Array], Array]):
   """`run` on each device's rows and heads: the compiler cannot split a kernel by itself."""
 
-  def mapped(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA):
+  def mapped(q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array):
     axes = sharding.shared_axes()
     if math.prod(axes.values()) == 1:
       return run(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)

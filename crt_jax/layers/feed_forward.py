@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout, Linear
-
-Array = jax.Array
+from crt_jax.types import Array
 
 
 class FeedForward(nn.Module):
@@ -63,5 +62,8 @@ def _rounded_once(function: Callable, *inputs: Array) -> Array:
   dtype = inputs[0].dtype
   if dtype.itemsize > 2:
     return function(*inputs)
-  wide = lambda *inputs: function(*(x.astype(jnp.float32) for x in inputs)).astype(dtype)  # noqa: E731
+
+  def wide(*inputs: Array) -> Array:
+    return function(*(x.astype(jnp.float32) for x in inputs)).astype(dtype)
+
   return jax.checkpoint(wide, prevent_cse=False)(*inputs)

@@ -1,14 +1,12 @@
 """Attention with keys and values from a narrow latent, and CART's cross-attention to them."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from crt_jax.layers.attention import attend, entries_of, new_positions
+from crt_jax.layers.attention import Past, attend, entries_of, new_positions
 from crt_jax.layers.linear import Dropout, Linear
 from crt_jax.layers.rotary import rotate
-
-Array = jax.Array
+from crt_jax.types import Array
 
 
 class KeysValues(nn.Module):
@@ -33,7 +31,8 @@ class KeysValues(nn.Module):
       x_BxTxC = down(x_BxTxC)
     axes = ('keys_values', 'heads', 'head_width', in_axis)
     up = Linear((2, self.heads, self.head_width), (in_width,), axes, **options, name='up')
-    return tuple(jnp.unstack(up(x_BxTxC), axis=2))
+    k, v = jnp.unstack(up(x_BxTxC), axis=2)
+    return k, v
 
 
 class LatentAttention(nn.Module):
@@ -54,7 +53,9 @@ class LatentAttention(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x_BxTxC: Array, past=None, given=None) -> tuple[Array, dict | None]:
+  def __call__(
+    self, x_BxTxC: Array, past: Past | None = None, given: tuple[Array, Array] | None = None
+  ) -> tuple[Array, dict | None]:
     """Returns y_BxTxC and, with `past` and own keys, the entries for the cache.
 
     Args:
@@ -67,6 +68,7 @@ class LatentAttention(nn.Module):
     q = Linear(heads, (self.width,), axes, **options, name='q')(x_BxTxC)
     entries = None
     if self.kv is None:
+      assert given is not None, 'a module without keys of its own is given them'
       k, v = given
     else:
       k, v = self.kv(x_BxTxC)

@@ -6,11 +6,11 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from crt_jax import sharding
 from crt_jax.layers.parameters import compute_dtype, normal, parameter, uniform_fan_in
-
-Array = jax.Array
+from crt_jax.types import Array
 
 # Up to so many rows (batch * positions) a product on a CPU takes the time of reading its weight.
 FEW_ROWS = 64
@@ -33,7 +33,7 @@ class Linear(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Array, out_dtype=None) -> Array:
+  def __call__(self, x: Array, out_dtype: DTypeLike | None = None) -> Array:
     init = (
       uniform_fan_in(math.prod(self.in_shape)) if self.initializer == 'uniform' else normal(0.02)
     )
@@ -49,7 +49,7 @@ class Linear(nn.Module):
     return y
 
 
-def contract(x: Array, weight: Array, count: int, out_dtype=None) -> Array:
+def contract(x: Array, weight: Array, count: int, out_dtype: DTypeLike | None = None) -> Array:
   """x [..., *in], weight [*out, *in] -> [..., *out]; contracts the last `count` axes of both."""
   rows = math.prod(x.shape[: x.ndim - count])
   if rows <= FEW_ROWS and x.dtype in (jnp.float32, jnp.bfloat16):
@@ -57,23 +57,33 @@ def contract(x: Array, weight: Array, count: int, out_dtype=None) -> Array:
   return _product(count, out_dtype, x, weight)
 
 
-def _product(count: int, out_dtype, x: Array, weight: Array) -> Array:
+def _product(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
   # float16 has not the range for gradients of a mean over a batch, which `_tangent` would round.
   is_wider = out_dtype not in (None, x.dtype) and x.dtype == jnp.bfloat16
   return (_wider_product if is_wider else _dot)(count, out_dtype, x, weight)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _wider_product(count: int, out_dtype, x: Array, weight: Array) -> Array:
+def _wider_product(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
   return _dot(count, out_dtype, x, weight)
 
 
 @_wider_product.defjvp
-def _wider_product_jvp(count, out_dtype, primals, tangents):
+def _wider_product_jvp(
+  count: int,
+  out_dtype: DTypeLike | None,
+  primals: tuple[Array, Array],
+  tangents: tuple[Array, Array],
+):
   return _dot(count, out_dtype, *primals), _tangent(count, out_dtype, primals, tangents)
 
 
-def _tangent(count: int, out_dtype, primals, tangents) -> Array:
+def _tangent(
+  count: int,
+  out_dtype: DTypeLike | None,
+  primals: tuple[Array, Array],
+  tangents: tuple[Array, Array],
+) -> Array:
   """A product's tangent, computed in the dtype of its factors, to which its gradient is rounded.
 
   A gradient in a wider `out_dtype` would make both products of the backward pass wide: on a GPU
@@ -84,13 +94,13 @@ def _tangent(count: int, out_dtype, primals, tangents) -> Array:
   return dy.astype(out_dtype or dy.dtype)
 
 
-def _dot(count: int, out_dtype, x: Array, weight: Array) -> Array:
+def _dot(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
   contracting = (range(x.ndim - count, x.ndim), range(weight.ndim - count, weight.ndim))
   return jax.lax.dot_general(x, weight, (contracting, ((), ())), preferred_element_type=out_dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _few_rows(count: int, out_dtype, x: Array, weight: Array) -> Array:
+def _few_rows(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
   """`_product`, on a CPU by way of `_stream_weight`; its derivatives are those of `_product`."""
   return jax.lax.platform_dependent(
     x,
@@ -101,11 +111,16 @@ def _few_rows(count: int, out_dtype, x: Array, weight: Array) -> Array:
 
 
 @_few_rows.defjvp
-def _few_rows_jvp(count, out_dtype, primals, tangents):
+def _few_rows_jvp(
+  count: int,
+  out_dtype: DTypeLike | None,
+  primals: tuple[Array, Array],
+  tangents: tuple[Array, Array],
+):
   return _few_rows(count, out_dtype, *primals), _tangent(count, out_dtype, primals, tangents)
 
 
-def _stream_weight(count: int, out_dtype, x: Array, weight: Array) -> Array:
+def _stream_weight(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
   """The product in the form in which XLA:CPU reads the weight once, in the order it is stored.
 
   Measured with jax 0.10.2 on 2 cores (AMD EPYC, busy), best of 12, weight [32000, 2048], GB/s:

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.parameters import parameter
-
-Array = jax.Array
+from crt_jax.types import Array
 
 
 class Norm(nn.Module):

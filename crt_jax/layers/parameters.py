@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from crt_jax.keys import random_key
-
-Array = jax.Array
+from crt_jax.types import Array
 
 
 @jax.tree_util.register_static
@@ -33,7 +33,9 @@ def parameter(
   return module.param(name, init, shape)
 
 
-def init_params(module: nn.Module, key: Array, *args, dtype=jnp.float32) -> dict:
+def init_params(
+  module: nn.Module, key: Array, *args: Array, dtype: DTypeLike = jnp.float32
+) -> dict:
   """The parameters of one layer as a plain dict of arrays in `dtype`.
 
   All keys come from one split: linen would fold each name into the key, and compiling those hashes
@@ -45,7 +47,7 @@ def init_params(module: nn.Module, key: Array, *args, dtype=jnp.float32) -> dict
   return jax.tree.unflatten(tree, arrays)
 
 
-def axes_of(module: nn.Module, *args) -> dict:
+def axes_of(module: nn.Module, *args: Array) -> dict:
   """The tree of `init_params` with a PartitionSpec of logical names at each leaf."""
   declarations = _declarations(module, *args)
   return jax.tree.map(lambda d: PartitionSpec(*d.axes), declarations, is_leaf=_is_declaration)
@@ -56,7 +58,7 @@ def stacked_axes(axes: dict) -> dict:
   return jax.tree.map(lambda spec: PartitionSpec('layers', *spec), axes)
 
 
-def compute_dtype(dtype: str, param_dtype) -> jnp.dtype:
+def compute_dtype(dtype: str, param_dtype: DTypeLike) -> jnp.dtype:
   """What a layer computes in: its configured dtype, but float64 where the parameters are."""
   if param_dtype == jnp.float64 and dtype == 'float32':
     return jnp.dtype('float64')
@@ -73,10 +75,10 @@ def normal(stddev: float) -> Callable:
   return lambda key, shape: stddev * jax.random.normal(key, shape)
 
 
-def _declarations(module: nn.Module, *args) -> dict:
+def _declarations(module: nn.Module, *args: Array) -> dict:
   declare = functools.partial(module.init, mutable=['params', 'declarations'])
   return jax.eval_shape(declare, random_key(0), *args)['declarations']
 
 
-def _is_declaration(leaf) -> bool:
+def _is_declaration(leaf: object) -> bool:
   return isinstance(leaf, _Declaration)

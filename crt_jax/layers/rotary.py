@@ -1,9 +1,8 @@
 """Rotary position angles: the integer frequencies of the CRT reference and the standard ones."""
 
-import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from crt_jax.types import Array
 
 KINDS = ('integer_reversed', 'integer', 'standard')
 

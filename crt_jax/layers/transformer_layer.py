@@ -1,14 +1,12 @@
 """One pre-norm transformer layer, in the styles that the models stack."""
 
 import flax.linen as nn
-import jax
 
-from crt_jax.layers.attention import Attention
+from crt_jax.layers.attention import Attention, Past
 from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.latent_attention import LatentAttention
 from crt_jax.layers.norm import Norm
-
-Array = jax.Array
+from crt_jax.types import Array
 
 
 class TransformerLayer(nn.Module):
@@ -20,7 +18,9 @@ class TransformerLayer(nn.Module):
   norm_eps: float = 1e-5
 
   @nn.compact
-  def __call__(self, x_BxTxC: Array, past=None, *given) -> tuple[Array, dict | None]:
+  def __call__(
+    self, x_BxTxC: Array, past: Past | None = None, *given: tuple[Array, Array]
+  ) -> tuple[Array, dict | None]:
     """Returns the new x_BxTxC and the attention's entries (None without `past`).
 
     Args:

@@ -15,12 +15,13 @@ import dataclasses
 import functools
 import importlib
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from crt_jax import schema
 from crt_jax.models import kernels, platform
@@ -37,10 +38,10 @@ from crt_jax.models.inputs import (
 from crt_jax.models.loss import cross_entropy
 from crt_jax.recurrence.context import Recurrence
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
+from crt_jax.rounding import ceil_div
 from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
-
-Array = jax.Array
+from crt_jax.types import AnyArray, Array, Batch, Params
 
 MODELS: dict[str, str | type['Model']] = {
   'transformer': 'crt_jax.models.transformer:Transformer',
@@ -69,7 +70,7 @@ class Output:
   hidden: Hidden
 
 
-def build(config, device: jax.Device | None = None) -> 'Model':
+def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = None) -> 'Model':
   """The model that `config` describes.
 
   Args:
@@ -79,9 +80,10 @@ def build(config, device: jax.Device | None = None) -> 'Model':
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """
-  model = model_class(config.get('name', None))
+  model = model_class(str(config.get('name', '')))
   fields = schema.resolve(model.Config, config)
   require(
+    # pyrefly: ignore [missing-attribute]: JAX makes its options when it is imported
     fields.dtype != 'float64' or jax.config.jax_enable_x64,
     "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
   )
@@ -140,12 +142,18 @@ class Model(abc.ABC):
     """The tree of `init` with a PartitionSpec of logical axis names at each leaf."""
 
   @abc.abstractmethod
-  def parts(self, params: dict):
+  def parts(self, params: dict) -> Any:
     """The model's pure pieces, closed over `params`."""
 
   @abc.abstractmethod
   def hidden(
-    self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None
+    self,
+    params: Params,
+    tokens_BxT: AnyArray,
+    depth: int | None = None,
+    key: Array | None = None,
+    telemetry: bool = False,
+    probe_R: Array | None = None,
   ) -> Hidden:
     """The residual stream before the final norm, by parallel passes; key=None: no dropout.
 
@@ -169,7 +177,12 @@ class Model(abc.ABC):
 
   @abc.abstractmethod
   def advance(
-    self, params: dict, state: DecodeState, tokens_BxT: Array, lengths_B: Array | None, method: str
+    self,
+    params: dict,
+    state: DecodeState,
+    tokens_BxT: AnyArray,
+    lengths_B: AnyArray | None,
+    method: str,
   ) -> tuple[DecodeState, Array]:
     """The state behind each row's first lengths_B tokens (None: all, which fit), and hidden_BxTxC
     at every position."""
@@ -178,11 +191,11 @@ class Model(abc.ABC):
 
   @staticmethod
   @abc.abstractmethod
-  def counts(fields) -> dict[str, Part]:
+  def counts(fields: ModelConfig) -> dict[str, Part]:
     """What the model of these fields is made of, by name: 'embedding', 'head' and the rest."""
 
   @staticmethod
-  def work(fields, training: bool, sequential: bool) -> dict[str, Work]:
+  def work(fields: ModelConfig, training: bool, sequential: bool) -> dict[str, Work]:
     """How often the parts run; those that are missing run once."""
     del fields, training, sequential
     return {}
@@ -222,7 +235,7 @@ class Model(abc.ABC):
     del depth
     return True
 
-  def recurrent_map(self, params: dict, tokens_BxT: Array, depth: int | None = None) -> tuple:
+  def recurrent_map(self, params: dict, tokens_BxT: AnyArray, depth: int | None = None) -> tuple:
     """The last pass of the recurrence over real text, as a map of its own state.
 
     Returns: step (state -> state), the state before the last of `depth` passes, and the axes over
@@ -237,7 +250,7 @@ class Model(abc.ABC):
     del depth
     return 0
 
-  def _probe(self, depth, telemetry: bool, probe_R: Array | None) -> Array | None:
+  def _probe(self, depth: int | None, telemetry: bool, probe_R: Array | None) -> Array | None:
     """Zeros where statistics are wanted without gradients."""
     return jnp.zeros(self.probes(depth)) if telemetry and probe_R is None else probe_R
 
@@ -270,7 +283,12 @@ class Model(abc.ABC):
     return
 
   def loss(
-    self, params, batch: dict, depth=None, key=None, probe_R=None
+    self,
+    params: Params,
+    batch: Batch,
+    depth: int | None = None,
+    key: Array | None = None,
+    probe_R: Array | None = None,
   ) -> tuple[Array, dict[str, Array]]:
     """Mean cross-entropy plus auxiliary terms.
 
@@ -293,27 +311,33 @@ class Model(abc.ABC):
     metrics = {'cross_entropy': mean, 'targets': count, **hidden.losses, **hidden.telemetry}
     return mean + sum(hidden.losses.values()), metrics
 
-  def apply(self, params, tokens_BxT, depth=None, key=None) -> Output:
+  def apply(
+    self, params: Params, tokens_BxT: AnyArray, depth: int | None = None, key: Array | None = None
+  ) -> Output:
     """Logits of every position by parallel passes, for tests and small uses."""
     hidden = self.hidden(params, tokens_BxT, depth, key)
     return Output(self.head(params, hidden.hidden_BxTxC), hidden)
 
-  def sequential(self, params, tokens_BxT, depth=None) -> Array:
+  def sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> Array:
     """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
     check_tokens(tokens_BxT, self.config.vocab_size)
     return self._jitted_sequential(params, tokens_BxT, depth)
 
   @functools.partial(jax.jit, static_argnames=('self', 'depth'))
-  def _jitted_sequential(self, params, tokens_BxT, depth):
+  def _jitted_sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None):
     return self.head(params, self.sequential_hidden(params, tokens_BxT, depth))
 
-  def sequential_hidden(self, params, tokens_BxT, depth=None) -> Array:
+  def sequential_hidden(
+    self, params: Params, tokens_BxT: AnyArray, depth: int | None = None
+  ) -> Array:
     """hidden_BxTxC of the exact recurrence."""
     batch, length = tokens_BxT.shape
     state = self.decode_state(batch, length, depth).widened(_stream_dtype(params))
     return self.advance(params, state, tokens_BxT, None, 'sequential')[1]
 
-  def step(self, params, state: DecodeState, token_B: Array) -> tuple[DecodeState, Array]:
+  def step(
+    self, params: Params, state: DecodeState, token_B: AnyArray
+  ) -> tuple[DecodeState, Array]:
     """Consumes one token per row; returns the new state and logits_BxV of what follows it.
 
     Raises:
@@ -327,10 +351,10 @@ class Model(abc.ABC):
 
   def prefill(
     self,
-    params,
+    params: Params,
     state: DecodeState,
-    tokens_BxT: Array,
-    lengths_B: Array | None = None,
+    tokens_BxT: AnyArray,
+    lengths_B: AnyArray | None = None,
     method: str = 'sequential',
     chunk: int = 64,
   ) -> tuple[DecodeState, Array]:
@@ -361,8 +385,8 @@ class Model(abc.ABC):
     check_room(state, lengths_B)
     state = state.widened(_stream_dtype(params))
     if method == 'parallel':
-      chunk *= 2 ** max(0, -(-length // chunk) - 1).bit_length()
-    count = -(-length // chunk)
+      chunk *= 2 ** max(0, ceil_div(length, chunk) - 1).bit_length()
+    count = ceil_div(length, chunk)
     tokens_BxT = padded_with_zeros(tokens_BxT, lengths_B, count * chunk)
     check_tokens(tokens_BxT, self.config.vocab_size)
     last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
@@ -378,10 +402,18 @@ class Model(abc.ABC):
     return state, self._jitted_head(params, last_BxC)
 
   @functools.partial(jax.jit, static_argnames='self')
-  def _jitted_head(self, params, hidden_BxC):
+  def _jitted_head(self, params: Params, hidden_BxC: Array):
     return self.head(params, hidden_BxC)
 
-  def _prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method):
+  def _prefill_chunk(
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_Bxc: Array,
+    rest_B: Array,
+    last_BxC: Array,
+    method: str,
+  ):
     chunk = tokens_Bxc.shape[1]
     new_B = jnp.clip(rest_B, 0, chunk)
     state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)

@@ -7,6 +7,7 @@ finishes.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -58,12 +59,12 @@ Array = jax.Array
 class CARTParts(NamedTuple):
   """Pure pieces, closed over the parameters; each takes a dropout key or None."""
 
-  embed: object
-  prelude: object
-  anchor: object
-  core: object
-  coda: object
-  head: object
+  embed: Callable
+  prelude: Callable
+  anchor: Callable
+  core: Callable
+  coda: Callable
+  head: Callable
 
 
 @dataclasses.dataclass(frozen=True)

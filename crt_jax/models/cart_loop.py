@@ -1,18 +1,24 @@
 """One loop of a CART, blend, loop code, core and gate, as the step that recurrence/depth_loop.py
 repeats (cart.md 2.4 to 2.7); and the last one as a map of its own state."""
 
+import functools
+import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from crt_jax.layers.attention import entries_of
 from crt_jax.models.stack import first_layer
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.recurrence.state import DecodeState
+from crt_jax.schema import CARTConfig
+from crt_jax.types import Array
 
-Array = jax.Array
+if TYPE_CHECKING:
+  from crt_jax.models.cart import CARTParts
 
 
 class Loop(NamedTuple):
@@ -29,28 +35,34 @@ class Loop(NamedTuple):
   frozen: tuple[Array, Array] | None
 
 
-def is_cross(config) -> bool:
+def is_cross(config: CARTConfig) -> bool:
   """Whether the core attends to an anchor."""
   return config.core == 'cross'
 
 
-def is_frozen(config) -> bool:
+def is_frozen(config: CARTConfig) -> bool:
   """Whether that anchor is the same in all loops."""
   return is_cross(config) and config.anchor == 'frozen'
 
 
-def history(config) -> int:
+def history(config: CARTConfig) -> int:
   """How many states a loop reads."""
   return config.history if config.blend else 1
 
 
 def make_loop(
-  config, parts, params: dict, codes_RxC: Array, e_BxTxC: Array, state: DecodeState | None, key
+  config: CARTConfig,
+  parts: 'CARTParts',
+  params: dict,
+  codes_RxC: Array,
+  e_BxTxC: Array,
+  state: DecodeState | None,
+  key: Array,
 ) -> Loop:
   """The loop over the prelude's output.
 
   Args:
-    parts: CARTParts of the same parameters.
+    parts: 'CARTParts' of the same parameters.
     codes_RxC: the projected code of each loop; their number is R.
     state: caches of earlier positions, or None.
     key: dropout key, or None; loop r uses fold_in(key, r).
@@ -60,12 +72,13 @@ def make_loop(
   blend_weights = jax.nn.softmax(params['blend']['weight'])
   gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
 
-  def step(ring, r, per_loop):
+  def step(ring: tuple[Array, ...], r: Array, per_loop: tuple):
     code_C, core_params, cache = per_loop
     loop_key = None if key is None else jax.random.fold_in(key, r)
     u_BxTxC = ring[0]
     if config.blend:
-      u_BxTxC = sum(blend_weights[i] * h_BxTxC for i, h_BxTxC in enumerate(ring))
+      terms = [blend_weights[i] * h_BxTxC for i, h_BxTxC in enumerate(ring)]
+      u_BxTxC = functools.reduce(operator.add, terms)
     if config.loop_code:
       u_BxTxC = u_BxTxC + code_C[None, None].astype(u_BxTxC.dtype)
     given = parts.anchor(u_BxTxC) if config.anchor == 'per_loop' else frozen
@@ -74,7 +87,7 @@ def make_loop(
     else:
       loop_past = None if state is None else (cache, state.position_B)
     o_BxTxC, entries = parts.core(u_BxTxC, core_params, loop_past, given, loop_key)
-    if config.anchor == 'per_loop' and state is not None:
+    if config.anchor == 'per_loop' and given is not None and state is not None:
       entries = entries_of(*given)
     if config.core_residual:
       o_BxTxC = (gain_C * u_BxTxC if config.gate else u_BxTxC) + o_BxTxC
@@ -86,7 +99,7 @@ def make_loop(
   return Loop(step, (codes_RxC, core_params, core_past and core_past[0]), frozen)
 
 
-def last_loop(config, loop: Loop, e_BxTxC: Array) -> tuple:
+def last_loop(config: CARTConfig, loop: Loop, e_BxTxC: Array) -> tuple:
   """What `Model.recurrent_map` returns: the last loop as a map of the ring, and the ring before it.
 
   Over a frozen anchor a position depends on no other state than its own.
@@ -95,20 +108,20 @@ def last_loop(config, loop: Loop, e_BxTxC: Array) -> tuple:
   before, last = (jax.tree.map(lambda a, i=i: a[i], loop.per_loop) for i in (slice(-1), -1))
   ring, _, _ = depth_loop(loop.step, e_BxTxC, depth - 1, history(config), before)
 
-  def ring_map(ring):
+  def ring_map(ring: tuple[Array, ...]):
     return (loop.step(ring, depth - 1, last)[0], *ring[:-1])
 
   return ring_map, ring, (-1,) if is_frozen(config) else None
 
 
-def loop_codes(depth: int, width: int, dtype) -> Array:
+def loop_codes(depth: int, width: int, dtype: DTypeLike) -> Array:
   """The sinusoidal code of loops 0..depth-1, [R, width]; any R (cart.md 2.6)."""
   r_Rx1 = jnp.arange(depth, dtype=dtype)[:, None]
   angle = r_Rx1 * (1e4 ** (-2 * jnp.arange(width // 2) / width))[None]
   return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(depth, width)
 
 
-def mixing_statistics(config, params: dict) -> dict[str, Array]:
+def mixing_statistics(config: CARTConfig, params: dict) -> dict[str, Array]:
   """What gate and blend have become; gate_histogram counts channels in 20 bins over [0, 1]."""
   gate_C = jax.nn.sigmoid(params['gate']['logit'])
   found = {}

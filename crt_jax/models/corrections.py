@@ -20,10 +20,9 @@ from crt_jax.models.stack import (
   roformer_feed_forward,
   with_layer_axis,
 )
-from crt_jax.schema import ModelConfig
+from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of
-
-Array = jax.Array
+from crt_jax.types import Array, Past
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,54 +52,54 @@ class Network:
     mixed, entries = self._apply('attention', normed, past, key=self.attention_key)
     return u_BxTxC + mixed.astype(u_BxTxC.dtype), with_layer_axis(entries)
 
-  def _apply(self, name: str, *inputs, key=None):
+  def _apply(self, name: str, *inputs: Any, key: Array | None = None):
     return apply_module(self.modules[name], self.params[name], *inputs, key=key)
 
 
 # ---- what is handed on: network, z, x -> s -----------------------------------------------------
 
 
-def output(n, z, x):
+def output(n: Network, z: Array, x: Array) -> Array:
   return z
 
 
-def change(n, z, x):
+def change(n: Network, z: Array, x: Array) -> Array:
   return z - x
 
 
-def network_of_output(n, z, x):
+def network_of_output(n: Network, z: Array, x: Array) -> Array:
   return n.F(z)
 
 
-def network_of_change(n, z, x):
+def network_of_change(n: Network, z: Array, x: Array) -> Array:
   return n.F(z - x)
 
 
 # ---- the next input: network, s, e, what is added to (e, or x if cumulative) -> x, cache entries
 
 
-def network_of_sum(n, s, e, base):
+def network_of_sum(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
   return base + n.F(s + e), None
 
 
-def network_of_token(n, s, e, base):
+def network_of_token(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
   return base + n.F(e), None
 
 
-def network_of_both(n, s, e, base):
+def network_of_both(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
   return base + n.F(jnp.concatenate([s, e], axis=-1)), None
 
 
-def network_of_attention(n, s, e, base):
+def network_of_attention(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, Any]:
   w, entries = n.attend(s + e)
   return base + n.F(w), entries
 
 
-def summary_alone(n, s, e, base):
+def summary_alone(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
   return base + s, None
 
 
-def summary_and_network(n, s, e, base):
+def summary_and_network(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
   return base + s + n.F(s + e), None
 
 
@@ -144,7 +143,8 @@ class Variant:
       'attention_norm': (0, 2),
       'attention': (4, 4),
     }
-    return tuple(sum(sizes[part][i] for part in parts) for i in (0, 1))
+    squares, vectors = (sum(sizes[part][i] for part in parts) for i in (0, 1))
+    return squares, vectors
 
 
 NO_NETWORK = dict(network='', parts=())
@@ -176,20 +176,19 @@ def variant_of(name: str) -> Variant:
   return VARIANTS[name]
 
 
-def modules(variant: Variant, config: ModelConfig, parts: tuple[str, ...]) -> dict:
+def modules(variant: Variant, config: CRTConfig, parts: tuple[str, ...]) -> dict:
   """The linen modules of these parts, by name."""
   width, in_width = config.width, variant.inputs * config.width
-  wide = {} if in_width == width else dict(in_width=in_width, dropout_inside=True)
   made = {
     'norm': lambda: Norm(in_width),
-    'feed_forward': lambda: roformer_feed_forward(config, **wide),
+    'feed_forward': lambda: roformer_feed_forward(config, in_width, in_width > width),
     'attention_norm': lambda: Norm(width),
     'attention': lambda: roformer_attention(config),
   }
   return {part: made[part]() for part in parts}
 
 
-def functions(variant: Variant, config: ModelConfig, params: dict) -> tuple[Callable, Callable]:
+def functions(variant: Variant, config: CRTConfig, params: dict) -> tuple[Callable, Callable]:
   """`summary` and `inject` of recurrence/context.py, closed over the model's parameters."""
   own = params.get('correction', {})
   if variant.tied:
@@ -199,10 +198,16 @@ def functions(variant: Variant, config: ModelConfig, params: dict) -> tuple[Call
     own = own | {part: last[LAST_LAYER[part]] for part in variant.tied}
   network = Network(modules(variant, config, variant.parts + variant.tied), own)
 
-  def summary(z_BxTxC, x_BxTxC, key=None):
+  def summary(z_BxTxC: Array, x_BxTxC: Array, key: Array | None = None):
     return variant.summary(dataclasses.replace(network, key=key), z_BxTxC, x_BxTxC)
 
-  def inject(s_BxTxC, e_BxTxC, x_BxTxC, key=None, cache=None):
+  def inject(
+    s_BxTxC: Array,
+    e_BxTxC: Array,
+    x_BxTxC: Array,
+    key: Array | None = None,
+    cache: Past | None = None,
+  ):
     attention_key = None
     if key is not None and 'attention' in variant.parts:
       attention_key, key = jax.random.split(key)

@@ -6,10 +6,11 @@ The parts of a model, what they store and multiply, and how often a training ste
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 from crt_jax.models import corrections
+from crt_jax.rounding import round_up
+from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Work(NamedTuple):
   pulled: float = 0
 
 
-def of_transformer(fields) -> dict[str, Part]:
+def of_transformer(fields: TransformerConfig) -> dict[str, Part]:
   """The parts of a transformer of any style."""
   width, layers = fields.width, fields.layers
   if fields.style == 'cart_dense':
@@ -70,7 +71,7 @@ def of_transformer(fields) -> dict[str, Part]:
   )
 
 
-def of_crt(fields) -> dict[str, Part]:
+def of_crt(fields: CRTConfig) -> dict[str, Part]:
   """The parts of a CRT; what its correction is made of is told in corrections.py."""
   variant, width = corrections.variant_of(fields.correction), fields.width
   squares, vectors = variant.sizes(variant.parts)
@@ -80,7 +81,7 @@ def of_crt(fields) -> dict[str, Part]:
   return _untied_ends(fields) | {'layers': _roformer_layers(fields), 'correction': correction}
 
 
-def of_cart(fields) -> dict[str, Part]:
+def of_cart(fields: CARTConfig) -> dict[str, Part]:
   """The parts of a CART, loops counted as applications of its core."""
   width, loops, preludes = fields.width, fields.loops, fields.prelude_layers
   keys_values = _keys_values(fields)
@@ -109,14 +110,14 @@ def of_cart(fields) -> dict[str, Part]:
   return pieces
 
 
-def _untied_ends(fields) -> dict[str, Part]:
+def _untied_ends(fields: ModelConfig) -> dict[str, Part]:
   """Token table, LayerNorm, output matrix and bias of the CRT paper's models."""
   table = fields.vocab_size * fields.width
   head = Part(table, fields.vocab_size + 2 * fields.width)
   return {'embedding': Part(vectors=table), 'head': head}
 
 
-def _tied_ends(fields) -> dict[str, Part]:
+def _tied_ends(fields: ModelConfig) -> dict[str, Part]:
   """Token table and the gain of the last RMSNorm; the table is the output matrix."""
   return {
     'embedding': Part(vectors=fields.vocab_size * fields.width),
@@ -124,13 +125,13 @@ def _tied_ends(fields) -> dict[str, Part]:
   }
 
 
-def _roformer_layers(fields) -> Part:
+def _roformer_layers(fields: CRTConfig | TransformerConfig) -> Part:
   """12 C^2 + 13 C each: attention, feed-forward of width 4C, biases, two LayerNorms."""
   width, layers = fields.width, fields.layers
   return Part(12 * width**2, 13 * width, width, layers, layers)
 
 
-def _keys_values(fields) -> int:
+def _keys_values(fields: CARTConfig | TransformerConfig) -> int:
   """Through a latent of width C / ratio, or (ratio 0) by two full matrices."""
   if not fields.latent_ratio:
     return 2 * fields.width**2
@@ -138,10 +139,10 @@ def _keys_values(fields) -> int:
 
 
 def _gated_feed_forward(width: int) -> int:
-  return 3 * width * 256 * math.ceil(math.floor(8 / 3 * width) / 256)
+  return 3 * width * round_up(int(8 / 3 * width), 256)
 
 
-def work_of_crt(fields, training: bool, sequential: bool) -> dict[str, Work]:
+def work_of_crt(fields: CRTConfig, training: bool, sequential: bool) -> dict[str, Work]:
   """Of K parallel passes over a sequence, or over each chunk of it.
 
   There are K - 1 corrections between the passes, one before them with start='corrected', and one
@@ -165,7 +166,7 @@ def work_of_crt(fields, training: bool, sequential: bool) -> dict[str, Work]:
   return {'layers': Work(depth, depth), 'correction': Work(corrected, corrected)}
 
 
-def work_of_cart(fields, training: bool, sequential: bool) -> dict[str, Work]:
+def work_of_cart(fields: CARTConfig, training: bool, sequential: bool) -> dict[str, Work]:
   """Loops before the last `backprop_loops` have no backward pass."""
   del training, sequential
   if not fields.backprop_loops:

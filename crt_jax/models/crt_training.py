@@ -3,16 +3,25 @@
 One function for each driver and gradient, all of them like `CRT.hidden`; crt.py has the table.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 
 from crt_jax.models.base import Hidden
 from crt_jax.recurrence import context, estimators
 from crt_jax.recurrence.backward import LOOPS, Loop
 from crt_jax.recurrence.state import varying_as
+from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import require
+from crt_jax.types import Array, Params
+
+if TYPE_CHECKING:
+  from crt_jax.models.crt import CRT
 
 
-def _begin(model, params, tokens_BxT, key, probe_R):
+def _begin(
+  model: 'CRT', params: Params, tokens_BxT: Array, key: Array | None, probe_R: Array | None
+):
   """The recurrence, the embeddings, and the key of what follows them."""
   model.check_length(tokens_BxT.shape[1])
   if probe_R is not None:
@@ -23,7 +32,7 @@ def _begin(model, params, tokens_BxT, key, probe_R):
   return model.recurrence(varying_as(e_BxTxC, params)), e_BxTxC, key
 
 
-def _loop(config, stride: int) -> Loop:
+def _loop(config: CRTConfig, stride: int) -> Loop:
   """What `backward` and `gradient` make of a loop over a sequence by so many positions a step."""
   loop = LOOPS[config.backward]
   if config.gradient != 'truncated':
@@ -31,7 +40,14 @@ def _loop(config, stride: int) -> Loop:
   return estimators.truncated(loop, config.gradient_reach // stride)
 
 
-def sequential(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+def sequential(
+  model: 'CRT',
+  params: Params,
+  tokens_BxT: Array,
+  depth: int | None = None,
+  key: Array | None = None,
+  probe_R: Array | None = None,
+) -> Hidden:
   recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
   require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
   state, loop = model.training_state(e_BxTxC), _loop(model.config, 1)
@@ -39,23 +55,53 @@ def sequential(model, params, tokens_BxT, depth=None, key=None, probe_R=None) ->
   return Hidden(hidden_BxTxC, {}, {})
 
 
-def chunks(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+def chunks(
+  model: 'CRT',
+  params: Params,
+  tokens_BxT: Array,
+  depth: int | None = None,
+  key: Array | None = None,
+  probe_R: Array | None = None,
+) -> Hidden:
   recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
   config, state = model.config, model.training_state(e_BxTxC)
-  how = dict(chunk=config.chunk, depth=model.resolve_depth(depth), start=config.start)
-  how |= dict(key=key, loop=_loop(config, config.chunk))
-  _, found = context.chunked(recurrence, model.read_with_gap, state, e_BxTxC, None, **how)
+  _, found = context.chunked(
+    recurrence,
+    model.read_with_gap,
+    state,
+    e_BxTxC,
+    None,
+    config.chunk,
+    model.resolve_depth(depth),
+    config.start,
+    key,
+    _loop(config, config.chunk),
+  )
   return model.with_convergence_loss(*found)
 
 
-def last_passes(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+def last_passes(
+  model: 'CRT',
+  params: Params,
+  tokens_BxT: Array,
+  depth: int | None = None,
+  key: Array | None = None,
+  probe_R: Array | None = None,
+) -> Hidden:
   recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
   depth, last = model.resolve_depth(depth), model.config.gradient_reach
   done = estimators.last_passes(recurrence, e_BxTxC, depth, last, model.config.start, key)
   return model.with_convergence_loss(*model.read_with_gap(done))
 
 
-def implicit(model, params, tokens_BxT, depth=None, key=None, probe_R=None) -> Hidden:
+def implicit(
+  model: 'CRT',
+  params: Params,
+  tokens_BxT: Array,
+  depth: int | None = None,
+  key: Array | None = None,
+  probe_R: Array | None = None,
+) -> Hidden:
   recurrence, e_BxTxC, _ = _begin(model, params, tokens_BxT, key, probe_R)
   depth, reverse = model.resolve_depth(depth), model.config.gradient_reach
   done = estimators.implicit(recurrence, e_BxTxC, depth, reverse, model.config.start)

@@ -6,11 +6,10 @@ import numpy as np
 
 from crt_jax.recurrence.state import DecodeState
 from crt_jax.schema.fields import require
+from crt_jax.types import AnyArray, Array
 
-Array = jax.Array
 
-
-def check_tokens(tokens, vocab_size: int, lowest: float = 0):
+def check_tokens(tokens: AnyArray, vocab_size: int, lowest: float = 0):
   """Raises ValueError for an id outside the vocabulary; under jit an embedding is NaN there."""
   if is_traced(tokens) or not getattr(tokens, 'is_fully_addressable', True):
     return
@@ -23,11 +22,11 @@ def check_tokens(tokens, vocab_size: int, lowest: float = 0):
     )
 
 
-def is_traced(*arrays) -> bool:
+def is_traced(*arrays: object) -> bool:
   return any(isinstance(a, jax.core.Tracer) for a in arrays)
 
 
-def padded_with_zeros(tokens_BxT, lengths_B, columns: int):
+def padded_with_zeros(tokens_BxT: AnyArray, lengths_B: AnyArray, columns: int) -> AnyArray:
   """The tokens that count, in so many columns, and zeros; on the host if they are known there, so
   that no prompt length compiles anything."""
   xp = jnp if is_traced(tokens_BxT, lengths_B) else np
@@ -36,7 +35,7 @@ def padded_with_zeros(tokens_BxT, lengths_B, columns: int):
   return xp.where(np.arange(columns)[None] < lengths_B[:, None], tokens_BxT, 0)
 
 
-def check_lengths(lengths_B, batch: int, length: int):
+def check_lengths(lengths_B: AnyArray, batch: int, length: int):
   """Raises ValueError unless every row's tokens exist; what is traced cannot be checked."""
   require(
     lengths_B.shape == (batch,),
@@ -51,7 +50,7 @@ def check_lengths(lengths_B, batch: int, length: int):
   )
 
 
-def check_room(state: DecodeState, new_B):
+def check_room(state: DecodeState, new_B: AnyArray | int):
   """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
   if state.trailing or is_traced(state.position_B, new_B):
     return

@@ -1,10 +1,13 @@
 """Which attention kernel a configuration runs, what it needs, and what runs in its place."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.extend
 
 from crt_jax.layers import attention_kernels
+from crt_jax.schema import ModelConfig
 
 AMPERE, HOPPER = 8.0, 9.0  # compute capabilities
 # cuDNN's widest head: on every GPU that it serves, and from Hopper on.
@@ -16,14 +19,14 @@ _keeps = jax.checkpoint_policies.save_from_both_policies(
 )
 
 
-def keep_products(primitive, *args, **params):
+def keep_products(primitive: jax.extend.core.Primitive, *args: Any, **params: Any) -> bool:
   """The policy that keeps products of activations with weights and what a fused attention kernel
   returns, and computes anew what lies between: norms, activations, rotary angles, materialised
   attention."""
   return primitive.name == attention_kernels.CUDNN_ATTENTION or _keeps(primitive, *args, **params)
 
 
-def check(config) -> None:
+def check(config: ModelConfig) -> None:
   """Raises ValueError where no device could run the kernel of a model's configuration.
 
   Args:
@@ -45,7 +48,7 @@ def check(config) -> None:
     )
 
 
-def check_device(config, device: jax.Device | None = None) -> None:
+def check_device(config: ModelConfig, device: jax.Device | None = None) -> None:
   """Raises ValueError, naming the field and the fix, where `device` cannot run the kernel.
 
   Args:
@@ -79,7 +82,7 @@ def check_device(config, device: jax.Device | None = None) -> None:
     )
 
 
-def fits(config, kernel: str, device: jax.Device | None = None) -> bool:
+def fits(config: ModelConfig, kernel: str, device: jax.Device | None = None) -> bool:
   """Whether a device (None = the first one of this process) could run a kernel but for dropout."""
   try:
     check_device(dataclasses.replace(config, attention_kernel=kernel, dropout=0.0), device)
@@ -88,7 +91,7 @@ def fits(config, kernel: str, device: jax.Device | None = None) -> bool:
   return True
 
 
-def running(config) -> tuple[str, str]:
+def running(config: ModelConfig) -> tuple[str, str]:
   """The kernel that training really runs, and why it is not the configured one ('' where it is)."""
   kernel = config.attention_kernel
   if kernel == 'xla':
@@ -96,11 +99,12 @@ def running(config) -> tuple[str, str]:
   if config.dropout:
     return 'xla', f'model.dropout={config.dropout} drops attention weights'
   if not config.trains_in_parallel:
+    # pyrefly: ignore [missing-attribute]: only a CRT, which has this field, trains otherwise
     return 'xla', f'model.driver={config.driver!r} attends to caches'
   return kernel, ''
 
 
-def describe(config) -> str:
+def describe(config: ModelConfig) -> str:
   """One line for a log: what runs, and what becomes of the head width."""
   kernel, reason = running(config)
   width = config.head_width

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax import sharding
-
-Array = jax.Array
+from crt_jax.rounding import ceil_div
+from crt_jax.types import AnyArray, Array
 
 MIB = 2**20
 CHUNK_MIB = 64  # larger chunks gain nothing on a CPU
@@ -17,7 +17,7 @@ CHUNK_MIB = 64  # larger chunks gain nothing on a CPU
 def cross_entropy(
   head: Callable[[Array], Array],
   hidden_BxTxC: Array,
-  targets_BxT: Array,
+  targets_BxT: AnyArray,
   vocab_size: int,
   chunk_mib: int = CHUNK_MIB,
 ) -> tuple[Array, Array]:
@@ -35,17 +35,17 @@ def cross_entropy(
   """
   batch, length = targets_BxT.shape
   chunk_bytes = chunk_mib * MIB * math.prod(sharding.shared_axes().values())
-  wanted = -(-batch * length * vocab_size * 4 // chunk_bytes)
-  chunk = -(-length // min(wanted, length))
-  count = -(-length // chunk)
+  wanted = ceil_div(batch * length * vocab_size * 4, chunk_bytes)
+  chunk = ceil_div(length, min(wanted, length))
+  count = ceil_div(length, chunk)
   pad = count * chunk - length
   hidden_BxTxC = jnp.pad(hidden_BxTxC, ((0, 0), (0, pad), (0, 0)))
   targets_BxT = jnp.pad(targets_BxT, ((0, 0), (0, pad)), constant_values=-1)
 
-  def split(x):
+  def split(x: Array):
     return jnp.moveaxis(x.reshape(batch, count, chunk, *x.shape[2:]), 1, 0)
 
-  def add_chunk(total, chunk_input):
+  def add_chunk(total: Array, chunk_input: tuple[Array, Array]):
     hidden_BxcxC, targets_Bxc = chunk_input
     return total + _summed(head(hidden_BxcxC), targets_Bxc), None
 

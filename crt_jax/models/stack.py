@@ -3,20 +3,22 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crt_jax.layers.attention import Attention
+from crt_jax.layers.attention import Attention, Past
 from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.latent_attention import KeysValues, LatentAttention
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.config import layer_scan
 from crt_jax.recurrence.layers import stack
-from crt_jax.schema import ModelConfig
-
-Array = jax.Array
+from crt_jax.rounding import round_up
+from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.types import Array, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,23 +65,23 @@ def empty_cache(
   return dict(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
 
 
-def first_layer(past):
+def first_layer(past: Past | None) -> Past | None:
   """The past of a single layer, from a cache whose leading layer axis has length 1."""
   return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), *past[1:])
 
 
-def with_layer_axis(entries):
+def with_layer_axis(entries: Tree) -> Tree:
   """A single layer's entries as a cache takes them; None stays None."""
   return jax.tree.map(lambda a: a[None], entries)
 
 
-def apply_module(module, params: dict, *args, key: Array | None = None):
+def apply_module(module: nn.Module, params: dict, *args: Any, key: Array | None = None) -> Any:
   """One linen module as a pure function; key None means no dropout."""
   rngs = None if key is None else {'dropout': key}
   return module.apply({'params': params}, *args, rngs=rngs)
 
 
-def roformer_attention(config: ModelConfig) -> Attention:
+def roformer_attention(config: CRTConfig | TransformerConfig) -> Attention:
   """Biased rotary attention of the CRT paper (crt.md 2.2, 2.3)."""
   return Attention(
     width=config.width,
@@ -94,21 +96,27 @@ def roformer_attention(config: ModelConfig) -> Attention:
   )
 
 
-def roformer_feed_forward(config: ModelConfig, **changes) -> FeedForward:
+def roformer_feed_forward(
+  config: CRTConfig | TransformerConfig, in_width: int = 0, dropout_inside: bool = False
+) -> FeedForward:
   """C -> 4C -> C with exact GELU and biases (crt.md 2.2)."""
-  fields = dict(
-    width=config.width, hidden=4 * config.width, dropout=config.dropout, dtype=config.dtype
+  return FeedForward(
+    width=config.width,
+    hidden=4 * config.width,
+    in_width=in_width,
+    dropout=config.dropout,
+    dropout_inside=dropout_inside,
+    dtype=config.dtype,
   )
-  return FeedForward(**{**fields, **changes})
 
 
-def roformer_stack(config: ModelConfig, count: int) -> LayerStack:
+def roformer_stack(config: CRTConfig | TransformerConfig, count: int) -> LayerStack:
   """The layers of the CRT paper's models: LayerNorm, biased attention, GELU."""
   layer = TransformerLayer(roformer_attention(config), roformer_feed_forward(config))
   return LayerStack(layer, count, config)
 
 
-def cart_dense_stack(config: ModelConfig, count: int) -> LayerStack:
+def cart_dense_stack(config: TransformerConfig, count: int) -> LayerStack:
   """The layers of CART's dense baseline: RMSNorm, full-rank rotary attention, SwiGLU, no biases.
 
   With a `latent_ratio` they are those of a CART's prelude.
@@ -133,7 +141,7 @@ def cart_dense_stack(config: ModelConfig, count: int) -> LayerStack:
   )
 
 
-def cart_layer(config: ModelConfig, own_keys: bool = True) -> TransformerLayer:
+def cart_layer(config: CARTConfig | TransformerConfig, own_keys: bool = True) -> TransformerLayer:
   """A layer of a CART: keys and values from its own input, or (its core) from what it is given."""
   attention = LatentAttention(
     width=config.width,
@@ -149,18 +157,18 @@ def cart_layer(config: ModelConfig, own_keys: bool = True) -> TransformerLayer:
   return TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
 
 
-def cart_keys_values(config: ModelConfig) -> KeysValues:
+def cart_keys_values(config: CARTConfig | TransformerConfig) -> KeysValues:
   """The projection to keys and values, of a layer or of the anchor."""
   return KeysValues(
     config.width, config.heads, config.head_width, config.latent_ratio, config.dtype
   )
 
 
-def cart_feed_forward(config: ModelConfig) -> FeedForward:
+def cart_feed_forward(config: CARTConfig | TransformerConfig) -> FeedForward:
   """SwiGLU without biases; its width is the multiple of 256 at or above 8C/3 (cart.md 2.1)."""
   return FeedForward(
     width=config.width,
-    hidden=256 * -(-int(8 / 3 * config.width) // 256),
+    hidden=round_up(int(8 / 3 * config.width), 256),
     activation='swiglu',
     bias=False,
     initializer='normal',

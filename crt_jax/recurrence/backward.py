@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.state import DecodeState, leaving, rewind
+from crt_jax.types import Array
 
 Loop = Callable[[Callable, DecodeState, tuple], tuple[DecodeState, Any]]
 
@@ -38,7 +39,10 @@ def in_stretches(
 ) -> tuple[DecodeState, Any]:
   """Runs `one`(state, xs) over stretches of `length` elements of xs and a shorter last one."""
   whole = xs[0].shape[0] // length * length
-  split = lambda a: a[:whole].reshape(whole // length, length, *a.shape[1:])  # noqa: E731
+
+  def split(a: Array) -> Array:
+    return a[:whole].reshape(whole // length, length, *a.shape[1:])
+
   state, ys = jax.lax.scan(one, state, jax.tree.map(split, xs))
   ys = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
   if whole == xs[0].shape[0]:
@@ -58,7 +62,7 @@ def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, 
   step, consts = jax.closure_convert(step, state, jax.tree.map(lambda a: a[0], xs))
   position_JxB = state.position_B[None] + chunk * jnp.arange(count, dtype=jnp.int32)[:, None]
 
-  def advanced(live, e_BxcxC, consts, fixed):
+  def advanced(live: tuple, e_BxcxC: Array, consts: list[Array], fixed: tuple):
     """`step` as a function of what has a gradient: caches and summary, embeddings, parameters."""
     position_B, *others = fixed
     before = dataclasses.replace(
@@ -67,8 +71,8 @@ def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, 
     after, y = step(before, (e_BxcxC, *others), *consts)
     return (after.caches, after.recurrent_BxC), y
 
-  def forward(consts, live, e_JxBxcxC, fixed_J):
-    def body(live, x):
+  def forward(consts: list[Array], live: tuple, e_JxBxcxC: Array, fixed_J: Array):
+    def body(live: tuple, x: tuple):
       kept = leaving(live[0], chunk) if state.trailing else None, live[1]
       live, y = advanced(live, x[0], consts, x[1])
       return live, (y, kept)
@@ -76,15 +80,15 @@ def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, 
     live, (y_J, kept_J) = jax.lax.scan(body, live, (e_JxBxcxC, fixed_J))
     return (live, y_J), (consts, live[0], kept_J, e_JxBxcxC, fixed_J)
 
-  def backward(residuals, cotangents):
+  def backward(residuals: tuple, cotangents: tuple):
     consts, caches, kept_J, e_JxBxcxC, fixed_J = residuals
 
-    def body(carry, x):
+    def body(carry: tuple, x: tuple):
       caches, dlive, dconsts = carry
       e_BxcxC, fixed, (left, recurrent_BxC), dy = x
       caches = rewind(caches, left) if state.trailing else caches
       inputs = ((caches, recurrent_BxC), e_BxcxC, consts)
-      _, pullback = jax.vjp(lambda *inputs: advanced(*inputs, fixed), *inputs)
+      _, pullback = jax.vjp(lambda live, e, consts: advanced(live, e, consts, fixed), *inputs)
       dlive, de_BxcxC, dstep = pullback((dlive, dy))
       return (caches, dlive, jax.tree.map(jnp.add, dconsts, dstep)), de_BxcxC
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from crt_jax.recurrence.backward import Loop
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
 from crt_jax.recurrence.state import DecodeState, advance, varying_as
-
-Array = jax.Array
+from crt_jax.rounding import ceil_div
+from crt_jax.types import Array, Tree
 
 
 class Recurrence(NamedTuple):
@@ -91,7 +91,7 @@ def unroll(
     before: goes on from these passes, and counts on from them, instead of from `start`.
   """
 
-  def refine(carry, pass_input):
+  def refine(carry: tuple[Array, Tree], pass_input: tuple[Array, Array | None]):
     k, probe = pass_input
     x_BxTxC, _ = carry
     _, _, x_next_BxTxC, entries = one_pass(recurrence, e_BxTxC, x_BxTxC, state, _split(key, k))
@@ -101,7 +101,7 @@ def unroll(
       statistics = loop_statistics(x_next_BxTxC, x_BxTxC)
     return (x_next_BxTxC, entries['correction']), statistics
 
-  first, s_BxTxC, x_BxTxC = before or (0, jnp.zeros_like(e_BxTxC), e_BxTxC)
+  first, s_BxTxC, x_BxTxC = before or Before(0, jnp.zeros_like(e_BxTxC), e_BxTxC)
   x_BxTxC, entries = recurrence.inject(
     _previous(recurrence, s_BxTxC, state),
     e_BxTxC,
@@ -180,7 +180,7 @@ def chunked(
   Returns: the state behind the last counted position, and what was read, [B, T, ...].
   """
   length = e_BxTxC.shape[1]
-  count = -(-length // chunk)
+  count = ceil_div(length, chunk)
   e_BxTxC = jnp.pad(e_BxTxC, ((0, 0), (0, count * chunk - length), (0, 0)))
   batch, _, width = e_BxTxC.shape
   state = varying_as(e_BxTxC, state)
@@ -191,14 +191,14 @@ def chunked(
   if lengths_B is not None:
     new_JxB = jnp.clip(lengths_B[None] - chunk * j_J[:, None], 0, chunk)
 
-  def one_chunk(state, chunk_input):
+  def one_chunk(state: DecodeState, chunk_input: tuple[Array, Array | None, Array | None]):
     e_BxcxC, new_B, chunk_key = chunk_input
     done = unroll(recurrence, e_BxcxC, depth, start, chunk_key, state=state)
     return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
 
   state, h_JxBxc = loop(one_chunk, state, (e_JxBxcxC, new_JxB, key_J))
 
-  def join(h_JxBxc):
+  def join(h_JxBxc: Array):
     h_BxJxc = jnp.moveaxis(h_JxBxc, 0, 1)
     return h_BxJxc.reshape(batch, count * chunk, *h_JxBxc.shape[3:])[:, :length]
 
@@ -226,9 +226,11 @@ def _previous(recurrence: Recurrence, s_BxTxC: Array, state: DecodeState | None)
   """The summary that each position reads; the first one's is that of the position before."""
   if not recurrence.shift:
     return s_BxTxC
-  last_BxC = jnp.zeros_like(s_BxTxC[:, 0]) if state is None else state.recurrent_BxC
+  last_BxC = None if state is None else state.recurrent_BxC
+  if last_BxC is None:
+    last_BxC = jnp.zeros_like(s_BxTxC[:, 0])
   return jnp.concatenate([last_BxC[:, None], s_BxTxC[:, :-1]], axis=1)
 
 
-def _split(key: Array | None, k) -> tuple:
+def _split(key: Array | None, k: Array | int) -> tuple:
   return (None,) * 3 if key is None else tuple(jax.random.split(jax.random.fold_in(key, k), 3))

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
-
-Array = jax.Array
+from crt_jax.types import Array, Tree
 
 
 def depth_loop(
@@ -15,7 +14,7 @@ def depth_loop(
   start_BxTxC: Array,
   depth: int,
   history: int,
-  per_loop=None,
+  per_loop: Tree = None,
   scan: Callable = jax.lax.scan,
   probe_R: Array | None = None,
   backprop: int = 0,
@@ -36,7 +35,7 @@ def depth_loop(
     probe_R), both stacked over loops.
   """
 
-  def one(ring, loop_input):
+  def one(ring: tuple[Array, ...], loop_input: tuple):
     r, loop_slice, probe = loop_input
     h_BxTxC, collected = step(ring, r, loop_slice)
     statistics = {}

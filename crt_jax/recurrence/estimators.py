@@ -16,8 +16,8 @@ import jax
 
 from crt_jax.recurrence.backward import Loop, in_stretches
 from crt_jax.recurrence.context import Before, Passes, Recurrence, one_pass, unroll
-
-Array = jax.Array
+from crt_jax.recurrence.state import DecodeState
+from crt_jax.types import Array
 
 
 def truncated(loop: Loop, length: int) -> Loop:
@@ -27,8 +27,8 @@ def truncated(loop: Loop, length: int) -> Loop:
   at most `length` steps back, on average from half as many. What is computed stays exact.
   """
 
-  def run(step: Callable, state, xs: tuple):
-    def one_stretch(state, xs):
+  def run(step: Callable, state: DecodeState, xs: tuple):
+    def one_stretch(state: DecodeState, xs: tuple):
       return loop(step, jax.lax.stop_gradient(state), xs)
 
     return in_stretches(one_stretch, state, xs, length)
@@ -73,26 +73,26 @@ def implicit(
   There is no dropout: masks that change from pass to pass leave no fixed point.
   """
 
-  def refined(x_BxTxC, e_BxTxC):
+  def refined(x_BxTxC: Array, e_BxTxC: Array):
     return one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)[2]
 
   refined, consts = jax.closure_convert(refined, e_BxTxC, e_BxTxC)
 
-  def solve(consts, e_BxTxC, x_BxTxC):
-    def refine(x_BxTxC, _):
+  def solve(consts: list[Array], e_BxTxC: Array, x_BxTxC: Array):
+    def refine(x_BxTxC: Array, _: None):
       return refined(x_BxTxC, e_BxTxC, *consts), None
 
     return jax.lax.scan(refine, x_BxTxC, length=depth - 1)[0]
 
-  def forward(consts, e_BxTxC, x_BxTxC):
+  def forward(consts: list[Array], e_BxTxC: Array, x_BxTxC: Array):
     x_BxTxC = solve(consts, e_BxTxC, x_BxTxC)
     return x_BxTxC, (consts, e_BxTxC, x_BxTxC)
 
-  def backward(residuals, dx_BxTxC):
+  def backward(residuals: tuple, dx_BxTxC: Array):
     consts, e_BxTxC, x_BxTxC = residuals
     _, pull = jax.vjp(lambda x, e, c: refined(x, e, *c), x_BxTxC, e_BxTxC, consts)
 
-    def add_power(total_BxTxC, _):
+    def add_power(total_BxTxC: Array, _: None):
       return dx_BxTxC + pull(total_BxTxC)[0], None
 
     total_BxTxC, _ = jax.lax.scan(add_power, dx_BxTxC, length=reverse - 1)

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from crt_jax.types import Array, Past, Tree
 
 
 def stack(
   layer: Callable,
-  params_N,
+  params_N: Tree,
   x_BxTxC: Array,
-  past=None,
+  past: Past | None = None,
   key: Array | None = None,
   scan: Callable = jax.lax.scan,
 ) -> tuple[Array, Any]:
@@ -34,7 +34,7 @@ def stack(
   Returns: the last layer's output and the entries of all layers, in the form of the cache.
   """
 
-  def one(x_BxTxC, per_layer):
+  def one(x_BxTxC: Array, per_layer: tuple):
     params, cache, index = per_layer
     layer_key = None if key is None else jax.random.fold_in(key, index)
     past_n = None if past is None else (cache, *past[1:])

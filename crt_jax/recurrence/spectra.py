@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.state import varying_as
-
-Array = jax.Array
+from crt_jax.types import Array, Tree
 
 
 def loop_statistics(new: Array, old: Array) -> dict[str, Array]:
@@ -32,23 +31,23 @@ def gradient_probe(x: Array, probe: Array) -> Array:
 
 
 @jax.custom_vjp
-def _probed(x, probe):
+def _probed(x: Array, probe: Array):
   del probe
   return x
 
 
-def _probe_forward(x, probe):
+def _probe_forward(x: Array, probe: Array):
   return x, probe
 
 
-def _probe_backward(probe, gradient):
+def _probe_backward(probe: Array, gradient: Array):
   return gradient, jnp.sum(jnp.square(gradient)).astype(probe.dtype)
 
 
 _probed.defvjp(_probe_forward, _probe_backward)
 
 
-def jacobian_norm(step: Callable, state, key: Array, iterations: int = 20) -> Array:
+def jacobian_norm(step: Callable, state: Tree, key: Array, iterations: int = 20) -> Array:
   """The largest singular value of the Jacobian of `step` at `state`: power iteration on J^T J.
 
   A lower bound, from below, that iterations tighten.
@@ -59,7 +58,7 @@ def jacobian_norm(step: Callable, state, key: Array, iterations: int = 20) -> Ar
   """
   _, pull = jax.vjp(step, state)
 
-  def iterate(vector, _):
+  def iterate(vector: Tree, _: None):
     pushed = jax.jvp(step, (state,), (vector,))[1]
     (back,) = pull(pushed)
     return _normalised(back, None)[0], _norm(pushed, None)
@@ -70,7 +69,7 @@ def jacobian_norm(step: Callable, state, key: Array, iterations: int = 20) -> Ar
 
 
 def spectral_radius(
-  step: Callable, state, key: Array, iterations: int = 60, axes: tuple[int, ...] | None = None
+  step: Callable, state: Tree, key: Array, iterations: int = 60, axes: tuple[int, ...] | None = None
 ) -> Array:
   """The spectral radius of the Jacobian of `step` at `state`, as growth per application.
 
@@ -85,7 +84,7 @@ def spectral_radius(
   Returns: a scalar, or one radius for each separate Jacobian.
   """
 
-  def iterate(vector, _):
+  def iterate(vector: Tree, _: None):
     pushed = jax.jvp(step, (state,), (vector,))[1]
     pushed, norm = _normalised(pushed, axes)
     return pushed, jnp.log(norm)
@@ -95,12 +94,12 @@ def spectral_radius(
   return jnp.exp(jnp.mean(growth[iterations // 2 :], axis=0))
 
 
-def _norm(tree, axes) -> Array:
+def _norm(tree: Tree, axes: tuple[int, ...] | None) -> Array:
   squares = (jnp.sum(jnp.square(x), axis=axes) for x in jax.tree.leaves(tree))
   return jnp.sqrt(sum(squares))
 
 
-def _normalised(tree, axes) -> tuple:
+def _normalised(tree: Tree, axes: tuple[int, ...] | None) -> tuple:
   """The tree divided by its norm, and the norm; what has vanished stays zero."""
   norm = _norm(tree, axes)
   scale = 1 / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
@@ -109,7 +108,7 @@ def _normalised(tree, axes) -> tuple:
   return jax.tree.map(lambda x: x * scale, tree), norm
 
 
-def _random_like(tree, key: Array):
+def _random_like(tree: Tree, key: Array):
   leaves, structure = jax.tree.flatten(tree)
   keys = jax.random.split(key, len(leaves))
   drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]

@@ -94,7 +94,7 @@ def check(config: ConfigDict) -> ConfigDict:
   done.seed = fields.resolve(Whole, {'seed': config.get('seed', None)}).seed
   for name in (ModelConfig.section, *SECTIONS):
     given = done.get(name, None)
-    if not hasattr(given, 'keys'):
+    if given is None or not hasattr(given, 'keys'):
       raise ValueError(
         f'config.{name}={fields.shown(given)} must be {fields.KINDS[dict]}; schema.experiment() '
         'has it'
@@ -108,7 +108,8 @@ def completed(saved: Mapping[str, Any]) -> ConfigDict:
   """The locked config of a run that was saved, unchecked: a field added since has its default."""
   config = ConfigDict(dict(saved))
   for name, cls in SECTIONS.items():
-    config[name] = ConfigDict(complete(cls, {}) | config.get(name, ConfigDict()).to_dict())
+    given = config.get(name, None)
+    config[name] = ConfigDict(complete(cls, {}) | ({} if given is None else given.to_dict()))
   return config.lock()
 
 

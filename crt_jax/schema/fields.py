@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
+from ml_collections import ConfigDict
 
 LARGEST = 2**31 - 1  # of what is a 32-bit number on a device: steps, positions
 SEEDS = 2**32 - 1  # the largest seed
@@ -88,7 +89,7 @@ def field(default: Any, meaning: str, **bounds: Any) -> Any:
     meaning, bounds: as of Values.
   """
   if isinstance(default, dict):
-    options = {'default_factory': default.copy}
+    options: dict[str, Any] = {'default_factory': default.copy}
   else:
     options = {} if default is dataclasses.MISSING else {'default': default}
   return dataclasses.field(**options, metadata={'values': Values(meaning, **bounds)})
@@ -97,6 +98,7 @@ def field(default: Any, meaning: str, **bounds: Any) -> Any:
 MISSING = dataclasses.MISSING
 
 
+@dataclasses.dataclass(frozen=True)
 class Section:
   """Base of the sections: each field is checked when one is made.
 
@@ -146,13 +148,16 @@ def complete(cls: type[Section], given: Mapping[str, Any], section: str = '') ->
   for name in given:
     if name not in known:
       raise ValueError(f'{section or cls.section}.{name} is no field{near(name, known)}')
-  return {name: _default(one) for name, one in known.items() if _has_default(one)} | given
+  defaults = {name: _default(one) for name, one in known.items() if _has_default(one)}
+  return {**defaults, **given}
 
 
 Kind = TypeVar('Kind', bound=Section)
 
 
-def resolve(cls: type[Kind], given: Kind | Mapping[str, Any], section: str = '') -> Kind:
+def resolve(
+  cls: type[Kind], given: Kind | ConfigDict | Mapping[str, Any], section: str = ''
+) -> Kind:
   """The checked section.
 
   Args:
@@ -166,7 +171,7 @@ def resolve(cls: type[Kind], given: Kind | Mapping[str, Any], section: str = '')
   if isinstance(given, cls):
     return given
   section = section or cls.section
-  if not hasattr(given, 'keys'):
+  if isinstance(given, Section) or not hasattr(given, 'keys'):
     raise ValueError(f'{section}={shown(given)} must be {KINDS[dict]}')
   fields = complete(cls, {str(name): given[name] for name in given}, section)
   for name in kinds(cls):
@@ -181,7 +186,7 @@ def _has_default(one: dataclasses.Field) -> bool:
 
 
 def _default(one: dataclasses.Field) -> Any:
-  return one.default if one.default is not MISSING else one.default_factory()
+  return one.default_factory() if callable(one.default_factory) else one.default
 
 
 def _checked(where: str, value: Any, kind: Any, values: Values) -> Any:

@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ import crt_jax
 from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
 from crt_jax.training import damage, retention
 from crt_jax.training import workdir as workdir_lib
 from crt_jax.training.damage import one_line, warn
@@ -45,6 +47,7 @@ from crt_jax.training.integrity import (
 from crt_jax.training.quiet import QuietOrbax
 from crt_jax.training.report import NonFinite
 from crt_jax.training.state import TrainState
+from crt_jax.types import Params, Tree
 
 ITEMS = ('params', 'optimizer', 'record')
 SPARE_BYTES = 2**20  # for metadata, metrics and figures
@@ -241,7 +244,12 @@ class _WriteFailures:
   def __enter__(self):
     return self
 
-  def __exit__(self, kind, error, traceback):
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ):
     if error is None or not isinstance(error, Exception):
       return
     directory = self._checkpoints.directory
@@ -255,7 +263,7 @@ class _WriteFailures:
     ) from None
 
 
-def check_space(directory: pathlib.Path, tree) -> None:
+def check_space(directory: pathlib.Path, tree: Tree) -> None:
   """Raises OSError unless the arrays fit the disk: asking costs nothing, and half a checkpoint
   helps nobody."""
   needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + SPARE_BYTES
@@ -265,13 +273,18 @@ def check_space(directory: pathlib.Path, tree) -> None:
 
 
 def read_state(
-  manager, step: int, abstract: TrainState, anew: Callable[[Any, int], TrainState] | None = None
+  manager: ocp.CheckpointManager,
+  step: int,
+  abstract: TrainState,
+  anew: Callable[[Any, int], TrainState] | None = None,
 ) -> tuple[TrainState, dict]:
   """Reads and verifies one checkpoint into the given shapes and shardings."""
   record = read_record(manager, step)
   check_shapes(record, {'params': abstract.params})
   try:
-    check_optimizer(record, manager.directory / str(step) / 'optimizer', abstract.opt_state)
+    check_optimizer(
+      record, pathlib.Path(manager.directory) / str(step) / 'optimizer', abstract.opt_state
+    )
   except OtherOptimizer:
     if anew is None:
       raise
@@ -281,7 +294,7 @@ def read_state(
     optimizer=ocp.args.StandardRestore({'opt_state': abstract.opt_state, 'step': abstract.step}),
   )
   read = manager.restore(step, args=items)
-  state = TrainState(read.optimizer['step'], read.params, read.optimizer['opt_state'])
+  state = TrainState(read['optimizer']['step'], read['params'], read['optimizer']['opt_state'])
   verify(state, record)
   return state, record
 
@@ -352,7 +365,7 @@ def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
   return storage.retried(directory, manager, directory.absolute())
 
 
-def abstract_params(model, mesh: Mesh | None):
+def abstract_params(model: Model, mesh: Mesh | None) -> Params:
   """Returns shapes and shardings of a model's parameters: on a mesh, or whole on the first
   device."""
   shapes = jax.eval_shape(model.init, random_key(0))
@@ -361,22 +374,25 @@ def abstract_params(model, mesh: Mesh | None):
     shardings = jax.tree.map(lambda _: device, shapes)
   else:
     shardings = sharding.param_shardings(model.axes(), shapes, mesh)
-  with_sharding = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
-  return jax.tree.map(with_sharding, shapes, shardings)
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
 
 
-def read_params(manager, step: int, abstract, record: dict):
+def read_params(
+  manager: ocp.CheckpointManager, step: int, abstract: Params, record: dict
+) -> Params:
   """Reads and verifies the parameters of one checkpoint into the given shapes and shardings."""
   check_shapes(record, {'params': abstract})
   items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
-  params = manager.restore(step, args=items).params
+  params = manager.restore(step, args=items)['params']
   verify({'params': params}, record)
   return params
 
 
-def read_record(manager, step: int) -> dict:
+def read_record(manager: ocp.CheckpointManager, step: int) -> dict:
   """Returns the JSON record of a checkpoint. Raises Damaged if it is not what was saved."""
-  record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+  record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))['record']
   check_record(record)
   return record
 

@@ -1,5 +1,7 @@
 """The cost card: what a run will cost, said before its first step."""
 
+from typing import TYPE_CHECKING
+
 import jax
 
 from crt_jax import accounting
@@ -8,8 +10,11 @@ from crt_jax.training import layout
 from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
 
+if TYPE_CHECKING:
+  from crt_jax.training.setup import Run
 
-def cost_card(run) -> str:
+
+def cost_card(run: 'Run') -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
   config, compiled, state = run.config, run.compiled, run.state

@@ -4,6 +4,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -16,7 +17,7 @@ UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkp
 _GARBLED = re.compile('(DATA_LOSS|FAILED_PRECONDITION|INVALID_ARGUMENT|NOT_FOUND|OUT_OF_RANGE): ')
 
 
-def read(folder: pathlib.Path, read: Callable, *arguments):
+def read(folder: pathlib.Path, read: Callable, *arguments: Any) -> Any:
   """Returns what `read` finds in the folder of a checkpoint.
 
   Raises:

@@ -5,23 +5,30 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax import data, decoding, placing, sharding
+from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
-from crt_jax.models.base import model_class
+from crt_jax.models.base import Model, model_class
 from crt_jax.training import checkpoint, processes, scoring, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.preemption import StopSignal
 from crt_jax.training.progress import show_any_text
 from crt_jax.training.scoring import Scoring
+from crt_jax.types import Params
+
+if TYPE_CHECKING:
+  from crt_jax.training.report import Reporter
+  from crt_jax.training.setup import Run
 
 
-def finish(run, scored: Scoring, reporter) -> None:
+def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
   """Evaluates, draws, writes a sample, and marks the run as finished."""
   say = reporter.say
   say('evaluating')
@@ -80,7 +87,7 @@ def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
     print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
 
 
-def mesh_of(config) -> Mesh:
+def mesh_of(config: ConfigDict) -> Mesh:
   """Returns the mesh of a run, over all devices; ValueError if it or the batch does not fit."""
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, 1, mesh)
@@ -112,7 +119,7 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
   return TrainedRun(config, model, params, dataset, step)
 
 
-def sample(model, params, tokenizer, config) -> str | None:
+def sample(model: Model, params: Params, tokenizer: Tokenizer, config: ConfigDict) -> str | None:
   """Returns config.sample.prompt and its continuation by the exact recurrence, None where the model
   has none or gives no finite logits."""
   if not model.has_sequential_form:
@@ -126,7 +133,7 @@ def sample(model, params, tokenizer, config) -> str | None:
   return tokenizer.decode(arguments['prompts'][0] + tokens)
 
 
-def write(directory: workdir.Workdir, config, record: dict, text: str | None) -> None:
+def write(directory: workdir.Workdir, config: ConfigDict, record: dict, text: str | None) -> None:
   """Writes evaluation.json and the sample, and draws the figures from the run's own records."""
   workdir.write_json(directory.evaluation, record)
   if text is not None:
@@ -135,7 +142,7 @@ def write(directory: workdir.Workdir, config, record: dict, text: str | None) ->
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
   figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
   counted = model_class(config.model.name).passes
-  passes = counted and counted.label
+  passes = counted.label if counted else ''
   for name, results in by_set(record['results']).items():
     if len({row['depth'] for row in results['sampled'] if math.isfinite(row['perplexity'])}) > 1:
       file = folder / f'convergence{name and "_" + name}.png'

@@ -10,12 +10,15 @@ import hashlib
 import json
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from crt_jax import json_text
+from crt_jax.types import Tree
 
 CHECKSUM = 'position-weighted'  # what is saved today; records of older checkpoints name none
 
@@ -36,7 +39,7 @@ class Damaged(ValueError):
   """Files of a checkpoint that are not what was written."""
 
 
-def describe(tree, checksum: str = CHECKSUM) -> dict[str, list]:
+def describe(tree: Tree, checksum: str = CHECKSUM) -> dict[str, list]:
   """Returns path -> [shape, dtype, checksum, whether all numbers are finite] of every array."""
   named = dict(_named_leaves(tree))
   read = jax.device_get(_read_once(named, checksum))
@@ -82,7 +85,7 @@ def _mix(x: jax.Array) -> jax.Array:
   return x ^ (x >> 16)
 
 
-def verify(tree, record: dict) -> None:
+def verify(tree: Tree, record: dict) -> None:
   """Raises Damaged if an array's bits are not those that were saved."""
   for name, now in describe(tree, record.get('checksum', 'sum')).items():
     if record['arrays'][name][2] != now[2]:
@@ -113,7 +116,7 @@ def _sha256(record: dict) -> str:
   return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def check_shapes(record: dict, tree) -> None:
+def check_shapes(record: dict, tree: Tree) -> None:
   """Raises Mismatch, naming a parameter, unless the checkpoint's parameters are those of the
   model."""
   saved = {name: x[:2] for name, x in record['arrays'].items() if name.startswith('params/')}
@@ -127,7 +130,7 @@ def check_shapes(record: dict, tree) -> None:
       )
 
 
-def check_optimizer(record: dict, folder: pathlib.Path, opt_state) -> None:
+def check_optimizer(record: dict, folder: pathlib.Path, opt_state: optax.OptState) -> None:
   """Raises OtherOptimizer, naming what differs, unless a checkpoint's optimiser state has the
   structure of `opt_state`, down to parts without arrays, such as a switched-off clip.
 
@@ -173,11 +176,13 @@ def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:
     raise Damaged(f'{folder / METADATA} is no list of arrays') from None
 
 
-def _is_empty(x) -> bool:
+def _is_empty(x: object) -> bool:
   """Whether a part of an optimiser's state holds nothing, as optax.EmptyState()."""
   return x is None or isinstance(x, tuple | dict | list) and not x
 
 
-def _named_leaves(tree, is_leaf=None) -> list[tuple[str, Any]]:
+def _named_leaves(
+  tree: Tree, is_leaf: Callable[[Any], bool] | None = None
+) -> list[tuple[str, Any]]:
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
   return [(jax.tree_util.keystr(path, simple=True, separator='/'), x) for path, x in leaves]

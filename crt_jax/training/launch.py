@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -102,7 +103,9 @@ def find_place(
     whole = dataclasses.astuple(found)
   else:
     whole = (None, *_announced(environ)[1:])
-  values = [g if g is not None else w for g, w in zip(given.values(), whole, strict=True)]
+  values: list[Any] = [
+    g if g is not None else w for g, w in zip(given.values(), whole, strict=True)
+  ]
   if any(value is not None for value in given.values()):
     missing = [name for name, value in zip(given, values, strict=True) if value is None]
     if missing:

@@ -1,12 +1,15 @@
 """What lies where: a readable table of every parameter's shards, and the bytes on one device."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
+from crt_jax import sharding
 from crt_jax.training.state import TrainState
+from crt_jax.types import Array
 
 COLUMNS = ('parameter', 'shape', 'axes', 'split over', 'bytes a device', 'bytes')
 
@@ -28,8 +31,7 @@ def layout(axes: Any, abstract: TrainState) -> str:
     axes: of the model, a PartitionSpec of logical names for each parameter.
     abstract: the state's shapes and shardings (state.abstract_state).
   """
-  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-  names = dict(jax.tree_util.tree_flatten_with_path(axes, is_leaf=is_spec)[0])
+  names = dict(jax.tree_util.tree_flatten_with_path(axes, is_leaf=sharding.is_spec)[0])
   rows = [COLUMNS]
   for path, x in jax.tree_util.tree_flatten_with_path(abstract.params)[0]:
     rows.append(
@@ -63,7 +65,7 @@ def layout(axes: Any, abstract: TrainState) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _shard_bytes(x) -> int:
+def _shard_bytes(x: Array) -> int:
   return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
@@ -71,5 +73,5 @@ def _padded(spec: PartitionSpec, ndim: int) -> tuple:
   return (*spec, *(None,) * (ndim - len(spec)))
 
 
-def _listed(values) -> str:
+def _listed(values: Iterable) -> str:
   return ' x '.join(map(str, values)) or 'scalar'

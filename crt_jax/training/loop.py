@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from crt_jax import evaluation
 from crt_jax.training import final
@@ -24,7 +25,7 @@ class Diverged(SystemExit):
 
 
 def train(
-  config,
+  config: ConfigDict,
   path: str,
   fork: bool = False,
   reset_optimizer: bool = False,
@@ -134,8 +135,8 @@ def store_batch(run: Run, error: NonFinite) -> str:
   where."""
   file = run.directory.folder('diverged') / f'step_{error.step}_process_{jax.process_index()}.npz'
   depth = run.model.depth_at(run.config.seed, error.step - 1)
-  batch = {**run.batches[error.step - 1], 'rows': run.place.rows}
-  np.savez(file, step=error.step, depth=depth or 0, **batch)
+  batch, rows = run.batches[error.step - 1], np.asarray(run.place.rows)
+  np.savez(file, step=error.step, depth=depth or 0, rows=rows, **batch)
   run.checkpoints.wait()
   good = run.checkpoints.back_to_good(error.last_good)
   kept = (

@@ -5,13 +5,19 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from crt_jax import sharding
+from crt_jax.models.base import Model
+from crt_jax.types import Tree
 
 # The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter
 # than clip_norm.
 CLIP_EPSILON = 1e-6
 
 
-def make_schedule(config, steps: int) -> optax.Schedule:
+def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the number of updates already done.
 
   Counted from 1, update s of `warmup_steps` W has the share s / W of the full rate; from update W
@@ -25,7 +31,7 @@ def make_schedule(config, steps: int) -> optax.Schedule:
   peak, final = config.learning_rate, config.final_learning_rate
   full = max(config.warmup_steps, 1)  # the first update at the full rate
 
-  def schedule(count):
+  def schedule(count: ArrayLike):
     update = jnp.asarray(count, jnp.float32) + 1
     rate = jnp.asarray(peak, jnp.float32)
     if config.schedule == 'cosine':
@@ -36,7 +42,7 @@ def make_schedule(config, steps: int) -> optax.Schedule:
   return schedule
 
 
-def make_optimizer(config, model, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.GradientTransformation:
   """Returns clip -> Adam -> decoupled weight decay -> learning rate, as config.optimizer says.
 
   Args:
@@ -61,15 +67,15 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
   """Scales a gradient whose global norm exceeds max_norm by max_norm / (norm + 1e-6), as the
   reference does."""
 
-  def update(updates, state, params=None):
+  def update(updates: Tree, state: optax.OptState, params: optax.Params | None = None):
     del params
     scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + CLIP_EPSILON))
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-def decay_mask(model, rule: str):
+def decay_mask(model: Model, rule: str) -> Tree:
   """Returns a tree of booleans: which parameters weight decay pulls to zero.
 
   `model.decayed()` switches off parameters that no loss reads (a part that
@@ -81,7 +87,6 @@ def decay_mask(model, rule: str):
     ValueError: 'all_but_gate' for a model without a gate.
   """
   axes = model.axes()
-  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
   used = model.decayed()
   if rule == 'all':
     return used
@@ -90,11 +95,14 @@ def decay_mask(model, rule: str):
       raise ValueError("optimizer.decay_mask='all_but_gate' needs a model with a gate; use 'all'")
     return used | {'gate': jax.tree.map(lambda _: False, used['gate'])}
   return jax.tree_util.tree_map_with_path(
-    lambda path, spec, keep: keep and not is_vector(path, spec), axes, used, is_leaf=is_spec
+    lambda path, spec, keep: keep and not is_vector(path, spec),
+    axes,
+    used,
+    is_leaf=sharding.is_spec,
   )
 
 
-def frozen_mask(model, frozen: tuple[str, ...]):
+def frozen_mask(model: Model, frozen: tuple[str, ...]) -> Tree:
   """Returns a tree of booleans: which parameters stay as they were initialised.
 
   Raises:
@@ -112,7 +120,7 @@ def frozen_mask(model, frozen: tuple[str, ...]):
   }
 
 
-def is_vector(path, spec: PartitionSpec) -> bool:
+def is_vector(path: tuple, spec: PartitionSpec) -> bool:
   """Whether a parameter is no matrix: it has one dimension, or is named as a bias or a norm scale,
   which layers and heads stack."""
   name = str(getattr(path[-1], 'key', path[-1]))

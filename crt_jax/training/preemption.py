@@ -16,10 +16,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 PREEMPTED = 75  # exit code, sysexits.h: temporary failure, try again
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell reports it
-CODES = {signal.SIGTERM: PREEMPTED, signal.SIGHUP: PREEMPTED, signal.SIGINT: INTERRUPTED}
+CODES: dict[int, int] = {
+  signal.SIGTERM: PREEMPTED,
+  signal.SIGHUP: PREEMPTED,
+  signal.SIGINT: INTERRUPTED,
+}
 
 # With several processes they have to agree on the step to stop at, which costs a message and lets
 # the device wait for the host; so they ask about once in so many seconds.
@@ -125,7 +130,7 @@ class StopSignal:
     last, since = self._asked or (step, -np.inf)
     seconds = (time.monotonic() - since) / max(step - last, 1)
     received_P, seconds_P = multihost_utils.process_allgather(
-      np.float32([self._received, seconds])
+      np.array([self._received, seconds], np.float32)
     ).T
     self._asked = step, time.monotonic()
     # The slowest decides, so that all ask at the same step again.
@@ -159,7 +164,7 @@ def leave(code: int) -> None:
   os._exit(code)
 
 
-def within(seconds: float, call: Callable, *arguments) -> None:
+def within(seconds: float, call: Callable, *arguments: Any) -> None:
   """Calls a function, and gives it up when it takes longer or fails."""
 
   def run():
@@ -184,8 +189,8 @@ def _say(text: str) -> None:
 
 
 def _name(number: int) -> str:
-  return {signal.SIGINT: 'interrupted'}.get(number, f'stopped by {signal.Signals(number).name}')
+  return 'interrupted' if number == signal.SIGINT else f'stopped by {signal.Signals(number).name}'
 
 
-def _leave_it_to_the_thread(*_) -> None:
+def _leave_it_to_the_thread(*_: object) -> None:
   """Without a handler of its own a signal would end the process before the thread hears of it."""

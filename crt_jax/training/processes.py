@@ -22,11 +22,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 
-from crt_jax import schema
+from crt_jax import data, schema
 from crt_jax.training.launch import wait_until
 from crt_jax.training.origin import commit, versions
 from crt_jax.training.preemption import StopSignal, leave
@@ -164,10 +165,10 @@ def software() -> dict[str, Any]:
   return {'python': python, **versions(), 'commit': commit()}
 
 
-def data_identity(dataset) -> dict[str, Any]:
+def data_identity(dataset: data.Dataset) -> dict[str, Any]:
   """What of the data has to be the same: identity and, of packed text, the hash of every manifest,
   which has checksums of all tokens."""
-  found = {'identity': dataset.identity}
+  found: dict[str, Any] = {'identity': dataset.identity}
   for name, packed in dataset.validation_sets.items():
     manifest = getattr(packed, 'manifest', None)
     if manifest is not None:
@@ -203,7 +204,12 @@ class Companions:
       self._stop.tell = self._tell
     return self
 
-  def __exit__(self, kind, error, traceback):
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ):
     if self._here is None:
       return
     if error is None or getattr(error, 'together', False):
@@ -214,9 +220,15 @@ class Companions:
       return
     self._end_alone(error)
 
+  @property
+  def _there(self) -> '_Here':
+    """Where this process stands among others; only asked of one that is not alone."""
+    assert self._here is not None
+    return self._here
+
   def _end_alone(self, error: BaseException) -> None:
     """Says why this process ends, to people and to the others, and ends it. Does not return."""
-    me = f'process {self._here.process} of {self._here.count}'
+    me = f'process {self._there.process} of {self._there.count}'
     text = shortened(' '.join(str(error).split()))
     if isinstance(error, Exception) and any(word in text.lower() for word in BROKEN):
       # Perhaps the one who left has said why, and the thread that listens ends this process too.
@@ -239,7 +251,7 @@ class Companions:
     """Ends this process when another one says that it ends."""
     while not self._left.wait(LISTEN_EVERY):
       try:
-        ended = json.loads(self._here.service.key_value_try_get(f'{PREFIX}/ended'))
+        ended = json.loads(self._there.service.key_value_try_get(f'{PREFIX}/ended'))
       except Exception:  # nobody ended; or the service is gone, which JAX notices itself
         continue
       if self._left.is_set():
@@ -250,17 +262,17 @@ class Companions:
 
   def _tell(self, code: int, reason: str) -> None:
     """What `stop` calls before it ends this process."""
-    self._end(code, f'process {self._here.process} of {self._here.count} was {reason}')
+    self._end(code, f'process {self._there.process} of {self._there.count} was {reason}')
 
   def _end(self, code: int, said: str) -> None:
     self._left.set()
     with contextlib.suppress(Exception):  # another was first: the first reason counts
-      self._here.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
+      self._there.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
     self._wait_for_ears()
 
   def _wait_for_ears(self) -> None:
     """Process 0 waits for the others to hear, since the texts end with it."""
-    service, me, count = self._here
+    service, me, count = self._there
     with contextlib.suppress(Exception):
       service.key_value_set(f'{PREFIX}/heard/{me}', '')
       if me == 0:

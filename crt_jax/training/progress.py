@@ -71,7 +71,7 @@ class Task:
       self._bar.start()
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object):
     if self._bar is not None:
       self._bar.stop()
 

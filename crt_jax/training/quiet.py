@@ -9,6 +9,7 @@ for Orbax's own messages.
 import logging
 import sys
 import threading
+from types import TracebackType
 
 LOGGERS = ('absl', 'asyncio')
 
@@ -32,7 +33,7 @@ class QuietOrbax:
       logging.getLogger(name).addFilter(self._is_heard)
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object):
     for name in LOGGERS:
       logging.getLogger(name).removeFilter(self._is_heard)
     threading.excepthook = self._thread_hook
@@ -45,18 +46,18 @@ class QuietOrbax:
       self.failure = self.failure or record.exc_info[1]
     return False
 
-  def _on_late_error(self, error):
+  def _on_late_error(self, error: 'sys.UnraisableHookArgs'):
     # Reads of a damaged checkpoint that TensorStore answers after the first one has failed.
     of_orbax = 'orbax' in getattr(getattr(error.object, 'cr_code', None), 'co_filename', '')
     if not of_orbax and str(error.exc_value) != 'Event loop is closed':
       self._late_hook(error)
 
-  def _on_thread_error(self, args):
+  def _on_thread_error(self, args: threading.ExceptHookArgs):
     if not _passes_through_orbax(args.exc_traceback):
       self._thread_hook(args)
 
 
-def _passes_through_orbax(traceback) -> bool:
+def _passes_through_orbax(traceback: TracebackType | None) -> bool:
   while traceback is not None:
     if 'orbax' in traceback.tb_frame.f_code.co_filename:
       return True

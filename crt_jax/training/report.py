@@ -3,12 +3,16 @@ the row goes."""
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 import jax
 
 from crt_jax import accounting
 from crt_jax.training.metrics import MetricsWriter
 from crt_jax.training.progress import ProgressLine
+
+if TYPE_CHECKING:
+  from crt_jax.training.setup import Run
 
 # The order of a row; what else a model or the validation reports follows.
 FIRST = (
@@ -26,13 +30,14 @@ class Clock:
   """Seconds of training: without compiling, evaluating and saving, and across restarts."""
 
   def __init__(self, seconds: float = 0.0):
-    self._before, self._since = seconds, None
+    self._before = seconds
+    self._since: float | None = None
 
   def __enter__(self):
     self._since = time.perf_counter()
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object):
     self._before, self._since = self.seconds, None
 
   @property
@@ -54,7 +59,7 @@ class Reporter:
   """Turns metrics on the device into rows; rows go to disk and to the terminal from the first
   process only."""
 
-  def __init__(self, run):
+  def __init__(self, run: 'Run'):
     config = run.config
     self._log_every, self._steps = config.train.log_every, config.train.steps
     self._clock = run.clock
@@ -115,7 +120,7 @@ class Reporter:
     row = {name: row[name] for name in FIRST} | row
     self._since, self._flops = (step, self._clock.seconds), 0.0
     self._input_since = input_seconds
-    if self._writer is not None:
+    if self._writer is not None and self._line is not None:
       self._writer.write(row)
       self._line.report(row, self._seconds_left(step))
 

@@ -3,8 +3,10 @@
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 
 def policy(keep: int) -> policies.PreservationPolicy:
@@ -26,7 +28,9 @@ class LastProven(policies.PreservationPolicy):
   """Keeps the newest checkpoint whose own loss is known to be finite: it was measured, or training
   went on past it."""
 
-  def should_preserve(self, checkpoints, *, context):
+  def should_preserve(
+    self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: PreservationContext
+  ) -> Sequence[bool]:
     del context
     measured = [c.metrics is not None and cross_entropy(c.metrics) < math.inf for c in checkpoints]
     last = len(checkpoints) - (1 if measured and measured[-1] else 2)

@@ -7,8 +7,10 @@ import pathlib
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
-from crt_jax import evaluation
+from crt_jax import data, evaluation
+from crt_jax.models.base import Model
 from crt_jax.placing import Placement
 from crt_jax.training import processes, workdir
 from crt_jax.training.origin import origin
@@ -35,7 +37,9 @@ class Scoring:
   seconds: dict[evaluation.Form, float]
 
   @classmethod
-  def rehearsed(cls, model, params: dict, dataset, config, place: Placement) -> 'Scoring':
+  def rehearsed(
+    cls, model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
+  ) -> 'Scoring':
     """Scores one batch in every form: compiles all programs, takes their memory and the time."""
     seconds = evaluation.rehearse(model, params, dataset, config, place)
     parts = evaluation.plan(evaluation.scoring_model(model, config), dataset, config)

@@ -9,16 +9,20 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax import data, decoding, evaluation, placing, schema, sharding
 from crt_jax.convert import warm_start
+from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.models import kernels, platform
+from crt_jax.models.base import Model
 from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
 from crt_jax.training.integrity import OtherOptimizer
 from crt_jax.training.origin import origin
 from crt_jax.training.progress import show_any_text
 from crt_jax.training.report import Clock
+from crt_jax.types import Params
 
 BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from
 
@@ -49,7 +53,7 @@ class Run:
     self.checkpoints.save(self.state, record, cross_entropy)
 
 
-def prepare(config, path: str, fork: bool, reset_optimizer: bool = False) -> Run | None:
+def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = False) -> Run | None:
   """Returns the run, compiled, or None when it is finished already.
 
   Args:
@@ -123,7 +127,7 @@ class Plan:
   reset_optimizer: bool
 
 
-def check(config, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
+def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
   """Returns what is to be run; None when it is finished already."""
   show_any_text()
   config = check_config(config)
@@ -148,7 +152,7 @@ def check(config, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
   return Plan(config, path, changed, model, mesh, tx, schedule, abstract, reset_optimizer)
 
 
-def open_data(plan: Plan):
+def open_data(plan: Plan) -> data.Dataset:
   """Returns the dataset of a run, which every process sees alike."""
   config = plan.config
   dataset = data.prepare(config.data)
@@ -162,11 +166,13 @@ def open_data(plan: Plan):
   return dataset
 
 
-def open_run(plan: Plan, dataset) -> tuple:
+def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   """Returns the directory, its checkpoints, the state to go on from and the clock of the run."""
   config, path = plan.config, plan.path
   beginning = first_parameters(config, path, plan.changed)
-  source = beginning and trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer)
+  source = None
+  if beginning:
+    source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer)
   directory = workdir.open_workdir(path, config)
   processes.agree('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
@@ -174,7 +180,7 @@ def open_run(plan: Plan, dataset) -> tuple:
     table = layout.layout(plan.model.axes(), plan.abstract)
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
-  if source and is_first:
+  if beginning and is_first:
     workdir.write_json(directory.path / BEGINNING, beginning)
   anew = None
   if plan.reset_optimizer:
@@ -195,7 +201,13 @@ def open_run(plan: Plan, dataset) -> tuple:
   return directory, checkpoints, start, clock
 
 
-def restore(checkpoints, abstract, anew: Callable | None, config, path: str):
+def restore(
+  checkpoints: checkpoint.Checkpoints,
+  abstract: state.TrainState,
+  anew: Callable | None,
+  config: ConfigDict,
+  path: str,
+) -> tuple[state.TrainState, dict] | None:
   """Returns what Checkpoints.restore_latest does; ValueError, naming the fields, where the
   optimiser's state has another structure than the saved one."""
   try:
@@ -214,7 +226,7 @@ def restore(checkpoints, abstract, anew: Callable | None, config, path: str):
     ) from None
 
 
-def first_parameters(config, path: str, changed: dict) -> dict | None:
+def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | None:
   """Returns the run and the step whose parameters a new run begins with (config.train.init_from);
   None where there is no such run, or this one has a checkpoint of its own.
 
@@ -247,7 +259,9 @@ def saved_beginning(path: str) -> dict | None:
   return workdir.read_json(file) if file.exists() else None
 
 
-def trained_source(beginning: dict, model, mesh: Mesh, tokenizer) -> tuple:
+def trained_source(
+  beginning: dict, model: Model, mesh: Mesh, tokenizer: Tokenizer
+) -> tuple[Model, Params]:
   """Returns a trained model and its parameters, where `model` can begin with them.
 
   Raises:
@@ -255,7 +269,7 @@ def trained_source(beginning: dict, model, mesh: Mesh, tokenizer) -> tuple:
   """
   folder = beginning['workdir']
 
-  def place(trained):
+  def place(trained: ConfigDict):
     try:
       warm_start.check(model, crt_jax.build(trained.model))
     except ValueError as error:
@@ -279,7 +293,9 @@ def devices() -> dict:
   return {'platform': jax.default_backend(), 'device kind': jax.local_devices()[0].device_kind}
 
 
-def check_continuation(config, path: str, record: dict, identity: dict, settled: dict) -> None:
+def check_continuation(
+  config: ConfigDict, path: str, record: dict, identity: dict, settled: dict
+) -> None:
   """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
   run goes on in other surroundings: it is as good then, but not the same to the bit."""
   data.check_identity(path, record['data'], identity)
@@ -302,7 +318,7 @@ def check_continuation(config, path: str, record: dict, identity: dict, settled:
     checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
 
 
-def check_config(config):
+def check_config(config: ConfigDict) -> ConfigDict:
   """Returns the config complete and in its types.
 
   Raises:

@@ -2,7 +2,7 @@
 the start."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from crt_jax import sharding
 from crt_jax.convert import warm_start
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
+from crt_jax.types import Array, Params, Tree
 
 
 @jax.tree_util.register_dataclass
@@ -20,12 +22,12 @@ class TrainState:
   """The whole state of training. Data and randomness are functions of (seed, step), so nothing else
   has to be saved."""
 
-  step: jax.Array  # int32 scalar, the number of updates done
-  params: Any
-  opt_state: Any
+  step: Tree  # int32 scalar, the number of updates done
+  params: Tree
+  opt_state: Tree
 
 
-def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
   """Returns the state's shapes, dtypes and shardings, without allocating or compiling anything.
 
   Args:
@@ -42,7 +44,7 @@ def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -
   replicated = sharding.replicated(mesh)
   opt_state = jax.eval_shape(optimizer.init, params)
   opt_shardings = optax.tree.map_params(
-    optimizer,
+    optimizer.init,
     lambda _, s: s,
     opt_state,
     param_shardings,
@@ -56,8 +58,12 @@ def abstract_state(model, optimizer: optax.GradientTransformation, mesh: Mesh) -
 
 
 def init_state(
-  model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int, source=None
-):
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  abstract: TrainState,
+  seed: int,
+  source: tuple[Model, Params] | None = None,
+) -> TrainState:
   """Initialises the state directly in its shards: no device ever holds a whole copy that it does
   not need.
 
@@ -65,25 +71,26 @@ def init_state(
     source: a trained model and its parameters to begin with (convert/warm_start.py); None: drawn.
   """
 
-  def init(key, given):
-    params = model.init(key) if given is None else warm_start.begin(model, source[0], given, key)
+  def init(key: Array, given: Params):
+    params = model.init(key) if source is None else warm_start.begin(model, source[0], given, key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   jitted = jax.jit(init, out_shardings=shardings_of(abstract), compiler_options=quick_compile())
   return jitted(random_key(seed), source and source[1])
 
 
-def begin_optimizer_anew(optimizer: optax.GradientTransformation, abstract: TrainState):
+def begin_optimizer_anew(
+  optimizer: optax.GradientTransformation, abstract: TrainState
+) -> Callable[[Params, int], TrainState]:
   """Returns (params, step) -> the state of that step whose optimiser has seen no gradient yet; the
   learning rate goes on as its schedule says."""
 
-  def begin(params, step: int) -> TrainState:
+  def begin(params: Params, step: int) -> TrainState:
     count = jnp.asarray(step, jnp.int32)
-    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
     opt_state = jax.tree.map(
-      lambda x: x._replace(count=count) if is_schedule(x) else x,
+      lambda x: x._replace(count=count) if _is_schedule(x) else x,
       optimizer.init(params),
-      is_leaf=is_schedule,
+      is_leaf=_is_schedule,
     )
     return TrainState(count, params, opt_state)
 
@@ -96,11 +103,15 @@ def begin_optimizer_anew(optimizer: optax.GradientTransformation, abstract: Trai
   return jitted
 
 
+def _is_schedule(x: object) -> bool:
+  return isinstance(x, optax.ScaleByScheduleState)
+
+
 def quick_compile() -> dict | None:
   """Compiler options for what runs once: 3 s instead of 10 for an init on two cores, same bits."""
   return {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
 
 
-def shardings_of(abstract):
+def shardings_of(abstract: Tree) -> Tree:
   """Returns the tree of shardings of a tree of ShapeDtypeStructs."""
   return jax.tree.map(lambda x: x.sharding, abstract)

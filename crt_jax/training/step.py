@@ -4,35 +4,38 @@ depth, all ready before step 1."""
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
+from ml_collections import ConfigDict
 
 from crt_jax import sharding
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
 from crt_jax.training import state as state_lib
 from crt_jax.training.state import TrainState
+from crt_jax.types import AnyArray, Array, Batch, Params, Tree
 
 # What the loss of a float16 model is multiplied by: the next where gradients overflow.
 SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 
 
 def train_step(
-  model,
-  optimizer,
-  schedule,
-  seed,
-  accumulation,
-  state,
-  batch,
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  seed: int | Array,
+  accumulation: int,
+  state: TrainState,
+  batch: Batch,
   *,
-  depth,
-  telemetry=False,
-  own_rows=None,
-):
+  depth: int | None,
+  telemetry: bool = False,
+  own_rows: Tree = None,
+) -> tuple[TrainState, dict[str, Array]]:
   """Returns the state after one update, and its metrics in float32 (loss, cross_entropy, grad_norm
   before clipping, ...).
 
@@ -54,11 +57,11 @@ def train_step(
   key = jax.random.fold_in(random_key(seed), state.step)
   variables = (state.params, jnp.zeros(model.probes(depth)) if telemetry else None)
 
-  def gradients_of(loss):
+  def gradients_of(loss: Callable):
     work = functools.partial(accumulate_gradients, loss, parts=accumulation, depth=depth)
     return work if own_rows is None else sharding.on_own_rows(work, (own_rows, PartitionSpec()))
 
-  def gradients_at(scale):
+  def gradients_at(scale: float | Array):
     (grads, squares_R), metrics = gradients_of(scaled(model.loss, scale))(variables, batch, key)
     squares_R = None if squares_R is None else squares_R / scale**2
     return (jax.tree.map(lambda g: g / scale, grads), squares_R), metrics
@@ -67,7 +70,7 @@ def train_step(
     (grads, squares_R), metrics = finite_gradients(gradients_at)
   else:
     (grads, squares_R), metrics = gradients_of(model.loss)(variables, batch, key)
-  if telemetry:
+  if squares_R is not None:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
   with jax.named_scope('optimizer'):
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -78,17 +81,19 @@ def train_step(
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def scaled(loss: Callable, scale) -> Callable:
+def scaled(loss: Callable, scale: float | Array) -> Callable:
   """`Model.loss` times `scale`, with metrics that hold the loss as it is."""
 
-  def scaled_loss(params, batch, depth, key, probe_R):
+  def scaled_loss(params: Params, batch: Batch, depth: int | None, key: Array, probe_R: Array):
     value, metrics = loss(params, batch, depth, key, probe_R)
     return value * scale, {**metrics, 'loss': value}
 
   return scaled_loss
 
 
-def finite_gradients(gradients_at: Callable):
+def finite_gradients(
+  gradients_at: Callable,
+) -> tuple[tuple[Params, Array | None], dict[str, Array]]:
   """Returns `gradients_at`(scale) at the largest of SCALES at which all gradients are finite.
 
   The gradients of a mean over many targets are too small for float16, and those of a sum too large:
@@ -100,13 +105,13 @@ def finite_gradients(gradients_at: Callable):
     gradients_at: scale -> (gradients of the loss, anything), metrics with 'loss'.
   """
 
-  def goes_on(carry):
+  def goes_on(carry: tuple):
     attempt, ((grads, _), metrics) = carry
     is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
     may_help = ~is_finite & jnp.isfinite(metrics['loss']) & (attempt < len(SCALES))
     return (attempt == 0) | may_help
 
-  def again(carry):
+  def again(carry: tuple):
     attempt, _ = carry
     return attempt + 1, gradients_at(jnp.asarray(SCALES, jnp.float32)[attempt])
 
@@ -115,7 +120,14 @@ def finite_gradients(gradients_at: Callable):
   return jax.lax.while_loop(goes_on, again, (0, nothing))[1]
 
 
-def accumulate_gradients(loss: Callable, variables, batch, key, parts: int, depth=None):
+def accumulate_gradients(
+  loss: Callable,
+  variables: tuple[Params, Array | None],
+  batch: Batch,
+  key: Array,
+  parts: int,
+  depth: int | None = None,
+) -> tuple[tuple[Params, Array | None], dict[str, Array]]:
   """Returns the gradients and metrics of a batch that is worked off in `parts` equal slices of
   rows.
 
@@ -135,12 +147,12 @@ def accumulate_gradients(loss: Callable, variables, batch, key, parts: int, dept
   slices = {name: strided_slices(rows, parts) for name, rows in batch.items()}
   first = jax.tree.map(lambda x: x[0], slices)
 
-  def of_slice(rows, key):
+  def of_slice(rows: Batch, key: Array):
     return grad_of(params, rows, depth, key, probe_R)
 
   (_, metrics_shape), _ = jax.eval_shape(of_slice, first, key)
 
-  def add_slice(total, indexed):
+  def add_slice(total: Tree, indexed: tuple[Array, Batch]):
     index, rows = indexed
     (value, metrics), grads = of_slice(rows, jax.random.fold_in(key, index))
     metrics = {'loss': value, **metrics}
@@ -149,8 +161,7 @@ def accumulate_gradients(loss: Callable, variables, batch, key, parts: int, dept
     total = jax.tree.map(lambda t, x: t + (targets * x).astype(t.dtype), total, part)
     return total, None
 
-  accumulator = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))  # noqa: E731
-  zeros = jax.tree.map(accumulator, ({'loss': jnp.zeros(()), **metrics_shape}, variables))
+  zeros = jax.tree.map(_accumulator, ({'loss': jnp.zeros(()), **metrics_shape}, variables))
   (metrics, grads), _ = jax.lax.scan(add_slice, zeros, (jnp.arange(parts), slices))
   counted = metrics.pop('targets')
   grads, metrics = jax.tree.map(lambda x: x / jnp.maximum(counted, 1), (grads, metrics))
@@ -158,15 +169,26 @@ def accumulate_gradients(loss: Callable, variables, batch, key, parts: int, dept
   return grads, {**metrics, 'targets': counted}
 
 
-def strided_slices(rows_BxT, parts: int):
+def _accumulator(x: Array) -> Array:
+  return jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def strided_slices(rows_BxT: AnyArray, parts: int) -> Array:
   """[B, T] -> [parts, B / parts, T], every device keeping its own rows."""
   batch, *rest = rows_BxT.shape
   return jnp.swapaxes(rows_BxT.reshape(batch // parts, parts, *rest), 0, 1)
 
 
 def make_train_step(
-  model, optimizer, schedule, config, abstract: TrainState, mesh, depth=None, telemetry=False
-):
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  config: ConfigDict,
+  abstract: TrainState,
+  mesh: Mesh,
+  depth: int | None = None,
+  telemetry: bool = False,
+) -> jax.stages.Wrapped:
   """Returns the jitted step at a depth, (state, batch) -> (state, metrics).
 
   It has shardings; the state is donated.
@@ -192,7 +214,7 @@ def make_train_step(
   )
 
 
-def abstract_batch(config, mesh):
+def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of the global batch: int32 tokens and targets, [B, T]."""
   shape = (config.data.batch_size, config.data.sequence_length)
   x = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding.batch_sharding(mesh))
@@ -214,12 +236,16 @@ class Compiled:
   seconds: float
   memory_bytes: dict
 
-  def __call__(self, depth, state, batch, telemetry: bool = False):
+  def __call__(self, depth: int | None, state: TrainState, batch: Batch, telemetry: bool = False):
     return (self.telemetry if telemetry else self.executables)[depth](state, batch)
 
 
 def compile_steps(
-  make_step: Callable, depths, abstract: TrainState, batch, telemetry: bool = False
+  make_step: Callable,
+  depths: Iterable[int | None],
+  abstract: TrainState,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
+  telemetry: bool = False,
 ) -> Compiled:
   """Compiles one executable for each distinct depth, so that no step of the run waits for the
   compiler.
@@ -238,7 +264,13 @@ def compile_steps(
   return Compiled(executables, measuring, time.perf_counter() - start, memory)
 
 
-def memory_of(executable) -> int:
+def temporaries_of(executable: jax.stages.Compiled) -> int:
+  """Bytes of temporaries on one device (0 when unknown)."""
+  stats = executable.memory_analysis()
+  return 0 if stats is None else stats.temp_size_in_bytes
+
+
+def memory_of(executable: jax.stages.Compiled) -> int:
   """Bytes on one device: arguments, outputs that do not reuse a donated argument, and temporaries
   (0 when unknown)."""
   stats = executable.memory_analysis()

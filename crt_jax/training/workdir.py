@@ -17,9 +17,11 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import ml_collections
+from ml_collections import ConfigDict
 
 from crt_jax import json_text, schema, storage
 from crt_jax.training.launch import wait_until
@@ -61,7 +63,7 @@ def finished_step(path: str | pathlib.Path) -> int | None:
   return read_json(marker, 'step')['step'] if marker.exists() else None
 
 
-def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, list]:
+def check_workdir(path: str | pathlib.Path, config: ConfigDict, fork: bool) -> dict[str, list]:
   """Says whether a run with this config may use the directory; only reads.
 
   Returns:
@@ -98,7 +100,7 @@ def check_workdir(path: str | pathlib.Path, config, fork: bool) -> dict[str, lis
   return changed
 
 
-def open_workdir(path: str | pathlib.Path, config) -> Workdir:
+def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
   """Makes the directory, unless it is there, and holds it until the process ends.
 
   Call it after check_workdir, before anything is compiled.
@@ -132,7 +134,7 @@ def seen(workdir: Workdir) -> dict:
   return {CONFIG: digest}
 
 
-def record_fork(workdir: Workdir, config, changed: dict[str, list], step: int) -> None:
+def record_fork(workdir: Workdir, config: ConfigDict, changed: dict[str, list], step: int) -> None:
   """Notes that the run goes on with another config from a step on; it is no longer finished."""
   if jax.process_index() == 0:
     saved = read_json(workdir.path / CONFIG, 'config', 'forks')
@@ -150,7 +152,7 @@ def finish(workdir: Workdir, step: int, seconds: float) -> None:
     write_json(workdir.path / FINISHED, {'step': step, 'training_seconds': seconds, 'at': now()})
 
 
-def plain(config) -> dict:
+def plain(config: ConfigDict) -> dict:
   """Returns a config as JSON would give it back: dicts, lists and scalars, references resolved."""
   return json.loads(json.dumps(config.to_dict()))
 
@@ -160,7 +162,7 @@ def config_of(saved: dict) -> ml_collections.ConfigDict:
   return schema.completed(_with_tuples(saved))
 
 
-def _with_tuples(value):
+def _with_tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: _with_tuples(member) for name, member in value.items()}
   return tuple(value) if isinstance(value, list) else value

@@ -23,7 +23,7 @@ _WORKDIR = cli.define_workdir('Directory of the study')
 _ONLY = flags.DEFINE_string('only', '', 'Comma-separated pieces to make now; empty: all.')
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   from experiments.bptt_study import pieces  # after the flags: a typo is answered at once
 

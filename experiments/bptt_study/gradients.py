@@ -3,17 +3,21 @@
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax.keys import random_key
+from crt_jax.training.step import temporaries_of
+from crt_jax.types import Array, Batch, Params, Tree
 
 PARTS = ('all', 'layers', 'correction', 'embedding')
 
 
-def estimators(model: dict, study) -> dict[str, dict]:
+def estimators(model: dict, study: ConfigDict) -> dict[str, dict]:
   """Name -> fields of `model` that choose an estimator; the first, 'exact', is what the others are
   compared with.
 
@@ -51,7 +55,7 @@ def estimators(model: dict, study) -> dict[str, dict]:
 class Compiled:
   """The gradient of one estimator: executable, and bytes of its temporaries."""
 
-  run: object
+  run: jax.stages.Compiled
   temporary_bytes: int
 
 
@@ -64,12 +68,17 @@ def compile_gradient(fields: dict, batch: dict) -> Compiled:
   model = crt_jax.build(fields)
   model.check_length(batch['tokens'].shape[1])
   params = jax.eval_shape(model.init, random_key(0))
-  loss = lambda params, batch: model.loss(params, batch)[0]  # noqa: E731
+
+  def loss(params: Params, batch: Batch) -> Array:
+    return model.loss(params, batch)[0]
+
   executable = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
-  return Compiled(executable, executable.memory_analysis().temp_size_in_bytes)
+  return Compiled(executable, temporaries_of(executable))
 
 
-def compare(fields_of: dict[str, dict], params_of: dict, batches: list[dict], report) -> dict:
+def compare(
+  fields_of: dict[str, dict], params_of: dict, batches: list[dict], report: Callable[[str], None]
+) -> dict:
   """Every estimator's gradient beside the exact one, on the same parameters and batches.
 
   Args:
@@ -123,7 +132,7 @@ def line(row: dict) -> str:
   )
 
 
-def flat(tree) -> np.ndarray:
+def flat(tree: Tree) -> np.ndarray:
   """All numbers of a tree in one float64 vector."""
   return np.concatenate([np.ravel(a).astype(np.float64) for a in jax.tree.leaves(tree)])
 

@@ -12,6 +12,7 @@ import pathlib
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax import data
@@ -24,7 +25,7 @@ from experiments.study import stacked
 from experiments.study.variants import print_row, summary
 
 
-def run(config, path: str, only: tuple[str, ...] = ()) -> None:
+def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
   """Makes every piece that has no file yet, then results, table and figures.
 
   Args:
@@ -74,7 +75,7 @@ def of_piece(identity: dict, name: str) -> dict:
   return identity | {'study': identity['study'] | {'fine_tuning': own}}
 
 
-def check(config, only: tuple[str, ...]) -> list[str]:
+def check(config: ConfigDict, only: tuple[str, ...]) -> list[str]:
   """The names of all pieces, once everything that they will build was built without compiling."""
   if 'study' not in config or 'fine_tuning' not in config.study:
     raise ValueError('--config is no study of gradients; use configs/bptt_study.py')
@@ -98,7 +99,7 @@ def check(config, only: tuple[str, ...]) -> list[str]:
   return names
 
 
-def make(name: str, config, folder: pathlib.Path) -> dict:
+def make(name: str, config: ConfigDict, folder: pathlib.Path) -> dict:
   """One piece, as JSON; 'base' also leaves its parameters."""
   seeds = config.study.seeds
   if name == 'gradients':
@@ -115,7 +116,7 @@ def make(name: str, config, folder: pathlib.Path) -> dict:
   return {'config': workdir.plain(tuned), **record}
 
 
-def tuning_config(config, name: str):
+def tuning_config(config: ConfigDict, name: str) -> ConfigDict:
   """The config of one training, without the study."""
   tuned = config.copy_and_resolve_references()
   with tuned.unlocked():
@@ -128,11 +129,11 @@ def tuning_config(config, name: str):
   return tuned
 
 
-def model_fields(config) -> dict:
+def model_fields(config: ConfigDict) -> dict:
   return config.copy_and_resolve_references().model.to_dict()
 
 
-def base_params(config, folder: pathlib.Path) -> dict:
+def base_params(config: ConfigDict, folder: pathlib.Path) -> dict:
   """The parameters that the first training left, stacked over seeds.
 
   Raises:
@@ -147,7 +148,7 @@ def base_params(config, folder: pathlib.Path) -> dict:
   return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def compare_gradients(config, trained_S: dict) -> dict:
+def compare_gradients(config: ConfigDict, trained_S: dict) -> dict:
   """Every estimator on fresh and on trained parameters of every seed, on validation text; and
   which text it is."""
   fields = model_fields(config)

@@ -30,7 +30,7 @@ _SEED = flags.DEFINE_integer(
 )
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   if not _WORKDIR.value:
     raise cli.Mistake('--workdir is missing, as in --workdir=runs/c42,runs/c137')

@@ -1,9 +1,12 @@
 """The figure: gaps by position and prefix, how passes shrink them, and when nothing is left."""
 
 import pathlib
+from typing import Any
 
 import matplotlib
 import numpy as np
+from jax.typing import ArrayLike
+from matplotlib.axes import Axes
 
 from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, page_figure
 
@@ -48,21 +51,21 @@ def shown_passes(record: dict) -> list[int]:
   return sorted({k for k in (1, 2, 3, depth, 2 * depth, passes) if k <= passes})
 
 
-def _band(axes, x, values_SxP: np.ndarray, **style) -> None:
+def _band(axes: Axes, x: ArrayLike, values_SxP: np.ndarray, **style: Any) -> None:
   """The mean over seeds, and the range between the lowest and the highest."""
   [line] = axes.plot(x, values_SxP.mean(axis=0), **style)
   low, high = values_SxP.min(axis=0), values_SxP.max(axis=0)
   axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def _mark_trained(axes, record: dict) -> None:
+def _mark_trained(axes: Axes, record: dict) -> None:
   if record['length'] > record['trained_length']:
     axes.axvline(record['trained_length'], color=GREY, linewidth=1, linestyle=':')
   axes.set_xlabel('position' + (' (dotted: trained)' if record['length'] > record['trained_length']
                                 else ''))  # fmt: skip
 
 
-def _gap_by_position(axes, record: dict, runs: list[dict]) -> None:
+def _gap_by_position(axes: Axes, record: dict, runs: list[dict]) -> None:
   colours = matplotlib.colormaps['viridis']
   shown = shown_passes(record)
   for index, k in enumerate(shown):
@@ -72,12 +75,20 @@ def _gap_by_position(axes, record: dict, runs: list[dict]) -> None:
   axes.axhline(record['floor'], color=GREY, linewidth=1, linestyle='--')
   axes.set_yscale('log')
   axes.set_ylabel('|h(K) - h| / |h| of the hidden state')
-  above = dict(loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.2)
-  axes.legend(frameon=False, fontsize=8, ncols=3, handlelength=1, columnspacing=0.8, **above)
+  axes.legend(
+    frameon=False,
+    fontsize=8,
+    ncols=3,
+    handlelength=1,
+    columnspacing=0.8,
+    loc='lower left',
+    bbox_to_anchor=(0, 1),
+    borderaxespad=0.2,
+  )
   _mark_trained(axes, record)
 
 
-def _perplexity_gap(axes, record: dict, runs: list[dict]) -> None:
+def _perplexity_gap(axes: Axes, record: dict, runs: list[dict]) -> None:
   colours = matplotlib.colormaps['viridis']
   shown = shown_passes(record)
   exact = np.array([run['exact_perplexity'] for run in runs], float)
@@ -90,7 +101,7 @@ def _perplexity_gap(axes, record: dict, runs: list[dict]) -> None:
   _mark_trained(axes, record)
 
 
-def _beyond(axes, record: dict, runs: list[dict]) -> None:
+def _beyond(axes: Axes, record: dict, runs: list[dict]) -> None:
   """Perplexity of both forms by position, where the text is longer than in training."""
   exact = np.array([run['exact_perplexity'] for run in runs], float)
   depth = record['config']['model']['depth']
@@ -107,7 +118,7 @@ def _beyond(axes, record: dict, runs: list[dict]) -> None:
   _mark_trained(axes, record)
 
 
-def _shrinking(axes, record: dict, steps: dict) -> None:
+def _shrinking(axes: Axes, record: dict, steps: dict) -> None:
   for colour, (step, runs) in zip((PURPLE, GREEN, BLUE), list(steps.items())[-3:], strict=False):
     ratio = np.array([run['ratio'] for run in runs])
     x = np.arange(2, ratio.shape[1] + 2)
@@ -119,7 +130,7 @@ def _shrinking(axes, record: dict, steps: dict) -> None:
   axes.legend(frameon=False, fontsize=8)
 
 
-def _passes_until_exact(axes, record: dict, steps: dict) -> None:
+def _passes_until_exact(axes: Axes, record: dict, steps: dict) -> None:
   for colour, (step, runs) in zip((PURPLE, GREEN, BLUE), list(steps.items())[-3:], strict=False):
     values = np.array([run['passes_until_exact'] for run in runs])
     _band(axes, _centres(record), values, color=colour, label=f'step {step}')

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax.models.crt import CRT
 from crt_jax.recurrence.context import Passes, one_pass, unroll
+from crt_jax.types import Array, Params
 
 FLOOR = 1e-5  # relative gap below which a position counts as exact: float32 rounding, with room
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'passes'))
-def against_exact(model, params, batch: dict, passes: int) -> dict:
+def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
   """The parallel passes k = 1..K of a CRT beside its exact recurrence, without dropout.
 
   Args:
@@ -29,18 +31,18 @@ def against_exact(model, params, batch: dict, passes: int) -> dict:
   recurrence, nobody = model.recurrence(params), (None,) * 3
   norm = functools.partial(jnp.linalg.norm, axis=-1)
 
-  def nats(hidden_1xTxC, targets_T):
+  def nats(hidden_1xTxC: Array, targets_T: Array):
     logits_TxV = model.head(params, hidden_1xTxC)[0]
     picked_T = jnp.take_along_axis(logits_TxV, targets_T[:, None], axis=-1)[:, 0]
     return jax.nn.logsumexp(logits_TxV, axis=-1) - picked_T
 
-  def one_row(row):
+  def one_row(row: tuple[Array, Array]):
     tokens_1xT, targets_T = row[0][None], row[1]
-    e_1xTxC = model.parts(params).embed(tokens_1xT)
+    e_1xTxC = model.embed(params, tokens_1xT)
     exact_1xTxC = model.sequential_hidden(params, tokens_1xT)
 
-    def one(x_1xTxC, _):
-      z, s, x_next, _ = one_pass(recurrence, e_1xTxC, x_1xTxC, None, nobody)
+    def one(x_1xTxC: Array, _: None):
+      z, s, x_next = one_pass(recurrence, e_1xTxC, x_1xTxC, None, nobody)[:3]
       hidden_1xTxC = model.read(Passes(z, x_1xTxC, x_next, s, {}, {}))
       return x_next, {
         'gap': norm(hidden_1xTxC - exact_1xTxC)[0] / norm(exact_1xTxC)[0],

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from experiments.jobs import records
 
@@ -57,7 +58,7 @@ def attempt(
   process_index: int = 0,
   on_start: Callable[[subprocess.Popen], None] = lambda process: None,
   environment: Mapping[str, str] | None = None,
-  **options,
+  **options: Any,
 ) -> str:
   """Runs the command once and writes down what became of it.
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from types import FrameType
 
 from experiments.jobs import attempts
 from experiments.jobs.attempts import FAILED, PREEMPTED, Launch
@@ -81,7 +82,7 @@ class Pool:
     if self.stopped_by is not None:  # the signal came in between
       process.terminate()
 
-  def _stop(self, number, frame) -> None:
+  def _stop(self, number: int, frame: FrameType | None) -> None:
     """Passes the signal on once, as SIGTERM: a run saves and ends. No lock: the set is replaced,
     never changed."""
     del frame

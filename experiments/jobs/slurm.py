@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from types import ModuleType
 
 from crt_jax.cli.user_errors import Mistake
 from experiments.jobs import attempts, records
@@ -111,7 +112,7 @@ def submit(
   return ids
 
 
-def require():
+def require() -> ModuleType:
   """Returns submitit. Raises Mistake that says what to install if it or Slurm is missing."""
   if shutil.which('sbatch') is None or shutil.which('srun') is None:
     raise Mistake(

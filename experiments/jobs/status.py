@@ -3,9 +3,13 @@
 import dataclasses
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 from experiments.jobs import attempts, records
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, RUNNING
+
+if TYPE_CHECKING:
+  from rich.table import Table
 
 WAITING, QUEUED, STOPPED = 'waiting', 'queued', 'stopped'
 STATES = (FINISHED, RUNNING, QUEUED, PREEMPTED, STOPPED, FAILED, WAITING)
@@ -93,7 +97,7 @@ def number(value: float | None) -> str:
   return 'not finite' if value is None else f'{value:.4g}'
 
 
-def table(title: str, found: list[Standing]):
+def table(title: str, found: list[Standing]) -> 'Table':
   """Returns a rich table, one row a run."""
   from rich import box
   from rich.table import Table

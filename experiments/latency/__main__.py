@@ -17,6 +17,7 @@ import pathlib
 import sys
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from crt_jax import cli
 from crt_jax.cli import config_files
@@ -29,7 +30,7 @@ _FRESH = flags.DEFINE_bool('fresh', False, 'Measure again what is there already.
 ROWS = 'rows.jsonl'
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   config = _CONFIG.value
   models = _models(config)
@@ -63,7 +64,7 @@ def main(argv):
   _write(directory, config, dataclasses.asdict(found), rows, made_with)
 
 
-def _models(config) -> dict[str, dict]:
+def _models(config: ConfigDict) -> dict[str, dict]:
   """Fields of every model that is timed, by name.
 
   Raises:
@@ -108,7 +109,9 @@ def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
   return found
 
 
-def _write(directory: pathlib.Path, config, machine: dict, rows: list[dict], made_with: dict):
+def _write(
+  directory: pathlib.Path, config: ConfigDict, machine: dict, rows: list[dict], made_with: dict
+):
   """The JSON and the figures, and what the table cannot show."""
   from crt_jax import json_text
   from experiments.latency import figures

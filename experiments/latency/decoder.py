@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
+from crt_jax.recurrence.state import DecodeState
+from crt_jax.rounding import ceil_div
 from crt_jax.schema.fields import one_of, require
+from crt_jax.types import Array
 from experiments.latency.launches import launches
 
 PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the token fetched each time
@@ -54,12 +59,11 @@ class Decoder:
     launches: kernels per token of the compiled program; 0 where it is not one program.
   """
 
-  def __init__(self, model, params: dict, point: Point, capacity: int, sampling: Sampling):
+  def __init__(self, model: Model, params: dict, point: Point, capacity: int, sampling: Sampling):
     """Compiles; `capacity` is the context and all tokens that will be timed."""
     self.point, self._params = point, params
     self.model, self._sampling, self._capacity = model, sampling, capacity
     self._key_B = row_keys(0, jnp.arange(point.batch))
-    self._state = None
     self.reset()
     self.launches = 0
     if point.dispatch == PYTHON:
@@ -68,29 +72,29 @@ class Decoder:
       arguments = (model, sampling, point.dispatch, params, self._key_B, *self._state)
       compiled = chunk_decoder().lower(*arguments).compile()
       # What happens once per call, before and after the tokens, is shared by them.
-      self.launches = round(launches(compiled.as_text()) / point.dispatch)
+      self.launches = round(launches(compiled.as_text() or '') / point.dispatch)
       self._call = functools.partial(compiled, params, self._key_B)
 
   def reset(self) -> None:
     """Empties the caches, and says that `context` positions are in them."""
-    self._state = None  # frees the memory first
+    self._state: Sequence[Any] = ()  # frees the memory first
     point = self.point
     state = empty_state(self.model, self._params, point.batch, self._capacity)
     position_B = jnp.full(point.batch, point.context, jnp.int32)
     logits_BxV = jnp.zeros((point.batch, self.model.config.vocab_size), jnp.float32)
-    self._state = dataclasses.replace(state, position_B=position_B), logits_BxV
+    self._state = (dataclasses.replace(state, position_B=position_B), logits_BxV)
 
   def time(self, tokens: int) -> list[float]:
     """Seconds per token (of all rows together), one number per call; goes on where it stopped."""
     seconds = []
-    for _ in range(-(-tokens // self.point.call_tokens)):
+    for _ in range(ceil_div(tokens, self.point.call_tokens)):
       start = time.perf_counter()
       *self._state, tokens_BxN = self._call(*self._state)
       np.asarray(tokens_BxN)
       seconds.append((time.perf_counter() - start) / self.point.call_tokens)
     return seconds
 
-  def _python_step(self, state, logits_BxV):
+  def _python_step(self, state: DecodeState, logits_BxV: Array):
     token_B = _sample(self._sampling, logits_BxV, self._key_B, state.position_B)
     np.asarray(token_B)
     state, logits_BxV = _step(self.model, self._params, state, token_B)
@@ -128,12 +132,12 @@ class Decoder:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _draws(sampling: Sampling, tokens: int, logits_BxV, key_B):
+def _draws(sampling: Sampling, tokens: int, logits_BxV: Array, key_B: Array):
   """Draws in a row, each from logits that the one before has changed, so that none is merged."""
   position_NxB = jnp.broadcast_to(jnp.arange(tokens)[:, None], (tokens, key_B.shape[0]))
   noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
 
-  def one(logits_BxV, noise_B):
+  def one(logits_BxV: Array, noise_B: Array):
     token_B = sample(sampling, logits_BxV, noise_B)
     return logits_BxV + 1e-6 * token_B[:, None], token_B
 
@@ -148,7 +152,7 @@ _sample = jax.jit(
 )
 
 
-def random_params(model, dtype: str) -> tuple:
+def random_params(model: Model, dtype: str) -> tuple:
   """The model in that dtype and small random parameters, prepared; nothing is kept twice."""
   model, shapes = (
     dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype)),
@@ -158,7 +162,7 @@ def random_params(model, dtype: str) -> tuple:
   return model, make()
 
 
-def _small(shape) -> jax.Array:
+def _small(shape: jax.ShapeDtypeStruct) -> jax.Array:
   """Numbers of both signs that vary, and no more: their values change nothing about the time."""
   indices = jax.lax.iota(jnp.uint32, shape.size) * jnp.uint32(2654435761)
   return ((indices >> 8).astype(jnp.float32) / 2**24 - 0.5).reshape(shape.shape) / 10

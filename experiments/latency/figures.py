@@ -62,7 +62,7 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
       label = f'{model["model"]} : {other["model"]}'
       axes.plot(prices, predicted(model, other, prices), color=colour, label=label)
       if eager := _as_peer(model, other, 'torch'):
-        axes.plot(prices, predicted(*eager, prices), '--', color=colour, linewidth=1)
+        axes.plot(prices, predicted(eager[0], eager[1], prices), '--', color=colour, linewidth=1)
       for kind, price, ratio in _measured(model, other, result):
         axes.plot(max(price, prices[0]), ratio, MARKERS[kind], color=colour, markersize=7)
     axes.plot([], [], '-', color=GREY, label='weights + launches of one program')
@@ -77,12 +77,12 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
   return True
 
 
-def predicted(model: dict, other: dict, price):
+def predicted(model: dict, other: dict, price: float | np.ndarray) -> float | np.ndarray:
   """The ratio that weights and launches of two rows give at a price per launch (in weights)."""
   return weights_at(other, price) / weights_at(model, price)
 
 
-def weights_at(row: dict, price):
+def weights_at(row: dict, price: float | np.ndarray) -> float | np.ndarray:
   """What a token costs, in weights: those that it reads, caches too, and its launches."""
   return weights(row) + row['launches'] * price
 

@@ -40,16 +40,16 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _count(computations: dict[str, list[str]], name: str) -> int:
   total = 0
   for line in computations[name]:
-    operation = _INSTRUCTION.match(line)[1]
+    operation = _INSTRUCTION.findall(line)[0]
     if operation == 'while':
       trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
       if trips is None:
         raise ValueError(f'a loop of unknown length: {line.strip()[:100]}')
-      total += int(trips[1]) * _count(computations, re.search(r'body=%?([\w.\-]+)', line)[1])
+      total += int(trips[1]) * _count(computations, re.findall(r'body=%?([\w.\-]+)', line)[0])
     elif operation == 'call':
-      total += _count(computations, re.search(r'to_apply=%?([\w.\-]+)', line)[1])
+      total += _count(computations, re.findall(r'to_apply=%?([\w.\-]+)', line)[0])
     elif operation == 'conditional':
-      branches = re.search(r'branch_computations=\{([^}]*)\}', line)[1].split(',')
+      branches = re.findall(r'branch_computations=\{([^}]*)\}', line)[0].split(',')
       total += max(_count(computations, branch.strip().lstrip('%')) for branch in branches)
     elif operation not in FREE:
       total += 1

@@ -4,12 +4,14 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from crt_jax.decoding.sampling import Sampling
 from crt_jax.models.base import build
+from crt_jax.types import Array
 from experiments.latency.decoder import Decoder, Point, random_params
 
 WIDTHS = (1120, 2048, 8192)  # of the weights whose product with one vector is timed
@@ -69,7 +71,7 @@ def call_costs(repeats: int) -> tuple[float, float]:
   """dispatch and round_trip of `Machine`."""
   few, one = jnp.ones(8, jnp.float32), jax.jit(jnp.sin)
 
-  def calls(x):
+  def calls(x: Array):
     for _ in range(100):
       x = one(x)
     return x
@@ -77,7 +79,7 @@ def call_costs(repeats: int) -> tuple[float, float]:
   return best_time(calls, few, repeats=repeats) / 100, best_time(one, few, repeats=100 * repeats)
 
 
-def best_time(function: Callable, *arguments, repeats: int) -> float:
+def best_time(function: Callable, *arguments: Any, repeats: int) -> float:
   """Least seconds of a call, after one that compiles."""
   jax.block_until_ready(function(*arguments))
   seconds = []

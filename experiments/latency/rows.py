@@ -5,8 +5,18 @@ import functools
 import importlib
 import json
 import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
 
 from crt_jax.cli.user_errors import Mistake
+
+if TYPE_CHECKING:
+  from experiments.latency.decoder import Decoder, Point
+  from experiments.latency.floors import Traffic
+  from experiments.latency.machine import Machine
 
 PEERS = dict(
   torch='benchmarks.peer_torch_decode', transformers='benchmarks.peer_transformers_decode'
@@ -28,7 +38,7 @@ class Entry:
 
   name: str
   fields: dict
-  point: object
+  point: 'Point'
   timing: tuple
 
   def identity(self) -> str:
@@ -37,7 +47,7 @@ class Entry:
     return json.dumps(values, sort_keys=True)
 
 
-def plan(config, models: dict[str, dict]) -> list[Entry]:
+def plan(config: ConfigDict, models: dict[str, dict]) -> list[Entry]:
   """All rows: for every model the first value of each axis, and each axis varied alone.
 
   Raises:
@@ -64,7 +74,7 @@ def plan(config, models: dict[str, dict]) -> list[Entry]:
   return [Entry(name, fields, point, timing) for name, fields in models.items() for point in points]
 
 
-def _points(config) -> list[tuple]:
+def _points(config: ConfigDict) -> list[tuple]:
   axes = [config.batches, config.contexts, config.dtypes, config.dispatches]
   for name, values in zip(('batches', 'contexts', 'dtypes', 'dispatches'), axes, strict=True):
     if not values:
@@ -76,7 +86,7 @@ def _points(config) -> list[tuple]:
   return list(dict.fromkeys(varied))
 
 
-def peer_module(name: str):
+def peer_module(name: str) -> ModuleType:
   """The module that times a peer.
 
   Raises:
@@ -93,7 +103,7 @@ def peer_module(name: str):
     ) from None
 
 
-def measure(entry: Entry, config, machine) -> dict:
+def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
   """Times one row, the peers in turns with it, and reading before and after: a machine whose memory
   others use is faster at some minutes than at others."""
   import crt_jax
@@ -153,13 +163,13 @@ def measure(entry: Entry, config, machine) -> dict:
   )
 
 
-def _round(decoder, config) -> list[float]:
+def _round(decoder: 'Decoder', config: ConfigDict) -> list[float]:
   decoder.reset()
   decoder.time(config.warmup)
   return decoder.time(config.tokens)
 
 
-def _peer_round(make, config) -> list[float]:
+def _peer_round(make: Callable, config: ConfigDict) -> list[float]:
   run, _ = make()
   run(config.warmup)
   return run(config.tokens)
@@ -174,7 +184,7 @@ def datasheet_bandwidth() -> float:
   return floors.datasheet_bandwidth(jax.devices()[0].device_kind)
 
 
-def _datasheet_share(traffic, seconds: float) -> float:
+def _datasheet_share(traffic: 'Traffic', seconds: float) -> float:
   from experiments.latency import floors
 
   bandwidth = datasheet_bandwidth()
@@ -207,7 +217,7 @@ def _key(row: dict, model: str | None) -> tuple:
   return model, row['batch'], row['context'], row['dtype'], row['dispatch']
 
 
-def describe(machine, device: str) -> str:
+def describe(machine: 'Machine', device: str) -> str:
   """The line above the table."""
   stated = datasheet_bandwidth()
   share = f'{machine.bandwidth / stated:.0%} of its datasheet' if stated else 'datasheet unknown'

@@ -18,6 +18,7 @@ The sizes are those of the config. At size=cpu, on one core of an AMD EPYC, a st
 import pathlib
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from crt_jax import cli
 
@@ -40,7 +41,7 @@ _SEED = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer('steps', 0, 'Updates of every model; 0: as the config says.')
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   if not _MODELS.value:
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')
@@ -64,7 +65,7 @@ def main(argv):
   print(f'finished; everything is in {folder}')
 
 
-def config_of(model: str):
+def config_of(model: str) -> ConfigDict:
   """The config of one model of --models.
 
   Raises:
@@ -80,7 +81,7 @@ def config_of(model: str):
   return config.lock()
 
 
-def result_of(run: pathlib.Path, config) -> dict:
+def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
   """What a finished run says, as JSON: 'config', 'parameters', 'seconds' of training, 'curve', rows
   of step and shares of right answers, and 'final', a record of each form at the end."""
   from crt_jax import accounting, json_text

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from matplotlib.axes import Axes
+
 from crt_jax.evaluation.accuracy import SOLVED
 from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, page_figure
 
@@ -65,7 +67,7 @@ def first_of(models: dict) -> dict:
   return next(iter(models.values()))
 
 
-def _levels_against_depth(axes, models: dict) -> None:
+def _levels_against_depth(axes: Axes, models: dict) -> None:
   """Points over N or K; what has the depth of the sequence is a line across."""
   deepest = 1
   for kind, (colour, words) in KINDS.items():
@@ -91,8 +93,7 @@ def _levels_against_depth(axes, models: dict) -> None:
   axes.set_ylim(-0.3, 11)
   axes.set_xlabel('layers N, or passes K')
   axes.set_ylabel('levels solved (of 10)')
-  above = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=1, borderaxespad=0)
-  axes.legend(frameon=False, fontsize=8, **above)
+  axes.legend(frameon=False, fontsize=8, loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def _line(name: str, models: dict) -> tuple[str, str]:

@@ -11,6 +11,7 @@ The output directory gets prefill.json and prefill.png.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -28,12 +29,12 @@ _PROMPTS = flags.DEFINE_integer('prompts', 4, 'How many prompts are read togethe
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Timed readings of each; the best counts.')
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
-  if not _OUTPUT.value:
+  if not (output := _OUTPUT.value):
     raise cli.Mistake('--output is missing, as in --output=runs/prefill')
   lengths, chunks, passes = (
-    _whole_numbers(name, flags.FLAGS[name].value) for name in ('lengths', 'chunks', 'passes')
+    _whole_numbers(name, flags.FLAGS[name].value or []) for name in ('lengths', 'chunks', 'passes')
   )
   for name in ('prompts', 'repeats'):
     _whole_numbers(name, [flags.FLAGS[name].value])
@@ -41,7 +42,7 @@ def main(argv):
     raise cli.Mistake('--lengths is empty; give at least one, as in --lengths=64')
   run = _load(_PROMPTS.value * max(lengths))
   rows = list(_rows(run, lengths, chunks, passes))
-  _write(run, rows)
+  _write(run, rows, pathlib.Path(output))
 
 
 class _Run(NamedTuple):
@@ -74,7 +75,7 @@ def _load(needed: int) -> _Run:
   return _Run(model, params, text, run.step, run.config.data.sequence_length)
 
 
-def _rows(run: _Run, lengths, chunks, passes):
+def _rows(run: _Run, lengths: Sequence[int], chunks: Sequence[int], passes: Sequence[int]):
   """Measures, prints and yields a record for every length and way; the exact way comes first."""
   from experiments.prefill import reading
 
@@ -90,7 +91,7 @@ def _rows(run: _Run, lengths, chunks, passes):
       yield row
 
 
-def _write(run: _Run, rows: list[dict]) -> None:
+def _write(run: _Run, rows: list[dict], directory: pathlib.Path) -> None:
   from crt_jax import json_text
   from crt_jax.training.origin import origin
   from experiments.prefill import figure
@@ -104,7 +105,6 @@ def _write(run: _Run, rows: list[dict]) -> None:
     rows=rows,
     **origin(),
   )
-  directory = pathlib.Path(_OUTPUT.value)
   directory.mkdir(parents=True, exist_ok=True)
   (directory / 'prefill.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
   figure.prefill(result, directory / 'prefill.png')

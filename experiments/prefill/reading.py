@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.decoding.prepare import empty_state
+from crt_jax.models.crt import CRT
+from crt_jax.types import AnyArray
 from experiments.latency.machine import best_time
 
 
@@ -29,7 +31,9 @@ def ways(length: int, chunks: Sequence[int], passes: Sequence[int]) -> list[Way]
   return found
 
 
-def read(model, params: dict, tokens_BxT: np.ndarray, way: Way, repeats: int):
+def read(
+  model: CRT, params: dict, tokens_BxT: AnyArray, way: Way, repeats: int
+) -> tuple[dict, np.ndarray]:
   """Times one way of reading prompts of equal length.
 
   Returns: a record of the way and its best time, and the logits after the prompts, [B, V].

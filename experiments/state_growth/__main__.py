@@ -11,6 +11,7 @@ from absl import flags
 
 from crt_jax import cli
 from crt_jax.keys import random_key
+from crt_jax.types import Array, Params
 
 _OUTPUT = flags.DEFINE_string('output', 'runs/state_growth.json', 'Where the numbers go.')
 _WIDTH = flags.DEFINE_integer('width', 1024, 'C, a multiple of 64.')
@@ -27,7 +28,7 @@ VARIANTS = {
 }
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   import pathlib
 
@@ -79,7 +80,7 @@ def state_rms(switches: dict, seed: int) -> list[float]:
   tokens = jax.random.randint(random_key(seed + 1), (1, _POSITIONS.value), 0, 32_000)
 
   @jax.jit
-  def measure(params, tokens):
+  def measure(params: Params, tokens: Array):
     parts = model.parts(params)
     e_BxTxC, _ = parts.prelude(parts.embed(tokens))
     states_R = model.hidden(params, tokens, telemetry=True).telemetry['state_rms']

@@ -20,7 +20,7 @@ _WORKDIR = cli.define_workdir('Directory of the study')
 _ONLY = flags.DEFINE_string('only', '', 'Comma-separated variants to train now; empty: all.')
 
 
-def main(argv):
+def main(argv: list[str]):
   del argv
   from experiments.study import variants  # after the flags: a typo is answered at once
 

@@ -1,8 +1,10 @@
 """The figures of the studies of CART, by what config.study.figure asks for."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from crt_jax.evaluation.figures import BLUE, COLORS, GREY, depth_axis, log_axis, page_figure
@@ -16,7 +18,7 @@ def draw(record: dict, path: str | pathlib.Path) -> None:
     draw_into(axes, variants)
 
 
-def gate(axes, variants: dict) -> None:
+def gate(axes: Sequence[Axes], variants: dict) -> None:
   """How the mean gate moved in training beside the curve of decay alone, and what it did to loss
   and Jacobian."""
   left, middle, right = axes
@@ -48,7 +50,7 @@ def gate(axes, variants: dict) -> None:
   right.axvline(1, color=GREY, linewidth=1)
 
 
-def depths(axes, variants: dict) -> None:
+def depths(axes: Axes, variants: dict) -> None:
   """Perplexity against the number of loops at evaluation, one line a variant."""
   for colour, variant in zip(COLORS, variants.values(), strict=False):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
@@ -63,7 +65,7 @@ def depths(axes, variants: dict) -> None:
   axes.legend(frameon=False)
 
 
-def grid(axes, variants: dict) -> None:
+def grid(axes: Axes, variants: dict) -> None:
   """Perplexity against FLOPs: prelude layers by colour, loops by number."""
   preludes = sorted({v['config']['model']['prelude_layers'] for v in variants.values()})
   for colour, prelude in zip(COLORS, preludes, strict=False):
@@ -102,7 +104,7 @@ def trained_with(model: dict) -> str:
   return f'trained with R drawn from {low} to {high}' if low else f'trained with R = {high}'
 
 
-def _dots(axes, variants: dict, values_S: list[list[float]]) -> None:
+def _dots(axes: Axes, variants: dict, values_S: list[list[float]]) -> None:
   """One row a variant, one dot a seed."""
   for y, values in enumerate(values_S):
     axes.plot(values, [y] * len(values), 'o', color=BLUE, alpha=0.7, markersize=5)

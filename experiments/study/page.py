@@ -8,6 +8,7 @@ import json
 import pathlib
 
 from crt_jax.cli.user_errors import Mistake
+from crt_jax.rounding import ceil_div
 from experiments import pages
 
 ROWS = 25  # of a history, at most
@@ -45,7 +46,7 @@ def thinned(result: dict) -> dict:
   """A variant with few rows, few digits, and nobody's paths."""
   config, rows = result['config'], result['history']
   measured = [row for row in rows if 'gate_mean' in row] or rows
-  every = -(-len(measured) // ROWS)
+  every = ceil_div(len(measured), ROWS)
   history = measured[::-1][::every][::-1]  # the last one stays
   kept = {
     'config': {k: config[k] for k in ('model', 'optimizer', 'train', 'eval', 'data')},

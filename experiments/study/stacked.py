@@ -9,20 +9,25 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax import accounting, data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
 from crt_jax.models import kernels
+from crt_jax.models.base import Model
 from crt_jax.training import optimizer, setup
 from crt_jax.training.state import TrainState, quick_compile
 from crt_jax.training.step import train_step
+from crt_jax.types import Array, Batch, Params
 
 MEASURED = ('cross_entropy', 'perplexity', 'bits_per_byte')
 
 
-def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]) -> dict:
+def train_stacked(
+  config: ConfigDict, seeds: tuple[int, ...], report: Callable[[dict], None]
+) -> dict:
   """`train_and_keep` without the parameters, and with 'jacobian', of the last pass."""
   record, params_S, model, dataset = train_and_keep(config, seeds, report)
   measured = _jacobian(model, rows_of(params_S), dataset, config) if model.depths() else {}
@@ -30,7 +35,7 @@ def train_stacked(config, seeds: tuple[int, ...], report: Callable[[dict], None]
 
 
 def train_and_keep(
-  config,
+  config: ConfigDict,
   seeds: tuple[int, ...],
   report: Callable[[dict], None],
   params_S: dict | None = None,
@@ -67,13 +72,13 @@ def train_and_keep(
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
 
-  def init(seed, params):
+  def init(seed: Array, params: Params):
     params = model.init(random_key(seed)) if params is None else params
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
   @functools.partial(jax.jit, static_argnames=('depth', 'telemetry'), donate_argnums=0)
-  def step(states, seeds_S, batch, depth, telemetry):
-    def one(seed, state):
+  def step(states: TrainState, seeds_S: Array, batch: Batch, depth: int | None, telemetry: bool):
+    def one(seed: Array, state: TrainState):
       return train_step(
         model, tx, schedule, seed, config.train.accumulation, state, batch,
         depth=depth, telemetry=telemetry,
@@ -118,7 +123,7 @@ def rows_of(params_S: dict) -> list[dict]:
   return [jax.tree.map(lambda a, i=i: a[i], params_S) for i in range(count)]
 
 
-def _cost(model, config) -> dict:
+def _cost(model: Model, config: ConfigDict) -> dict:
   length, steps = config.data.sequence_length, config.train.steps
   drawn = collections.Counter(model.depth_at(config.seed, step) for step in range(steps))
   flops = sum(n * accounting.model_flops(config.model, length, d) for d, n in drawn.items()) / steps
@@ -129,7 +134,9 @@ def _cost(model, config) -> dict:
   }
 
 
-def _validation(model, params_S, dataset, config) -> list[dict]:
+def _validation(
+  model: Model, params_S: list[Params], dataset: data.Dataset, config: ConfigDict
+) -> list[dict]:
   """Every set and form of the evaluation, of the whole set where that is asked for, by seed."""
   kind = 'whole' if config.eval.whole else 'sampled'
   results_S = [evaluation.protocol(model, params, dataset, config)[kind] for params in params_S]
@@ -140,9 +147,13 @@ def _validation(model, params_S, dataset, config) -> list[dict]:
   ]
 
 
-def _jacobian(model, params_S, dataset, config) -> dict:
+def _jacobian(
+  model: Model, params_S: list[Params], dataset: data.Dataset, config: ConfigDict
+) -> dict:
   """Spectral radius and norm of the last pass on the first validation window, for every seed."""
   packed = next(iter(dataset.validation_sets.values()))
-  tokens_1xT = np.asarray(packed.validation[: config.data.sequence_length], np.int32)[None]
+  tokens_1xT = next(iter(data.first_validation(packed, config.data.sequence_length, 1, 1)))[
+    'tokens'
+  ]
   found = [jax.device_get(jacobian(model, params, tokens_1xT)) for params in params_S]
   return {name: [float(one[name]) for one in found] for name in found[0]}

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from ml_collections import ConfigDict
+
 from crt_jax import data
 from crt_jax.training import workdir
 from crt_jax.training.origin import origin
@@ -11,7 +13,7 @@ from experiments.study import figures
 from experiments.study.stacked import train_stacked
 
 
-def run(config, path: str, only: tuple[str, ...] = ()) -> None:
+def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
   """Trains every variant of `config.study` that has no file yet, then writes results and figure.
 
   Args:
@@ -56,7 +58,7 @@ def run(config, path: str, only: tuple[str, ...] = ()) -> None:
   print(f'finished; everything is in {path}')
 
 
-def variant_config(config, name: str):
+def variant_config(config: ConfigDict, name: str) -> ConfigDict:
   """Returns the config of one variant, without the study."""
   variant = config.copy_and_resolve_references()
   with variant.unlocked():

@@ -97,3 +97,11 @@ def test_a_mistake_is_one_line_and_code_2(command):
   assert failed.returncode == 2
   assert failed.stderr.count('\n') == 1
   assert "did you mean 'bytes'" in failed.stderr
+
+
+def test_of_a_task_there_is_nothing_to_prepare(command):
+  found = command(corpus='pointer_chasing:levels=2,keys=2,values=3', files='', sequence_length=26)
+  assert found.returncode == 0, found.stderr
+  assert found.stdout.splitlines() == [
+    '2 levels of 2 keys, 3 values, drawn for every step; nothing to prepare'
+  ]
