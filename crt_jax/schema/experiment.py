@@ -36,7 +36,7 @@ STUDY = 'study'
 class Whole(Section):
   """Fields that stand in no section."""
 
-  section: ClassVar[str] = 'config'
+  section: ClassVar[str] = ''
 
   seed: int = field(
     42, 'seed of parameters, data order, dropout and drawn depths', least=0, most=SEEDS

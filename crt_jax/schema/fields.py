@@ -135,7 +135,7 @@ def values_of(cls: type[Section], name: str) -> Values:
 
 def checked(cls: type[Section], name: str, value: Any, section: str) -> Any:
   """The value of a field in its type; ValueError where it takes no such value."""
-  return _checked(f'{section}.{name}', value, kinds(cls)[name], values_of(cls, name))
+  return _checked(f'{section}.{name}'.lstrip('.'), value, kinds(cls)[name], values_of(cls, name))
 
 
 def complete(cls: type[Section], given: Mapping[str, Any], section: str = '') -> dict[str, Any]:

@@ -130,13 +130,12 @@ class Plan:
 def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
   """Returns what is to be run; None when it is finished already."""
   show_any_text()
-  config = check_config(config)
+  config, model = check_config(config, jax.devices()[0])
   processes.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
   if reset_optimizer and not fork:
     raise ValueError('--reset_optimizer begins the state anew in a fork; add --fork')
-  model = crt_jax.build(config.model, jax.devices()[0])
   evaluation.forms(evaluation.scoring_model(model, config), config)
   changed = workdir.check_workdir(path, config, fork)
   finished = workdir.finished_step(path)
@@ -318,14 +317,14 @@ def check_continuation(
     checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
 
 
-def check_config(config: ConfigDict) -> ConfigDict:
-  """Returns the config complete and in its types.
+def check_config(config: ConfigDict, device: jax.Device | None = None) -> tuple[ConfigDict, Model]:
+  """Returns the config, complete and in its types, and the model, settled for a device.
 
   Raises:
     ValueError: a value that is wrong or that the model cannot use; names the field.
   """
   config = schema.check(config)
-  model = crt_jax.build(config.model)
+  model = crt_jax.build(config.model, device)
   if config.train.telemetry_every:
     model.check_telemetry()
   if config.eval.jacobian_iterations and model.passes is None:
@@ -333,4 +332,4 @@ def check_config(config: ConfigDict) -> ConfigDict:
       f'eval.jacobian_iterations={config.eval.jacobian_iterations}: a {config.model.name} has no '
       'recurrence; use 0'
     )
-  return config
+  return config, model

@@ -73,7 +73,6 @@ def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> 
   Raises:
     Mistake: in one line, with the name of the run; nothing was compiled or written.
   """
-  import crt_jax
   from crt_jax import evaluation
   from crt_jax.training import setup
   from crt_jax.training import workdir as run_directory
@@ -81,8 +80,7 @@ def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> 
   for run in runs:
     config = sweep_files.config_of(run, overrides)
     try:
-      config = setup.check_config(config)
-      model = crt_jax.build(config.model)
+      config, model = setup.check_config(config)
       evaluation.forms(evaluation.scoring_model(model, config), config)
       run_directory.check_workdir(workdir / run.name, config, fork=False)
     except (ValueError, OSError) as error:

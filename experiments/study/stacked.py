@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-import crt_jax
 from crt_jax import accounting, data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
@@ -63,8 +62,7 @@ def train_and_keep(
   Raises:
     ValueError: a mistake in the config, before anything is compiled.
   """
-  config = setup.check_config(config)
-  model = crt_jax.build(config.model)
+  config, model = setup.check_config(config)
   kernels.check_device(model.config)
   evaluation.forms(model, config)
   dataset = data.prepare(config.data)
