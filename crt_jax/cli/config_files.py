@@ -17,7 +17,8 @@ from typing import Any
 
 import ml_collections
 
-from crt_jax.cli.user_errors import Mistake, closest, did_you_mean
+from crt_jax.cli.user_errors import Mistake, did_you_mean
+from crt_jax.schema.fields import closest
 
 TRUTH = {'true': True, '1': True, 'false': False, '0': False}
 KINDS = {

@@ -22,7 +22,8 @@ from ml_collections import ConfigDict, config_flags
 
 from crt_jax.cli import config_files, help_text
 from crt_jax.cli.config_files import parse_arguments  # noqa: F401, of the public face
-from crt_jax.cli.user_errors import Mistake, closest, describe, did_you_mean
+from crt_jax.cli.user_errors import Mistake, describe, did_you_mean
+from crt_jax.schema.fields import closest
 
 DONE, USER_MISTAKE, INTERRUPTED, PREEMPTED = 0, 2, 130, 75
 HELP = re.compile(r'--?(help|helpshort|h|\?)(=true)?')

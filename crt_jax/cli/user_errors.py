@@ -4,10 +4,8 @@ crt_jax raises ValueError with one line that names the field or file and the fix
 from the file system pass. `describe` recognises both; everything else is an internal error.
 """
 
-import difflib
 import dis
 import errno
-from collections.abc import Iterable
 from types import TracebackType
 
 OWN_PACKAGES = ('crt_jax', 'experiments', 'configs', '__main__')
@@ -28,12 +26,6 @@ class Mistake(Exception):
 
   It is no ValueError, because absl rewrites those that are raised while it reads flags.
   """
-
-
-def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-  """Returns the known word most like `word`, or None when none resembles it."""
-  matches = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-  return matches[0] if matches else None
 
 
 def did_you_mean(suggestion: str | None) -> str:

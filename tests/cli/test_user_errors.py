@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from crt_jax.cli.user_errors import Mistake, closest, describe
+from crt_jax.cli.user_errors import Mistake, describe
+from crt_jax.schema.fields import closest
 
 
 def caught(code: str, module: str, files=None) -> Exception:
