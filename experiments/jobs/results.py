@@ -12,8 +12,8 @@ import json
 import os
 import pathlib
 import sqlite3
-from collections.abc import Iterator
 
+from crt_jax import schema
 from experiments.jobs import attempts, records
 from experiments.jobs.status import Standing
 
@@ -94,7 +94,7 @@ def add(database: sqlite3.Connection, folder: pathlib.Path, one: Standing) -> No
       'devices': origin.get('devices'),
     },
   )
-  for field, value in leaves(saved.get('config', {})):
+  for field, value in schema.flat(saved.get('config', {})).items():
     insert(database, 'config', {'run': one.name, 'field': field, 'value': json.dumps(value)})
   database.executemany(
     'insert or replace into metrics values (?, ?, ?, ?)',
@@ -110,15 +110,6 @@ def add(database: sqlite3.Connection, folder: pathlib.Path, one: Standing) -> No
       names = ('protocol', 'form', 'depth', 'is_inference_metric', 'perplexity', 'cross_entropy')
       values = {name: row.get(name) for name in (*names, 'bits_per_byte', 'targets')}
       insert(database, 'evaluations', {'run': one.name, 'validation_set': row.get('set'), **values})
-
-
-def leaves(config: dict, prefix: str = '') -> Iterator[tuple[str, object]]:
-  """Yields every field of a config with its dotted name."""
-  for name, value in config.items():
-    if isinstance(value, dict) and value:
-      yield from leaves(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name, value
 
 
 def insert(database: sqlite3.Connection, table: str, values: dict) -> None:
