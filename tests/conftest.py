@@ -3,7 +3,9 @@ a compiler that is quick rather than good, since tests compile much and compute 
 docs/LOG.md). Set XLA_FLAGS (also to nothing) to test with other code.
 """
 
+import collections
 import os
+import sys
 from importlib.metadata import version
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` asks for a GPU
@@ -26,14 +28,28 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Entry points are programs of their own and may define the same flags; tests import several.
 _set_flag = flags.FlagValues.__setitem__
+_DEFINED = collections.defaultdict(dict)  # module -> name -> flag
 
 
 def _set_flag_again(values, name, flag):
   flag.allow_override = True
+  frame = sys._getframe(1)
+  while frame.f_globals['__name__'].startswith('absl.'):
+    frame = frame.f_back
+  _DEFINED[frame.f_globals['__name__']].setdefault(name, flag)
   _set_flag(values, name, flag)
 
 
 flags.FlagValues.__setitem__ = _set_flag_again
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _own_flags(request):
+  """A file of tests sees the flags of the programs that it imports, whatever was imported since."""
+  for value in vars(request.module).values():
+    for name, flag in _DEFINED.get(getattr(value, '__name__', None), {}).items():
+      flags.FLAGS[name] = flag
+
 
 # The first example of a law compiles, so a deadline would measure XLA; a fixed sequence of examples
 # makes a failure everyone's. `pytest --hypothesis-profile=search` looks for new ones.
