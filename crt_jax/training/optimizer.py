@@ -43,24 +43,36 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.GradientTransformation:
-  """Returns clip -> Adam -> decoupled weight decay -> learning rate, as config.optimizer says.
+  """Returns clip -> the update of OPTIMIZERS -> learning rate, as config.optimizer says.
 
   Args:
-    config: config.optimizer; weight decay is read by 'adamw' only and multiplied by the learning
-      rate, as in PyTorch.
+    config: config.optimizer.
     model: decides what decays (see decay_mask).
     steps: config.train.steps, the length of the cosine.
   """
   parts = [] if config.clip_norm == 0 else [clip_by_norm(config.clip_norm)]
-  parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
-  if config.name == 'adamw' and config.weight_decay:
-    parts.append(
-      optax.add_decayed_weights(config.weight_decay, decay_mask(model, config.decay_mask))
-    )
+  parts += OPTIMIZERS[config.name](config, model)
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
   if config.frozen:
     parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
   return optax.chain(*parts)
+
+
+def adam(config: ConfigDict, model: Model) -> list[optax.GradientTransformation]:
+  """Returns Adam without weight decay."""
+  del model
+  return [optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)]
+
+
+def adamw(config: ConfigDict, model: Model) -> list[optax.GradientTransformation]:
+  """Returns Adam, then weight decay that the learning rate multiplies, as in PyTorch."""
+  if not config.weight_decay:
+    return adam(config, model)
+  mask = decay_mask(model, config.decay_mask)
+  return [*adam(config, model), optax.add_decayed_weights(config.weight_decay, mask)]
+
+
+OPTIMIZERS = {'adamw': adamw, 'adam': adam}  # a new one: here, and in schema/training.py
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
