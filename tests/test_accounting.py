@@ -400,12 +400,16 @@ CART_SWITCHES = [
     dict(name='transformer', style='cart_dense', **SMALL),
     dict(name='transformer', style='cart_dense', latent_ratio=4, **SMALL),
     *[dict(name='cart', vocab_size=11, width=64) | switches for switches in CART_SWITCHES],
+    *[
+      dict(name='crt', block='cart', vocab_size=11, width=64) | switches
+      for switches in (*CART_SWITCHES, dict(correction='sa'))
+    ],
   ],
   ids=lambda fields: '-'.join(str(value) for value in fields.values()),
 )
 def test_the_formulas_count_the_arrays_that_models_make(fields):
   """Whatever `init` builds; and the resolved config of a model counts like the partial one."""
-  is_cart = fields['name'] == 'cart' or fields.get('style') == 'cart_dense'
+  is_cart = 'cart' in (fields['name'], fields.get('block')) or fields.get('style') == 'cart_dense'
   model = crt_jax.build(fields | ({} if is_cart else dict(heads=4, rotary='standard')))
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   arrays = sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -116,6 +116,9 @@ def _roformer_family(config: CRTConfig | TransformerConfig) -> Iterator[Slot]:
     yield from _feed_forward(f'{prefix}.ffn', ('layers', 'feed_forward'), (i,))
     yield from _layer_norm(f'{prefix}.ln1', ('layers', 'norm1'), (i,))
     yield from _layer_norm(f'{prefix}.ln2', ('layers', 'norm2'), (i,))
+  if isinstance(config, CRTConfig) and config.block == 'cart':
+    for slot in _cart_block(config.cart):
+      yield dataclasses.replace(slot, name=f'block.{slot.name}', path=('layers', *slot.path))
   if isinstance(config, CRTConfig):
     yield from _correction(config)
   elif config.style == 'roformer_head_ffn':
@@ -191,6 +194,11 @@ def _cart_dense(config: TransformerConfig) -> Iterator[Slot]:
 
 def _cart(config: CARTConfig) -> Iterator[Slot]:
   yield Slot('embedding.weight', ('embedding', 'weight'))
+  yield from _cart_block(config)
+  yield Slot('final_norm.weight', ('final_norm', 'scale'))
+
+
+def _cart_block(config: CARTConfig) -> Iterator[Slot]:
   for i in range(config.prelude_layers):
     yield from _cart_layer(f'prelude.{i}', ('prelude',), (i,), config, own_keys=True)
   own_keys = config.core == 'self'
@@ -207,7 +215,6 @@ def _cart(config: CARTConfig) -> Iterator[Slot]:
   yield Slot('lti.a_param', ('gate', 'logit'))
   yield Slot('lie.proj.weight', ('loop_code', 'weight'))
   yield from _cart_layer('coda', ('coda',), (), config, own_keys=True)
-  yield Slot('final_norm.weight', ('final_norm', 'scale'))
 
 
 def _cart_layer(

@@ -30,6 +30,11 @@ def check(model: Model, source: Model) -> None:
       raise ValueError(
         f"model.style={given.style!r}: only a 'roformer' transformer can become a CRT"
       )
+    if config.block != 'transformer':
+      raise ValueError(
+        f"model.block={config.block!r}: only a CRT over model.block='transformer' can begin as a "
+        'trained transformer'
+      )
     layers = config.layers + ('attention' in model.variant.parts)
     if given.layers != layers:
       raise ValueError(

@@ -190,7 +190,7 @@ def _read_prompts(
   if method == 'parallel':
     longest = int(lengths.max())
     return model.prefill(params, state, tokens_BxT[:, :longest], lengths, method=method)
-  is_stepwise = method == 'sequential' and state.recurrent_BxC is not None
+  is_stepwise = method == 'sequential' and model.recurs_along_sequence
   chunk = STEP_CHUNK if is_stepwise else PREFILL_CHUNK
   logits_BxV = None
   for start in range(0, int(lengths.max()), chunk):

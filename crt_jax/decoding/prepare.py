@@ -9,6 +9,8 @@ is multiplied on which platform is said in layers/linear.py.
 
 import dataclasses
 import functools
+import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,11 @@ from jax.sharding import NamedSharding
 from crt_jax import sharding
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
-from crt_jax.recurrence.state import DecodeState
+from crt_jax.recurrence.state import DecodeState, apart, is_carry, is_slots, together
 from crt_jax.schema.fields import one_of, require
 from crt_jax.types import Array, Params
 
 DTYPES = ('float32', 'bfloat16')
-STACKS = dict(layers='block', prelude='prelude')  # parameters of stacked layers, and their cache
 
 
 def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model, Params]:
@@ -48,10 +49,11 @@ def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model
     model = dataclasses.replace(model, config=fields)
   prepared = {}
   for name, part in params.items():
-    # A token reads one row of an embedding table, and no row of the loop code.
-    is_streamed = name != 'loop_code' and (name != 'embedding' or 'output' not in params)
-    part = _cast(part, model.config.dtype) if is_streamed else part
-    prepared[name] = _separate(part) if name in STACKS else part
+    # A token reads one row of an embedding table.
+    is_streamed = name != 'embedding' or 'output' not in params
+    prepared[name] = _cast({name: part}, model.config.dtype)[name] if is_streamed else part
+  for path in model.stacked:
+    prepared = _changed(prepared, path, _separate)
   return model, prepared
 
 
@@ -61,17 +63,20 @@ def empty_state(
   """`model.decode_state`, its caches separate where the layers of `params` are, and split by heads
   where `params` are."""
   state = model.decode_state(batch, capacity, depth)
-  separate = {cache for name, cache in STACKS.items() if isinstance(params.get(name), tuple)}
-  caches = {
-    name: jax.tree.map(lambda a: a[None], _separate(cache)) if name in separate else cache
-    for name, cache in state.caches.items()
-  }
+  caches = state.caches
+  for path, cache_path in model.stacked.items():
+    if isinstance(functools.reduce(operator.getitem, path, params), tuple):
+      caches = _changed(
+        caches, cache_path, lambda cache: jax.tree.map(lambda a: a[None], _separate(cache))
+      )
   mesh = sharding.mesh_of(params)
   if mesh is not None and mesh.size > 1:
+    slots, carries = apart(caches, is_slots, is_carry)
     spec_of = functools.partial(sharding.cache_spec, mesh=mesh)
-    caches = jax.tree.map(
-      lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), caches
+    slots = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), slots
     )
+    caches = together(slots, jax.device_put(carries, sharding.replicated(mesh)))
   return dataclasses.replace(state, caches=caches)
 
 
@@ -92,10 +97,12 @@ def _check_fit(model: Model, params: dict):
 
 
 def _cast(part: dict, dtype: str) -> dict:
-  """Weights of at least two dimensions in the decode dtype; float64 stays what it is."""
+  """Weights of at least two dimensions in the decode dtype; float64 stays what it is, and a loop
+  code, of which a token reads no row."""
 
   def cast(path: tuple, leaf: Array):
-    is_weight = path[-1].key == 'weight' and leaf.ndim >= 2
+    *above, last = (key.key for key in path)
+    is_weight = last == 'weight' and leaf.ndim >= 2 and 'loop_code' not in above
     return leaf.astype(dtype) if is_weight and leaf.dtype not in (dtype, jnp.float64) else leaf
 
   return jax.tree_util.tree_map_with_path(cast, part)
@@ -105,3 +112,10 @@ def _separate(stacked: dict) -> tuple[dict, ...]:
   """Trees of arrays [N, ...] as N trees of arrays [...]."""
   count = jax.tree.leaves(stacked)[0].shape[0]
   return tuple(jax.tree.map(lambda a, n=n: a[n], stacked) for n in range(count))
+
+
+def _changed(tree: dict, path: tuple[str, ...], change: Callable) -> dict:
+  """The tree with `change` made to what stands at `path`."""
+  if not path:
+    return change(tree)
+  return tree | {path[0]: _changed(tree[path[0]], path[1:], change)}

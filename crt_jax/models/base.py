@@ -119,6 +119,8 @@ class Model(abc.ABC):
 
   Config: ClassVar[type[ModelConfig]]
   passes: ClassVar[RecurrentPasses | None] = None  # None: it has no recurrence
+  # Paths to parameters of stacked layers, and to their caches, which decoding takes apart.
+  stacked: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {}
   config: ModelConfig
 
   @property

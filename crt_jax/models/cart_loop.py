@@ -13,12 +13,11 @@ from jax.typing import DTypeLike
 from crt_jax.layers.attention import entries_of
 from crt_jax.models.stack import first_layer
 from crt_jax.recurrence.depth_loop import depth_loop
-from crt_jax.recurrence.state import DecodeState
 from crt_jax.schema import CARTConfig
-from crt_jax.types import Array
+from crt_jax.types import Array, Past
 
 if TYPE_CHECKING:
-  from crt_jax.models.cart import CARTParts
+  from crt_jax.models.cart_block import BlockParts
 
 
 class Loop(NamedTuple):
@@ -52,22 +51,21 @@ def history(config: CARTConfig) -> int:
 
 def make_loop(
   config: CARTConfig,
-  parts: 'CARTParts',
+  parts: 'BlockParts',
   params: dict,
   codes_RxC: Array,
   e_BxTxC: Array,
-  state: DecodeState | None,
-  key: Array,
+  past: Past | None,
+  key: Array | None,
 ) -> Loop:
   """The loop over the prelude's output.
 
   Args:
-    parts: 'CARTParts' of the same parameters.
+    parts: BlockParts of the same parameters.
     codes_RxC: the projected code of each loop; their number is R.
-    state: caches of earlier positions, or None.
+    past: caches of earlier positions by name, and where these stand; or None.
     key: dropout key, or None; loop r uses fold_in(key, r).
   """
-  past = state.past if state is not None else lambda name: None
   frozen = parts.anchor(e_BxTxC) if is_frozen(config) else None
   blend_weights = jax.nn.softmax(params['blend']['weight'])
   gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
@@ -83,20 +81,25 @@ def make_loop(
       u_BxTxC = u_BxTxC + code_C[None, None].astype(u_BxTxC.dtype)
     given = parts.anchor(u_BxTxC) if config.anchor == 'per_loop' else frozen
     if is_frozen(config):
-      loop_past = first_layer(past('anchor'))
+      loop_past = first_layer(of_cache(past, 'anchor'))
     else:
-      loop_past = None if state is None else (cache, state.position_B)
+      loop_past = None if past is None else (cache, *past[1:])
     o_BxTxC, entries = parts.core(u_BxTxC, core_params, loop_past, given, loop_key)
-    if config.anchor == 'per_loop' and given is not None and state is not None:
+    if config.anchor == 'per_loop' and given is not None and past is not None:
       entries = entries_of(*given)
     if config.core_residual:
       o_BxTxC = (gain_C * u_BxTxC if config.gate else u_BxTxC) + o_BxTxC
     return o_BxTxC, entries
 
-  core_params, core_past = None, past('core')
+  core_params, core_past = None, of_cache(past, 'core')
   if not config.share_core:
     core_params = jax.tree.map(lambda a: a[: codes_RxC.shape[0]], params['core'])
   return Loop(step, (codes_RxC, core_params, core_past and core_past[0]), frozen)
+
+
+def of_cache(past: Past | None, name: str) -> Past | None:
+  """The past of one of several caches; None if it does not exist."""
+  return None if past is None or name not in past[0] else (past[0][name], *past[1:])
 
 
 def last_loop(config: CARTConfig, loop: Loop, e_BxTxC: Array) -> tuple:

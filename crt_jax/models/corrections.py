@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
+from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.models.stack import (
   apply_module,
+  empty_cache,
   first_layer,
   roformer_attention,
   roformer_feed_forward,
@@ -176,42 +178,84 @@ def variant_of(name: str) -> Variant:
   return VARIANTS[name]
 
 
-def modules(variant: Variant, config: CRTConfig, parts: tuple[str, ...]) -> dict:
-  """The linen modules of these parts, by name."""
-  width, in_width = config.width, variant.inputs * config.width
-  made = {
-    'norm': lambda: Norm(in_width),
-    'feed_forward': lambda: roformer_feed_forward(config, in_width, in_width > width),
-    'attention_norm': lambda: Norm(width),
-    'attention': lambda: roformer_attention(config),
-  }
-  return {part: made[part]() for part in parts}
+@dataclasses.dataclass(frozen=True)
+class Correction:
+  """The correction network of a CRT: a variant, with parameters of its own.
 
+  A model can be given another (`CRT.make_correction`): these methods and the two facts.
+  """
 
-def functions(variant: Variant, config: CRTConfig, params: dict) -> tuple[Callable, Callable]:
-  """`summary` and `inject` of recurrence/context.py, closed over the model's parameters."""
-  own = params.get('correction', {})
-  if variant.tied:
-    layers = params['layers']
-    is_stacked = isinstance(layers, dict)
-    last = jax.tree.map(lambda a: a[-1], layers) if is_stacked else layers[-1]
-    own = own | {part: last[LAST_LAYER[part]] for part in variant.tied}
-  network = Network(modules(variant, config, variant.parts + variant.tied), own)
+  config: CRTConfig
 
-  def summary(z_BxTxC: Array, x_BxTxC: Array, key: Array | None = None):
-    return variant.summary(dataclasses.replace(network, key=key), z_BxTxC, x_BxTxC)
+  @property
+  def variant(self) -> Variant:
+    return VARIANTS[self.config.correction]
 
-  def inject(
-    s_BxTxC: Array,
-    e_BxTxC: Array,
-    x_BxTxC: Array,
-    key: Array | None = None,
-    cache: Past | None = None,
-  ):
-    attention_key = None
-    if key is not None and 'attention' in variant.parts:
-      attention_key, key = jax.random.split(key)
-    here = dataclasses.replace(network, key=key, attention_key=attention_key, past=cache)
-    return variant.inject(here, s_BxTxC, e_BxTxC, x_BxTxC if config.cumulative else e_BxTxC)
+  @property
+  def head_reads_input(self) -> bool:
+    """Whether the head reads x^(K+1) instead of z^(K)."""
+    return self.variant.head_reads_input
 
-  return summary, inject
+  @property
+  def borrows(self) -> tuple[str, ...]:
+    """The parts of the block's last layer that it shares."""
+    return self.variant.tied
+
+  def init(self, key: Array) -> dict:
+    return init_modules(self._modules(), self.config, key)
+
+  def axes(self) -> dict:
+    return axes_of_modules(self._modules(), self.config)
+
+  def functions(self, params: dict, borrowed: dict[str, tuple]) -> tuple[Callable, Callable]:
+    """`summary` and `inject` of recurrence/context.py.
+
+    Args:
+      params: as of `init`.
+      borrowed: (module, parameters) of what it `borrows`.
+    """
+    variant, config = self.variant, self.config
+    modules = self._modules() | {part: borrowed[part][0] for part in self.borrows}
+    own = params | {part: borrowed[part][1] for part in self.borrows}
+    network = Network(modules, own)
+
+    def summary(z_BxTxC: Array, x_BxTxC: Array, key: Array | None = None):
+      return variant.summary(dataclasses.replace(network, key=key), z_BxTxC, x_BxTxC)
+
+    def inject(
+      s_BxTxC: Array,
+      e_BxTxC: Array,
+      x_BxTxC: Array,
+      key: Array | None = None,
+      cache: Past | None = None,
+    ):
+      attention_key = None
+      if key is not None and 'attention' in variant.parts:
+        attention_key, key = jax.random.split(key)
+      here = dataclasses.replace(network, key=key, attention_key=attention_key, past=cache)
+      return variant.inject(here, s_BxTxC, e_BxTxC, x_BxTxC if config.cumulative else e_BxTxC)
+
+    return summary, inject
+
+  def cache(self, batch: int, max_len: int) -> Any:
+    """What `inject` reads of earlier positions, before the first; None if nothing."""
+    if 'attention' not in self.variant.parts:
+      return None
+    config = self.config
+    return empty_cache(1, batch, max_len, config.heads, config.head_width, config.dtype)
+
+  def no_summary(self, batch: int) -> Any:
+    """The summary that the first position reads."""
+    return jnp.zeros((batch, self.config.width), self.config.param_dtype)
+
+  def _modules(self) -> dict:
+    """The linen modules of its own parts, by name."""
+    variant, config = self.variant, self.config
+    width, in_width = config.width, variant.inputs * config.width
+    made = {
+      'norm': lambda: Norm(in_width),
+      'feed_forward': lambda: roformer_feed_forward(config, in_width, in_width > width),
+      'attention_norm': lambda: Norm(width),
+      'attention': lambda: roformer_attention(config),
+    }
+    return {part: made[part]() for part in variant.parts}

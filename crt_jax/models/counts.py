@@ -6,6 +6,7 @@ The parts of a model, what they store and multiply, and how often a training ste
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 from crt_jax.models import corrections
@@ -78,11 +79,25 @@ def of_crt(fields: CRTConfig) -> dict[str, Part]:
   borrowed, _ = variant.sizes(variant.tied)
   attention = width if 'attention' in variant.parts else 0
   correction = Part(squares * width**2, vectors * width, attention, borrowed=borrowed * width**2)
-  return _untied_ends(fields) | {'layers': _roformer_layers(fields), 'correction': correction}
+  return _untied_ends(fields) | _crt_block(fields) | {'correction': correction}
+
+
+def _crt_block(fields: CRTConfig) -> dict[str, Part]:
+  """The parts of the block that `fields` name."""
+  if fields.block == 'cart':
+    return _cart_block(fields)
+  if not fields.layers:
+    raise ValueError('model.layers is missing; parameters and FLOPs follow from it')
+  return {'layers': _roformer_layers(fields)}
 
 
 def of_cart(fields: CARTConfig) -> dict[str, Part]:
   """The parts of a CART, loops counted as applications of its core."""
+  return _tied_ends(fields) | _cart_block(fields)
+
+
+def _cart_block(fields: CARTConfig | CRTConfig) -> dict[str, Part]:
+  """The same without its ends."""
   width, loops, preludes = fields.width, fields.loops, fields.prelude_layers
   keys_values = _keys_values(fields)
   cross_layer = 2 * width**2 + _gated_feed_forward(width)
@@ -90,7 +105,7 @@ def of_cart(fields: CARTConfig) -> dict[str, Part]:
   # History weights, gate and loop code are stored even where a switch leaves them unused. None of
   # them multiplies per token: the code is projected once per loop, for all positions together.
   recurrence = fields.history + width + fields.loop_code_width * width
-  pieces = _tied_ends(fields) | {
+  pieces = {
     'prelude': Part(self_layer, 2 * width, width, preludes, preludes),
     'core': Part(
       self_layer if fields.core == 'self' else cross_layer,
@@ -151,6 +166,7 @@ def work_of_crt(fields: CRTConfig, training: bool, sequential: bool) -> dict[str
   """
   if sequential or fields.driver == 'sequential':
     return {}
+  layers = functools.partial(dict.fromkeys, _crt_block(fields))
   variant = corrections.variant_of(fields.correction)
   depth, reach, in_summary = fields.depth, fields.gradient_reach, variant.network == 'summary'
   behind = variant.head_reads_input or (training and fields.convergence_weight > 0)
@@ -159,11 +175,11 @@ def work_of_crt(fields: CRTConfig, training: bool, sequential: bool) -> dict[str
   if fields.gradient == 'last_passes' and reach < depth:
     # The first of the last passes starts from a correction that has a gradient.
     last = Work(corrected, reach - 1 + behind + (not in_summary))
-    return {'layers': Work(depth, reach), 'correction': last}
+    return layers(Work(depth, reach)) | {'correction': last}
   if fields.gradient == 'implicit':  # the last pass, the fixed point's, and the reverse passes
     fixed = Work(corrected, 1 + behind, reach - 1)
-    return {'layers': Work(depth, 2, reach - 1), 'correction': fixed}
-  return {'layers': Work(depth, depth), 'correction': Work(corrected, corrected)}
+    return layers(Work(depth, 2, reach - 1)) | {'correction': fixed}
+  return layers(Work(depth, depth)) | {'correction': Work(corrected, corrected)}
 
 
 def work_of_cart(fields: CARTConfig, training: bool, sequential: bool) -> dict[str, Work]:

@@ -5,6 +5,7 @@ Training runs K parallel passes; generation runs the exact recurrence, one pass 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,16 +14,12 @@ import jax.numpy as jnp
 from crt_jax.layers.linear import Dropout
 from crt_jax.models import corrections, crt_training
 from crt_jax.models.base import Hidden, Model
+from crt_jax.models.cart_block import CARTBlock
 from crt_jax.models.config import RecurrentPasses, pass_scan
 from crt_jax.models.counts import of_crt, work_of_crt
-from crt_jax.models.stack import LayerStack, apply_module, empty_cache, roformer_stack
-from crt_jax.models.transformer import (
-  axes_of_modules,
-  embed,
-  init_modules,
-  output_modules,
-  project,
-)
+from crt_jax.models.modules import axes_of_modules, init_modules
+from crt_jax.models.stack import Stack, apply_module, roformer_stack
+from crt_jax.models.transformer import embed, output_modules, project
 from crt_jax.recurrence.context import (
   Passes,
   Recurrence,
@@ -38,6 +35,18 @@ from crt_jax.schema.fields import one_of, require
 Array = jax.Array
 
 
+# The stack that a CRT stands over, by `block`.
+BLOCKS = {
+  'transformer': lambda config: roformer_stack(config, config.layers),
+  'cart': lambda config: CARTBlock(config.cart),
+}
+
+
+def block_of(config: CRTConfig) -> Stack:
+  """The stack that `config.block` names."""
+  return BLOCKS[config.block](config)
+
+
 class CRTParts(NamedTuple):
   """Pure pieces, closed over the parameters; each takes a dropout key or None."""
 
@@ -50,13 +59,27 @@ class CRTParts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CRT(Model):
-  """The CRT under the contract; built over the RoFormer stack."""
+  """The CRT under the contract, over the block and with the correction that its config names.
+
+  Attributes:
+    make_block, make_correction: what makes others of the configuration, see docs/adding_a_model.md.
+  """
 
   Config = CRTConfig
   passes = RecurrentPasses('depth', 'K', 'parallel passes')
   counts = staticmethod(of_crt)
   work = staticmethod(work_of_crt)
   config: CRTConfig
+  make_block: Callable[[CRTConfig], Stack] = block_of
+  make_correction: Callable[[CRTConfig], corrections.Correction] = corrections.Correction
+
+  @property
+  def block(self) -> Stack:
+    return self.make_block(self.config)
+
+  @property
+  def correction(self) -> corrections.Correction:
+    return self.make_correction(self.config)
 
   def __post_init__(self):
     config = self.config
@@ -68,10 +91,19 @@ class CRT(Model):
       "model.gradient='last_passes' leaves the embedding no gradient with model.cumulative=True "
       f"and model.correction={config.correction!r}; use model.gradient='full'",
     )
+    require(
+      not self.correction.borrows or self.block.lends,
+      f'model.correction={self.config.correction!r} borrows the feed-forward of the last layer of '
+      f"the block, and a {type(self.block).__name__} lends none; use model.correction='add'",
+    )
 
   @property
   def variant(self) -> corrections.Variant:
     return corrections.variant_of(self.config.correction)
+
+  @property
+  def stacked(self):
+    return {('layers', *path): ('block', *path) for path in self.block.stacked}
 
   @property
   def has_sequential_form(self):
@@ -80,31 +112,26 @@ class CRT(Model):
   def _modules(self) -> dict:
     return output_modules(self.config, tied=False)
 
-  def _stack(self) -> LayerStack:
-    return roformer_stack(self.config, self.config.layers)
-
   def init(self, key):
     stack_key, output_key, correction_key = jax.random.split(key, 3)
     params = init_modules(self._modules(), self.config, output_key)
-    params['layers'] = self._stack().init(stack_key)
-    network = corrections.modules(self.variant, self.config, self.variant.parts)
-    if network:
-      params['correction'] = init_modules(network, self.config, correction_key)
-    return params
+    params['layers'] = self.block.init(stack_key)
+    correction = self.correction.init(correction_key)
+    return params | ({'correction': correction} if correction else {})
 
   def axes(self):
     axes = axes_of_modules(self._modules(), self.config)
-    axes['layers'] = self._stack().axes()
-    network = corrections.modules(self.variant, self.config, self.variant.parts)
-    if network:
-      axes['correction'] = axes_of_modules(network, self.config)
-    return axes
+    axes['layers'] = self.block.axes()
+    correction = self.correction.axes()
+    return axes | ({'correction': correction} if correction else {})
 
   def parts(self, params):
-    summary, inject = corrections.functions(self.variant, self.config, params)
+    block, layers = self.block, params['layers']
+    borrowed = block.last_layer(layers) if self.correction.borrows else {}
+    summary, inject = self.correction.functions(params.get('correction', {}), borrowed)
     return CRTParts(
       embed=functools.partial(self.embed, params),
-      block=self._stack().block(params['layers']),
+      block=block.block(layers),
       summary=summary,
       inject=inject,
       head=lambda hidden, key=None: self.head(params, hidden),
@@ -124,7 +151,7 @@ class CRT(Model):
 
   def read(self, done: Passes) -> Array:
     """What the head reads of finished passes."""
-    return done.x_next_BxTxC if self.variant.head_reads_input else done.z_BxTxC
+    return done.x_next_BxTxC if self.correction.head_reads_input else done.z_BxTxC
 
   def embed(self, params, tokens_BxT, key=None) -> Array:
     """e_BxTxC, dropped out once for all passes."""
@@ -203,8 +230,8 @@ class CRT(Model):
     return self.resolve_depth(depth) - 1
 
   def decayed(self):
-    used = super().decayed()
-    never_corrects = self.depths() == (1,) and not self.variant.head_reads_input
+    used = super().decayed() | dict(layers=self.block.decayed())
+    never_corrects = self.depths() == (1,) and not self.correction.head_reads_input
     if never_corrects and self.config.convergence_weight == 0 and 'correction' in used:
       used['correction'] = jax.tree.map(lambda _: False, used['correction'])
     return used
@@ -218,14 +245,11 @@ class CRT(Model):
   def decode_state(self, batch, max_len, depth=None):
     self.config.require_sequential_form('decoding')
     require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
-    caches = dict(block=self._stack().cache(batch, max_len))
-    if 'attention' in self.variant.parts:
-      config = self.config
-      caches['correction'] = empty_cache(
-        1, batch, max_len, config.heads, config.head_width, config.dtype
-      )
-    recurrent_BxC = jnp.zeros((batch, self.config.width), self.config.param_dtype)
-    return DecodeState(caches, recurrent_BxC, jnp.zeros(batch, jnp.int32))
+    caches = dict(
+      block=self.block.cache(batch, max_len), correction=self.correction.cache(batch, max_len)
+    )
+    caches = {name: cache for name, cache in caches.items() if cache is not None}
+    return DecodeState(caches, self.correction.no_summary(batch), jnp.zeros(batch, jnp.int32))
 
   def training_state(self, e_BxTxC: Array) -> DecodeState:
     """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
@@ -234,7 +258,7 @@ class CRT(Model):
     capacity, window = -(-length // self.stride) * self.stride, self.config.window
     trailing = 0 < window <= capacity
     state = self.decode_state(batch, window - 1 if trailing else capacity)
-    state = state.widened(e_BxTxC.dtype)
+    state, trailing = state.widened(e_BxTxC.dtype), trailing and state.capacity is not None
     return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)
 
   def advance(self, params, state, tokens_BxT, lengths_B, method):

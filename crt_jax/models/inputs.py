@@ -52,7 +52,7 @@ def check_lengths(lengths_B: AnyArray, batch: int, length: int):
 
 def check_room(state: DecodeState, new_B: AnyArray | int):
   """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
-  if state.trailing or is_traced(state.position_B, new_B):
+  if not _is_limited(state) or is_traced(state.position_B, new_B):
     return
   end = (np.asarray(state.position_B) + new_B).max()
   require(
@@ -64,6 +64,11 @@ def check_room(state: DecodeState, new_B: AnyArray | int):
 
 def nan_past_the_end(state: DecodeState, hidden_BxC: Array) -> Array:
   """NaN in the rows whose last tokens the caches had no room for."""
-  if state.trailing:
+  if not _is_limited(state):
     return hidden_BxC
   return jnp.where((state.position_B <= state.capacity)[:, None], hidden_BxC, jnp.nan)
+
+
+def _is_limited(state: DecodeState) -> bool:
+  """Whether the state can be full."""
+  return not state.trailing and state.capacity is not None

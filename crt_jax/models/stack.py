@@ -1,9 +1,10 @@
-"""The layer stack that a style name stands for, with its parameters, axes and caches."""
+"""What a model stacks: the protocol, and the layers that a style name stands for."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from crt_jax.layers.attention import Attention, Past
 from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.latent_attention import KeysValues, LatentAttention
+from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.config import layer_scan
@@ -21,8 +23,50 @@ from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
 from crt_jax.types import Array, Tree
 
 
+class Stack(abc.ABC):
+  """What a CRT stands over: a map of vectors that reads earlier positions, and what it leaves them.
+
+  A stack is hashable and pure, as models are. `stacked` are the paths, the same in parameters and
+  cache, to trees of layers that `block` also takes as a tuple of one tree per layer, which is how
+  decoding reads them fastest.
+  """
+
+  stacked: ClassVar[tuple[tuple[str, ...], ...]] = ()
+  lends: ClassVar[bool] = False
+
+  @abc.abstractmethod
+  def init(self, key: Array) -> dict:
+    """Fresh parameters: a nested dict of arrays."""
+
+  @abc.abstractmethod
+  def axes(self) -> dict:
+    """The tree of `init` with a PartitionSpec of logical axis names at each leaf."""
+
+  @abc.abstractmethod
+  def block(self, params: dict) -> Callable:
+    """x_BxTxC, past, key -> z_BxTxC, entries: causal, with no path from a row to another.
+
+    `past` is None at the start of a sequence that leaves nothing behind (entries are None then), or
+    (cache, position_B, ...), and entries are what T positions add to that cache, see
+    recurrence/state.py. key=None: no dropout.
+    """
+
+  @abc.abstractmethod
+  def cache(self, batch: int, max_len: int) -> Any:
+    """A tree of slots [N, B, H, S, A] and of `Carry`, as they are before the first position."""
+
+  def decayed(self) -> dict:
+    """The tree of `init` with False at parameters that `block` never reads."""
+    return jax.tree.map(lambda spec: True, self.axes())
+
+  def last_layer(self, params: dict) -> dict[str, tuple]:
+    """Its 'norm' and 'feed_forward', each (module, parameters), for corrections that borrow them;
+    only where it `lends` them."""
+    raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class LayerStack:
+class LayerStack(Stack):
   """`count` layers of one kind with separate weights, stacked along a leading axis.
 
   Attributes:
@@ -30,6 +74,8 @@ class LayerStack:
     heads, head_width: of the keys and values that a cache holds.
   """
 
+  stacked = ((),)
+  lends = True
   layer: TransformerLayer
   count: int
   config: ModelConfig
@@ -52,6 +98,12 @@ class LayerStack:
     return empty_cache(
       self.count, batch, max_len, attention.heads, attention.head_width, self.config.dtype
     )
+
+  def last_layer(self, params_N: Tree) -> dict[str, tuple]:
+    layer, is_stacked = self.layer, isinstance(params_N, dict)
+    last = jax.tree.map(lambda a: a[-1], params_N) if is_stacked else params_N[-1]
+    norm = Norm(self.config.width, layer.norm, layer.norm_eps)
+    return dict(norm=(norm, last['norm2']), feed_forward=(layer.feed_forward, last['feed_forward']))
 
   def _example(self) -> Array:
     return jnp.zeros((1, 1, self.config.width), self.config.param_dtype)

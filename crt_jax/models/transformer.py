@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from crt_jax import sharding
 from crt_jax.layers.linear import Embedding, Linear, contract
 from crt_jax.layers.norm import Norm
-from crt_jax.layers.parameters import axes_of, compute_dtype, init_params
+from crt_jax.layers.parameters import compute_dtype
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.counts import of_transformer
 from crt_jax.models.inputs import check_tokens
+from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.models.stack import (
   LayerStack,
   apply_module,
@@ -46,6 +47,7 @@ class Transformer(Model):
 
   Config = TransformerConfig
   counts = staticmethod(of_transformer)
+  stacked = {('layers',): ('block',)}
   config: TransformerConfig
 
   def _modules(self) -> dict:
@@ -120,27 +122,6 @@ def output_modules(config: ModelConfig, tied: bool) -> dict:
     final_norm=Norm(config.width),
     output=output,
   )
-
-
-def init_modules(modules: dict, config: ModelConfig, key: Array) -> dict:
-  """Parameters of single (not stacked) modules, by name."""
-  keys = jax.random.split(key, len(modules))
-  return {
-    name: init_params(module, k, example_input(module, config), dtype=config.param_dtype)
-    for k, (name, module) in zip(keys, modules.items(), strict=True)
-  }
-
-
-def axes_of_modules(modules: dict, config: ModelConfig) -> dict:
-  return {name: axes_of(module, example_input(module, config)) for name, module in modules.items()}
-
-
-def example_input(module, config: ModelConfig) -> Array:
-  """An input of the shape and dtype that a module of this model takes."""
-  if isinstance(module, Embedding):
-    return jnp.zeros((1, 1), jnp.int32)
-  width = getattr(module, 'in_width', 0) or getattr(module, 'width', config.width)
-  return jnp.zeros((1, 1, width), config.param_dtype)
 
 
 def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:

@@ -7,9 +7,10 @@ state by all c of them. Per stretch, beside what goes in and out of the loop:
   jax.lax.scan   stores all activations, and the caches again: T^2 with full attention
   segments       stores the state of every sqrt(J)-th stretch and what lies between two of them;
                  forward work is done twice; little memory where the state is small (a window)
-  replay         stores nothing but the caches themselves: what `advance` writes is never lost, so
-                 the backward pass restores each state from its successor; forward work is done
-                 twice; the fastest, but no forward-mode derivatives (a custom_vjp)
+  replay         stores nothing but the caches themselves and what each position replaces: what
+                 `advance` appends is never lost, so the backward pass restores each state from its
+                 successor; forward work is done twice; the fastest, but no forward-mode derivatives
+                 (a custom_vjp)
 
 Forward-mode derivatives (jvp) pass through the first two.
 """
@@ -21,7 +22,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from crt_jax.recurrence.state import DecodeState, leaving, rewind
+from crt_jax.recurrence.state import (
+  Carry,
+  DecodeState,
+  apart,
+  is_carry,
+  is_slots,
+  leaving,
+  rewind,
+  together,
+)
 from crt_jax.types import Array
 
 Loop = Callable[[Callable, DecodeState, tuple], tuple[DecodeState, Any]]
@@ -62,50 +72,60 @@ def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, 
   step, consts = jax.closure_convert(step, state, jax.tree.map(lambda a: a[0], xs))
   position_JxB = state.position_B[None] + chunk * jnp.arange(count, dtype=jnp.int32)[:, None]
 
-  def advanced(live: tuple, e_BxcxC: Array, consts: list[Array], fixed: tuple):
-    """`step` as a function of what has a gradient: caches and summary, embeddings, parameters."""
+  def advanced(live: tuple, e_BxcxC: Array, consts: list[Array], ints: tuple, fixed: tuple):
+    """`step` as a function of what has a gradient: the state's numbers, embeddings, parameters."""
     position_B, *others = fixed
-    before = dataclasses.replace(
-      state, caches=live[0], recurrent_BxC=live[1], position_B=position_B
-    )
+    caches, carry = together(live, ints)
+    before = dataclasses.replace(state, caches=caches, recurrent=carry.value, position_B=position_B)
     after, y = step(before, (e_BxcxC, *others), *consts)
-    return (after.caches, after.recurrent_BxC), y
+    return *apart((after.caches, Carry(after.recurrent)), _has_gradient), y
 
-  def forward(consts: list[Array], live: tuple, e_JxBxcxC: Array, fixed_J: Array):
-    def body(live: tuple, x: tuple):
-      kept = leaving(live[0], chunk) if state.trailing else None, live[1]
-      live, y = advanced(live, x[0], consts, x[1])
-      return live, (y, kept)
+  def forward(consts: list[Array], live: tuple, e_JxBxcxC: Array, ints: tuple, fixed_J: tuple):
+    def body(state_parts: tuple, x: tuple):
+      slots, kept = apart(together(*state_parts), is_slots, is_carry)
+      left = leaving(slots, chunk) if state.trailing else None
+      live, ints, y = advanced(state_parts[0], x[0], consts, state_parts[1], x[1])
+      return (live, ints), (y, (left, kept))
 
-    live, (y_J, kept_J) = jax.lax.scan(body, live, (e_JxBxcxC, fixed_J))
-    return (live, y_J), (consts, live[0], kept_J, e_JxBxcxC, fixed_J)
+    ends, (y_J, kept_J) = jax.lax.scan(body, (live, ints), (e_JxBxcxC, fixed_J))
+    slots, _ = apart(together(*ends), is_slots, is_carry)
+    return (*ends, y_J), (consts, slots, kept_J, e_JxBxcxC, fixed_J)
 
   def backward(residuals: tuple, cotangents: tuple):
-    consts, caches, kept_J, e_JxBxcxC, fixed_J = residuals
+    consts, slots, kept_J, e_JxBxcxC, fixed_J = residuals
 
     def body(carry: tuple, x: tuple):
-      caches, dlive, dconsts = carry
-      e_BxcxC, fixed, (left, recurrent_BxC), dy = x
-      caches = rewind(caches, left) if state.trailing else caches
-      inputs = ((caches, recurrent_BxC), e_BxcxC, consts)
-      _, pullback = jax.vjp(lambda live, e, consts: advanced(live, e, consts, fixed), *inputs)
-      dlive, de_BxcxC, dstep = pullback((dlive, dy))
-      return (caches, dlive, jax.tree.map(jnp.add, dconsts, dstep)), de_BxcxC
+      slots, dlive, dconsts = carry
+      e_BxcxC, fixed, (left, kept), dy = x
+      slots = rewind(slots, left) if state.trailing else slots
+      live, ints = apart(together(slots, kept), _has_gradient)
 
-    dlive, dy_J = cotangents
-    start = (caches, dlive, jax.tree.map(jnp.zeros_like, consts))
+      def differentiated(live: tuple, e_BxcxC: Array, consts: list[Array]):
+        live, _, y = advanced(live, e_BxcxC, consts, ints, fixed)
+        return live, y
+
+      _, pullback = jax.vjp(differentiated, live, e_BxcxC, consts)
+      dlive, de_BxcxC, dstep = pullback((dlive, dy))
+      return (slots, dlive, jax.tree.map(jnp.add, dconsts, dstep)), de_BxcxC
+
+    dlive, _, dy_J = cotangents
+    start = (slots, dlive, jax.tree.map(jnp.zeros_like, consts))
     stored_J = (e_JxBxcxC, fixed_J, kept_J, dy_J)
     (_, dlive, dconsts), de_JxBxcxC = jax.lax.scan(body, start, stored_J, reverse=True)
-    return dconsts, dlive, de_JxBxcxC, None
+    return dconsts, dlive, de_JxBxcxC, None, None
 
   run = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
   run.defvjp(forward, backward)
-  live = (state.caches, state.recurrent_BxC)
-  (caches, recurrent_BxC), y_J = run(consts, live, e_JxBxcxC, (position_JxB, *others_J))
-  position_B = state.position_B + count * chunk
+  live, ints = apart((state.caches, Carry(state.recurrent)), _has_gradient)
+  live, ints, y_J = run(consts, live, e_JxBxcxC, ints, (position_JxB, *others_J))
+  (caches, carry), position_B = together(live, ints), state.position_B + count * chunk
   return dataclasses.replace(
-    state, caches=caches, recurrent_BxC=recurrent_BxC, position_B=position_B
+    state, caches=caches, recurrent=carry.value, position_B=position_B
   ), y_J
+
+
+def _has_gradient(a: Array) -> bool:
+  return jnp.issubdtype(a.dtype, jnp.inexact)
 
 
 LOOPS = {'replay': replay, 'segments': segments, 'scan': jax.lax.scan}

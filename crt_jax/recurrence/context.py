@@ -24,9 +24,10 @@ class Recurrence(NamedTuple):
 
   Attributes:
     block: x_BxTxC, past, key -> z_BxTxC, entries.
-    summary: z_BxTxC, x_BxTxC, key -> s_BxTxC, what a position hands to its successor.
-    inject: s_prev_BxTxC, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its
-      own attention, if any, reads of earlier positions, None in parallel passes.
+    summary: z_BxTxC, x_BxTxC, key -> s, what a position hands to its successor: any tree of arrays
+      [B, T, ...]; a vector, s_BxTxC, in every CRT of ours.
+    inject: s_prev, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its own
+      attention or recurrence, if any, reads of earlier positions, None in parallel passes.
     shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
     scan: runs the passes but the last, see scan.py.
   """
@@ -47,7 +48,7 @@ class Passes:
     z_BxTxC: the last pass's block output.
     x_BxTxC: the last pass's input, x^(K).
     x_next_BxTxC: the input that a further pass would read, x^(K+1).
-    summary_BxTxC: the last pass's summaries.
+    summary: the last pass's summaries, [B, T, ...].
     entries: what the positions add to each cache; {} where there is none.
     statistics: of x^(k+1) against x^(k), k = 1..K-1 (spectra.loop_statistics); {} if not asked for.
   """
@@ -55,7 +56,7 @@ class Passes:
   z_BxTxC: Array
   x_BxTxC: Array
   x_next_BxTxC: Array
-  summary_BxTxC: Array
+  summary: Any
   entries: dict
   statistics: dict
 
@@ -64,7 +65,7 @@ class Before(NamedTuple):
   """The passes that further ones go on from: their number, the last one's summaries and inputs."""
 
   count: int
-  summary_BxTxC: Array
+  summary: Any
   x_BxTxC: Array
 
 
@@ -101,9 +102,9 @@ def unroll(
       statistics = loop_statistics(x_next_BxTxC, x_BxTxC)
     return (x_next_BxTxC, entries['correction']), statistics
 
-  first, s_BxTxC, x_BxTxC = before or Before(0, jnp.zeros_like(e_BxTxC), e_BxTxC)
+  first, s, x_BxTxC = before or Before(0, _no_summary(recurrence, e_BxTxC), e_BxTxC)
   x_BxTxC, entries = recurrence.inject(
-    _previous(recurrence, s_BxTxC, state),
+    _previous(recurrence, s, state),
     e_BxTxC,
     x_BxTxC,
     _split(key, first)[2],
@@ -119,12 +120,12 @@ def unroll(
     carry, statistics = recurrence.scan(refine, (x_BxTxC, unread), (numbers, probe_K))
     x_BxTxC, entries = carry
   # The last pass is the first that the backward pass needs: recomputing it would save nothing.
-  z_BxTxC, s_BxTxC, x_next_BxTxC, last_entries = one_pass(
+  z_BxTxC, s, x_next_BxTxC, last_entries = one_pass(
     recurrence, e_BxTxC, x_BxTxC, state, _split(key, first + depth)
   )
   entries = {'block': last_entries['block'], 'correction': entries}
   entries = {name: value for name, value in entries.items() if value is not None}
-  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, entries, statistics)
+  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s, entries, statistics)
 
 
 def one_pass(
@@ -133,20 +134,20 @@ def one_pass(
   x_BxTxC: Array,
   state: DecodeState | None,
   keys: tuple,
-) -> tuple[Array, Array, Array, dict]:
-  """One pass over T positions: z_BxTxC, s_BxTxC, x_next_BxTxC and the entries of each cache.
+) -> tuple[Array, Any, Array, dict]:
+  """One pass over T positions: z_BxTxC, s, x_next_BxTxC and the entries of each cache.
 
   Args:
     keys: dropout keys of block, summary and inject, or three times None.
   """
   block_key, summary_key, inject_key = keys
   z_BxTxC, block_entries = recurrence.block(x_BxTxC, _past(state, 'block'), block_key)
-  s_BxTxC = recurrence.summary(z_BxTxC, x_BxTxC, summary_key)
-  s_prev_BxTxC = _previous(recurrence, s_BxTxC, state)
+  s = recurrence.summary(z_BxTxC, x_BxTxC, summary_key)
+  s_prev = _previous(recurrence, s, state)
   x_next_BxTxC, entries = recurrence.inject(
-    s_prev_BxTxC, e_BxTxC, x_BxTxC, inject_key, _past(state, 'correction')
+    s_prev, e_BxTxC, x_BxTxC, inject_key, _past(state, 'correction')
   )
-  return z_BxTxC, s_BxTxC, x_next_BxTxC, {'block': block_entries, 'correction': entries}
+  return z_BxTxC, s, x_next_BxTxC, {'block': block_entries, 'correction': entries}
 
 
 def correction_map(recurrence: Recurrence, e_BxTxC: Array) -> Callable:
@@ -194,7 +195,7 @@ def chunked(
   def one_chunk(state: DecodeState, chunk_input: tuple[Array, Array | None, Array | None]):
     e_BxcxC, new_B, chunk_key = chunk_input
     done = unroll(recurrence, e_BxcxC, depth, start, chunk_key, state=state)
-    return advance(state, done.entries, done.summary_BxTxC, new_B), read(done)
+    return advance(state, done.entries, done.summary, new_B), read(done)
 
   state, h_JxBxc = loop(one_chunk, state, (e_JxBxcxC, new_JxB, key_J))
 
@@ -222,14 +223,18 @@ def _past(state: DecodeState | None, name: str):
   return None if state is None else state.past(name)
 
 
-def _previous(recurrence: Recurrence, s_BxTxC: Array, state: DecodeState | None) -> Array:
+def _no_summary(recurrence: Recurrence, e_BxTxC: Array) -> Tree:
+  """The summaries of positions that no pass has reached."""
+  found = jax.eval_shape(recurrence.summary, e_BxTxC, e_BxTxC)
+  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), found)
+
+
+def _previous(recurrence: Recurrence, s: Tree, state: DecodeState | None) -> Tree:
   """The summary that each position reads; the first one's is that of the position before."""
   if not recurrence.shift:
-    return s_BxTxC
-  last_BxC = None if state is None else state.recurrent_BxC
-  if last_BxC is None:
-    last_BxC = jnp.zeros_like(s_BxTxC[:, 0])
-  return jnp.concatenate([last_BxC[:, None], s_BxTxC[:, :-1]], axis=1)
+    return s
+  last = jax.tree.map(lambda a: jnp.zeros_like(a[:, 0]), s) if state is None else state.recurrent
+  return jax.tree.map(lambda a, b: jnp.concatenate([a[:, None], b[:, :-1]], axis=1), last, s)
 
 
 def _split(key: Array | None, k: Array | int) -> tuple:

@@ -54,7 +54,7 @@ def last_passes(
     return unroll(recurrence, e_BxTxC, depth, start, key)
   first = depth - last
   earlier = unroll(recurrence, jax.lax.stop_gradient(e_BxTxC), first, start, key)
-  given = jax.lax.stop_gradient((earlier.summary_BxTxC, earlier.x_BxTxC))
+  given = jax.lax.stop_gradient((earlier.summary, earlier.x_BxTxC))
   return unroll(recurrence, e_BxTxC, last, start, key, before=Before(first, *given))
 
 
@@ -103,5 +103,5 @@ def implicit(
   fixed_point.defvjp(forward, backward)
   first_BxTxC = unroll(recurrence, e_BxTxC, 1, start).x_BxTxC
   x_BxTxC = fixed_point(consts, e_BxTxC, first_BxTxC)
-  z_BxTxC, s_BxTxC, x_next_BxTxC, _ = one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)
-  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s_BxTxC, {}, {})
+  z_BxTxC, s, x_next_BxTxC, _ = one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)
+  return Passes(z_BxTxC, x_BxTxC, x_next_BxTxC, s, {}, {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,21 +13,37 @@ Array = jax.Array
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Carry:
+  """A part of a cache that each position replaces: an LSTM's pair, a shift register.
+
+  Attributes:
+    value: any tree of arrays with an axis of rows. The entries of T new positions are a Carry too,
+      of the values behind each, with an axis of positions right behind that of the rows.
+    axis: of the rows (static); 1 where layers are stacked before it.
+  """
+
+  value: Any
+  axis: int = dataclasses.field(default=0, metadata=dict(static=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class DecodeState:
   """Everything that the positions before have left behind.
 
   Attributes:
     caches: named trees of arrays [N, B, H, S, A] with one slot per position, append-only; slots
-      from position_B on hold nothing. Where `trailing`, the S latest positions, oldest first.
-    recurrent_BxC: the summary of the last position, zero before the first; None where a model has
-      no recurrence along the sequence.
+      from position_B on hold nothing. Where `trailing`, the S latest positions, oldest first. What
+      is replaced at each position, and not added to, stands in them as a `Carry`.
+    recurrent: the summary of the last position, any tree of arrays [B, ...], as it is before the
+      first; None where a model has no recurrence along the sequence.
     position_B: number of positions seen, per row; of length 1 if all rows stand at the same.
     depth: recurrent passes per position (static), or None.
     trailing: the caches forget what windowed attention no longer sees (static).
   """
 
   caches: dict[str, Any]
-  recurrent_BxC: Array | None
+  recurrent: Any
   position_B: Array
   depth: int | None = dataclasses.field(default=None, metadata=dict(static=True))
   trailing: bool = dataclasses.field(default=False, metadata=dict(static=True))
@@ -34,10 +51,13 @@ class DecodeState:
   def past(self, name: str):
     """What attention reads: (cache, position_B), and of trailing caches the position in slot 0,
     below 0 while there is none; None if this cache does not exist."""
-    if name not in self.caches:
-      return None
+    return (self.caches[name], *self.place) if name in self.caches else None
+
+  @property
+  def place(self) -> tuple[Array, ...]:
+    """What stands behind every cache in its `past`."""
     first_B = (self.position_B - self.capacity,) if self.trailing else ()
-    return self.caches[name], self.position_B, *first_B
+    return self.position_B, *first_B
 
   def widened(self, stream_dtype) -> 'DecodeState':
     """Float64 parameters need a float64 state, also where the configuration says float32."""
@@ -46,40 +66,66 @@ class DecodeState:
     return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, self)
 
   @property
-  def capacity(self) -> int:
-    """The number of positions that the caches can hold."""
-    return jax.tree.leaves(self.caches)[0].shape[3]
+  def capacity(self) -> int | None:
+    """The number of positions that the caches can hold; None where they have no slots."""
+    slots = jax.tree.leaves(apart(self.caches, is_slots, is_carry)[0])
+    return slots[0].shape[3] if slots else None
 
 
 def advance(
   state: DecodeState,
   entries: dict[str, Any],
-  summaries_BxTxC: Array | None,
+  summaries: Any,
   lengths_B: Array | None,
 ) -> DecodeState:
   """The state after the first lengths_B of T new positions; rows of length 0 stay as they are.
 
   Args:
-    entries: for each cache the new positions' arrays [N, B, H, T, A].
-    summaries_BxTxC: the new positions' summaries, or None without recurrence.
+    entries: for each cache the new positions' arrays [N, B, H, T, A], or Carry of their values.
+    summaries: the new positions' summaries [B, T, ...], or None without recurrence.
     lengths_B: of length 1 where position_B is. None: all T positions, which the caches have room
       for; rows that stand at the same position are then written as one stretch.
   """
   if lengths_B is not None:
     lengths_B = lengths_B.astype(state.position_B.dtype)
   put = _shift if state.trailing else functools.partial(_append, position_B=state.position_B)
+
+  def take_in(old, new):
+    if is_carry(old):
+      return _replace(old, jax.tree.map(lambda a, b: b.astype(a.dtype), old, new), lengths_B)
+    return put(old, new.astype(old.dtype), lengths_B)
+
   caches = {
-    name: jax.tree.map(lambda a, b: put(a, b.astype(a.dtype), lengths_B), state.caches[name], new)
+    name: jax.tree.map(take_in, state.caches[name], new, is_leaf=is_carry)
     for name, new in entries.items()
   }
-  recurrent_BxC = state.recurrent_BxC
-  if recurrent_BxC is not None:
-    candidates = jnp.concatenate([recurrent_BxC[:, None], summaries_BxTxC], axis=1)
-    recurrent_BxC = take_position(candidates, lengths_B)
-  new_B = jax.tree.leaves(entries)[0].shape[3] if lengths_B is None else lengths_B
+  summaries = Carry(summaries)
+  recurrent = _replace(Carry(state.recurrent), summaries, lengths_B).value
+  new_B = _length((entries, summaries)) if lengths_B is None else lengths_B
   return dataclasses.replace(
-    state, caches=caches, recurrent_BxC=recurrent_BxC, position_B=state.position_B + new_B
+    state, caches=caches, recurrent=recurrent, position_B=state.position_B + new_B
   )
+
+
+def is_carry(part) -> bool:
+  return isinstance(part, Carry)
+
+
+def is_slots(part) -> bool:
+  """Whether a part of a cache keeps what each position has added."""
+  return not is_carry(part)
+
+
+def apart(tree, is_first: Callable, is_leaf: Callable | None = None) -> tuple:
+  """The parts of a tree for which `is_first` holds, and the rest; None for what is in the other."""
+  first = jax.tree.map(lambda a: a if is_first(a) else None, tree, is_leaf=is_leaf)
+  rest = jax.tree.map(lambda a: None if is_first(a) else a, tree, is_leaf=is_leaf)
+  return first, rest
+
+
+def together(first, rest):
+  """The tree that `apart` has made two of."""
+  return jax.tree.map(lambda a, b: b if a is None else a, first, rest, is_leaf=lambda a: a is None)
 
 
 def varying_as(x: Array, tree):
@@ -117,13 +163,36 @@ def rewind(caches, left):
   return jax.tree.map(back, caches, left)
 
 
-def take_position(x_BxTxC: Array, index_B: Array | None) -> Array:
-  """Row b's vector at position index_B[b], at index_B[0] in all rows, or at the last: [B, C]."""
+def take_position(x: Array, index_B: Array | None, axis: int = 1) -> Array:
+  """Row b's element at position index_B[b], at index_B[0] in all rows, or at the last.
+
+  Args:
+    x: an array with positions on `axis`, right behind the rows: [B, T, ...].
+  """
+  before = (slice(None),) * axis
   if index_B is None:
-    return x_BxTxC[:, -1]
+    return x[*before, -1]
   if index_B.shape[0] == 1:
-    return jax.lax.dynamic_index_in_dim(x_BxTxC, index_B[0], axis=1, keepdims=False)
-  return jnp.take_along_axis(x_BxTxC, index_B[:, None, None], axis=1)[:, 0]
+    return jax.lax.dynamic_index_in_dim(x, index_B[0], axis=axis, keepdims=False)
+  index = jnp.expand_dims(index_B, [i for i in range(x.ndim) if i != axis - 1])
+  return jnp.take_along_axis(x, index, axis=axis)[*before, 0]
+
+
+def _replace(old: Carry, new: Carry, lengths_B: Array | None) -> Carry:
+  """The values behind the first lengths_B positions; the old ones in rows of length 0."""
+  axis = old.axis + 1
+
+  def latest(a, b):
+    candidates = jnp.concatenate([jnp.expand_dims(a, axis), b], axis=axis)
+    return take_position(candidates, lengths_B, axis)
+
+  return Carry(jax.tree.map(latest, old.value, new.value), old.axis)
+
+
+def _length(entries) -> int:
+  """The number of new positions."""
+  part = jax.tree.leaves(entries, is_leaf=is_carry)[0]
+  return jax.tree.leaves(part)[0].shape[part.axis + 1 if is_carry(part) else 3]
 
 
 def _append(

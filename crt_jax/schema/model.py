@@ -168,12 +168,55 @@ class TransformerConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CRTConfig(ModelConfig):
+class CARTFields(ModelConfig):
+  """Fields of what lies between the ends of a CART: of it, and of a CRT with block='cart'."""
+
+  prelude_layers: int = field(
+    4, 'layers of the prelude, P; at least 2 unless short_prelude', least=0, most=DEEPEST
+  )
+  loops: int = field(6, 'loops of the core, R', least=1, most=DEEPEST)
+  latent_ratio: int = field(
+    4, 'keys and values through C / latent_ratio', least=0, most=WIDEST, zero='full rank'
+  )
+  history: int = field(3, 'states that the blend mixes', least=1, most=DEEPEST)
+  gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
+  loop_code_width: int = field(32, 'width of the code of the loop, even', least=2, most=WIDEST)
+  norm_eps: float = field(1e-6, 'epsilon of the norms', above=0, most=1)
+  rotary_theta: float = field(1e4, "base of the 'standard' rotary angles", above=0, most=1e12)
+  anchor: str = field(
+    'frozen',
+    "source of the core's keys and values",
+    choices={'frozen': "the prelude's output", 'per_loop': "each loop's input"},
+  )
+  anchor_norm: bool = field(False, "RMSNorm before the anchor's projection")
+  share_core: bool = field(True, 'one core for all loops')
+  core: str = field(
+    'cross',
+    'what a loop attends to',
+    choices={'cross': 'the anchor', 'self': 'its own states, as a layer of the prelude'},
+  )
+  core_residual: bool = field(True, 'A * u is added around the core; False needs gate=False')
+  blend: bool = field(True, 'the last states are mixed')
+  gate: bool = field(True, 'A is learned')
+  loop_code: bool = field(True, 'a loop knows its number')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CRTConfig(CARTFields):
   """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
 
-  layers: int = field(MISSING, 'layers of the block, D', least=1, most=DEEPEST)
+  block: str = field(
+    'transformer',
+    'what the recurrence stands over',
+    choices={
+      'transformer': 'layers of its own',
+      'cart': 'the body of a CART, with its fields; layers and heads are 0',
+    },
+  )
+  layers: int = field(
+    0, "layers of the block, D; at least 1 unless block='cart'", least=0, most=DEEPEST
+  )
   rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
-  rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
   depth: int = field(5, 'parallel passes, K', least=1, most=DEEPEST)
   depth_min: int = field(
     0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
@@ -224,6 +267,7 @@ class CRTConfig(ModelConfig):
   )
 
   def check(self) -> None:
+    self._check_block()
     super().check()
     require_rotary(self.rotary)
     require(
@@ -236,6 +280,41 @@ class CRTConfig(ModelConfig):
     if self.driver != 'unroll':
       self.require_sequential_form(f'model.driver={self.driver!r}')
     self._check_gradient()
+
+  def _check_block(self) -> None:
+    if self.block == 'transformer':
+      require(self.layers, 'model.layers is missing: model.layers=0 must be at least 1')
+      others = {one.name for one in dataclasses.fields(ModelConfig)} | {'rotary_theta'}
+      for one in dataclasses.fields(CARTFields):
+        value = getattr(self, one.name)
+        require(
+          one.name in others or value == one.default,
+          f"model.{one.name}={value!r} is of model.block='cart'; set that, or leave it out",
+        )
+      return
+    require(
+      not self.layers,
+      f"model.layers={self.layers} does not go with model.block='cart'; leave it out (0), and set "
+      'model.prelude_layers and model.loops',
+    )
+    require(
+      self.head_width or not self.heads,
+      f"model.heads={self.heads} does not go with model.block='cart'; leave it out (0), and set "
+      f'model.head_width={self.width // max(self.heads, 1)}',
+    )
+    if not self.rotary:
+      object.__setattr__(self, 'rotary', 'standard')
+    require(
+      self.rotary == 'standard',
+      f"model.rotary={self.rotary!r} must be 'standard' for model.block='cart'",
+    )
+    object.__setattr__(self, 'head_width', self.cart.head_width)
+
+  @property
+  def cart(self) -> 'CARTConfig':
+    """The CART whose body block='cart' is."""
+    names = [one.name for one in dataclasses.fields(CARTFields)]
+    return CARTConfig(**{name: getattr(self, name) for name in names})
 
   def _check_gradient(self) -> None:
     named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
@@ -283,44 +362,16 @@ class CRTConfig(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CARTConfig(ModelConfig):
+class CARTConfig(CARTFields):
   """Fields of a CART; the booleans and choices are the switches of docs/cart.md."""
 
-  prelude_layers: int = field(
-    4, 'layers of the prelude, P; at least 2 unless short_prelude', least=0, most=DEEPEST
-  )
   short_prelude: bool = field(False, 'P may be 0 or 1, which was not published')
-  loops: int = field(6, 'loops of the core, R', least=1, most=DEEPEST)
   loops_min: int = field(
     0, 'training draws R from loops_min .. loops', least=0, most=DEEPEST, zero='always loops'
   )
   backprop_loops: int = field(
     0, 'gradients flow through the last so many loops', least=0, most=DEEPEST, zero='all'
   )
-  latent_ratio: int = field(
-    4, 'keys and values through C / latent_ratio', least=0, most=WIDEST, zero='full rank'
-  )
-  history: int = field(3, 'states that the blend mixes', least=1, most=DEEPEST)
-  gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
-  loop_code_width: int = field(32, 'width of the code of the loop, even', least=2, most=WIDEST)
-  norm_eps: float = field(1e-6, 'epsilon of the norms', above=0, most=1)
-  rotary_theta: float = field(1e4, 'base of the rotary angles', above=0, most=1e12)
-  anchor: str = field(
-    'frozen',
-    "source of the core's keys and values",
-    choices={'frozen': "the prelude's output", 'per_loop': "each loop's input"},
-  )
-  anchor_norm: bool = field(False, "RMSNorm before the anchor's projection")
-  share_core: bool = field(True, 'one core for all loops')
-  core: str = field(
-    'cross',
-    'what a loop attends to',
-    choices={'cross': 'the anchor', 'self': 'its own states, as a layer of the prelude'},
-  )
-  core_residual: bool = field(True, 'A * u is added around the core; False needs gate=False')
-  blend: bool = field(True, 'the last states are mixed')
-  gate: bool = field(True, 'A is learned')
-  loop_code: bool = field(True, 'a loop knows its number')
 
   def check(self) -> None:
     if not self.heads and not self.head_width:

@@ -15,6 +15,8 @@ COMMON = dict(vocab_size=VOCAB, width=WIDTH)
 TRANSFORMER = COMMON | dict(name='transformer', layers=3, heads=2, rotary='integer')
 CRT = COMMON | dict(name='crt', layers=3, heads=2, depth=4, rotary='integer')
 CART = COMMON | dict(name='cart', head_width=16, prelude_layers=2, loops=4)
+CRT_CART = CART | dict(name='crt', block='cart', depth=3)
+CODES = 2 * 2 * 4 * 32 * WIDTH / (BATCH * LENGTH)
 
 
 def flops_of_gradient(fields, depth=None, **changes) -> float:
@@ -41,7 +43,8 @@ def test_bodies_count_as_often_as_they_run():
     (TRANSFORMER, 3, 0),
     (CRT, 3 * 4, 0),
     # The code of the loops is projected once for all positions, forward and backward.
-    (CART, 2 + 4 + 1, 2 * 2 * 4 * 32 * WIDTH / (BATCH * LENGTH)),
+    (CART, 2 + 4 + 1, CODES),
+    (CRT_CART, 3 * (2 + 4 + 1), 3 * CODES),
   ],
 )
 def test_the_formula_of_model_flops(fields, attended, codes):

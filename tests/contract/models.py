@@ -5,9 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import crt_jax
+from tests.contract import odd_state  # noqa: F401 - registers the model of this name
 
 _CRT = dict(name='crt', vocab_size=23, width=16, heads=2, layers=2, rotary='integer_reversed')
 _TRANSFORMER = dict(name='transformer', vocab_size=23, width=16, heads=2, layers=2)
+_CRT_CART = dict(
+  name='crt',
+  block='cart',
+  vocab_size=23,
+  width=16,
+  head_width=8,
+  prelude_layers=2,
+  loops=2,
+  depth=3,
+)
 _CART = dict(name='cart', vocab_size=23, width=16, head_width=8, prelude_layers=2, loops=3)
 
 CONFIGS = {
@@ -15,6 +26,9 @@ CONFIGS = {
   'crt_windowed': _CRT | dict(depth=3, window=3, rotary='integer'),
   'crt_sa': _CRT | dict(depth=3, correction='sa', layers=1),
   'crt_px': _CRT | dict(depth=3, correction='px', rotary='standard'),
+  'crt_cart': _CRT_CART,
+  'crt_cart_per_loop': _CRT_CART | dict(anchor='per_loop', correction='sa', window=3),
+  'odd_state': _CRT | dict(name='odd_state', depth=3, layers=1),
   'cart': _CART,
   'cart_per_loop': _CART | dict(anchor='per_loop', blend=False),
   'cart_self_unshared': _CART | dict(core='self', share_core=False, loop_code=False),
@@ -54,4 +68,4 @@ def tokens_of(model, seed: int = 1, batch: int = BATCH, length: int = LENGTH):
 
 def exact_depth(model, length: int):
   """A depth at which parallel passes equal the sequential form at every position."""
-  return length + 1 if model.config.name == 'crt' else None
+  return length + 1 if model.recurs_along_sequence else None

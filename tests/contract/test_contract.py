@@ -22,11 +22,12 @@ from tests.contract.models import (
   tokens_of,
 )
 
-FAST = ('crt', 'crt_sa', 'cart', 'cart_per_loop', 'roformer')
+FAST = ('crt', 'crt_sa', 'crt_cart', 'odd_state', 'cart', 'cart_per_loop', 'roformer')
 NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 each_model = pytest.mark.parametrize('name', NAMES)
 # What depends on the shared code rather than on a variant runs over one model of each family.
-each_family = pytest.mark.parametrize('name', ('crt', 'cart', 'roformer'))
+SLOW_FAMILIES = [pytest.param(name, marks=pytest.mark.slow) for name in ('crt_cart', 'odd_state')]
+each_family = pytest.mark.parametrize('name', ('crt', 'cart', 'roformer', *SLOW_FAMILIES))
 
 
 @functools.cache
@@ -285,6 +286,7 @@ def test_decay_spares_what_the_loss_never_reads():
   cases = {
     'cart': dict(blend=False, gate=False, loop_code=False),
     'crt': dict(depth=1),
+    'crt_cart': dict(blend=False, gate=False, loop_code=False),
     'crt_px': dict(depth=1),
   }
   for name, changes in cases.items():

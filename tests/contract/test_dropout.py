@@ -49,6 +49,10 @@ CASES = {
     dict(layers=1, correction='tied_pure'),
     dict(embedding=1, own_feed_forward=4) | per_layer(3),
   ),
+  'crt_cart': (
+    dict(),
+    dict(embedding=1, own_feed_forward=3 + 1) | per_layer(3 * (2 + 2 + 1)),
+  ),
   'crt_chunked': (
     dict(driver='chunked', chunk=4, depth=2),
     dict(embedding=1, own_feed_forward=2 * (2 + 1)) | per_layer(2 * 2 * 2),
@@ -64,7 +68,7 @@ CASES = {
   'roformer_head_ffn': (dict(), dict(own_feed_forward=1) | per_layer(2)),
   'cart_dense': (dict(), per_layer(2)),
 }
-FAST = ('crt', 'crt_sa', 'crt_sequential', 'cart', 'roformer')
+FAST = ('crt', 'crt_sa', 'crt_cart', 'crt_sequential', 'cart', 'roformer')
 each_case = pytest.mark.parametrize(
   'name', [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from crt_jax.models import base
+from crt_jax.recurrence.state import apart, is_carry, is_slots
 from tests.close import FLOAT32, assert_close
 from tests.contract.models import BATCH, CONFIGS, LENGTH
 from tests.contract.test_contract import FAST, each_family, jitted, prepared
@@ -50,8 +51,11 @@ def alone(name, method, row, length):
   'name, method',
   [
     *[slow_unless(name in FAST, name, 'sequential') for name in CONFIGS],
-    *[('crt', 'parallel'), ('crt', 'chunked'), ('roformer', 'parallel')],
-    *[slow_unless(False, name, 'chunked') for name in ('crt_sa', 'crt_windowed', 'cart')],
+    *[('crt', 'parallel'), ('crt', 'chunked'), ('odd_state', 'chunked'), ('roformer', 'parallel')],
+    *[
+      slow_unless(False, name, 'chunked')
+      for name in ('crt_sa', 'crt_windowed', 'crt_cart_per_loop', 'cart')
+    ],
   ],
 )
 def test_ragged_prefill_is_one_row_at_a_time(name, method, rows):
@@ -73,13 +77,19 @@ def test_ragged_prefill_is_one_row_at_a_time(name, method, rows):
       one, expected_1xV, following = alone(name, method, row % BATCH, int(length))
       if length:
         assert_close(logits_BxV[row], expected_1xV[0], FLOAT32)
-      if length and (method == 'sequential' or model.config.name != 'crt'):
+      if length and (method == 'sequential' or not model.recurs_along_sequence):
         assert_close(logits_BxV[row], exact[row % BATCH, length - 1], FLOAT32)
-      caches = jax.tree.leaves(state.caches), jax.tree.leaves(one.caches)
+      (slots, carries), (one_slots, one_carries) = (
+        apart(s.caches, is_slots, is_carry) for s in (state, one)
+      )
+      caches = jax.tree.leaves(slots), jax.tree.leaves(one_slots)
       for cache_NxBxHxSxA, one_Nx1xHxSxA in zip(*caches, strict=True):
         found, expected = (np.asarray(a) for a in (cache_NxBxHxSxA[:, row], one_Nx1xHxSxA[:, 0]))
         assert_close(found[:, :, :length], expected[:, :, :length], FLOAT32)
         assert not found[:, :, length:].any()
+      carried = (carries, state.recurrent), (one_carries, one.recurrent)
+      for of_all, of_one in zip(*map(jax.tree.leaves, carried), strict=True):
+        assert_close(of_all[row], of_one[0], FLOAT32)
       for step, (found_BxV, expected_1xV) in enumerate(zip(steps, following, strict=True), start=1):
         if length + step <= LENGTH:
           assert_close(found_BxV[row], expected_1xV[0], FLOAT32)

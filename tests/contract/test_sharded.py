@@ -26,7 +26,7 @@ SHAPES = {
   'fsdp_tensor': dict(fsdp=4, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
-FAST = [(name, 'all') for name in ('crt_sa', 'cart')]
+FAST = [(name, 'all') for name in ('crt_sa', 'crt_cart', 'odd_state', 'cart')]
 EVERY = [
   pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
   for pair in ((name, shape) for name in CONFIGS for shape in SHAPES)
@@ -119,7 +119,16 @@ def test_each_device_on_its_own_rows(float64, name, shape):
 
 TEXTS = [
   name if name in ('crt_sa', 'cart') else pytest.param(name, marks=pytest.mark.slow)
-  for name in ('crt', 'crt_sa', 'cart', 'cart_per_loop', 'roformer', 'cart_dense')
+  for name in (
+    'crt',
+    'crt_sa',
+    'crt_cart',
+    'odd_state',
+    'cart',
+    'cart_per_loop',
+    'roformer',
+    'cart_dense',
+  )
 ]
 
 

@@ -192,6 +192,8 @@ EVERY_LAYOUT = {
   'cart_self_unshared': dict(CART, core='self', share_core=False),
   'cart_full_rank': dict(CART, latent_ratio=0),
   'cart_anchor_norm': dict(CART, anchor_norm=True),
+  'crt_cart': dict(CART, name='crt', block='cart', anchor_norm=True),
+  'crt_cart_sa': dict(CART, name='crt', block='cart', core='self', correction='sa'),
 }
 
 

@@ -58,6 +58,29 @@ def test_mistakes(changes, message):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  'changes, message',
+  (
+    (dict(block='card'), "model.block='card' must be one of .*did you mean 'cart'"),
+    (dict(layers=2), "model.layers=2 does not go with model.block='cart'; leave it out"),
+    (dict(heads=4), "model.heads=4 does not go with model.block='cart'.* model.head_width=32"),
+    (dict(rotary='integer'), "model.rotary='integer' must be 'standard' for model.block='cart'"),
+    (dict(correction='tied'), "model.correction='tied' borrows .* a CARTBlock lends none"),
+    (dict(prelude_layers=1), 'model.prelude_layers=1 must be at least 2'),
+    (dict(core='self', anchor='per_loop'), "model.core='self' has no anchor"),
+    (
+      dict(block='transformer', heads=2, layers=1, rotary='integer', loops=3),
+      'model.loops=3 is of',
+    ),
+    (dict(width=100), 'model.width=100 must be divisible by model.head_width=64'),
+  ),
+)
+def test_mistakes_of_a_crt_over_a_cart(changes, message):
+  with pytest.raises(ValueError, match=message) as error:
+    crt_jax.build(CART | dict(name='crt', block='cart') | changes)
+  assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('field', ('vocab_size', 'width', 'layers'))
 def test_missing_fields(field):
   with pytest.raises(ValueError, match=f'model.{field} is missing'):

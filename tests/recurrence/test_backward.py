@@ -112,7 +112,7 @@ def test_the_state_behind_a_loop_has_a_gradient_too(name):
     for part in jnp.split(e_BxTxC, [cut], axis=1):
       state, h = sequential(recurrence, model.read, state, part, None, None, LOOPS[name])
       hs.append(h)
-    ends = jax.tree.leaves((state.caches, state.recurrent_BxC))
+    ends = jax.tree.leaves((state.caches, state.recurrent))
     return sum(jnp.sum(jnp.sin(a)) for a in [*ends, jnp.concatenate(hs, axis=1)])
 
   gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)

@@ -109,7 +109,7 @@ def plain_loop(model, params, tokens, depth):
     z_BxTxC = x_BxTxC
     for n in range(model.config.layers):
       layer = jax.tree.map(lambda a, n=n: a[n], params['layers'])
-      z_BxTxC, _ = apply_module(model._stack().layer, layer, z_BxTxC)
+      z_BxTxC, _ = apply_module(model.block.layer, layer, z_BxTxC)
     if k < depth:
       shifted = jnp.concatenate([jnp.zeros_like(z_BxTxC[:, :1]), z_BxTxC[:, :-1]], axis=1)
       x_BxTxC, _ = parts.inject(shifted, e_BxTxC, x_BxTxC, None, None)
@@ -167,8 +167,8 @@ def test_rows_stop_at_their_length():
   empty = model.decode_state(BATCH, LENGTH).widened(e_BxTxC.dtype)
   state, _ = sequential(recurrence, model.read, empty, e_BxTxC, jnp.array([LENGTH, 0]))
   np.testing.assert_array_equal(state.position_B, [LENGTH, 0])
-  np.testing.assert_array_equal(state.recurrent_BxC[1], empty.recurrent_BxC[1])
-  assert np.abs(state.recurrent_BxC[0]).max() > 0
+  np.testing.assert_array_equal(state.recurrent[1], empty.recurrent[1])
+  assert np.abs(state.recurrent[0]).max() > 0
 
 
 def test_entries_behind_the_capacity_are_dropped():

@@ -1,0 +1,31 @@
+"""Single linen modules of a model, such as its embedding and final norm, by name."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crt_jax.layers.linear import Embedding
+from crt_jax.layers.parameters import axes_of, init_params
+from crt_jax.schema import ModelConfig
+from crt_jax.types import Array
+
+
+def init_modules(modules: dict, config: ModelConfig, key: Array) -> dict:
+  """Parameters of single (not stacked) modules, by name."""
+  keys = jax.random.split(key, len(modules))
+  return {
+    name: init_params(module, k, example_input(module, config), dtype=config.param_dtype)
+    for k, (name, module) in zip(keys, modules.items(), strict=True)
+  }
+
+
+def axes_of_modules(modules: dict, config: ModelConfig) -> dict:
+  return {name: axes_of(module, example_input(module, config)) for name, module in modules.items()}
+
+
+def example_input(module: nn.Module, config: ModelConfig) -> Array:
+  """An input of the shape and dtype that a module of this model takes."""
+  if isinstance(module, Embedding):
+    return jnp.zeros((1, 1), jnp.int32)
+  width = getattr(module, 'in_width', 0) or getattr(module, 'width', config.width)
+  return jnp.zeros((1, 1, width), config.param_dtype)
