@@ -11,7 +11,7 @@ from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
 
 if TYPE_CHECKING:
-  from crt_jax.training.setup import Run
+  from crt_jax.training.startup import Run
 
 
 def cost_card(run: 'Run') -> str:

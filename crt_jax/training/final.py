@@ -25,7 +25,7 @@ from crt_jax.types import Params
 
 if TYPE_CHECKING:
   from crt_jax.training.report import Reporter
-  from crt_jax.training.setup import Run
+  from crt_jax.training.startup import Run
 
 
 def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:

@@ -15,7 +15,7 @@ from crt_jax.training.cost import cost_card
 from crt_jax.training.preemption import StopSignal
 from crt_jax.training.report import NonFinite, Reporter
 from crt_jax.training.scoring import Scoring
-from crt_jax.training.setup import Run, prepare
+from crt_jax.training.startup import Run, prepare
 
 
 class Diverged(SystemExit):

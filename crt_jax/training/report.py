@@ -12,7 +12,7 @@ from crt_jax.training.metrics import MetricsWriter
 from crt_jax.training.progress import ProgressLine
 
 if TYPE_CHECKING:
-  from crt_jax.training.setup import Run
+  from crt_jax.training.startup import Run
 
 # The order of a row; what else a model or the validation reports follows.
 FIRST = (

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import crt_jax
 from crt_jax import data
 from crt_jax.keys import random_key
-from crt_jax.training import setup, workdir
+from crt_jax.training import startup, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.progress import show_any_text
 from experiments.bptt_study import figures, gradients, page
@@ -89,7 +89,7 @@ def check(config: ConfigDict, only: tuple[str, ...]) -> list[str]:
       fields = gradients.estimators(model_fields(config), config.study).values()
     else:
       tuned = tuning_config(config, name)
-      setup.check_config(tuned)
+      startup.check_config(tuned)
       fields = [tuned.model.to_dict()]
     for one in fields:
       try:

@@ -74,13 +74,13 @@ def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> 
     Mistake: in one line, with the name of the run; nothing was compiled or written.
   """
   from crt_jax import evaluation
-  from crt_jax.training import setup
+  from crt_jax.training import startup
   from crt_jax.training import workdir as run_directory
 
   for run in runs:
     config = sweep_files.config_of(run, overrides)
     try:
-      config, model = setup.check_config(config)
+      config, model = startup.check_config(config)
       evaluation.forms(evaluation.scoring_model(model, config), config)
       run_directory.check_workdir(workdir / run.name, config, fork=False)
     except (ValueError, OSError) as error:

@@ -16,7 +16,7 @@ from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
 from crt_jax.models import kernels
 from crt_jax.models.base import Model
-from crt_jax.training import optimizer, setup
+from crt_jax.training import optimizer, startup
 from crt_jax.training.state import TrainState, quick_compile
 from crt_jax.training.step import train_step
 from crt_jax.types import Array, Batch, Params
@@ -62,7 +62,7 @@ def train_and_keep(
   Raises:
     ValueError: a mistake in the config, before anything is compiled.
   """
-  config, model = setup.check_config(config)
+  config, model = startup.check_config(config)
   kernels.check_device(model.config)
   evaluation.forms(model, config)
   dataset = data.prepare(config.data)

@@ -14,7 +14,7 @@ from configs import base
 from crt_jax import accounting, schema, sharding
 from crt_jax.cli import config_files
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import setup, state, step
+from crt_jax.training import startup, state, step
 from experiments.study import figures, variants
 
 CONFIGS = pathlib.Path(base.__file__).parent
@@ -74,7 +74,7 @@ def test_config_has_every_field_and_no_other(config):
     config.data.files = '*.txt'
   if config.data.tokenizer.endswith('.json'):
     config.data.tokenizer = 'bytes'
-  setup.check_config(config)
+  startup.check_config(config)
 
 
 def flat(config, prefix=''):
@@ -96,7 +96,7 @@ def test_a_transformer_has_no_jacobian():
   config = config_files.load(str(CONFIGS / 'dense_7l_d1024.py'))
   config.eval.jacobian_iterations = 3
   with pytest.raises(ValueError, match='eval.jacobian_iterations=3: a transformer has no'):
-    setup.check_config(config)
+    startup.check_config(config)
 
 
 def test_vocabulary_follows_the_data(config):
@@ -180,5 +180,5 @@ def test_every_variant_of_a_study_is_a_config_that_lowers(file):
   mesh = sharding.make_abstract_mesh(data=1)
   for name in config.study.variants:
     variant = variants.variant_config(config, name)
-    setup.check_config(variant)
+    startup.check_config(variant)
     lower(variant, mesh)

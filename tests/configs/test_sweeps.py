@@ -13,7 +13,7 @@ import configs.sweeps
 import crt_jax
 from crt_jax import evaluation, sharding
 from crt_jax.cli import config_files
-from crt_jax.training import setup
+from crt_jax.training import startup
 from experiments import sweep_files
 from tests.configs.test_configs import SPECS, lower
 
@@ -99,7 +99,7 @@ def test_every_run_is_a_config_that_can_be_placed(sweep):
     model = crt_jax.build(config.model)
     if config.data.corpus == 'files':
       config.data.files = '*.txt'  # the user's own text need not be here
-    setup.check_config(config)
+    startup.check_config(config)
     evaluation.forms(evaluation.scoring_model(model, config), config)
     # How long a scan is decides nothing about where one of its arrays lies.
     short = {name: min(config.model[name], 2) for name in SCANS if name in config.model}

@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from crt_jax import schema
-from crt_jax.training import setup, step
+from crt_jax.training import startup, step
 from tests.end_to_end import runs
 from tests.training.tiny import tiny_config
 
@@ -68,8 +68,8 @@ def mutations():
 
 def lowered(config, path) -> None:
   """What a run does before it compiles, and the trace of its step."""
-  plan = setup.check(config, str(path), fork=False, reset_optimizer=False)
-  setup.open_data(plan)
+  plan = startup.check(config, str(path), fork=False, reset_optimizer=False)
+  startup.open_data(plan)
   fixed = plan.model, plan.optimizer, plan.schedule, config, plan.abstract, plan.mesh
   traced = step.make_train_step(*fixed, (plan.model.depths() or (None,))[0], False)
   jax.eval_shape(traced, plan.abstract, step.abstract_batch(config, plan.mesh))
@@ -120,7 +120,7 @@ def test_no_leaf_takes_a_value_of_another_type_or_one_that_is_not_finite(model):
     other = 'many' if not isinstance(value, str) else 7
     for bad in (*of_no_field, other, {'a': 1} if value != {} else 'a'):
       with pytest.raises(ValueError) as error:
-        setup.check_config(plain_change(config, name, bad))
+        startup.check_config(plain_change(config, name, bad))
       assert name in str(error.value) and '\n' not in str(error.value)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crt_jax.data import tokenizers
-from crt_jax.training import checkpoint, loop, preemption, setup
+from crt_jax.training import checkpoint, loop, preemption, startup
 from tests.training.tiny import PLAIN, refuse, rows_of, stop_after, tiny_config, train
 
 pytestmark = pytest.mark.usefixtures('caches')
@@ -24,7 +24,7 @@ def test_a_crt_begins_as_a_trained_transformer(tmp_path, monkeypatch, capsys):
     patch.setattr(loop, 'run_steps', refuse)
     with pytest.raises(AssertionError):
       train(tiny_config(**short | PLAIN), crt)
-  assert setup.saved_beginning(crt) == {'workdir': str(source), 'step': 2}
+  assert startup.saved_beginning(crt) == {'workdir': str(source), 'step': 2}
   later = tiny_config('transformer', **short | {'train.steps': 3, 'train.init_from': ''})
   train(later, source, fork=True)
   with monkeypatch.context() as patch:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from crt_jax import schema, sharding
 from crt_jax.data import tokenizers
 from crt_jax.models import platform
-from crt_jax.training import checkpoint, final, loop, preemption, report, setup, workdir
+from crt_jax.training import checkpoint, final, loop, preemption, report, startup, workdir
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
@@ -183,7 +183,7 @@ def test_each_set_has_its_own_figure():
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):
-  monkeypatch.setattr(setup.step, 'compile_steps', refuse)
+  monkeypatch.setattr(startup.step, 'compile_steps', refuse)
   before = contents(finished)
   train(tiny_config(**FULL), finished)
   assert 'finished, at step 12' in capsys.readouterr().out
@@ -214,7 +214,7 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, tmp_path, monkeypatc
   ],
 )
 def test_a_changed_config_is_refused_by_name(finished, monkeypatch, changes, message):
-  monkeypatch.setattr(setup.step, 'compile_steps', refuse)
+  monkeypatch.setattr(startup.step, 'compile_steps', refuse)
   before = contents(finished)
   with pytest.raises(ValueError, match=message):
     train(tiny_config(**FULL | changes), finished)
@@ -274,7 +274,7 @@ def test_a_fork_continues_with_the_changed_config(tmp_path, capsys):
 def test_mistakes_are_found_before_compiling_and_leave_no_directory(
   tmp_path, monkeypatch, changes, message
 ):
-  monkeypatch.setattr(setup.step, 'compile_steps', refuse)
+  monkeypatch.setattr(startup.step, 'compile_steps', refuse)
   with pytest.raises(ValueError, match=message) as caught:
     train(tiny_config(**changes), tmp_path / 'run')
   assert '\n' not in str(caught.value)

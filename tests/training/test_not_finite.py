@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crt_jax import evaluation
-from crt_jax.training import checkpoint, loop, setup, workdir
+from crt_jax.training import checkpoint, loop, startup, workdir
 from tests.training.tiny import PLAIN, params_of, rows_of, tiny_config, train
 
 pytestmark = pytest.mark.usefixtures('caches')
@@ -40,7 +40,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
 def test_an_update_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
   """The step's own loss and gradient are fine, and so is the checkpoint before it."""
   config = tiny_config(**{'train.checkpoint_every': 1, 'train.steps': 3} | PLAIN)
-  save = setup.Run.save
+  save = startup.Run.save
 
   def save_broken(run, *arguments):
     if int(run.state.step) == 2:
@@ -49,7 +49,7 @@ def test_an_update_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     save(run, *arguments)
 
   with monkeypatch.context() as patch, pytest.raises(loop.Diverged) as stopped:
-    patch.setattr(setup.Run, 'save', save_broken)
+    patch.setattr(startup.Run, 'save', save_broken)
     train(config, tmp_path)
   assert 'step 2 is not finite (params/' in stopped.value.code
   assert 'the last good checkpoint is of step 1;' in stopped.value.code
