@@ -71,10 +71,10 @@ def main(argv: list[str]) -> None:
   if FLAGS.mode == 'eval':
     cli.refuse_overrides('--mode=eval evaluates with the config of the run')
   with distributed.joined(_STOP):
-    from crt_jax.training import final, loop  # after the flags: a typo is answered at once
+    from crt_jax.training import finish, loop  # after the flags: a typo is answered at once
 
     if FLAGS.mode == 'eval':
-      final.evaluate_checkpoint(FLAGS.workdir, _STOP)
+      finish.evaluate_checkpoint(FLAGS.workdir, _STOP)
     else:
       run = cli.require_config(), FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer
       loop.train(*run, stop=_STOP)

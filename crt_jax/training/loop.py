@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crt_jax import evaluation
-from crt_jax.training import final
+from crt_jax.training import finish
 from crt_jax.training.checkpoint import steps_on_disk
 from crt_jax.training.cost import cost_card
 from crt_jax.training.preemption import StopSignal
@@ -63,7 +63,7 @@ def train(
       with stop.between_steps():
         run_steps(run, reporter, stop)
         run.checkpoints.wait()
-      final.finish(run, scoring, reporter)
+      finish.finish(run, scoring, reporter)
   except NonFinite as error:
     raise Diverged(store_batch(run, error)) from None
   finally:

@@ -37,11 +37,11 @@ def main(argv: list[str]):
   if not _OUTPUT.value:
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
   from crt_jax import data
-  from crt_jax.training import checkpoint, final, workdir
+  from crt_jax.training import checkpoint, finish, workdir
   from crt_jax.training.origin import origin
   from experiments.convergence import figure, gaps, page
 
-  runs = [final.open_run(path) for path in _WORKDIR.value]
+  runs = [finish.open_run(path) for path in _WORKDIR.value]
   check_alike(runs)
   config = runs[0].config
   trained = config.data.sequence_length

@@ -59,9 +59,9 @@ def _load(needed: int) -> _Run:
   """The run in --workdir; Mistake unless it is a CRT with `needed` tokens of validation text."""
   import crt_jax
   from crt_jax import decoding
-  from crt_jax.training import final
+  from crt_jax.training import finish
 
-  run = final.open_run(_WORKDIR.value)
+  run = finish.open_run(_WORKDIR.value)
   model = crt_jax.build(run.config.model)
   if not model.recurs_along_sequence:
     raise cli.Mistake(f'{_WORKDIR.value}: a {model.config.name} reads a prompt in one exact pass')

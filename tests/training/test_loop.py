@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from crt_jax import schema, sharding
 from crt_jax.data import tokenizers
 from crt_jax.models import platform
-from crt_jax.training import checkpoint, final, loop, preemption, report, startup, workdir
+from crt_jax.training import checkpoint, finish, loop, preemption, report, startup, workdir
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
@@ -176,10 +176,10 @@ def test_a_run_does_not_go_on_when_a_source_changed(mixture, tmp_path, monkeypat
 
 def test_each_set_has_its_own_figure():
   rows = [{'set': name, 'depth': r} for name in ('tiny', 'wiki') for r in (2, 6)]
-  results = final.by_set({'sampled': rows, 'data': {}})
+  results = finish.by_set({'sampled': rows, 'data': {}})
   assert list(results) == ['tiny', 'wiki'] and results['wiki']['sampled'] == rows[2:]
   alone = {'sampled': rows[:2], 'data': {}}
-  assert final.by_set(alone) == {'': alone}
+  assert finish.by_set(alone) == {'': alone}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):
@@ -323,7 +323,7 @@ def test_another_tokenizer_is_not_that_of_the_checkpoint(finished, tmp_path):
   shutil.copytree(finished, copy)
   tokenizers.ByteTokenizer(eos=256).save(copy / 'tokenizer')
   with pytest.raises(ValueError, match='is not the tokenizer that the checkpoint of step 12'):
-    final.evaluate_checkpoint(copy)
+    finish.evaluate_checkpoint(copy)
 
 
 def test_the_cost_is_said_before_the_first_step(tmp_path, capsys):
@@ -350,13 +350,13 @@ def test_a_checkpoint_is_evaluated_again(finished, tmp_path, capsys, monkeypatch
   shutil.copytree(finished, copy)
   before = json.loads((copy / 'evaluation.json').read_text())['results']
   (copy / 'evaluation.json').unlink()
-  final.evaluate_checkpoint(copy)
+  finish.evaluate_checkpoint(copy)
   assert 'checkpoint of step 12' in capsys.readouterr().out
   after = json.loads((copy / 'evaluation.json').read_text())['results']
   for old, new in zip(before['sampled'], after['sampled'], strict=True):
     assert (new['form'], new['depth']) == (old['form'], old['depth'])
     assert new['cross_entropy'] == pytest.approx(old['cross_entropy'], rel=1e-5)
   with pytest.raises(ValueError, match='no checkpoint here'):
-    final.evaluate_checkpoint(tmp_path)
+    finish.evaluate_checkpoint(tmp_path)
   with pytest.raises(ValueError, match=r'nowhere: no checkpoint here \(no such directory\); give'):
-    final.evaluate_checkpoint(tmp_path / 'nowhere')
+    finish.evaluate_checkpoint(tmp_path / 'nowhere')

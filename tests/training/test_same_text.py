@@ -7,7 +7,7 @@ import re
 import pytest
 
 from crt_jax import data
-from crt_jax.training import final
+from crt_jax.training import finish
 from experiments.study import variants
 from tests.experiments.study.test_study import tiny as tiny_study
 from tests.training.tiny import PLAIN, tiny_config, train
@@ -33,7 +33,7 @@ def refused(done, words):
   file = done / 'run' / 'evaluation.json'
   before = file.read_text()
   with pytest.raises(ValueError, match=words) as error:
-    final.evaluate_checkpoint(str(done / 'run'))
+    finish.evaluate_checkpoint(str(done / 'run'))
   assert '\n' not in str(error.value) and str(done / 'run') in str(error.value)
   assert file.read_text() == before
 
@@ -43,7 +43,7 @@ def test_another_text_is_not_scored(done):
   refused(done, 'the corpus is not the one this run began with')
   (done / 'held/b.txt').write_text(TEXTS['held/b.txt'])
   [before] = json.loads((done / 'run/evaluation.json').read_text())['results']['sampled']
-  final.evaluate_checkpoint(str(done / 'run'))  # on one device, training was on eight
+  finish.evaluate_checkpoint(str(done / 'run'))  # on one device, training was on eight
   [after] = json.loads((done / 'run/evaluation.json').read_text())['results']['sampled']
   assert after['cross_entropy'] == pytest.approx(before['cross_entropy'], rel=1e-5)
 
