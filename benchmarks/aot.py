@@ -46,7 +46,7 @@ from benchmarks.collectives import collectives
 from crt_jax import accounting, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
-from crt_jax.training import layout, optimizer, state, step, workdir
+from crt_jax.training import optimizer, sharding_table, state, step, workdir
 from crt_jax.training.origin import commit, origin
 
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
@@ -133,8 +133,8 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
     'depth': depth,
     'flops_a_device': tokens * accounting.model_flops(config.model, length, depth) / len(devices),
     'bytes_a_device': step.memory_of(compiled),
-    'state_bytes_a_device': layout.shard_bytes(abstract),
-    'state_bytes': layout.whole_bytes(abstract),
+    'state_bytes_a_device': sharding_table.shard_bytes(abstract),
+    'state_bytes': sharding_table.whole_bytes(abstract),
     'collectives': {kind: vars(each) for kind, each in sent.items()},
     'sent_bytes_a_device': sum(each.sent_bytes for each in sent.values()),
     'cpu_seconds_to_compile': round(seconds, 1),

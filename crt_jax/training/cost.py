@@ -6,7 +6,7 @@ import jax
 
 from crt_jax import accounting
 from crt_jax.models import kernels, platform
-from crt_jax.training import layout
+from crt_jax.training import sharding_table
 from crt_jax.training.origin import device_name
 from crt_jax.training.progress import count, duration
 
@@ -37,9 +37,9 @@ def cost_card(run: 'Run') -> str:
       f'{count(steps * tokens)} tokens',
       f'data          {run.dataset.summary}',
       f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
-      f'state         {_mebibytes(layout.shard_bytes(state.params))} of parameters, '
-      f'{_mebibytes(layout.shard_bytes(state.opt_state))} of the optimiser a device '
-      f'({_mebibytes(layout.whole_bytes(state))} in all; sharding.txt)',
+      f'state         {_mebibytes(sharding_table.shard_bytes(state.params))} of parameters, '
+      f'{_mebibytes(sharding_table.shard_bytes(state.opt_state))} of the optimiser a device '
+      f'({_mebibytes(sharding_table.whole_bytes(state))} in all; sharding.txt)',
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',

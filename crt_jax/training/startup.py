@@ -17,7 +17,7 @@ from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.models import kernels, platform
 from crt_jax.models.base import Model
-from crt_jax.training import checkpoint, layout, optimizer, processes, state, step, workdir
+from crt_jax.training import checkpoint, optimizer, processes, sharding_table, state, step, workdir
 from crt_jax.training.integrity import OtherOptimizer
 from crt_jax.training.origin import origin
 from crt_jax.training.progress import show_any_text
@@ -176,7 +176,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   processes.agree('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
   if is_first:
-    table = layout.layout(plan.model.axes(), plan.abstract)
+    table = sharding_table.layout(plan.model.axes(), plan.abstract)
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
   if beginning and is_first:

@@ -1,7 +1,7 @@
 """The table of what lies where, on a mesh without devices."""
 
 from crt_jax import sharding
-from crt_jax.training import layout, optimizer, state
+from crt_jax.training import optimizer, sharding_table, state
 from tests.training.fake_model import FakeModel
 from tests.training.test_optimizer import optimizer_config
 
@@ -14,7 +14,7 @@ def abstract(**mesh):
 
 
 def test_every_parameter_has_a_line_with_its_shard():
-  text = layout.layout(MODEL.axes(), abstract(data=1, fsdp=2, tensor=4))
+  text = sharding_table.layout(MODEL.axes(), abstract(data=1, fsdp=2, tensor=4))
   lines = {line.split('  ')[0]: line.split() for line in text.splitlines()[3:]}
   assert text.startswith('mesh of 8 devices: data 1, fsdp 2, tensor 4.')
   assert lines['embedding/weight'] == (
@@ -27,9 +27,14 @@ def test_every_parameter_has_a_line_with_its_shard():
 
 def test_bytes_of_the_optimiser_follow_the_parameters():
   whole, split = abstract(), abstract(fsdp=8)
-  params = layout.whole_bytes(whole.params)
-  assert layout.shard_bytes(whole.params) == layout.whole_bytes(split.params) == params == 1376
+  params = sharding_table.whole_bytes(whole.params)
+  assert (
+    sharding_table.shard_bytes(whole.params)
+    == sharding_table.whole_bytes(split.params)
+    == params
+    == 1376
+  )
   # Biases of hidden units and vocabulary, 96 bytes, lie whole; there is no tensor axis.
   mine = 96 + (1376 - 96) // 8
-  assert layout.shard_bytes(split.params) == mine
-  assert 2 * mine <= layout.shard_bytes(split.opt_state) <= 2 * mine + 64  # and counters
+  assert sharding_table.shard_bytes(split.params) == mine
+  assert 2 * mine <= sharding_table.shard_bytes(split.opt_state) <= 2 * mine + 64  # and counters
