@@ -126,7 +126,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   The module of `main` is the entry point: help shows its docstring and its flags.
   """
   module = sys.modules[main.__module__]
-  for stream in (sys.stdout, sys.stderr):  # as training/progress.py, which would import JAX
+  for stream in (sys.stdout, sys.stderr):  # as training/terminal.py, which would import JAX
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   try:

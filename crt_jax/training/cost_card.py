@@ -8,7 +8,7 @@ from crt_jax import accounting
 from crt_jax.models import kernels, platform
 from crt_jax.training import sharding_table
 from crt_jax.training.origin import device_name
-from crt_jax.training.progress import count, duration
+from crt_jax.training.terminal import count, duration
 
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run

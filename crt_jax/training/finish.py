@@ -19,8 +19,8 @@ from crt_jax.models.base import Model, model_class
 from crt_jax.training import checkpoint, processes, scoring, workdir
 from crt_jax.training.origin import origin
 from crt_jax.training.preemption import StopSignal
-from crt_jax.training.progress import show_any_text
 from crt_jax.training.scoring import Scoring
+from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import jax
 
 from crt_jax import accounting
 from crt_jax.training.metrics import MetricsWriter
-from crt_jax.training.progress import ProgressLine
+from crt_jax.training.terminal import ProgressLine
 
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run

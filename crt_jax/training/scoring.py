@@ -14,7 +14,7 @@ from crt_jax.models.base import Model
 from crt_jax.placing import Placement
 from crt_jax.training import processes, workdir
 from crt_jax.training.origin import origin
-from crt_jax.training.progress import Task, count, duration
+from crt_jax.training.terminal import Task, count, duration
 
 PARTIAL = 'evaluation.partial.json'
 

@@ -20,8 +20,8 @@ from crt_jax.models.base import Model
 from crt_jax.training import checkpoint, optimizer, processes, sharding_table, state, step, workdir
 from crt_jax.training.integrity import OtherOptimizer
 from crt_jax.training.origin import origin
-from crt_jax.training.progress import show_any_text
 from crt_jax.training.report import Clock
+from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params
 
 BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from

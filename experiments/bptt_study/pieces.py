@@ -19,7 +19,7 @@ from crt_jax import data
 from crt_jax.keys import random_key
 from crt_jax.training import startup, workdir
 from crt_jax.training.origin import origin
-from crt_jax.training.progress import show_any_text
+from crt_jax.training.terminal import show_any_text
 from experiments.bptt_study import figures, gradients, page
 from experiments.study import stacked
 from experiments.study.variants import print_row, summary

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from crt_jax.training.progress import show_any_text
+from crt_jax.training.terminal import show_any_text
 
 ROOT = pathlib.Path(__file__).parents[2]
 # é is in latin-1; the last one stands for a byte of a file name that is no text.

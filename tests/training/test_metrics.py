@@ -7,7 +7,7 @@ import sys
 import pytest
 from tensorboardX.proto import event_pb2
 
-from crt_jax.training import metrics, progress, report
+from crt_jax.training import metrics, report, terminal
 
 
 def write(path, steps, first_step=0):
@@ -86,7 +86,7 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
   shown = {}
   for stream in (io.StringIO(), Terminal()):
     monkeypatch.setattr(sys, 'stdout', stream)
-    line = progress.ProgressLine(steps=10, first_step=0)
+    line = terminal.ProgressLine(steps=10, first_step=0)
     line.report(ROW, seconds_left=60.0)
     line.close()
     shown[stream.isatty()] = stream.getvalue()
@@ -97,7 +97,7 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
 
 def test_progress_line_says_it_all():
   row = ROW | dict(mfu=0.412, validation_perplexity=13.5)
-  text = progress.describe(row, seconds_left=3725)
+  text = terminal.describe(row, seconds_left=3725)
   assert text == (
     'loss 2.5000  perplexity 12.00  lr 1.00e-03  grad norm 0.500  123k tokens/s  MFU 41.2%  '
     'ETA 1:02:05  validation perplexity 13.50'
