@@ -27,7 +27,8 @@ def main(argv: list[str]):
   # After the flags: a typo is answered at once.
   from crt_jax import evaluation
   from crt_jax.evaluation import figures
-  from crt_jax.training import finish, workdir
+  from crt_jax.runs import workdir
+  from crt_jax.training import finish
   from crt_jax.training.origin import origin
 
   run = finish.open_run(_WORKDIR.value)

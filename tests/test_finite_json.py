@@ -19,7 +19,7 @@ OTHERS = {
   'crt_jax/training/integrity.py': 1,
   'crt_jax/training/lock.py': 1,
   'crt_jax/training/processes.py': 5,
-  'crt_jax/training/workdir.py': 1,
+  'crt_jax/runs/workdir.py': 1,
   'benchmarks/data.py': 2,
   'experiments/jobs/records.py': 1,
   'experiments/jobs/results.py': 2,

@@ -12,7 +12,8 @@ from crt_jax.cli import prompt_file
 from crt_jax.data import manifest, text_files, tokenizers
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.evaluation import figures
-from crt_jax.training import metrics, workdir
+from crt_jax.runs import workdir
+from crt_jax.training import metrics
 from experiments.jobs import records
 from experiments.latency import __main__ as latency
 

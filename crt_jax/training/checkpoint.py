@@ -30,8 +30,8 @@ from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
+from crt_jax.runs import workdir as workdir_lib
 from crt_jax.training import damage, retention
-from crt_jax.training import workdir as workdir_lib
 from crt_jax.training.damage import one_line, warn
 from crt_jax.training.integrity import (
   CHECKSUM,

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 import crt_jax
 from crt_jax import data
 from crt_jax.keys import random_key
-from crt_jax.training import startup, workdir
+from crt_jax.runs import workdir
+from crt_jax.training import startup
 from crt_jax.training.origin import origin
 from crt_jax.training.terminal import show_any_text
 from experiments.bptt_study import figures, gradients, page

@@ -37,7 +37,8 @@ def main(argv: list[str]):
   if not _OUTPUT.value:
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
   from crt_jax import data
-  from crt_jax.training import checkpoint, finish, workdir
+  from crt_jax.runs import workdir
+  from crt_jax.training import checkpoint, finish
   from crt_jax.training.origin import origin
   from experiments.convergence import figure, gaps, page
 
@@ -83,7 +84,7 @@ def main(argv: list[str]):
 
 def check_alike(runs: list) -> None:
   """Raises Mistake unless the runs differ in nothing but their seeds."""
-  from crt_jax.training import workdir
+  from crt_jax.runs import workdir
 
   first = workdir.plain(runs[0].config)
   for path, run in zip(_WORKDIR.value, runs, strict=True):

@@ -74,8 +74,8 @@ def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> 
     Mistake: in one line, with the name of the run; nothing was compiled or written.
   """
   from crt_jax import evaluation
+  from crt_jax.runs import workdir as run_directory
   from crt_jax.training import startup
-  from crt_jax.training import workdir as run_directory
 
   for run in runs:
     config = sweep_files.config_of(run, overrides)

@@ -47,7 +47,8 @@ def main(argv: list[str]):
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')
   # All are read before one is trained: a mistake in the last is answered at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
-  from crt_jax.training import loop, workdir
+  from crt_jax.runs import workdir
+  from crt_jax.training import loop
   from crt_jax.training.origin import origin
   from experiments.pointer_chasing import figure
 
@@ -85,7 +86,7 @@ def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
   """What a finished run says, as JSON: 'config', 'parameters', 'seconds' of training, 'curve', rows
   of step and shares of right answers, and 'final', a record of each form at the end."""
   from crt_jax import accounting, json_text
-  from crt_jax.training import workdir
+  from crt_jax.runs import workdir
 
   rows = [row for row in json_text.parse_lines(run / 'metrics.jsonl') if 'validation_solved' in row]
   evaluation = workdir.read_json(run / 'evaluation.json')

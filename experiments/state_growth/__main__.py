@@ -32,7 +32,7 @@ def main(argv: list[str]):
   del argv
   import pathlib
 
-  from crt_jax.training import workdir
+  from crt_jax.runs import workdir
   from crt_jax.training.origin import origin
   from experiments.state_growth import figure
 

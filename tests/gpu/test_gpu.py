@@ -20,7 +20,8 @@ from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, row_keys
 from crt_jax.layers.attention import attend
 from crt_jax.models import kernels
-from crt_jax.training import loop, optimizer, state, step, workdir
+from crt_jax.runs import workdir
+from crt_jax.training import loop, optimizer, state, step
 from tests.contract.models import params_of
 from tests.training.tiny import rows_of, tiny_config
 

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from crt_jax.training import loop, workdir
+from crt_jax.runs import workdir
+from crt_jax.training import loop
 from tests.training.tiny import PLAIN, contents, tiny_config, train
 
 pytestmark = pytest.mark.usefixtures('caches')

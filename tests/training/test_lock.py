@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from crt_jax.training import lock, workdir
+from crt_jax.runs import workdir
+from crt_jax.training import lock
 from experiments.jobs import attempts
 from tests.training.tiny import tiny_config
 

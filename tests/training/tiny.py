@@ -9,7 +9,8 @@ import numpy as np
 
 from configs import base
 from crt_jax import schema
-from crt_jax.training import checkpoint, loop, preemption, workdir
+from crt_jax.runs import workdir
+from crt_jax.training import checkpoint, loop, preemption
 
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from crt_jax.training import workdir
+from crt_jax.runs import workdir
 from tests.training.tiny import tiny_config
 
 
