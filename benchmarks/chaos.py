@@ -183,7 +183,7 @@ def damage(files: list[pathlib.Path], kind: str, rng: random.Random) -> None:
 
 def digest(run: pathlib.Path) -> dict:
   """What has to be the same of two runs, by name."""
-  from crt_jax.training import checkpoint
+  from crt_jax.runs import checkpoint
 
   _, params, _, step = checkpoint.load_params(str(run))
   import jax

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from crt_jax.models.base import Model, build
-from crt_jax.training import checkpoint
+from crt_jax.runs import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _load() -> _Run:
   # Heavy imports wait until the flags are known to be right.
   import crt_jax
   from crt_jax import decoding, sharding
-  from crt_jax.training import checkpoint
+  from crt_jax.runs import checkpoint
 
   mesh = None if _TENSOR.value == 1 else sharding.tensor_mesh(_TENSOR.value)
   config, params, tokenizer, _ = checkpoint.load_params(_WORKDIR.value, _STEP.value, mesh)

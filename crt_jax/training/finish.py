@@ -16,8 +16,8 @@ from crt_jax import data, decoding, placing, sharding
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
 from crt_jax.models.base import Model, model_class
-from crt_jax.runs import workdir
-from crt_jax.training import checkpoint, processes, scoring
+from crt_jax.runs import checkpoint, workdir
+from crt_jax.training import processes, scoring
 from crt_jax.training.origin import origin
 from crt_jax.training.preemption import StopSignal
 from crt_jax.training.scoring import Scoring

@@ -37,8 +37,8 @@ def main(argv: list[str]):
   if not _OUTPUT.value:
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
   from crt_jax import data
-  from crt_jax.runs import workdir
-  from crt_jax.training import checkpoint, finish
+  from crt_jax.runs import checkpoint, workdir
+  from crt_jax.training import finish
   from crt_jax.training.origin import origin
   from experiments.convergence import figure, gaps, page
 

@@ -15,7 +15,7 @@ from crt_jax.cli import generate
 from crt_jax.cli.generate import StableText
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from crt_jax.decoding import continuation
-from crt_jax.training import checkpoint
+from crt_jax.runs import checkpoint
 
 EOS = 256
 FIELDS = dict(name='crt', width=16, heads=2, layers=1, rotary='standard', vocab_size=257)

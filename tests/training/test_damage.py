@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from crt_jax import storage
-from crt_jax.training import checkpoint as checkpoint_lib
+from crt_jax.runs import checkpoint as checkpoint_lib
 from crt_jax.training import damage, integrity
-from tests.training.test_checkpoint import (
+from tests.runs.test_checkpoint import (
   abstract_and_state,
   assert_same,
   at,

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crt_jax.training import checkpoint as checkpoint_lib
+from crt_jax.runs import checkpoint as checkpoint_lib
 from crt_jax.training import integrity
 from crt_jax.training import state as state_lib
-from tests.training.test_checkpoint import (
+from tests.runs.test_checkpoint import (
   abstract_and_state,
   assert_same,
   at,

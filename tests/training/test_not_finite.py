@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from crt_jax import evaluation
-from crt_jax.runs import workdir
-from crt_jax.training import checkpoint, loop, startup
+from crt_jax.runs import checkpoint, workdir
+from crt_jax.training import loop, startup
 from tests.training.tiny import PLAIN, params_of, rows_of, tiny_config, train
 
 pytestmark = pytest.mark.usefixtures('caches')

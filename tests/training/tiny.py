@@ -9,8 +9,8 @@ import numpy as np
 
 from configs import base
 from crt_jax import schema
-from crt_jax.runs import workdir
-from crt_jax.training import checkpoint, loop, preemption
+from crt_jax.runs import checkpoint, workdir
+from crt_jax.training import loop, preemption
 
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 

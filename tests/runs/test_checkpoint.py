@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from crt_jax import sharding
-from crt_jax.training import checkpoint as checkpoint_lib
+from crt_jax.runs import checkpoint as checkpoint_lib
 from crt_jax.training import integrity, report
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import state as state_lib
