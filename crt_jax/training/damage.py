@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from crt_jax import storage
+from crt_jax.runs.checksums import Damaged, Mismatch
 from crt_jax.training import processes
-from crt_jax.training.integrity import Damaged, Mismatch
 
 UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkpoint damaged
 # Of TensorStore, for a chunk that is missing, cut short or garbled.

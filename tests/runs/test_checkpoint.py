@@ -18,8 +18,9 @@ import pytest
 
 from crt_jax import sharding
 from crt_jax.runs import checkpoint as checkpoint_lib
-from crt_jax.training import integrity, report
+from crt_jax.runs import checksums
 from crt_jax.training import optimizer as optimizer_lib
+from crt_jax.training import report
 from crt_jax.training import state as state_lib
 from tests.training.fake_model import FakeModel
 from tests.training.test_optimizer import optimizer_config
@@ -184,7 +185,7 @@ def test_another_optimizer_is_no_damage(tmp_path, name):
   _, state = save_steps(tmp_path, [1, 3])
   tx, abstract = optimizer_and_abstract(optimizer_config(**STRUCTURES[name]))
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
-  with pytest.raises(integrity.OtherOptimizer, match='opt_state/'):
+  with pytest.raises(checksums.OtherOptimizer, match='opt_state/'):
     checkpoints.restore_latest(abstract)
   anew = state_lib.begin_optimizer_anew(tx, abstract)
   restored, record = checkpoints.restore_latest(abstract, anew)
@@ -193,7 +194,7 @@ def test_another_optimizer_is_no_damage(tmp_path, name):
   assert not (tmp_path / 'damaged').exists()
   assert_same(restored.params, at(state, 3).params)
   assert int(restored.step) == record['step'] == 3
-  arrays = dict(integrity._named_leaves(restored.opt_state))
+  arrays = dict(checksums._named_leaves(restored.opt_state))
   counts = [int(x) for name, x in arrays.items() if name.endswith('count')]
   assert counts == [0, 3]  # of Adam, and of its rate, which goes on
   assert not any(x.any() for name, x in arrays.items() if not name.endswith('count'))
@@ -287,12 +288,12 @@ def test_every_flipped_bit_is_seen(tmp_path):
 
 def test_checksum_alone_sees_other_values(tmp_path):
   abstract, state = save_steps(tmp_path, [1])
-  record = {'arrays': integrity.describe(state), 'checksum': integrity.CHECKSUM}
-  integrity.verify(state, record)
+  record = {'arrays': checksums.describe(state), 'checksum': checksums.CHECKSUM}
+  checksums.verify(state, record)
   weight = state.params['head']['weight']
   other = {**state.params, 'head': {**state.params['head'], 'weight': weight.at[3, 3].add(1e-6)}}
   with pytest.raises(ValueError, match='checksum of params/head/weight'):
-    integrity.verify(dataclasses.replace(state, params=other), record)
+    checksums.verify(dataclasses.replace(state, params=other), record)
 
 
 def test_another_model_is_no_damage(tmp_path):

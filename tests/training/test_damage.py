@@ -9,7 +9,8 @@ import pytest
 
 from crt_jax import storage
 from crt_jax.runs import checkpoint as checkpoint_lib
-from crt_jax.training import damage, integrity
+from crt_jax.runs import checksums
+from crt_jax.training import damage
 from tests.runs.test_checkpoint import (
   abstract_and_state,
   assert_same,
@@ -138,7 +139,7 @@ def test_a_flipped_bit_in_a_list_is_found_or_changes_nothing(tmp_path, item):
           file.parents[1], checkpoint_lib.read_state, manager, 1, abstract
         )
         assert_same(restored, at(state, 1))
-      except integrity.Damaged:
+      except checksums.Damaged:
         found += 1
   assert found == 12 or item != 'record/metadata' and found > 6
 
@@ -147,7 +148,7 @@ def test_a_record_of_today_has_its_own_checksum(tmp_path):
   abstract, _ = save_steps(tmp_path, [1])
   file = tmp_path / 'checkpoints' / '1' / 'record' / 'metadata'
   record = json.loads(file.read_text())
-  assert record['checksum'] == integrity.CHECKSUM
+  assert record['checksum'] == checksums.CHECKSUM
   file.write_text(json.dumps({**record, 'training_seconds': 7.0}))
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
   with pytest.raises(ValueError, match='none of the checkpoints'):
@@ -160,9 +161,9 @@ def test_a_later_version_is_no_damage(tmp_path):
   file = tmp_path / 'checkpoints' / '1' / 'record' / 'metadata'
   record = json.loads(file.read_text())
   record.pop('sha256')
-  file.write_text(json.dumps(integrity.signed({**record, 'checksum': 'of tomorrow'})))
+  file.write_text(json.dumps(checksums.signed({**record, 'checksum': 'of tomorrow'})))
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
-  with pytest.raises(integrity.Mismatch, match=r'a later version \(of tomorrow\)'):
+  with pytest.raises(checksums.Mismatch, match=r'a later version \(of tomorrow\)'):
     checkpoints.restore_latest(abstract)
   checkpoints.close()
   assert len(files_of(tmp_path / 'checkpoints')) > 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crt_jax.runs import checkpoint as checkpoint_lib
-from crt_jax.training import integrity
+from crt_jax.runs import checksums
 from crt_jax.training import state as state_lib
 from tests.runs.test_checkpoint import (
   abstract_and_state,
@@ -20,8 +20,8 @@ from tests.runs.test_checkpoint import (
 from tests.training.test_optimizer import optimizer_config
 
 
-def checksum(x, kind=integrity.CHECKSUM):
-  return integrity.describe({'x': jnp.asarray(x)}, kind)['x'][2]
+def checksum(x, kind=checksums.CHECKSUM):
+  return checksums.describe({'x': jnp.asarray(x)}, kind)['x'][2]
 
 
 def swapped(x, a, b):
@@ -75,11 +75,11 @@ def test_it_is_the_same_on_every_mesh(mesh):
   _, abstract = optimizer_and_abstract(optimizer_config(), mesh)
   split = jax.device_put(state, state_lib.shardings_of(abstract))
   assert len(split.params['core']['weight'].sharding.device_set) == 8
-  assert integrity.describe(split) == integrity.describe(state)
+  assert checksums.describe(split) == checksums.describe(state)
 
 
 def test_it_says_what_is_not_finite():
-  found = integrity.describe({'a': jnp.ones(3), 'b': jnp.array([1.0, jnp.nan]), 'c': jnp.arange(2)})
+  found = checksums.describe({'a': jnp.ones(3), 'b': jnp.array([1.0, jnp.nan]), 'c': jnp.arange(2)})
   assert [x[3] for x in found.values()] == [True, False, True]
 
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_before_goes_on(tmp_path):
   for step in (1, 2):
     file = tmp_path / 'checkpoints' / str(step) / 'record' / 'metadata'
     record = json.loads(file.read_text())
-    sums = integrity.describe(at(state, step), 'sum')
+    sums = checksums.describe(at(state, step), 'sum')
     record['arrays'] = {name: x[:3] for name, x in sums.items()}
     del record['checksum'], record['sha256']
     if step == 2:
