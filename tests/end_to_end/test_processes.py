@@ -15,8 +15,8 @@ import pytest
 
 from crt_jax.data.manifest import read_manifest, write_manifest
 from crt_jax.data.token_files import TokenWriter
+from crt_jax.runs.damage import UNREAD_SECONDS
 from crt_jax.training import launch
-from crt_jax.training.damage import UNREAD_SECONDS
 from tests.conftest import QUICK_COMPILER
 from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of

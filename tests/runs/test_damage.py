@@ -9,8 +9,7 @@ import pytest
 
 from crt_jax import storage
 from crt_jax.runs import checkpoint as checkpoint_lib
-from crt_jax.runs import checksums
-from crt_jax.training import damage
+from crt_jax.runs import checksums, damage
 from tests.runs.test_checkpoint import (
   abstract_and_state,
   assert_same,
