@@ -30,7 +30,7 @@ from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
-from crt_jax.runs import damage
+from crt_jax.runs import damage, retention
 from crt_jax.runs import workdir as workdir_lib
 from crt_jax.runs.checksums import (
   CHECKSUM,
@@ -44,7 +44,6 @@ from crt_jax.runs.checksums import (
   verify,
 )
 from crt_jax.runs.damage import one_line, warn
-from crt_jax.training import retention
 from crt_jax.training.quiet import QuietOrbax
 from crt_jax.training.report import NonFinite
 from crt_jax.training.state import TrainState
