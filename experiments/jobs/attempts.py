@@ -137,7 +137,7 @@ def explain(output: str, code: int) -> tuple[str, str]:
 
 
 def is_held(folder: str | pathlib.Path) -> bool:
-  """Whether a process is training in the folder (crt_jax/training/lock.py)."""
+  """Whether a process is training in the folder (crt_jax/runs/lock.py)."""
   import fcntl
 
   try:

@@ -12,8 +12,7 @@ import time
 
 import pytest
 
-from crt_jax.runs import workdir
-from crt_jax.training import lock
+from crt_jax.runs import lock, workdir
 from experiments.jobs import attempts
 from tests.training.tiny import tiny_config
 
