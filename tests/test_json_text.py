@@ -12,8 +12,7 @@ from crt_jax.cli import prompt_file
 from crt_jax.data import manifest, text_files, tokenizers
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.evaluation import figures
-from crt_jax.runs import workdir
-from crt_jax.training import metrics
+from crt_jax.runs import metrics, workdir
 from experiments.jobs import records
 from experiments.latency import __main__ as latency
 

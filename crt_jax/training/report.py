@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from crt_jax import accounting
-from crt_jax.training.metrics import MetricsWriter
+from crt_jax.runs.metrics import MetricsWriter
 from crt_jax.training.terminal import ProgressLine
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import sys
 import pytest
 from tensorboardX.proto import event_pb2
 
-from crt_jax.training import metrics, report, terminal
+from crt_jax.runs import metrics
+from crt_jax.training import report, terminal
 
 
 def write(path, steps, first_step=0):
