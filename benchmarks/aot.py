@@ -47,8 +47,8 @@ from crt_jax import accounting, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
 from crt_jax.runs import workdir
+from crt_jax.runs.provenance import commit, origin
 from crt_jax.training import optimizer, sharding_table, state, step
-from crt_jax.training.origin import commit, origin
 
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
 _ONLY = flags.DEFINE_spaceseplist(

@@ -242,7 +242,7 @@ class Record:
       print(f'{done}, {len(self.mismatches)} mismatches, {len(self.faults)} faults', flush=True)
 
   def as_json(self) -> dict:
-    from crt_jax.training.origin import origin
+    from crt_jax.runs.provenance import origin
 
     return {
       'hits': dict(self.hits),

@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from crt_jax import json_text
-from crt_jax.training.origin import origin
+from crt_jax.runs.provenance import origin
 
 OUTPUT = flags.DEFINE_string('output', '', 'Where to write the result as JSON; empty: print only.')
 

@@ -28,8 +28,8 @@ def main(argv: list[str]):
   from crt_jax import evaluation
   from crt_jax.evaluation import figures
   from crt_jax.runs import workdir
+  from crt_jax.runs.provenance import origin
   from crt_jax.training import finish
-  from crt_jax.training.origin import origin
 
   run = finish.open_run(_WORKDIR.value)
   if run.model.depths() is None:

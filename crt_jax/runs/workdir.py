@@ -27,8 +27,8 @@ from crt_jax import json_text, schema, storage
 from crt_jax.runs.lock import NAME as LOCK
 from crt_jax.runs.lock import hold
 from crt_jax.runs.lock import released as released
+from crt_jax.runs.provenance import now, origin
 from crt_jax.training.launch import wait_until
-from crt_jax.training.origin import now, origin
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'

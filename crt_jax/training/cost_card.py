@@ -6,8 +6,8 @@ import jax
 
 from crt_jax import accounting
 from crt_jax.models import kernels, platform
+from crt_jax.runs.provenance import device_name
 from crt_jax.training import sharding_table
-from crt_jax.training.origin import device_name
 from crt_jax.training.terminal import count, duration
 
 if TYPE_CHECKING:

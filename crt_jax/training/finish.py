@@ -17,8 +17,8 @@ from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
 from crt_jax.models.base import Model, model_class
 from crt_jax.runs import checkpoint, workdir
+from crt_jax.runs.provenance import origin
 from crt_jax.training import processes, scoring
-from crt_jax.training.origin import origin
 from crt_jax.training.preemption import StopSignal
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.terminal import show_any_text

@@ -13,8 +13,8 @@ from crt_jax import data, evaluation
 from crt_jax.models.base import Model
 from crt_jax.placing import Placement
 from crt_jax.runs import workdir
+from crt_jax.runs.provenance import origin
 from crt_jax.training import processes
-from crt_jax.training.origin import origin
 from crt_jax.training.terminal import Task, count, duration
 
 PARTIAL = 'evaluation.partial.json'

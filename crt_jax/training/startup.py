@@ -19,8 +19,8 @@ from crt_jax.models import kernels, platform
 from crt_jax.models.base import Model
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.checksums import OtherOptimizer
+from crt_jax.runs.provenance import origin
 from crt_jax.training import optimizer, processes, sharding_table, state, step
-from crt_jax.training.origin import origin
 from crt_jax.training.report import Clock
 from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params

@@ -18,8 +18,8 @@ import crt_jax
 from crt_jax import data
 from crt_jax.keys import random_key
 from crt_jax.runs import workdir
+from crt_jax.runs.provenance import origin
 from crt_jax.training import startup
-from crt_jax.training.origin import origin
 from crt_jax.training.terminal import show_any_text
 from experiments.bptt_study import figures, gradients, page
 from experiments.study import stacked

@@ -38,8 +38,8 @@ def main(argv: list[str]):
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
   from crt_jax import data
   from crt_jax.runs import checkpoint, workdir
+  from crt_jax.runs.provenance import origin
   from crt_jax.training import finish
-  from crt_jax.training.origin import origin
   from experiments.convergence import figure, gaps, page
 
   runs = [finish.open_run(path) for path in _WORKDIR.value]

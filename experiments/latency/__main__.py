@@ -38,7 +38,7 @@ def main(argv: list[str]):
   plan = table.plan(config, models)
 
   from crt_jax import json_text
-  from crt_jax.training.origin import origin
+  from crt_jax.runs.provenance import origin
   from experiments.latency import machine
 
   directory = pathlib.Path(_WORKDIR.value)

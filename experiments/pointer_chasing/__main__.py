@@ -48,8 +48,8 @@ def main(argv: list[str]):
   # All are read before one is trained: a mistake in the last is answered at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
   from crt_jax.runs import workdir
+  from crt_jax.runs.provenance import origin
   from crt_jax.training import loop
-  from crt_jax.training.origin import origin
   from experiments.pointer_chasing import figure
 
   folder, models = pathlib.Path(_WORKDIR.value), {}

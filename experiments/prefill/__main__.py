@@ -93,7 +93,7 @@ def _rows(run: _Run, lengths: Sequence[int], chunks: Sequence[int], passes: Sequ
 
 def _write(run: _Run, rows: list[dict], directory: pathlib.Path) -> None:
   from crt_jax import json_text
-  from crt_jax.training.origin import origin
+  from crt_jax.runs.provenance import origin
   from experiments.prefill import figure
 
   result = dict(

@@ -33,7 +33,7 @@ def main(argv: list[str]):
   import pathlib
 
   from crt_jax.runs import workdir
-  from crt_jax.training.origin import origin
+  from crt_jax.runs.provenance import origin
   from experiments.state_growth import figure
 
   output = pathlib.Path(_OUTPUT.value)

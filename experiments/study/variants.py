@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from crt_jax import data
 from crt_jax.runs import workdir
-from crt_jax.training.origin import origin
+from crt_jax.runs.provenance import origin
 from crt_jax.training.terminal import show_any_text
 from experiments import pages
 from experiments.study import figures

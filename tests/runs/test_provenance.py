@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from crt_jax.training import origin
+from crt_jax.runs import provenance
 
 
 def git(folder, *words):
@@ -21,10 +21,10 @@ def test_the_commit_is_that_of_a_clone(tmp_path, monkeypatch, folder, is_clone):
   """Not that of a project whose environment holds the wheel."""
   file = tmp_path / folder / 'crt_jax' / 'training' / 'origin.py'
   file.parent.mkdir(parents=True)
-  shutil.copy(origin.__file__, file)
+  shutil.copy(provenance.__file__, file)
   git(tmp_path, 'init', '--quiet')
   git(tmp_path, 'add', '.')
   git(tmp_path, 'commit', '--quiet', '--message=first')
-  monkeypatch.setattr(origin, '__file__', str(file))
+  monkeypatch.setattr(provenance, '__file__', str(file))
   head = git(tmp_path, 'rev-parse', 'HEAD')
-  assert origin.commit.__wrapped__() == (head if is_clone else '')
+  assert provenance.commit.__wrapped__() == (head if is_clone else '')
