@@ -44,7 +44,7 @@ from crt_jax.runs.checksums import (
   verify,
 )
 from crt_jax.runs.damage import one_line, warn
-from crt_jax.training.quiet import QuietOrbax
+from crt_jax.runs.orbax_messages import QuietOrbax
 from crt_jax.training.report import NonFinite
 from crt_jax.training.state import TrainState
 from crt_jax.types import Params, Tree
