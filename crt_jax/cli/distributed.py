@@ -44,15 +44,16 @@ def joined(stop: StopSignal) -> Iterator[None]:
   Raises:
     ValueError: flags or launcher are half of what is needed, or the processes differ.
   """
-  from crt_jax.training import launch, processes  # after the flags: a typo is answered at once
+  from crt_jax.cluster import launcher  # after the flags: a typo is answered at once
+  from crt_jax.training import processes
 
-  place = launch.find_place(
+  place = launcher.find_place(
     FLAGS.distributed, FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
   )
   if place is None:
     yield
     return
-  launch.join(place, FLAGS.join_timeout)
+  launcher.join(place, FLAGS.join_timeout)
   with processes.Companions(stop, _line):
     processes.agree('versions', processes.software())
     yield

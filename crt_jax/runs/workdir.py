@@ -24,11 +24,11 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from crt_jax import json_text, schema, storage
+from crt_jax.cluster.launcher import wait_until
 from crt_jax.runs.lock import NAME as LOCK
 from crt_jax.runs.lock import hold
 from crt_jax.runs.lock import released as released
 from crt_jax.runs.provenance import now, origin
-from crt_jax.training.launch import wait_until
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import jax
 
 from crt_jax import data, schema
+from crt_jax.cluster.launcher import wait_until
 from crt_jax.runs.provenance import commit, versions
-from crt_jax.training.launch import wait_until
 from crt_jax.training.preemption import StopSignal, leave
 
 PREFIX = 'crt_jax'

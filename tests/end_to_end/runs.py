@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from crt_jax.training.launch import wait_until  # noqa: F401
+from crt_jax.cluster.launcher import wait_until  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = (

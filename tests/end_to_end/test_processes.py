@@ -13,10 +13,10 @@ import time
 import numpy as np
 import pytest
 
+from crt_jax.cluster import launcher
 from crt_jax.data.manifest import read_manifest, write_manifest
 from crt_jax.data.token_files import TokenWriter
 from crt_jax.runs.damage import UNREAD_SECONDS
-from crt_jax.training import launch
 from tests.conftest import QUICK_COMPILER
 from tests.end_to_end import runs
 from tests.training.tiny import assert_same_bits, params_of, rows_of
@@ -36,7 +36,7 @@ QUICK = {'XLA_FLAGS': QUICK_COMPILER}
 PACE = '0.1'  # seconds that a step takes at least, where one is interrupted
 BOUND = 60  # seconds in which the others have to end; a few on an idle machine
 # Where they wait in a barrier of a checkpoint, only the heartbeat tells them of a killed one.
-BOUND_KILLED = BOUND + launch.HEARTBEAT_SECONDS
+BOUND_KILLED = BOUND + launcher.HEARTBEAT_SECONDS
 
 
 STARTED = []

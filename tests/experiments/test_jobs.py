@@ -13,7 +13,7 @@ import time
 import pytest
 
 from crt_jax.cli.user_errors import Mistake
-from crt_jax.training.launch import wait_until
+from crt_jax.cluster.launcher import wait_until
 from experiments.jobs import attempts, local, records, results, slurm, status
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, Launch
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from crt_jax.training import launch, preemption
-from crt_jax.training.launch import Place, find_place
+from crt_jax.cluster import launcher
+from crt_jax.cluster.launcher import Place, find_place
+from crt_jax.training import preemption
 
 ALONE = dict(environ={}, detect=lambda kubernetes: None)
 SLURM = Place('node1:61440', 4, 2)
@@ -74,11 +75,11 @@ def test_one_task_of_slurm_is_alone():
 
 def test_jax_reads_the_launchers(monkeypatch):
   """Names of JAX that are not public: this fails first when a version moves them."""
-  assert launch.detect_launcher(False) is None
+  assert launcher.detect_launcher(False) is None
   announced = dict(JOB_ID='7', STEP_NODELIST='node[3-4]', NTASKS='2', PROCID='1', LOCALID='0')
   for name, value in announced.items():
     monkeypatch.setenv(f'SLURM_{name}', value)
-  assert launch.detect_launcher(True) == Place('node3:61447', 2, 1)
+  assert launcher.detect_launcher(True) == Place('node3:61447', 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_jax_reads_the_launchers(monkeypatch):
   ],
 )
 def test_waiting_for_the_others_is_bounded(place, message):
-  code = f'from crt_jax.training.launch import *; join({place}, timeout=1.0)'
+  code = f'from crt_jax.cluster.launcher import *; join({place}, timeout=1.0)'
   ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
   assert ended.returncode == 2, ended.stderr
   lines = [line for line in ended.stderr.splitlines() if line.startswith('error: ')]
@@ -100,7 +101,7 @@ def test_a_port_in_use_is_said():
   with socket.create_server(('', 0)) as server:
     port = server.getsockname()[1]
     with pytest.raises(ValueError, match=f'process 0 of 2 cannot listen at .*:{port}'):
-      launch.join(Place(f'localhost:{port}', 2, 0), 1.0)
+      launcher.join(Place(f'localhost:{port}', 2, 0), 1.0)
 
 
 def test_processes_ask_each_other_about_once_a_second():
