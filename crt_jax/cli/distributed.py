@@ -44,8 +44,10 @@ def joined(stop: StopSignal) -> Iterator[None]:
   Raises:
     ValueError: flags or launcher are half of what is needed, or the processes differ.
   """
-  from crt_jax.cluster import launcher  # after the flags: a typo is answered at once
-  from crt_jax.training import processes
+  from crt_jax.cluster import (
+    agreement,
+    launcher,  # after the flags: a typo is answered at once
+  )
 
   place = launcher.find_place(
     FLAGS.distributed, FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
@@ -54,8 +56,8 @@ def joined(stop: StopSignal) -> Iterator[None]:
     yield
     return
   launcher.join(place, FLAGS.join_timeout)
-  with processes.Companions(stop, _line):
-    processes.agree('versions', processes.software())
+  with agreement.Companions(stop, _line):
+    agreement.agree('versions', agreement.software())
     yield
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from crt_jax import storage
+from crt_jax.cluster import agreement
 from crt_jax.runs.checksums import Damaged, Mismatch
-from crt_jax.training import processes
 
 UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkpoint damaged
 # Of TensorStore, for a chunk that is missing, cut short or garbled.
@@ -56,7 +56,7 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
   Otherwise it may be this host's disk or network, or damage in the part that only this process
   reads; and the others wait for it in the middle of reading, so they cannot choose another one.
   """
-  others = processes.alone_in(f'damaged/{path}', UNREAD_SECONDS)
+  others = agreement.alone_in(f'damaged/{path}', UNREAD_SECONDS)
   me, count = jax.process_index(), jax.process_count()
   if me in others:
     raise ValueError(f'{path} was given up: another process cannot read it') from None

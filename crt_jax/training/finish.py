@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax import data, decoding, placing, sharding
+from crt_jax.cluster import agreement
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
 from crt_jax.models.base import Model, model_class
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.provenance import origin
-from crt_jax.training import processes, scoring
+from crt_jax.training import scoring
 from crt_jax.training.preemption import StopSignal
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.terminal import show_any_text
@@ -114,7 +115,7 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
   """
   config, params, _, step = checkpoint.load_params(path, mesh=mesh)
   dataset = data.prepare(config.data)
-  processes.agree('data', processes.data_identity(dataset))
+  agreement.agree('data', agreement.data_identity(dataset))
   data.check_identity(path, checkpoint.load_record(path, step)['data'], dataset.identity)
   model = crt_jax.build(config.model, jax.devices()[0])
   return TrainedRun(config, model, params, dataset, step)

@@ -10,11 +10,11 @@ import jax
 from ml_collections import ConfigDict
 
 from crt_jax import data, evaluation
+from crt_jax.cluster import agreement
 from crt_jax.models.base import Model
 from crt_jax.placing import Placement
 from crt_jax.runs import workdir
 from crt_jax.runs.provenance import origin
-from crt_jax.training import processes
 from crt_jax.training.terminal import Task, count, duration
 
 PARTIAL = 'evaluation.partial.json'
@@ -66,7 +66,7 @@ class Scoring:
       'data': self.dataset.identity,
       'origin': {name: made[name] for name in ('versions', 'device', 'devices')},
     }
-    found = processes.of_first('what was scored', read(file))
+    found = agreement.of_first('what was scored', read(file))
     write = functools.partial(workdir.write_json, file) if jax.process_index() == 0 else ignore
     with Task('evaluation', sum(map(self._cost, self.parts))) as task:
       ledger = evaluation.Ledger(identity, found, write, functools.partial(self._show, task))

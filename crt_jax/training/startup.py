@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import crt_jax
 from crt_jax import data, decoding, evaluation, placing, schema, sharding
+from crt_jax.cluster import agreement
 from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.models import kernels, platform
@@ -20,7 +21,7 @@ from crt_jax.models.base import Model
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
-from crt_jax.training import optimizer, processes, sharding_table, state, step
+from crt_jax.training import optimizer, sharding_table, state, step
 from crt_jax.training.report import Clock
 from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params
@@ -132,7 +133,7 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
   """Returns what is to be run; None when it is finished already."""
   show_any_text()
   config, model = check_config(config, jax.devices()[0])
-  processes.agree(
+  agreement.agree(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
   if reset_optimizer and not fork:
@@ -162,7 +163,7 @@ def open_data(plan: Plan) -> data.Dataset:
   remarks = plan.model.check_length(config.data.sequence_length) + dataset.remarks(config.model)
   for remark in remarks:
     checkpoint.warn(remark)
-  processes.agree('data', processes.data_identity(dataset))
+  agreement.agree('data', agreement.data_identity(dataset))
   return dataset
 
 
@@ -174,7 +175,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   if beginning:
     source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer)
   directory = workdir.open_workdir(path, config)
-  processes.agree('work directory', workdir.seen(directory))
+  agreement.agree('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
   if is_first:
     table = sharding_table.layout(plan.model.axes(), plan.abstract)
@@ -249,7 +250,7 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     beginning = saved_beginning(path)
     if beginning is None or beginning['workdir'] != folder:
       beginning = {'workdir': folder, 'step': checkpoint.newest(folder)}
-  processes.agree('checkpoints', {'own': own, 'begins with': beginning})
+  agreement.agree('checkpoints', {'own': own, 'begins with': beginning})
   return beginning
 
 

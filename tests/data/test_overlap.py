@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from crt_jax import data
+from crt_jax.cluster import agreement
 from crt_jax.data import overlap
 from crt_jax.data.manifest import read_manifest, write_manifest
-from crt_jax.training import processes
 from tests.data.conftest import make_text
 
 TEXTS = [make_text(seed, 60) for seed in range(6)]
@@ -205,7 +205,7 @@ def test_an_older_cache_says_nothing(texts):
   write_manifest(dataset.folder, manifest)
   older = data.prepare(config)
   assert 'overlap' not in older.manifest and older.shared_text == []
-  assert processes.data_identity(older) == processes.data_identity(dataset)  # goes on beside it
+  assert agreement.data_identity(older) == agreement.data_identity(dataset)  # goes on beside it
 
 
 def test_damaged_digests_are_found(texts):

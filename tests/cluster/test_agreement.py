@@ -4,7 +4,7 @@ tests/end_to_end/test_processes.py."""
 import dataclasses
 
 from crt_jax import data, schema
-from crt_jax.training import processes
+from crt_jax.cluster import agreement
 from crt_jax.training.preemption import StopSignal
 from tests.training.tiny import tiny_config
 
@@ -12,7 +12,7 @@ from tests.training.tiny import tiny_config
 def test_a_difference_names_field_values_and_processes():
   first = schema.flat({'data': {'batch_size': 8, 'corpus': 'sotu'}, 'seed': 1})
   other = schema.flat({'data': {'batch_size': 16, 'corpus': 'sotu'}, 'seed': 1, 'new': 2})
-  line = processes.difference('config', 3, 4, first, other)
+  line = agreement.difference('config', 3, 4, first, other)
   assert line.startswith(
     'process 3 of 4 has other config than process 0: data.batch_size is 16 there and 8 on '
     "process 0; new is 2 there and '(absent)' on process 0;"
@@ -21,25 +21,25 @@ def test_a_difference_names_field_values_and_processes():
 
 
 def test_one_process_agrees_with_itself_and_ends_as_it_likes():
-  processes.agree('config', {'a': 1})
-  with processes.Companions(StopSignal()):
+  agreement.agree('config', {'a': 1})
+  with agreement.Companions(StopSignal()):
     pass
 
 
 def test_versions_are_compared():
   assert {'python', 'jax', 'flax', 'optax', 'orbax.checkpoint', 'commit'} <= set(
-    processes.software()
+    agreement.software()
   )
 
 
 def test_other_tokens_are_another_identity():
   dataset = data.prepare(tiny_config().data)
-  before = processes.data_identity(dataset)
+  before = agreement.data_identity(dataset)
   manifest = {**dataset.manifest, 'versions': 'others'}
-  assert processes.data_identity(dataclasses.replace(dataset, manifest=manifest)) == before
+  assert agreement.data_identity(dataclasses.replace(dataset, manifest=manifest)) == before
   [shard, *_] = dataset.manifest['splits']['train']['shards']
   splits = {**dataset.manifest['splits'], 'train': {'shards': [{**shard, 'tokens': 1}]}}
   manifest = {**dataset.manifest, 'splits': splits}
-  other = processes.data_identity(dataclasses.replace(dataset, manifest=manifest))
+  other = agreement.data_identity(dataclasses.replace(dataset, manifest=manifest))
   changed = [name for name in other if other[name] != before[name]]
   assert changed == ['manifest of moby_dick']
