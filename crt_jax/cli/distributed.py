@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from crt_jax.cli import entry, user_errors
-from crt_jax.training.preemption import StopSignal
+from crt_jax.cluster.preemption import StopSignal
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them

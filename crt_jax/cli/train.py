@@ -21,7 +21,7 @@ evaluates the newest checkpoint again, with the config that it was trained with:
 first device, several, started as for training, on the mesh of the config.
 """
 
-from crt_jax.training.preemption import StopSignal
+from crt_jax.cluster.preemption import StopSignal
 
 _STOP = StopSignal()
 

@@ -29,8 +29,8 @@ import jax
 
 from crt_jax import data, schema
 from crt_jax.cluster.launcher import wait_until
+from crt_jax.cluster.preemption import StopSignal, leave
 from crt_jax.runs.provenance import commit, versions
-from crt_jax.training.preemption import StopSignal, leave
 
 PREFIX = 'crt_jax'
 AGREE_SECONDS = 600  # for the slowest process to come to the same point

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from crt_jax.training.preemption import leave
+from crt_jax.cluster.preemption import leave
 
 MODES = ('auto', 'off', 'on')
 GIVE_UP = 2  # exit code

@@ -19,7 +19,7 @@ import threading
 import time
 
 from crt_jax import storage
-from crt_jax.training.preemption import before_leaving
+from crt_jax.cluster.preemption import before_leaving
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0

@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 import crt_jax
 from crt_jax import data, decoding, placing, sharding
 from crt_jax.cluster import agreement
+from crt_jax.cluster.preemption import StopSignal
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
 from crt_jax.models.base import Model, model_class
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.provenance import origin
 from crt_jax.training import scoring
-from crt_jax.training.preemption import StopSignal
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params

@@ -5,7 +5,7 @@ import dataclasses
 
 from crt_jax import data, schema
 from crt_jax.cluster import agreement
-from crt_jax.training.preemption import StopSignal
+from crt_jax.cluster.preemption import StopSignal
 from tests.training.tiny import tiny_config
 
 

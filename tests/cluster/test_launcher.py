@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from crt_jax.cluster import launcher
+from crt_jax.cluster import launcher, preemption
 from crt_jax.cluster.launcher import Place, find_place
-from crt_jax.training import preemption
 
 ALONE = dict(environ={}, detect=lambda kubernetes: None)
 SLURM = Place('node1:61440', 4, 2)

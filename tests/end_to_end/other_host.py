@@ -51,7 +51,7 @@ def _slow_steps(module):
 
 for _variable, _module, _change in (
   ('OTHER_VERSION', 'optax', _other_version),
-  ('OTHER_PACE', 'crt_jax.training.preemption', _slow_steps),
+  ('OTHER_PACE', 'crt_jax.cluster.preemption', _slow_steps),
 ):
   if os.environ.get(_variable):
     sys.meta_path.insert(0, _AfterImport(_module, _change))

@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from crt_jax.cluster import preemption
 from crt_jax.data import tokenizers
 from crt_jax.runs import checkpoint
-from crt_jax.training import loop, preemption, startup
+from crt_jax.training import loop, startup
 from tests.training.tiny import PLAIN, refuse, rows_of, stop_after, tiny_config, train
 
 pytestmark = pytest.mark.usefixtures('caches')

@@ -14,10 +14,11 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from crt_jax import schema, sharding
+from crt_jax.cluster import preemption
 from crt_jax.data import tokenizers
 from crt_jax.models import platform
 from crt_jax.runs import checkpoint, workdir
-from crt_jax.training import finish, loop, preemption, report, startup
+from crt_jax.training import finish, loop, report, startup
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,

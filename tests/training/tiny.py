@@ -9,8 +9,9 @@ import numpy as np
 
 from configs import base
 from crt_jax import schema
+from crt_jax.cluster import preemption
 from crt_jax.runs import checkpoint, workdir
-from crt_jax.training import loop, preemption
+from crt_jax.training import loop
 
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
 
