@@ -7,7 +7,7 @@
 
 Each model takes the whole training step of its config (AdamW, clipping, float32 parameters) on
 random tokens, in bfloat16 and without dropout; the rest is what the platform's defaults make of it
-(crt_jax/models/platform.py). Of SETTINGS the first is taken that fits the memory, and reported.
+(crt_jax/models/device_defaults.py). Of SETTINGS the first is taken that fits the memory, and reported.
 Every model runs in a process of its own, so that its peak of memory is its own.
 
 docs/performance.md says what the numbers mean. Where the peak of the hardware is not known,

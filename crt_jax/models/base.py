@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crt_jax import schema
-from crt_jax.models import kernels, platform
+from crt_jax.models import device_defaults, kernels
 from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
@@ -75,7 +75,7 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
 
   Args:
     config: a ConfigDict or mapping with `name` and that model's fields; the rest takes its default.
-    device: what 'auto' fields are settled for (models/platform.py), such as jax.devices()[0]; None
+    device: what 'auto' fields are settled for (models/device_defaults.py), such as jax.devices()[0]; None
       = what runs anywhere. It decides how the model is computed, not what.
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
@@ -88,7 +88,7 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
     "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
   )
   kernels.check(fields)
-  return model(platform.settle(fields, device))
+  return model(device_defaults.settle(fields, device))
 
 
 def model_class(name: str) -> type['Model']:

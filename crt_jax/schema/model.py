@@ -56,7 +56,7 @@ class ModelConfig(Section):
   """Fields of every model.
 
   With dtype='float16' a training step scales its loss (training/step.py); `loss` itself does not.
-  What 'auto' and a chunk of 0 stand for on a device: models/platform.py.
+  What 'auto' and a chunk of 0 stand for on a device: models/device_defaults.py.
   """
 
   section: ClassVar[str] = 'model'

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from crt_jax import accounting
-from crt_jax.models import kernels, platform
+from crt_jax.models import device_defaults, kernels
 from crt_jax.runs.provenance import device_name
 from crt_jax.training import sharding_table
 from crt_jax.training.terminal import count, duration
@@ -18,7 +18,7 @@ def cost_card(run: 'Run') -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
   config, compiled, state = run.config, run.compiled, run.state
-  settled = platform.settled(run.model.config)
+  settled = device_defaults.settled(run.model.config)
   del settled['attention_kernel']  # what runs is said by itself
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length

@@ -16,7 +16,7 @@ from crt_jax import data, decoding, evaluation, placing, schema, sharding
 from crt_jax.cluster import agreement
 from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
-from crt_jax.models import kernels, platform
+from crt_jax.models import device_defaults, kernels
 from crt_jax.models.base import Model
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.checksums import OtherOptimizer
@@ -103,7 +103,7 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
       'origin': origin(),
       'data': dataset.identity,
       'begins_with': saved_beginning(path),
-      'settled': platform.settled(plan.model.config),
+      'settled': device_defaults.settled(plan.model.config),
     },
   )
 
@@ -195,7 +195,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
-    settled = platform.settled(plan.model.config)
+    settled = device_defaults.settled(plan.model.config)
     check_continuation(config, path, record, dataset.identity, settled)
   if plan.changed:
     workdir.record_fork(directory, config, plan.changed, int(start.step))

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from crt_jax import schema, sharding
 from crt_jax.cluster import preemption
 from crt_jax.data import tokenizers
-from crt_jax.models import platform
+from crt_jax.models import device_defaults
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.training import finish, loop, report, startup
 from tests.training.tiny import (
@@ -284,20 +284,20 @@ def test_mistakes_are_found_before_compiling_and_leave_no_directory(
 
 
 def test_a_run_is_settled_for_its_device(tmp_path, monkeypatch):
-  asked, settle = [], platform.settle
-  monkeypatch.setattr(platform, 'settle', lambda c, d: asked.append(d) or settle(c, d))
+  asked, settle = [], device_defaults.settle
+  monkeypatch.setattr(device_defaults, 'settle', lambda c, d: asked.append(d) or settle(c, d))
   train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
   assert asked[0] == jax.devices()[0]
 
 
 def test_a_run_that_is_computed_in_another_way_says_so(tmp_path, monkeypatch, capsys):
-  config, settle = tiny_config(**PLAIN | {'train.steps': 2}), platform.settle
+  config, settle = tiny_config(**PLAIN | {'train.steps': 2}), device_defaults.settle
   with monkeypatch.context() as patch:
     stop_after(patch, 1)
     with pytest.raises(preemption.Preempted):
       train(config, tmp_path)
   monkeypatch.setattr(
-    platform, 'settle', lambda c, d: dataclasses.replace(settle(c, d), remat='layer')
+    device_defaults, 'settle', lambda c, d: dataclasses.replace(settle(c, d), remat='layer')
   )
   train(config, tmp_path)
   said = ''.join(capsys.readouterr())
