@@ -44,7 +44,7 @@ from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import did_you_mean
 from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
-from crt_jax.models import kernels
+from crt_jax.models import kernel_choice
 from crt_jax.models.base import Model
 from crt_jax.training import optimizer, state, step
 from crt_jax.types import Array, Batch, Tree
@@ -180,7 +180,7 @@ def measure(
   jax.config.update('jax_enable_compilation_cache', False)  # compile time is measured
   mesh = sharding.make_mesh(config.mesh, devices)
   device = mesh.devices.flat[0]
-  kernels.check_device(crt_jax.build(config.model, device).config, device)
+  kernel_choice.check_device(crt_jax.build(config.model, device).config, device)
   rows_BxT = config.data.batch_size, config.data.sequence_length
   model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile, fixed)
   depth, executable = next(iter(compiled.executables.items()))
@@ -201,7 +201,7 @@ def measure(
     remat=model.config.remat,
     unroll_scans=model.config.unroll_scans,
     loss_chunk_mib=model.config.loss_chunk_mib,
-    attention=kernels.describe(model.config),
+    attention=kernel_choice.describe(model.config),
     seconds_per_step=per_step,
     seconds=seconds,
     tokens_per_second=tokens_per_second,
@@ -331,7 +331,7 @@ def recomputed_flops(model: Model, config: ConfigDict) -> float:
       jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
     )
 
-  keeps_attention = model.config.remat == 'dots' and kernels.running(model.config)[0] != 'xla'
+  keeps_attention = model.config.remat == 'dots' and kernel_choice.running(model.config)[0] != 'xla'
   own = dict(remat='none') if keeps_attention else {}
   stored = dict(backward='scan') if model.config.name == 'crt' else {}
   extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30, **stored)

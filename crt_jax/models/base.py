@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crt_jax import schema
-from crt_jax.models import device_defaults, kernels
+from crt_jax.models import device_defaults, kernel_choice
 from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
@@ -87,7 +87,7 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
     fields.dtype != 'float64' or jax.config.jax_enable_x64,
     "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
   )
-  kernels.check(fields)
+  kernel_choice.check(fields)
   return model(device_defaults.settle(fields, device))
 
 

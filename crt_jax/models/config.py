@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crt_jax.models import kernels
+from crt_jax.models import kernel_choice
 from crt_jax.recurrence.scan import Remat, scan_of
 from crt_jax.schema import ModelConfig
 
@@ -12,7 +12,7 @@ REMAT: dict[str, tuple[Remat, Remat]] = {
   'none': (False, False),
   'pass': (True, False),
   'layer': (True, True),
-  'dots': (kernels.keep_products, kernels.keep_products),
+  'dots': (kernel_choice.keep_products, kernel_choice.keep_products),
 }
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from crt_jax import accounting
-from crt_jax.models import device_defaults, kernels
+from crt_jax.models import device_defaults, kernel_choice
 from crt_jax.runs.provenance import device_name
 from crt_jax.training import sharding_table
 from crt_jax.training.terminal import count, duration
@@ -43,7 +43,7 @@ def cost_card(run: 'Run') -> str:
       f'memory        {", ".join(memory) or "-"} a device, compiled',
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
-      f'attention     {kernels.describe(run.model.config)}',
+      f'attention     {kernel_choice.describe(run.model.config)}',
       f'settled       {", ".join(f"{name}={value}" for name, value in settled.items())}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',

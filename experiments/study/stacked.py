@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from crt_jax import accounting, data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
-from crt_jax.models import kernels
+from crt_jax.models import kernel_choice
 from crt_jax.models.base import Model
 from crt_jax.training import optimizer, startup
 from crt_jax.training.state import TrainState, quick_compile
@@ -63,7 +63,7 @@ def train_and_keep(
     ValueError: a mistake in the config, before anything is compiled.
   """
   config, model = startup.check_config(config)
-  kernels.check_device(model.config)
+  kernel_choice.check_device(model.config)
   evaluation.forms(model, config)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)
