@@ -29,8 +29,7 @@ from crt_jax.models.cart_loop import (
   of_cache,
 )
 from crt_jax.models.config import pass_scan
-from crt_jax.models.modules import axes_of_modules, init_modules
-from crt_jax.models.stack import (
+from crt_jax.models.layer_stacks import (
   LayerStack,
   Stack,
   apply_module,
@@ -40,6 +39,7 @@ from crt_jax.models.stack import (
   first_layer,
   with_layer_axis,
 )
+from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.schema import CARTConfig
 from crt_jax.schema.fields import require

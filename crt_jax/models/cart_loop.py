@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from crt_jax.layers.attention import entries_of
-from crt_jax.models.stack import first_layer
+from crt_jax.models.layer_stacks import first_layer
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.schema import CARTConfig
 from crt_jax.types import Array, Past

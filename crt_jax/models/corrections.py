@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
-from crt_jax.models.modules import axes_of_modules, init_modules
-from crt_jax.models.stack import (
+from crt_jax.models.layer_stacks import (
   apply_module,
   empty_cache,
   first_layer,
@@ -22,6 +21,7 @@ from crt_jax.models.stack import (
   roformer_feed_forward,
   with_layer_axis,
 )
+from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of
 from crt_jax.types import Array, Past

@@ -19,14 +19,14 @@ from crt_jax.layers.parameters import compute_dtype
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.counts import of_transformer
 from crt_jax.models.inputs import check_tokens
-from crt_jax.models.modules import axes_of_modules, init_modules
-from crt_jax.models.stack import (
+from crt_jax.models.layer_stacks import (
   LayerStack,
   apply_module,
   cart_dense_stack,
   roformer_feed_forward,
   roformer_stack,
 )
+from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.recurrence.state import DecodeState, advance
 from crt_jax.schema import ModelConfig, TransformerConfig
 

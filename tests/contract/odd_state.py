@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 import crt_jax
 from crt_jax.models import corrections, counts
 from crt_jax.models.crt import CRT
-from crt_jax.models.stack import Stack, roformer_stack
+from crt_jax.models.layer_stacks import Stack, roformer_stack
 from crt_jax.recurrence.state import Carry
 from crt_jax.schema import CRTConfig
 
