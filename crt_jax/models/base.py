@@ -36,7 +36,7 @@ from crt_jax.models.inputs import (
   padded_with_zeros,
 )
 from crt_jax.models.loss import cross_entropy
-from crt_jax.recurrence.context import Recurrence
+from crt_jax.recurrence.passes import Recurrence
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
 from crt_jax.rounding import ceil_div
 from crt_jax.schema import ModelConfig
@@ -225,7 +225,7 @@ class Model(abc.ABC):
     return False
 
   def recurrence(self, params: dict) -> Recurrence:
-    """The maps that the drivers of recurrence/context.py alternate.
+    """The maps that the drivers of recurrence/passes.py alternate.
 
     Raises:
       ValueError: the model has no recurrence along the sequence.

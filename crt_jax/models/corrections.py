@@ -208,7 +208,7 @@ class Correction:
     return axes_of_modules(self._modules(), self.config)
 
   def functions(self, params: dict, borrowed: dict[str, tuple]) -> tuple[Callable, Callable]:
-    """`summary` and `inject` of recurrence/context.py.
+    """`summary` and `inject` of recurrence/passes.py.
 
     Args:
       params: as of `init`.

@@ -20,7 +20,7 @@ from crt_jax.models.counts import of_crt, work_of_crt
 from crt_jax.models.layer_stacks import Stack, apply_module, roformer_stack
 from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.models.transformer import embed, output_modules, project
-from crt_jax.recurrence.context import (
+from crt_jax.recurrence.passes import (
   Passes,
   Recurrence,
   chunked,

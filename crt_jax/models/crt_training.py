@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from crt_jax.models.base import Hidden
-from crt_jax.recurrence import context, estimators
+from crt_jax.recurrence import estimators, passes
 from crt_jax.recurrence.backward import LOOPS, Loop
 from crt_jax.recurrence.state import varying_as
 from crt_jax.schema import CRTConfig
@@ -51,7 +51,7 @@ def sequential(
   recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
   require(depth is None, f'depth={depth}: the sequential driver is exact; use depth=None')
   state, loop = model.training_state(e_BxTxC), _loop(model.config, 1)
-  _, hidden_BxTxC = context.sequential(recurrence, model.read, state, e_BxTxC, None, key, loop)
+  _, hidden_BxTxC = passes.sequential(recurrence, model.read, state, e_BxTxC, None, key, loop)
   return Hidden(hidden_BxTxC, {}, {})
 
 
@@ -65,7 +65,7 @@ def chunks(
 ) -> Hidden:
   recurrence, e_BxTxC, key = _begin(model, params, tokens_BxT, key, probe_R)
   config, state = model.config, model.training_state(e_BxTxC)
-  _, found = context.chunked(
+  _, found = passes.chunked(
     recurrence,
     model.read_with_gap,
     state,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 
 from crt_jax.recurrence.backward import Loop, in_stretches
-from crt_jax.recurrence.context import Before, Passes, Recurrence, one_pass, unroll
+from crt_jax.recurrence.passes import Before, Passes, Recurrence, one_pass, unroll
 from crt_jax.recurrence.state import DecodeState
 from crt_jax.types import Array
 

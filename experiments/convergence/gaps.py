@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.models.crt import CRT
-from crt_jax.recurrence.context import Passes, one_pass, unroll
+from crt_jax.recurrence.passes import Passes, one_pass, unroll
 from crt_jax.types import Array, Params
 
 FLOOR = 1e-5  # relative gap below which a position counts as exact: float32 rounding, with room

@@ -9,7 +9,7 @@ import pytest
 
 import crt_jax
 from crt_jax.models.corrections import VARIANTS
-from crt_jax.recurrence.context import chunked, unroll
+from crt_jax.recurrence.passes import chunked, unroll
 from tests.close import FLOAT64, assert_close, gap
 from tests.contract.models import params_of, tokens_of
 

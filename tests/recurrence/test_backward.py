@@ -105,7 +105,7 @@ def test_the_state_behind_a_loop_has_a_gradient_too(name):
   params, tokens = params_of(model), tokens_of(length=LENGTH)
 
   def loss(params, cut):
-    from crt_jax.recurrence.context import sequential
+    from crt_jax.recurrence.passes import sequential
 
     recurrence, e_BxTxC = model.recurrence(params), model.parts(params).embed(tokens)
     state, hs = model.training_state(e_BxTxC), []

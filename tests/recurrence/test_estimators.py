@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import crt_jax
 from crt_jax.models.corrections import VARIANTS
-from crt_jax.recurrence.context import sequential, unroll
 from crt_jax.recurrence.estimators import implicit, last_passes, truncated
+from crt_jax.recurrence.passes import sequential, unroll
 from tests.recurrence.scaled import BASE, largest_gap, loss_and_gradient, params_of, tokens_of
 
 LENGTH = 5

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import crt_jax
-from crt_jax.recurrence.context import sequential as exact_passes
 from crt_jax.recurrence.estimators import implicit
+from crt_jax.recurrence.passes import sequential as exact_passes
 from tests.recurrence.scaled import BASE, largest_gap, params_of, tokens_of
 
 pytestmark = pytest.mark.usefixtures('float64')

@@ -9,7 +9,7 @@ import pytest
 
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.models.layer_stacks import apply_module
-from crt_jax.recurrence.context import chunked, sequential, unroll
+from crt_jax.recurrence.passes import chunked, sequential, unroll
 from tests.close import FLOAT64, assert_close
 from tests.recurrence.scaled import BATCH, LENGTH, largest_gap, loss_and_gradient, prepared
 
