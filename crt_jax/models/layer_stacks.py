@@ -17,7 +17,7 @@ from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.config import layer_scan
-from crt_jax.recurrence.layers import stack
+from crt_jax.recurrence.layer_loop import stack
 from crt_jax.rounding import round_up
 from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
 from crt_jax.types import Array, Tree
@@ -88,7 +88,7 @@ class LayerStack(Stack):
     return stacked_axes(axes_of(self.layer, self._example()))
 
   def block(self, params_N: dict) -> Callable:
-    """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence, see recurrence/layers.py."""
+    """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence, see recurrence/layer_loop.py."""
     layer = functools.partial(apply_module, self.layer)
     return functools.partial(stack, layer, params_N, scan=layer_scan(self.config))
 
