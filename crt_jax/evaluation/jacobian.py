@@ -6,7 +6,7 @@ import jax
 
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
-from crt_jax.recurrence.spectra import jacobian_norm, spectral_radius
+from crt_jax.recurrence.probes import jacobian_norm, spectral_radius
 from crt_jax.types import Array, Params
 
 ROWS = 1  # of a batch: power iteration differentiates the recurrence some hundred times

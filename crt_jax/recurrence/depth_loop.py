@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
+from crt_jax.recurrence.probes import gradient_probe, loop_statistics
 from crt_jax.types import Array, Tree
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.recurrence.backward import Loop
-from crt_jax.recurrence.spectra import gradient_probe, loop_statistics
+from crt_jax.recurrence.probes import gradient_probe, loop_statistics
 from crt_jax.recurrence.state import DecodeState, advance, varying_as
 from crt_jax.rounding import ceil_div
 from crt_jax.types import Array, Tree

@@ -10,7 +10,7 @@ import pytest
 
 import crt_jax
 from crt_jax.evaluation.jacobian import jacobian
-from crt_jax.recurrence.spectra import (
+from crt_jax.recurrence.probes import (
   gradient_probe,
   jacobian_norm,
   loop_statistics,
