@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # records, which import no JAX and refuse what is not finite.
 OTHERS = {
   'crt_jax/data/manifest.py': 1,
-  'crt_jax/data/packed.py': 1,
+  'crt_jax/data/token_dataset.py': 1,
   'crt_jax/json_text.py': 1,
   'crt_jax/runs/checksums.py': 1,
   'crt_jax/runs/lock.py': 1,

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt_jax.data import overlap, packed, pointer_chasing, tokenizers, vocabularies
+from crt_jax.data import overlap, pointer_chasing, token_dataset, tokenizers, vocabularies
 from crt_jax.data.corpora import check_apart, open_corpus
 from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import MixedDataset, Mixture, Part
-from crt_jax.data.packed import (
+from crt_jax.data.packing import Report, training_documents
+from crt_jax.data.pointer_chasing import PointerChasing
+from crt_jax.data.token_dataset import (
   PackedDataset,
   cached,
   corpus_folder,
@@ -20,8 +22,6 @@ from crt_jax.data.packed import (
   open_tokenizer,
   prepare_corpus,
 )
-from crt_jax.data.packing import Report, training_documents
-from crt_jax.data.pointer_chasing import PointerChasing
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.schema.data import MIXTURE, DataConfig, resolve
 
@@ -60,7 +60,7 @@ def damaged_files(config: Any) -> list[str]:
     return []
   try:
     if config.corpus != MIXTURE:
-      return packed.damaged_files(corpus_folder(config)[0])
+      return token_dataset.damaged_files(corpus_folder(config)[0])
     configs = {name: config.of_source(name) for name in config.pattern}
     if config.tokenizer == 'bpe':
       folder, _ = _shared_bpe_folder(config, configs)
@@ -72,7 +72,7 @@ def damaged_files(config: Any) -> list[str]:
     return [
       line
       for name in config.pattern
-      for line in packed.damaged_files(corpus_folder(configs[name])[0])
+      for line in token_dataset.damaged_files(corpus_folder(configs[name])[0])
     ]
   except FileNotFoundError as error:
     raise ValueError(f'{error.args[0]} is not there: nobody has prepared this data') from None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crt_jax.data import overlap
-from crt_jax.data.packed import PackedDataset, TextDataset
+from crt_jax.data.token_dataset import PackedDataset, TextDataset
 from crt_jax.data.token_files import Tokens
 from crt_jax.data.tokenizers import Tokenizer
 

@@ -16,7 +16,7 @@ from crt_jax.data.documents import Listing, leading_bits
 from crt_jax.data.token_files import Shard, sampled_sha256
 
 if TYPE_CHECKING:
-  from crt_jax.data.packed import PackedDataset
+  from crt_jax.data.token_dataset import PackedDataset
 
 DTYPE = np.dtype('<u8')
 

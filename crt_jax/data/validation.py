@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from crt_jax.data.packed import PackedDataset
+from crt_jax.data.token_dataset import PackedDataset
 from crt_jax.data.token_files import Tokens
 from crt_jax.data.windows import Batch, as_batch, check_seed, numbers
 

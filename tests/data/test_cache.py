@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from crt_jax import data, storage
-from crt_jax.data import cache, packed
+from crt_jax.data import cache, token_dataset
 from crt_jax.data.token_files import DamagedCache
 
 PREPARE = """
@@ -44,9 +44,9 @@ def names(folder):
 @pytest.fixture
 def counted(monkeypatch):
   """Counts how often something is packed."""
-  calls, pack = [], packed.pack
+  calls, pack = [], token_dataset.pack
   monkeypatch.setattr(
-    packed, 'pack', lambda *args, **kwargs: [calls.append(1), pack(*args, **kwargs)]
+    token_dataset, 'pack', lambda *args, **kwargs: [calls.append(1), pack(*args, **kwargs)]
   )
   return calls
 
@@ -323,7 +323,7 @@ def test_every_damaged_file_is_listed_and_nothing_changes(settings, counted):
 def test_samples_are_said_to_be_samples(settings, monkeypatch):
   config = settings()
   whole = data.prepare(config)
-  monkeypatch.setattr(packed, 'READ_WHOLE_BYTES', 0)
+  monkeypatch.setattr(token_dataset, 'READ_WHOLE_BYTES', 0)
   sampled = data.prepare(config)
   assert sampled.is_sampled and not whole.is_sampled and not data.prepare(config, True).is_sampled
   assert 'crt-prepare --verify reads every byte' in sampled.summary

@@ -108,7 +108,7 @@ def test_single_documents_are_counted_and_said(texts, monkeypatch):
   jsonl(root / 'held/v.jsonl', [make_text(50, 60), TEXTS[1], make_text(51, 60), TEXTS[4]])
   said = ['2 of 4 validation documents are trained on too']
   assert data.prepare(config).shared_text == said
-  monkeypatch.setattr('crt_jax.data.packed.pack', refuse)  # the cache says it too
+  monkeypatch.setattr('crt_jax.data.token_dataset.pack', refuse)  # the cache says it too
   dataset = data.prepare(config)
   model = type('Model', (), {'vocab_size': 256})
   assert dataset.shared_text == dataset.remarks(model) == said

@@ -209,7 +209,7 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(packed):
 
 
 def test_a_large_cache_is_sampled_and_read_whole_on_request(settings, monkeypatch, documents):
-  monkeypatch.setattr('crt_jax.data.packed.READ_WHOLE_BYTES', 0)
+  monkeypatch.setattr('crt_jax.data.token_dataset.READ_WHOLE_BYTES', 0)
   monkeypatch.setattr('crt_jax.data.token_files._BLOCK_BYTES', 4)
   config = settings(documents)
   path = data.prepare(config).folder / 'train-00000.bin'
