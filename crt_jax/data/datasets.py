@@ -12,7 +12,6 @@ from crt_jax.data import overlap, pointer_chasing, token_dataset, tokenizers, vo
 from crt_jax.data.corpora import check_apart, open_corpus
 from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import MixedDataset, Mixture, Part
-from crt_jax.data.packing import Report, training_documents
 from crt_jax.data.pointer_chasing import PointerChasing
 from crt_jax.data.token_dataset import (
   PackedDataset,
@@ -23,6 +22,7 @@ from crt_jax.data.token_dataset import (
   prepare_corpus,
 )
 from crt_jax.data.token_files import DamagedCache
+from crt_jax.data.tokenise import Report, training_documents
 from crt_jax.schema.data import MIXTURE, DataConfig, resolve
 
 ValidationSet = PackedDataset | PointerChasing

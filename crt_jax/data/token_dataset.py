@@ -28,7 +28,6 @@ from crt_jax.data.cache import open_or_build
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
-from crt_jax.data.packing import Report, pack
 from crt_jax.data.token_files import (
   READ_WHOLE_BYTES,
   DamagedCache,
@@ -38,6 +37,7 @@ from crt_jax.data.token_files import (
   damage,
   verify,
 )
+from crt_jax.data.tokenise import Report, pack
 from crt_jax.schema.data import DataConfig
 
 Opened = TypeVar('Opened')

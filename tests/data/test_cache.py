@@ -170,7 +170,7 @@ def kill(self, *args):
 
 def test_an_exception_while_building_leaves_nothing(settings, monkeypatch):
   config = settings()
-  monkeypatch.setattr('crt_jax.data.packing.write_manifest', lambda *args: 1 / 0)
+  monkeypatch.setattr('crt_jax.data.tokenise.write_manifest', lambda *args: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     data.prepare(config)
   assert [

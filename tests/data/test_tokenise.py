@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crt_jax import data
-from crt_jax.data import packing, vocabularies
+from crt_jax.data import tokenise, vocabularies
 from crt_jax.data.corpora import open_corpus
 
 SPLITS = ('train', 'validation')
@@ -135,11 +135,11 @@ def test_tokens_do_not_depend_on_pieces_batches_or_shards(
   expected = data.prepare(config)
   monkeypatch.setattr('crt_jax.data.tokenizers.PIECE_CHARACTERS', 7)
   monkeypatch.setattr('crt_jax.data.text_files.BLOCK_BYTES', 11)
-  monkeypatch.setattr(packing, '_BATCH_CHARACTERS', 50)
-  monkeypatch.setattr(packing, '_COPY_TOKENS', 13)
+  monkeypatch.setattr(tokenise, '_BATCH_CHARACTERS', 50)
+  monkeypatch.setattr(tokenise, '_COPY_TOKENS', 13)
   folder, reports = tmp_path / 'small', []
   folder.mkdir()
-  packing.pack(config, open_corpus(config), folder, lambda *done: reports.append(done), 100)
+  tokenise.pack(config, open_corpus(config), folder, lambda *done: reports.append(done), 100)
   cut = data.open_packed(folder)
   assert len(cut.manifest['splits']['train']['shards']) > 3
   assert not list(folder.glob('stream*'))
@@ -150,14 +150,14 @@ def test_tokens_do_not_depend_on_pieces_batches_or_shards(
 
 
 def test_a_vocabulary_is_made_from_training_documents_alone(settings, monkeypatch, documents):
-  make, read = packing.vocabularies.make, []
+  make, read = tokenise.vocabularies.make, []
 
   def recording(config, training):
     texts = list(training)
     read.extend(document.text for document in texts)
     return make(config, iter(texts))
 
-  monkeypatch.setattr(packing.vocabularies, 'make', recording)
+  monkeypatch.setattr(tokenise.vocabularies, 'make', recording)
   config = settings(documents, tokenizer='bpe', vocab_size=300, separator='eos')
   dataset = data.prepare(config)
   assert read == documents_in(dataset, 'train')
@@ -167,7 +167,7 @@ def test_a_corpus_that_changes_under_the_reader_is_refused(
   settings, tmp_path, monkeypatch, documents
 ):
   config = data.resolve(settings(documents))
-  survey = packing.survey
+  survey = tokenise.survey
 
   def survey_then_change(corpus):
     found = survey(corpus)
@@ -176,7 +176,7 @@ def test_a_corpus_that_changes_under_the_reader_is_refused(
       file.write('more')
     return found
 
-  monkeypatch.setattr(packing, 'survey', survey_then_change)
+  monkeypatch.setattr(tokenise, 'survey', survey_then_change)
   with pytest.raises(ValueError, match="data.corpus='files' changed while it was read"):
     data.prepare(config)
 
