@@ -5,8 +5,8 @@ from crt_jax.data.datasets import Dataset, ValidationSet, damaged_files, prepare
 from crt_jax.data.identity import check_identity
 from crt_jax.data.mixture import MixedDataset
 from crt_jax.data.token_dataset import PackedDataset, open_packed
+from crt_jax.data.training_batches import Batch, TrainBatches, check_seed, train_batches
 from crt_jax.data.validation import first_validation, sampled_validation, whole_validation
-from crt_jax.data.windows import Batch, TrainBatches, check_seed, train_batches
 from crt_jax.schema.data import DataConfig, resolve
 
 __all__ = [

@@ -20,13 +20,7 @@ import numpy as np
 import tokenizers as hf
 
 from crt_jax.data.tokenizers import JsonTokenizer
-from crt_jax.data.validation import (
-  IGNORED,
-  first_validation,
-  sampled_validation,
-  whole_validation,
-)
-from crt_jax.data.windows import (
+from crt_jax.data.training_batches import (
   MAX_SEED,
   MAX_STEPS,
   Batch,
@@ -34,6 +28,12 @@ from crt_jax.data.windows import (
   check_seed,
   numbers,
   train_batches,
+)
+from crt_jax.data.validation import (
+  IGNORED,
+  first_validation,
+  sampled_validation,
+  whole_validation,
 )
 from crt_jax.schema.data import TASK, DataConfig
 from crt_jax.schema.fields import near

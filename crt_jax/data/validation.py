@@ -7,7 +7,7 @@ import numpy as np
 
 from crt_jax.data.token_dataset import PackedDataset
 from crt_jax.data.token_files import Tokens
-from crt_jax.data.windows import Batch, as_batch, check_seed, numbers
+from crt_jax.data.training_batches import Batch, as_batch, check_seed, numbers
 
 IGNORED = -1  # a target that does not count
 

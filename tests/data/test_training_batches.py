@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crt_jax import data
-from crt_jax.data import windows
-from crt_jax.data.windows import WindowSource
+from crt_jax.data import training_batches
+from crt_jax.data.training_batches import WindowSource
 
 RULES = ('shuffled', 'random_offsets', 'in_order')
 
@@ -20,7 +20,7 @@ def batches_of(packed, sampling, seed=7, rows=None, **fields):
 
 def starts_of(sampling, tokens, length, batch_size, seed, step):
   config = data.resolve({'sampling': sampling, 'sequence_length': length, 'batch_size': batch_size})
-  return windows._rule(config, tokens)(seed, step, np.arange(batch_size))
+  return training_batches._rule(config, tokens)(seed, step, np.arange(batch_size))
 
 
 @pytest.mark.parametrize('sampling', RULES)
@@ -69,7 +69,9 @@ def test_a_process_reads_its_share_alone(packed, sampling):
       read.append(len(starts))
       return dataset.train.windows(starts, length)
 
-  rule = windows._rule(data.resolve({**vars(config), 'sampling': sampling}), len(dataset.train))
+  rule = training_batches._rule(
+    data.resolve({**vars(config), 'sampling': sampling}), len(dataset.train)
+  )
   WindowSource(Tokens(), 16, rule, seed=1, rows_b=np.array([1, 2, 5, 6]))[2]
   assert read == [4]
 
@@ -166,6 +168,6 @@ def test_what_cannot_be_drawn_is_one_line(packed, fields, words):
 
 def test_steps_outside_are_refused(packed):
   batches = batches_of(packed, 'shuffled')
-  for step in (-1, windows.MAX_STEPS):
+  for step in (-1, training_batches.MAX_STEPS):
     with pytest.raises(IndexError):
       batches[step]
