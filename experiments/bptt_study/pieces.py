@@ -22,7 +22,7 @@ from crt_jax.runs.provenance import origin
 from crt_jax.training import startup
 from crt_jax.training.terminal import show_any_text
 from experiments.bptt_study import figures, gradients, page
-from experiments.study import stacked
+from experiments.study import vmapped_seeds
 from experiments.study.variants import print_row, summary
 
 
@@ -109,7 +109,7 @@ def make(name: str, config: ConfigDict, folder: pathlib.Path) -> dict:
   tuned = tuning_config(config, name)
   print(f'{name}: {tuned.train.steps} steps, seeds {", ".join(map(str, seeds))}', flush=True)
   given, seen = (None, 0) if name == 'base' else (base_params(config, folder), config.train.steps)
-  record, params_S, _, _ = stacked.train_and_keep(tuned, seeds, print_row, given, seen)
+  record, params_S, _, _ = vmapped_seeds.train_and_keep(tuned, seeds, print_row, given, seen)
   if name == 'base':
     leaves = jax.device_get(jax.tree.leaves(params_S))
     np.savez(folder / 'base.npz', **{f'leaf{i}': leaf for i, leaf in enumerate(leaves)})
@@ -160,7 +160,7 @@ def compare_gradients(config: ConfigDict, trained_S: dict) -> dict:
   )
   init = jax.jit(crt_jax.build(fields).init)
   params_of = {f'fresh {seed}': init(random_key(seed)) for seed in config.study.seeds}
-  rows = stacked.rows_of(trained_S)
+  rows = vmapped_seeds.rows_of(trained_S)
   params_of |= {
     f'trained {seed}': params for seed, params in zip(config.study.seeds, rows, strict=True)
   }

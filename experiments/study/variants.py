@@ -10,7 +10,7 @@ from crt_jax.runs.provenance import origin
 from crt_jax.training.terminal import show_any_text
 from experiments import pages
 from experiments.study import figures
-from experiments.study.stacked import train_stacked
+from experiments.study.vmapped_seeds import train_stacked
 
 
 def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:

@@ -65,7 +65,7 @@ def test_what_is_compared_is_what_was_saved():
 
 def test_studies_open_a_run_where_its_text_is_checked():
   """open_run alone prepares the data of a trained run; the others named here train their own."""
-  trains = ('prepare.py', 'study/stacked.py', 'study/variants.py', 'bptt_study/pieces.py')
+  trains = ('prepare.py', 'study/vmapped_seeds.py', 'study/variants.py', 'bptt_study/pieces.py')
   folders = (pathlib.Path('experiments'), pathlib.Path('crt_jax/cli'))
   for path in (path for folder in folders for path in folder.rglob('*.py')):
     if not str(path).endswith(trains):

@@ -14,7 +14,7 @@ from crt_jax.training import optimizer
 from crt_jax.training.state import TrainState
 from crt_jax.training.step import train_step
 from experiments.study import figures, variants
-from experiments.study.stacked import train_stacked
+from experiments.study.vmapped_seeds import train_stacked
 
 
 def tiny():
