@@ -46,9 +46,9 @@ from benchmarks.collectives import collectives
 from crt_jax import accounting, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
-from crt_jax.runs import workdir
+from crt_jax.runs import train_state, workdir
 from crt_jax.runs.provenance import commit, origin
-from crt_jax.training import optimizer, sharding_table, state, step
+from crt_jax.training import optimizer, sharding_table, step
 
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
 _ONLY = flags.DEFINE_spaceseplist(
@@ -117,7 +117,7 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
   mesh = sharding.make_mesh(ml_collections.ConfigDict(sizes), devices)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = state.abstract_state(model, tx, mesh)
+  abstract = train_state.abstract_state(model, tx, mesh)
   depth = (model.depths() or (None,))[-1]
   jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
   length = config.data.sequence_length

@@ -28,7 +28,7 @@ from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
 from crt_jax.rounding import ceil_div
-from crt_jax.training.state import TrainState
+from crt_jax.runs.train_state import TrainState
 from crt_jax.training.step import train_step
 from crt_jax.types import Params
 

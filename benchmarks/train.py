@@ -7,7 +7,7 @@
 
 Each model takes the whole training step of its config (AdamW, clipping, float32 parameters) on
 random tokens, in bfloat16 and without dropout; the rest is what the platform's defaults make of it
-(crt_jax/models/device_defaults.py). Of SETTINGS the first is taken that fits the memory, and reported.
+(crt_jax/models/device_defaults.py). Of SETTINGS the first is taken that fits the memory.
 Every model runs in a process of its own, so that its peak of memory is its own.
 
 docs/performance.md says what the numbers mean. Where the peak of the hardware is not known,
@@ -46,7 +46,8 @@ from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernel_choice
 from crt_jax.models.base import Model
-from crt_jax.training import optimizer, state, step
+from crt_jax.runs import train_state
+from crt_jax.training import optimizer, step
 from crt_jax.types import Array, Batch, Tree
 
 # K is fixed, so that every step costs the same.
@@ -263,7 +264,7 @@ def run(
   model = crt_jax.build(config.model, mesh.devices.flat[0])
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = state.abstract_state(model, tx, mesh)
+  abstract = train_state.abstract_state(model, tx, mesh)
   depth = None if model.depths() is None else model.resolve_depth(None)
   fixed = model, tx, schedule, config, abstract, mesh
   make_step = functools.partial(step.make_train_step, *fixed)
@@ -277,7 +278,7 @@ def run(
   place = placing.on_mesh(len(tokens), mesh)
   targets = np.roll(tokens, -1, axis=1)
   batch = place(dict(tokens=tokens[place.rows], targets=targets[place.rows]))
-  carry = state.init_state(model, tx, abstract, config.seed)
+  carry = train_state.init_state(model, tx, abstract, config.seed)
   seconds, carry = time_steps(executable, carry, batch, steps, groups)
   parts = {}
   if profile:

@@ -75,8 +75,8 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
 
   Args:
     config: a ConfigDict or mapping with `name` and that model's fields; the rest takes its default.
-    device: what 'auto' fields are settled for (models/device_defaults.py), such as jax.devices()[0]; None
-      = what runs anywhere. It decides how the model is computed, not what.
+    device: what 'auto' fields are settled for (models/device_defaults.py), such as
+      jax.devices()[0]; None = what runs anywhere. It decides how the model is computed, not what.
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """

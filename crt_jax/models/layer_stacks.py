@@ -88,7 +88,7 @@ class LayerStack(Stack):
     return stacked_axes(axes_of(self.layer, self._example()))
 
   def block(self, params_N: dict) -> Callable:
-    """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence, see recurrence/layer_loop.py."""
+    """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence (recurrence/layer_loop.py)."""
     layer = functools.partial(apply_module, self.layer)
     return functools.partial(stack, layer, params_N, scan=layer_scan(self.config))
 

@@ -44,9 +44,9 @@ from crt_jax.runs.checksums import (
   verify,
 )
 from crt_jax.runs.damage import one_line, warn
+from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.orbax_messages import QuietOrbax
-from crt_jax.training.report import NonFinite
-from crt_jax.training.state import TrainState
+from crt_jax.runs.train_state import TrainState
 from crt_jax.types import Params, Tree
 
 ITEMS = ('params', 'optimizer', 'record')

@@ -11,6 +11,15 @@ from tensorboardX.proto import event_pb2
 from crt_jax import json_text
 
 
+class NonFinite(Exception):
+  """The loss, the gradient or the update of a step was NaN or infinite."""
+
+  def __init__(self, step: int, what: str, last_good: int):
+    """`last_good`: the last step whose parameters may be continued from, with a lower rate."""
+    self.step, self.last_good = step, last_good
+    super().__init__(what)
+
+
 class MetricsWriter:
   """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard. Each row is on its way to
   disk when `write` returns."""

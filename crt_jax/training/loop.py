@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.runs.checkpoint import steps_on_disk
+from crt_jax.runs.metrics import NonFinite
 from crt_jax.training import finish
 from crt_jax.training.cost_card import cost_card
-from crt_jax.training.report import NonFinite, Reporter
+from crt_jax.training.report import Reporter
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.startup import Run, prepare
 

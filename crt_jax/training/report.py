@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from crt_jax import accounting
-from crt_jax.runs.metrics import MetricsWriter
+from crt_jax.runs.metrics import MetricsWriter, NonFinite
 from crt_jax.training.terminal import ProgressLine
 
 if TYPE_CHECKING:
@@ -44,15 +44,6 @@ class Clock:
   def seconds(self) -> float:
     """Seconds so far."""
     return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
-
-
-class NonFinite(Exception):
-  """The loss, the gradient or the update of a step was NaN or infinite."""
-
-  def __init__(self, step: int, what: str, last_good: int):
-    """`last_good`: the last step whose parameters may be continued from, with a lower rate."""
-    self.step, self.last_good = step, last_good
-    super().__init__(what)
 
 
 class Reporter:

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from crt_jax import sharding
-from crt_jax.training.state import TrainState
+from crt_jax.runs.train_state import TrainState
 from crt_jax.types import Array
 
 COLUMNS = ('parameter', 'shape', 'axes', 'split over', 'bytes a device', 'bytes')

@@ -18,10 +18,10 @@ from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.models import device_defaults, kernel_choice
 from crt_jax.models.base import Model
-from crt_jax.runs import checkpoint, workdir
+from crt_jax.runs import checkpoint, train_state, workdir
 from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
-from crt_jax.training import optimizer, sharding_table, state, step
+from crt_jax.training import optimizer, sharding_table, step
 from crt_jax.training.report import Clock
 from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params
@@ -39,7 +39,7 @@ class Run:
   dataset: Any
   directory: workdir.Workdir
   checkpoints: checkpoint.Checkpoints
-  state: state.TrainState
+  train_state: train_state.TrainState
   first_step: int  # updates done before this process
   clock: Clock
   input_clock: Clock  # of waiting for the next batch and handing it to the devices
@@ -125,7 +125,7 @@ class Plan:
   mesh: Mesh
   optimizer: Any
   schedule: Callable
-  abstract: state.TrainState
+  abstract: train_state.TrainState
   reset_optimizer: bool
 
 
@@ -149,7 +149,7 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = state.abstract_state(model, tx, mesh)
+  abstract = train_state.abstract_state(model, tx, mesh)
   return Plan(config, path, changed, model, mesh, tx, schedule, abstract, reset_optimizer)
 
 
@@ -185,12 +185,12 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
     workdir.write_json(directory.path / BEGINNING, beginning)
   anew = None
   if plan.reset_optimizer:
-    anew = state.begin_optimizer_anew(plan.optimizer, plan.abstract)
+    anew = train_state.begin_optimizer_anew(plan.optimizer, plan.abstract)
   restored = restore(checkpoints, plan.abstract, anew, config, path)
   if restored is None:
     if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
-    start = state.init_state(plan.model, plan.optimizer, plan.abstract, config.seed, source)
+    start = train_state.init_state(plan.model, plan.optimizer, plan.abstract, config.seed, source)
     clock = Clock()
   else:
     start, record = restored
@@ -204,11 +204,11 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
 
 def restore(
   checkpoints: checkpoint.Checkpoints,
-  abstract: state.TrainState,
+  abstract: train_state.TrainState,
   anew: Callable | None,
   config: ConfigDict,
   path: str,
-) -> tuple[state.TrainState, dict] | None:
+) -> tuple[train_state.TrainState, dict] | None:
   """Returns what Checkpoints.restore_latest does; ValueError, naming the fields, where the
   optimiser's state has another structure than the saved one."""
   try:

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from crt_jax import sharding
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
-from crt_jax.training import state as state_lib
-from crt_jax.training.state import TrainState
+from crt_jax.runs import train_state as state_lib
+from crt_jax.runs.train_state import TrainState
 from crt_jax.types import AnyArray, Array, Batch, Params, Tree
 
 # What the loss of a float16 model is multiplied by: the next where gradients overflow.

@@ -64,7 +64,7 @@ def state_rms(switches: dict, seed: int) -> list[float]:
   import jax.numpy as jnp
 
   import crt_jax
-  from crt_jax.training.state import quick_compile
+  from crt_jax.runs.train_state import quick_compile
 
   model = crt_jax.build(
     dict(

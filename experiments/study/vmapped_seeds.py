@@ -16,8 +16,8 @@ from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
 from crt_jax.models import kernel_choice
 from crt_jax.models.base import Model
+from crt_jax.runs.train_state import TrainState, quick_compile
 from crt_jax.training import optimizer, startup
-from crt_jax.training.state import TrainState, quick_compile
 from crt_jax.training.step import train_step
 from crt_jax.types import Array, Batch, Params
 

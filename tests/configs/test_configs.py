@@ -13,8 +13,9 @@ import crt_jax
 from configs import base
 from crt_jax import accounting, schema, sharding
 from crt_jax.cli import config_files
+from crt_jax.runs import train_state
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import startup, state, step
+from crt_jax.training import startup, step
 from experiments.study import figures, variants
 
 CONFIGS = pathlib.Path(base.__file__).parent
@@ -135,7 +136,7 @@ def lower(config, mesh):
   model = crt_jax.build(config.model)
   tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer_lib.make_schedule(config.optimizer, config.train.steps)
-  abstract = state.abstract_state(model, tx, mesh)
+  abstract = train_state.abstract_state(model, tx, mesh)
   depth = (model.depths() or (None,))[-1]
   jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
   return jitted.trace(abstract, step.abstract_batch(config, mesh)).lower(
@@ -158,7 +159,7 @@ def test_state_of_every_config_fits_in_shards(config):
   mesh = sharding.make_abstract_mesh(fsdp=4)
   model = crt_jax.build(config.model)
   tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)
-  abstract = state.abstract_state(model, tx, mesh)
+  abstract = train_state.abstract_state(model, tx, mesh)
   whole = split = 0
   for x in jax.tree.leaves(abstract.params):
     whole += x.size

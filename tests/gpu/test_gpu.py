@@ -20,8 +20,8 @@ from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, row_keys
 from crt_jax.layers.attention import attend
 from crt_jax.models import kernel_choice
-from crt_jax.runs import workdir
-from crt_jax.training import loop, optimizer, state, step
+from crt_jax.runs import train_state, workdir
+from crt_jax.training import loop, optimizer, step
 from tests.contract.models import params_of
 from tests.training.tiny import rows_of, tiny_config
 
@@ -122,7 +122,7 @@ def test_the_whole_state_is_donated(remat):
   mesh = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
   model = crt_jax.build(config.model)
   tx = optimizer.make_optimizer(config.optimizer, model, 1)
-  abstract = state.abstract_state(model, tx, mesh)
+  abstract = train_state.abstract_state(model, tx, mesh)
   jitted = step.make_train_step(model, tx, lambda _: 0.1, config, abstract, mesh, 2)
   executable = jitted.lower(abstract, step.abstract_batch(config, mesh)).compile()
   state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))

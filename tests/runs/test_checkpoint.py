@@ -18,10 +18,9 @@ import pytest
 
 from crt_jax import sharding
 from crt_jax.runs import checkpoint as checkpoint_lib
-from crt_jax.runs import checksums
+from crt_jax.runs import checksums, metrics
+from crt_jax.runs import train_state as state_lib
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import report
-from crt_jax.training import state as state_lib
 from tests.training.fake_model import FakeModel
 from tests.training.test_optimizer import optimizer_config
 
@@ -135,7 +134,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
   weight = state.params['head']['weight'].at[3, 3].set(np.inf)
   broken = dataclasses.replace(at(state, 2), params={**state.params, 'head': {'weight': weight}})
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
-  with pytest.raises(report.NonFinite, match='params/head/weight after its update'):
+  with pytest.raises(metrics.NonFinite, match='params/head/weight after its update'):
     checkpoints.save(broken, {})
   checkpoints.wait()
   checkpoints.close()

@@ -9,7 +9,7 @@ import pytest
 
 from crt_jax.runs import checkpoint as checkpoint_lib
 from crt_jax.runs import checksums
-from crt_jax.training import state as state_lib
+from crt_jax.runs import train_state as state_lib
 from tests.runs.test_checkpoint import (
   abstract_and_state,
   assert_same,

@@ -11,7 +11,7 @@ import pytest
 
 import crt_jax
 from crt_jax import sharding
-from crt_jax.training.state import TrainState
+from crt_jax.runs.train_state import TrainState
 from crt_jax.training.step import SCALES, finite_gradients, train_step
 
 FIELDS = dict(name='crt', vocab_size=64, width=32, heads=2, layers=2, depth=2, rotary='integer')

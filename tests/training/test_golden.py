@@ -10,8 +10,8 @@ import pytest
 import crt_jax
 from configs import base
 from crt_jax import sharding
+from crt_jax.runs import train_state as state_lib
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import state as state_lib
 from crt_jax.training import step as step_lib
 from tests.training.fake_model import fake_batch
 from tests.training.tiny import tiny_config

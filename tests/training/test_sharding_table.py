@@ -1,7 +1,8 @@
 """The table of what lies where, on a mesh without devices."""
 
 from crt_jax import sharding
-from crt_jax.training import optimizer, sharding_table, state
+from crt_jax.runs import train_state
+from crt_jax.training import optimizer, sharding_table
 from tests.training.fake_model import FakeModel
 from tests.training.test_optimizer import optimizer_config
 
@@ -10,7 +11,7 @@ MODEL = FakeModel(vocab=16, width=8)
 
 def abstract(**mesh):
   tx = optimizer.make_optimizer(optimizer_config(), MODEL, 10)
-  return state.abstract_state(MODEL, tx, sharding.make_abstract_mesh(**mesh))
+  return train_state.abstract_state(MODEL, tx, sharding.make_abstract_mesh(**mesh))
 
 
 def test_every_parameter_has_a_line_with_its_shard():

@@ -13,8 +13,8 @@ import pytest
 import crt_jax
 from benchmarks.collectives import collectives
 from crt_jax import placing, sharding
+from crt_jax.runs import train_state as state_lib
 from crt_jax.training import optimizer as optimizer_lib
-from crt_jax.training import state as state_lib
 from crt_jax.training import step as step_lib
 from tests.close import assert_close
 from tests.training.fake_model import FakeModel, fake_batch

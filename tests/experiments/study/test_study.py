@@ -10,8 +10,8 @@ from configs import base
 from configs.studies import gate
 from crt_jax import data, schema
 from crt_jax.models import base as models
+from crt_jax.runs.train_state import TrainState
 from crt_jax.training import optimizer
-from crt_jax.training.state import TrainState
 from crt_jax.training.step import train_step
 from experiments.study import figures, variants
 from experiments.study.vmapped_seeds import train_stacked
