@@ -1,6 +1,6 @@
 """Gradient estimators: the values of a driver, with part of its gradient left out.
 
-  full          any driver of context.py as it is: every path from a parameter to the loss
+  full          any driver of passes.py as it is: every path from a parameter to the loss
   truncated     ignores what a stretch of positions owes to the ones before it
   last_passes   ignores how the first passes came to their result
   implicit      ignores that the passes have not converged, and paths through more corrections than

@@ -38,7 +38,7 @@ def is_damage(error: Exception) -> bool:
   """Whether an error is evidence against the files of a checkpoint: a checksum, a missing or cut
   chunk, a format that cannot be read.
 
-  Structure and shapes have been compared before arrays are read (integrity.py), so that what a
+  Structure and shapes have been compared before arrays are read (checksums.py), so that what a
   library cannot parse is not a matter of the config. An error of any other kind, such as memory
   that is full, is none.
   """

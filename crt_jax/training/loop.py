@@ -39,7 +39,7 @@ def train(
     config: a complete config (crt_jax/schema).
     path: the work directory (workdir.py says what lies in it).
     fork: continue a run whose config differs from this one.
-    reset_optimizer: of a fork, see setup.prepare.
+    reset_optimizer: of a fork, see startup.prepare.
     stop: hears the signals of the process; None: nobody does.
 
   Raises:

@@ -39,7 +39,7 @@ class Run:
   dataset: Any
   directory: workdir.Workdir
   checkpoints: checkpoint.Checkpoints
-  train_state: train_state.TrainState
+  state: train_state.TrainState
   first_step: int  # updates done before this process
   clock: Clock
   input_clock: Clock  # of waiting for the next batch and handing it to the devices

@@ -19,7 +19,7 @@ def git(folder, *words):
 @pytest.mark.parametrize('folder, is_clone', [('', True), ('venv/site-packages', False)])
 def test_the_commit_is_that_of_a_clone(tmp_path, monkeypatch, folder, is_clone):
   """Not that of a project whose environment holds the wheel."""
-  file = tmp_path / folder / 'crt_jax' / 'training' / 'origin.py'
+  file = tmp_path / folder / 'crt_jax' / 'runs' / 'provenance.py'
   file.parent.mkdir(parents=True)
   shutil.copy(provenance.__file__, file)
   git(tmp_path, 'init', '--quiet')
