@@ -127,7 +127,7 @@ def test_nothing_forbidden_is_imported():
   [
     ('crt_jax.layers.norm', 'import crt_jax.models.crt'),
     ('crt_jax.layers.norm', 'from crt_jax import build'),
-    ('crt_jax.layers.norm', 'from crt_jax.recurrence import layers'),
+    ('crt_jax.layers.norm', 'from crt_jax.recurrence import layer_loop'),
     ('crt_jax.models.crt', 'def f():\n  from crt_jax.training import loop'),
     ('crt_jax.models.crt', 'from crt_jax import training'),
     ('crt_jax.training.loop', 'from crt_jax import cli'),

@@ -55,14 +55,14 @@ def device_name() -> str:
 @functools.cache
 def commit() -> str:
   """Returns the commit of the clone that this runs from, '' where it is installed from a wheel."""
-  folder = str(pathlib.Path(__file__).parent)
+  folder = str(pathlib.Path(__file__).parents[1])
   command = ['git', '-C', folder, 'rev-parse', '--show-prefix', 'HEAD']
   try:
     said = subprocess.run(command, capture_output=True, encoding='utf-8', timeout=5).stdout
   except (OSError, subprocess.TimeoutExpired):
     return ''
   place, _, head = said.strip().partition('\n')
-  return head if place == 'crt_jax/training/' else ''  # else of a project that holds the wheel
+  return head if place == 'crt_jax/' else ''  # else of a project that holds the wheel
 
 
 def now() -> str:

@@ -86,7 +86,7 @@ class ModelConfig(Section):
     0,
     'MiB of float32 logits that a device holds at a time',
     least=0,
-    most=2**20,
+    most=LARGEST,
     zero='as is fastest on the device',
   )
 

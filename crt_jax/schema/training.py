@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from crt_jax.schema.fields import LARGEST, Section, field, require
 
-HIGHEST_RATE = 1e3
+HIGHEST = 1e38  # that float32 holds
 OFTEN = dict(least=1, most=LARGEST)
 
 
@@ -16,7 +16,7 @@ class OptimizerConfig(Section):
   section: ClassVar[str] = 'optimizer'
 
   name: str = field('adamw', 'kind of optimiser', choices=('adamw', 'adam'))
-  learning_rate: float = field(2e-4, 'highest learning rate', above=0, most=HIGHEST_RATE)
+  learning_rate: float = field(2e-4, 'highest learning rate', above=0, most=HIGHEST)
   schedule: str = field(
     'constant',
     'how the learning rate goes on after the warm-up',
@@ -26,13 +26,13 @@ class OptimizerConfig(Section):
     0, 'steps of a linear warm-up; the last has the full rate', least=0, most=LARGEST
   )
   final_learning_rate: float = field(
-    0.0, 'learning rate at the last step, of schedule=cosine', least=0, most=HIGHEST_RATE
+    0.0, 'learning rate at the last step, of schedule=cosine', least=0, most=HIGHEST
   )
   b1: float = field(0.9, 'decay of the first moment', least=0, below=1)
   b2: float = field(0.999, 'decay of the second moment', least=0, below=1)
   eps: float = field(1e-8, 'added to the root of the second moment', above=0, most=1)
   weight_decay: float = field(
-    0.01, 'decoupled, times the learning rate; of adamw', least=0, most=HIGHEST_RATE
+    0.01, 'decoupled, times the learning rate; of adamw', least=0, most=HIGHEST
   )
   decay_mask: str = field(
     'all',
@@ -41,7 +41,7 @@ class OptimizerConfig(Section):
   )
   frozen: tuple[str, ...] = field((), "parts of the model that stay as initialised, as ('gate',)")
   clip_norm: float = field(
-    1.0, 'largest norm of the global gradient', least=0, most=1e6, zero='off'
+    1.0, 'largest norm of the global gradient', least=0, most=HIGHEST, zero='off'
   )
 
   def check(self) -> None:

@@ -244,14 +244,14 @@ def test_processes_that_start_together_do_the_work_once(settings, tmp_path):
   log = tmp_path / 'log'
   slow = f"""
 import os, time
-from crt_jax.data import packed
-pack = packed.pack
+from crt_jax.data import token_dataset
+pack = token_dataset.pack
 def logged(*args, **kwargs):
   with open({str(log)!r}, 'a') as file:
     file.write('packed\\n')
   time.sleep(1)
   return pack(*args, **kwargs)
-packed.pack = logged
+token_dataset.pack = logged
 while not os.path.exists({str(tmp_path / 'go')!r}):
   time.sleep(0.01)
 """

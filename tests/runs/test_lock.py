@@ -18,7 +18,7 @@ from tests.training.tiny import tiny_config
 
 HOLD = """
 import pathlib, sys, time
-from crt_jax.training import lock
+from crt_jax.runs import lock
 lock.REFRESH_SECONDS = 0.05
 lock.hold(pathlib.Path(sys.argv[1]))
 print('held', flush=True)

@@ -65,7 +65,7 @@ def test_damaged_config_is_named(tmp_path, text):
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
   open_new(tmp_path / 'run')
   program = (
-    'import sys; from crt_jax.training import workdir; import pathlib\n'
+    'import sys; from crt_jax.runs import workdir; import pathlib\n'
     'try: workdir.hold(pathlib.Path(sys.argv[1]))\n'
     'except ValueError as error: print(error)'
   )

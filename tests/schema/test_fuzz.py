@@ -115,7 +115,7 @@ def test_every_leaf_takes_what_makes_sense_and_refuses_the_rest(tmp_path, monkey
 @pytest.mark.parametrize('model', MODELS)
 def test_no_leaf_takes_a_value_of_another_type_or_one_that_is_not_finite(model):
   config = a_config(model)
-  of_no_field = (None, b'\x00', 1j, math.nan, math.inf, -math.inf, 2**70, -(2**70))
+  of_no_field = (None, b'\x00', 1j, math.nan, math.inf, -math.inf, 2**200, -(2**200))
   for name, value in schema.flat(config.copy_and_resolve_references()).items():
     other = 'many' if not isinstance(value, str) else 7
     for bad in (*of_no_field, other, {'a': 1} if value != {} else 'a'):
