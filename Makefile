@@ -1,6 +1,7 @@
 # Shortcuts; each only wraps the plain pip and python commands that README.md and BUILD.md show.
 #   make quickstart                                   train, evaluate and sample on the embedded text
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
+#   make laws                                         the laws of models, recurrences and updates, 2 minutes
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, 40 minutes
 #   make test-isa                                     the fast tests with the instructions of older processors
@@ -16,7 +17,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart test test-slow test-gpu test-isa test-signals lint format lock clean
+.PHONY: help quickstart laws test test-slow test-gpu test-isa test-signals lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +42,9 @@ endef
 quickstart: $(VENV)/installed
 	$(run) -m experiments.main --config=configs/quickstart.py --workdir=$(WORKDIR) $(ARGS)
 	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=120 --temperature=0.8 --top_k=50
+
+laws: $(VENV)/installed-test
+	$(run) -m pytest -m 'laws and not slow' -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test: $(VENV)/installed-test
 	$(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -1,11 +1,16 @@
 """What every test runs under: eight fake devices, no silent broadcasting of ranks, steady laws, and
-a compiler that is quick rather than good, since tests compile much and compute little (measured in
-docs/LOG.md). Set XLA_FLAGS (also to nothing) to test with other code.
+a compiler that is quick rather than good and meets no program twice in a run, since tests compile
+much and compute little (measured in docs/LOG.md). Set XLA_FLAGS (also to nothing) to test with
+other code, JAX_COMPILATION_CACHE_DIR to keep the programs for the next run.
 """
 
+import atexit
 import collections
 import os
+import pathlib
+import shutil
 import sys
+import tempfile
 from importlib.metadata import version
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` asks for a GPU
@@ -17,6 +22,10 @@ if MAX_ISA:  # matrix products are oneDNN's, which has its own name for it
   QUICK_COMPILER += f' --xla_cpu_max_isa={MAX_ISA}'
   os.environ['ONEDNN_MAX_CPU_ISA'] = MAX_ISA.replace('SSE4_2', 'SSE41')
 os.environ.setdefault('XLA_FLAGS', QUICK_COMPILER)
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # the workers and subprocesses inherit it
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='crt_jax_programs')
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -56,6 +65,14 @@ def _own_flags(request):
 hypothesis.settings.register_profile('steady', deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile('search', deadline=None, max_examples=500)
 hypothesis.settings.load_profile('steady')
+
+TESTS = pathlib.Path(__file__).parent
+LAWS = tuple(TESTS / part for part in ('contract', 'recurrence', 'training/test_step.py'))
+
+
+def pytest_itemcollected(item):
+  if any(item.path.is_relative_to(law) for law in LAWS):
+    item.add_marker('laws')
 
 
 @pytest.fixture

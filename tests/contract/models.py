@@ -1,7 +1,6 @@
 """The small models that the contract suite runs over, and what it needs to know of each."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import crt_jax
@@ -47,7 +46,8 @@ def model_of(name: str, **changes):
 
 
 def params_of(model, seed: int = 0, dtype='float32'):
-  """Parameters large enough that mistakes show; from NumPy, since jax.random compiles per shape."""
+  """Parameters large enough that mistakes show; drawn and cast by NumPy, since JAX compiles a
+  program per shape."""
   generator = np.random.default_rng(seed)
 
   def draw(path, a):
@@ -55,15 +55,16 @@ def params_of(model, seed: int = 0, dtype='float32'):
     size = 2 * model.config.width**-0.5 if name == 'weight' else 0.1
     size = 1.0 if path[0].key in ('embedding', 'blend') else size
     centre = {'scale': 1.0, 'logit': 2.0}.get(name, 0.0)
-    return jnp.asarray(centre + size * generator.standard_normal(a.shape), dtype)
+    return (centre + size * generator.standard_normal(a.shape)).astype(dtype)
 
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+  return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
 
 
 def tokens_of(model, seed: int = 1, batch: int = BATCH, length: int = LENGTH):
   generator = np.random.default_rng(seed)
-  return jnp.asarray(generator.integers(0, model.config.vocab_size, (batch, length)), jnp.int32)
+  tokens_BxT = generator.integers(0, model.config.vocab_size, (batch, length))
+  return jax.device_put(tokens_BxT.astype('int32'))
 
 
 def exact_depth(model, length: int):

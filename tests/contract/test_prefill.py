@@ -17,6 +17,9 @@ from tests.contract.test_contract import FAST, each_family, jitted, prepared
 
 ROWS = (1, 2, 3)
 each_number_of_rows = pytest.mark.parametrize('rows', ROWS)
+each_family_at_some_rows = pytest.mark.parametrize(
+  'name, rows', [('crt', 1), ('crt', 3), ('cart', 2), ('roformer', 3)]
+)
 
 
 FOLLOWING = (5, 7)
@@ -46,16 +49,19 @@ def alone(name, method, row, length):
   return state, logits_1xV, following
 
 
-@each_number_of_rows
+# Every method of every model at three rows, and those of a CRT at all numbers of them.
 @pytest.mark.parametrize(
-  'name, method',
+  'name, method, rows',
   [
-    *[slow_unless(name in FAST, name, 'sequential') for name in CONFIGS],
-    *[('crt', 'parallel'), ('crt', 'chunked'), ('odd_state', 'chunked'), ('roformer', 'parallel')],
+    *[slow_unless(name in FAST, name, 'sequential', 3) for name in CONFIGS],
+    *[('crt', 'parallel', 3), ('crt', 'chunked', 3), ('odd_state', 'chunked', 3)],
+    ('roformer', 'parallel', 3),
     *[
-      slow_unless(False, name, 'chunked')
+      slow_unless(False, name, 'chunked', 3)
       for name in ('crt_sa', 'crt_windowed', 'crt_cart_per_loop', 'cart')
     ],
+    *[('crt', method, rows) for method in ('sequential', 'parallel', 'chunked') for rows in (1, 2)],
+    *[('cart', 'sequential', 1), ('roformer', 'parallel', 2)],
   ],
 )
 def test_ragged_prefill_is_one_row_at_a_time(name, method, rows):
@@ -111,8 +117,7 @@ def test_trailing_caches_are_never_full_and_take_in_no_padding(rows):
   assert_close(logits_BxV, exact[np.arange(rows), lengths], FLOAT32)
 
 
-@each_number_of_rows
-@each_family
+@each_family_at_some_rows
 def test_prefill_continues_where_the_state_stands(name, rows):
   model, params, tokens, exact = prepared(name)
   tokens, exact = repeated(tokens, rows), exact[np.arange(rows) % BATCH]
@@ -121,8 +126,7 @@ def test_prefill_continues_where_the_state_stands(name, rows):
   assert_close(logits_BxV, exact[:, -1], FLOAT32)
 
 
-@each_number_of_rows
-@each_family
+@each_family_at_some_rows
 def test_prompt_length_compiles_nothing_new(name, rows):
   model, params, tokens, _ = prepared(name)
   tokens, state = jnp.tile(repeated(tokens, rows), (1, 2)), model.decode_state(rows, LENGTH + 1)

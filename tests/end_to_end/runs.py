@@ -18,15 +18,10 @@ SIZES = (
 
 
 def environment(cache):
-  """That of a user: one CPU device. Tokens and compiled programs are shared by the runs of a
-  session."""
+  """That of a user: one CPU device. The runs of a file share tokens, those of a session compiled
+  programs (tests/conftest.py)."""
   kept = {k: v for k, v in os.environ.items() if k not in ('XLA_FLAGS', 'JAX_NUM_CPU_DEVICES')}
-  return kept | {
-    'JAX_PLATFORMS': 'cpu',
-    'CRT_JAX_CACHE': str(cache),
-    'JAX_COMPILATION_CACHE_DIR': str(cache / 'programs'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
+  return kept | {'JAX_PLATFORMS': 'cpu', 'CRT_JAX_CACHE': str(cache)}
 
 
 def command(workdir, *overrides, config='tests/training/tiny.py', sizes=SIZES):

@@ -19,24 +19,29 @@ def params_of(model, seed: int = 0):
   def draw(path, a):
     values = generator.uniform(-1, 1, a.shape) * BASE['width'] ** -0.5
     if path[0].key == 'embedding':
-      return jnp.asarray(generator.standard_normal(a.shape))
+      return generator.standard_normal(a.shape)
     if path[-1].key == 'weight':
-      return jnp.asarray(4 * values)
-    return jnp.asarray(1.0 + values if path[-1].key == 'scale' else values)
+      return 4 * values
+    return 1.0 + values if path[-1].key == 'scale' else values
 
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+  return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
 
 
 def tokens_of(batch: int = BATCH, length: int = LENGTH, seed: int = 0):
-  return jnp.asarray(np.random.default_rng(seed).integers(0, 11, (batch, length)))
+  return jax.device_put(np.random.default_rng(seed).integers(0, 11, (batch, length)))
+
+
+def problem(**changes):
+  """Model, parameters, tokens."""
+  model = crt_jax.build(BASE | changes)
+  return model, params_of(model), tokens_of()
 
 
 @functools.cache
 def prepared(**changes):
   """Model, parameters, tokens, exact logits."""
-  model = crt_jax.build(BASE | changes)
-  params, tokens = params_of(model), tokens_of()
+  model, params, tokens = problem(**changes)
   return model, params, tokens, model.sequential(params, tokens)
 
 

@@ -153,6 +153,7 @@ def test_an_estimator_changes_no_value(recipe):
     assert largest_gap(value(**recipe, **driver, **estimator), value(**recipe, **driver)) < 1e-13
 
 
+@functools.cache
 def value(**changes):
   model = crt_jax.build(BASE | changes)
   tokens = tokens_of(length=LENGTH)

@@ -11,7 +11,14 @@ from crt_jax.models.corrections import VARIANTS
 from crt_jax.models.layer_stacks import apply_module
 from crt_jax.recurrence.passes import chunked, sequential, unroll
 from tests.close import FLOAT64, assert_close
-from tests.recurrence.scaled import BATCH, LENGTH, largest_gap, loss_and_gradient, prepared
+from tests.recurrence.scaled import (
+  BATCH,
+  LENGTH,
+  largest_gap,
+  loss_and_gradient,
+  prepared,
+  problem,
+)
 
 pytestmark = pytest.mark.usefixtures('float64')
 
@@ -82,11 +89,11 @@ def test_chunks_meet_both_ends(correction, window):
 @pytest.mark.parametrize('chunk', (1, 2))
 def test_gradients_of_chunks_meet_both_ends(chunk):
   """What holds for values holds for gradients, and no earlier."""
-  exact = loss_and_gradient(*prepared(driver='sequential')[:3])
+  exact = loss_and_gradient(*problem(driver='sequential'))
   for start, needed in (('embedding', chunk + 1), ('corrected', chunk)):
     for depth in {max(needed - 1, 1), needed}:
-      model, params, tokens, _ = prepared(driver='chunked', chunk=chunk, start=start, depth=depth)
-      found = loss_and_gradient(model, params, tokens)
+      chunks = dict(driver='chunked', chunk=chunk, start=start, depth=depth)
+      found = loss_and_gradient(*problem(**chunks))
       if depth == needed:
         assert largest_gap(found, exact) < 1e-10, start
       else:
@@ -96,8 +103,8 @@ def test_gradients_of_chunks_meet_both_ends(chunk):
 def test_gradient_of_one_chunk_is_that_of_the_unroll():
   for depth in (1, 2):
     one_chunk = dict(driver='chunked', chunk=LENGTH, depth=depth)
-    found = loss_and_gradient(*prepared(**one_chunk)[:3])
-    assert largest_gap(found, loss_and_gradient(*prepared(depth=depth)[:3])) < 1e-12
+    found = loss_and_gradient(*problem(**one_chunk))
+    assert largest_gap(found, loss_and_gradient(*problem(depth=depth))) < 1e-12
 
 
 def plain_loop(model, params, tokens, depth):
@@ -133,27 +140,31 @@ def plain_recurrence(model, params, tokens):
 @pytest.mark.parametrize('driver, chunk', (('unroll', 0), ('sequential', 0), ('chunked', 2)))
 @pytest.mark.parametrize('layers, window', ((1, 2), (2, 0)))
 def test_drivers_and_their_gradients_follow_the_definition(driver, chunk, layers, window):
-  model, params, tokens, _ = prepared(
-    driver=driver, chunk=chunk, layers=layers, window=window, depth=3
-  )
-  batch = dict(tokens=tokens, targets=jnp.roll(tokens, -1, axis=1))
-
-  def reference(params):
-    if driver == 'unroll':
-      logits = plain_loop(model, params, tokens, 3)
-    else:  # chunks of 2 with K = 3 passes are exact
-      logits = plain_recurrence(model, params, tokens)
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.mean(jnp.take_along_axis(log_p, batch['targets'][..., None], axis=-1))
-
-  value, gradient = jax.jit(jax.value_and_grad(reference))(params)
-  loss, ours = jax.jit(jax.value_and_grad(lambda p: model.loss(p, batch)[0]))(params)
+  changes = dict(driver=driver, chunk=chunk, layers=layers, window=window, depth=3)
+  loss, ours = loss_and_gradient(*problem(**changes))
+  value, gradient = by_definition(driver == 'unroll', layers, window)
   np.testing.assert_allclose(loss, value, rtol=1e-12)
   assert_close(ours, gradient, FLOAT64)
 
 
+@functools.cache
+def by_definition(passes, layers, window):
+  """Loss and gradient of three passes, or of the recurrence: chunks of 2 with K = 3 are exact."""
+  model, params, tokens = problem(layers=layers, window=window)
+
+  def loss(params):
+    if passes:
+      logits = plain_loop(model, params, tokens, 3)
+    else:
+      logits = plain_recurrence(model, params, tokens)
+    log_p, targets = jax.nn.log_softmax(logits), jnp.roll(tokens, -1, axis=1)
+    return -jnp.mean(jnp.take_along_axis(log_p, targets[..., None], axis=-1))
+
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
 def test_scan_over_passes_is_the_unrolled_loop():
-  model, params, tokens, _ = prepared(layers=2)
+  model, params, tokens = problem(layers=2)
   apply = jax.jit(model.apply, static_argnames='depth')
   loop = jax.jit(plain_loop, static_argnums=(0, 3))
   for depth in (1, 3):
@@ -162,7 +173,7 @@ def test_scan_over_passes_is_the_unrolled_loop():
 
 
 def test_rows_stop_at_their_length():
-  model, params, tokens, _ = prepared()
+  model, params, tokens = problem()
   recurrence, e_BxTxC = model.recurrence(params), model.parts(params).embed(tokens)
   empty = model.decode_state(BATCH, LENGTH).widened(e_BxTxC.dtype)
   state, _ = sequential(recurrence, model.read, empty, e_BxTxC, jnp.array([LENGTH, 0]))
@@ -172,7 +183,7 @@ def test_rows_stop_at_their_length():
 
 
 def test_entries_behind_the_capacity_are_dropped():
-  model, params, tokens, _ = prepared()
+  model, params, tokens = problem()
   state, step = model.decode_state(BATCH, 2), jax.jit(model.step)
   for t in range(LENGTH):
     before = state

@@ -160,15 +160,17 @@ ONCE = {
 @pytest.mark.parametrize('accumulation', (1, 2))
 def test_gradients_are_added_up_once(mesh, accumulation):
   """The update is that of one device, whose rows differ in how many targets count."""
-  model = FakeModel(dropout=0.2)
-  batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]
   mesh = sharding.make_mesh(dict(tensor=1, **ONCE[mesh]), jax.devices()[:4])
-  alone, rows = run_steps(model, batches, accumulation=accumulation)
-  together, split_rows = run_steps(
-    model, batches, accumulation=accumulation, mesh=mesh, gather='step'
-  )
+  alone, rows = two_steps(accumulation)
+  together, split_rows = two_steps(accumulation, mesh=mesh, gather='step')
   assert_close(together.params, alone.params, 2e-6)
   assert_close(split_rows, rows, 2e-6)
+
+
+@functools.cache
+def two_steps(accumulation, **where):
+  batches = [fake_batch(0, uncounted=4), fake_batch(1, uncounted=5)]
+  return run_steps(FakeModel(dropout=0.2), batches, accumulation=accumulation, **where)
 
 
 def test_no_loop_of_the_step_holds_a_collective():
