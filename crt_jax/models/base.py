@@ -16,7 +16,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
 from crt_jax.types import AnyArray, Array, Batch, Params
 
+Fields = TypeVar('Fields', bound=ModelConfig)
 MODELS: dict[str, str | type['Model']] = {
   'transformer': 'crt_jax.models.transformer:Transformer',
   'crt': 'crt_jax.models.crt:CRT',
@@ -114,14 +115,12 @@ def register(name: str, cls: type['Model']) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(abc.ABC):
+class Model(abc.ABC, Generic[Fields]):
   """Base of all models; a subclass gives the parameters, the passes and how state advances."""
 
   Config: ClassVar[type[ModelConfig]]
   passes: ClassVar[RecurrentPasses | None] = None  # None: it has no recurrence
-  # Paths to parameters of stacked layers, and to their caches, which decoding takes apart.
-  stacked: ClassVar[Mapping[tuple[str, ...], tuple[str, ...]]] = {}
-  config: ModelConfig
+  config: Fields
 
   @property
   def dropout(self) -> float:
@@ -132,6 +131,11 @@ class Model(abc.ABC):
   def dtype(self) -> str:
     """What it computes in; 'float16' has its loss scaled in training."""
     return self.config.dtype
+
+  @property
+  def stacked(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    """Paths to parameters of stacked layers, and to their caches, which decoding takes apart."""
+    return {}
 
   # ---- what a model defines ------------------------------------------------------------------
 
@@ -183,7 +187,7 @@ class Model(abc.ABC):
     params: dict,
     state: DecodeState,
     tokens_BxT: AnyArray,
-    lengths_B: AnyArray | None,
+    lengths_B: Array | None,
     method: str,
   ) -> tuple[DecodeState, Array]:
     """The state behind each row's first lengths_B tokens (None: all, which fit), and hidden_BxTxC
@@ -193,11 +197,11 @@ class Model(abc.ABC):
 
   @staticmethod
   @abc.abstractmethod
-  def counts(fields: ModelConfig) -> dict[str, Part]:
+  def counts(fields: Fields) -> dict[str, Part]:
     """What the model of these fields is made of, by name: 'embedding', 'head' and the rest."""
 
   @staticmethod
-  def work(fields: ModelConfig, training: bool, sequential: bool) -> dict[str, Work]:
+  def work(fields: Fields, training: bool, sequential: bool) -> dict[str, Work]:
     """How often the parts run; those that are missing run once."""
     del fields, training, sequential
     return {}

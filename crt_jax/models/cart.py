@@ -5,7 +5,7 @@ finishes.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from crt_jax.models.transformer import embed, output_modules, project
 from crt_jax.recurrence.state import DecodeState, advance
 from crt_jax.schema import CARTConfig
 from crt_jax.schema.fields import require
+from crt_jax.types import AnyArray, Array, Params
 
 
 class CARTParts(NamedTuple):
@@ -33,15 +34,17 @@ class CARTParts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class CART(Model):
+class CART(Model[CARTConfig]):
   """The CART under the contract; depth is R."""
 
   Config = CARTConfig
   passes = RecurrentPasses('loops', 'R', 'loops')
   counts = staticmethod(of_cart)
   work = staticmethod(work_of_cart)
-  stacked = {path: path for path in CARTBlock.stacked}
-  config: CARTConfig
+
+  @property
+  def stacked(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    return {path: path for path in self.block.stacked}
 
   @property
   def block(self) -> CARTBlock:
@@ -50,25 +53,33 @@ class CART(Model):
   def _ends(self) -> dict:
     return output_modules(self.config, tied=True)
 
-  def init(self, key):
+  def init(self, key: Array) -> Params:
     return self.block.init(key, self._ends())
 
-  def axes(self):
+  def axes(self) -> dict:
     return self.block.axes(self._ends())
 
-  def decayed(self):
+  def decayed(self) -> dict:
     return super().decayed() | self.block.decayed()
 
   # ---- passes --------------------------------------------------------------------------------
 
-  def parts(self, params):
+  def parts(self, params: Params) -> CARTParts:
     return CARTParts(
       embed=lambda tokens, key=None: embed(self._ends(), params, tokens),
       head=lambda hidden, key=None: self.head(params, hidden),
       **self.block.parts(params)._asdict(),
     )
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
+  def hidden(
+    self,
+    params: Params,
+    tokens_BxT: AnyArray,
+    depth: int | None = None,
+    key: Array | None = None,
+    telemetry: bool = False,
+    probe_R: Array | None = None,
+  ) -> Hidden:
     depth = self.resolve_depth(depth)
     probe_R = self._probe(depth, telemetry, probe_R)
     x_BxTxC = embed(self._ends(), params, tokens_BxT)
@@ -77,16 +88,16 @@ class CART(Model):
       statistics = statistics | mixing_statistics(self.config, params)
     return Hidden(h_BxTxC, {}, statistics)
 
-  def recurrent_map(self, params, tokens_BxT, depth=None):
+  def recurrent_map(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> tuple:
     x_BxTxC = embed(self._ends(), params, tokens_BxT)
     return self.block.last_loop(params, x_BxTxC, self.resolve_depth(depth))
 
-  def head(self, params, hidden):
+  def head(self, params: Params, hidden: Array) -> Array:
     return project(self._ends(), params, hidden, self.config)
 
   # ---- depth and decoding --------------------------------------------------------------------
 
-  def resolve_depth(self, depth):
+  def resolve_depth(self, depth: int | None) -> int:
     depth = self.config.loops if depth is None else depth
     require(depth >= 1, f'depth={depth} must be at least 1 (R loops)')
     require(
@@ -96,21 +107,28 @@ class CART(Model):
     )
     return depth
 
-  def probes(self, depth=None):
+  def probes(self, depth: int | None = None) -> int:
     return self.resolve_depth(depth)
 
-  def depths(self):
+  def depths(self) -> tuple[int, ...]:
     return self.config.schedule.depths()
 
-  def depth_at(self, seed, step):
+  def depth_at(self, seed: int, step: int) -> int:
     return self.config.schedule.draw(seed, step)
 
-  def decode_state(self, batch, max_len, depth=None):
+  def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
     depth = self.resolve_depth(depth)
     caches = self.block.cache(batch, max_len, depth)
     return DecodeState(caches, None, jnp.zeros(batch, jnp.int32), depth)
 
-  def advance(self, params, state, tokens_BxT, lengths_B, method):
+  def advance(
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_BxT: AnyArray,
+    lengths_B: Array | None,
+    method: str,
+  ) -> tuple[DecodeState, Array]:
     x_BxTxC, past = embed(self._ends(), params, tokens_BxT), (state.caches, *state.place)
     h_BxTxC, entries, _ = self.block.run(params, x_BxTxC, past, depth=state.depth)
     return advance(state, entries, None, lengths_B), h_BxTxC

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -81,7 +82,7 @@ class CARTBlock(Stack):
   def _modules(self) -> dict:
     """The single modules but the loop code: coda and what the anchor needs."""
     config = self.config
-    modules = dict(coda=cart_layer(config))
+    modules: dict[str, nn.Module] = dict(coda=cart_layer(config))
     if is_cross(config):
       modules['anchor'] = cart_keys_values(config)
       if config.anchor_norm:
@@ -218,7 +219,7 @@ class CARTBlock(Stack):
   def _loop(
     self, params: Params, e_BxTxC: Array, past: Past | None, depth: int, key: Array | None
   ) -> Loop:
-    codes_RxC = self._loop_code().apply({'params': params['loop_code']}, self._codes(depth))
+    codes_RxC = apply_module(self._loop_code(), params['loop_code'], self._codes(depth))
     return make_loop(self.config, self.parts(params), params, codes_RxC, e_BxTxC, past, key)
 
   def last_loop(self, params: Params, x_BxTxC: Array, depth: int) -> tuple:

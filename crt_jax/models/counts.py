@@ -146,7 +146,7 @@ def _roformer_layers(fields: CRTConfig | TransformerConfig) -> Part:
   return Part(12 * width**2, 13 * width, width, layers, layers)
 
 
-def _keys_values(fields: CARTConfig | TransformerConfig) -> int:
+def _keys_values(fields: CARTConfig | CRTConfig | TransformerConfig) -> int:
   """Through a latent of width C / ratio, or (ratio 0) by two full matrices."""
   if not fields.latent_ratio:
     return 2 * fields.width**2

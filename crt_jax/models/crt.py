@@ -5,7 +5,7 @@ Training runs K parallel passes; generation runs the exact recurrence, one pass 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -29,11 +29,10 @@ from crt_jax.recurrence.passes import (
   unroll,
 )
 from crt_jax.recurrence.state import DecodeState
+from crt_jax.rounding import round_up
 from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of, require
-
-Array = jax.Array
-
+from crt_jax.types import AnyArray, Array, Params
 
 # The stack that a CRT stands over, by `block`.
 BLOCKS = {
@@ -50,15 +49,15 @@ def block_of(config: CRTConfig) -> Stack:
 class CRTParts(NamedTuple):
   """Pure pieces, closed over the parameters; each takes a dropout key or None."""
 
-  embed: object
-  block: object
-  summary: object
-  inject: object
-  head: object
+  embed: Callable
+  block: Callable
+  summary: Callable
+  inject: Callable
+  head: Callable
 
 
 @dataclasses.dataclass(frozen=True)
-class CRT(Model):
+class CRT(Model[CRTConfig]):
   """The CRT under the contract, over the block and with the correction that its config names.
 
   Attributes:
@@ -69,7 +68,6 @@ class CRT(Model):
   passes = RecurrentPasses('depth', 'K', 'parallel passes')
   counts = staticmethod(of_crt)
   work = staticmethod(work_of_crt)
-  config: CRTConfig
   make_block: Callable[[CRTConfig], Stack] = block_of
   make_correction: Callable[[CRTConfig], corrections.Correction] = corrections.Correction
 
@@ -102,30 +100,30 @@ class CRT(Model):
     return corrections.variant_of(self.config.correction)
 
   @property
-  def stacked(self):
+  def stacked(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
     return {('layers', *path): ('block', *path) for path in self.block.stacked}
 
   @property
-  def has_sequential_form(self):
+  def has_sequential_form(self) -> bool:
     return not (self.config.cumulative or self.config.self_inclusive)
 
   def _modules(self) -> dict:
     return output_modules(self.config, tied=False)
 
-  def init(self, key):
+  def init(self, key: Array) -> Params:
     stack_key, output_key, correction_key = jax.random.split(key, 3)
     params = init_modules(self._modules(), self.config, output_key)
     params['layers'] = self.block.init(stack_key)
     correction = self.correction.init(correction_key)
     return params | ({'correction': correction} if correction else {})
 
-  def axes(self):
+  def axes(self) -> dict:
     axes = axes_of_modules(self._modules(), self.config)
     axes['layers'] = self.block.axes()
     correction = self.correction.axes()
     return axes | ({'correction': correction} if correction else {})
 
-  def parts(self, params):
+  def parts(self, params: Params) -> CRTParts:
     block, layers = self.block, params['layers']
     borrowed = block.last_layer(layers) if self.correction.borrows else {}
     summary, inject = self.correction.functions(params.get('correction', {}), borrowed)
@@ -138,13 +136,13 @@ class CRT(Model):
     )
 
   @property
-  def recurs_along_sequence(self):
+  def recurs_along_sequence(self) -> bool:
     return True
 
-  def is_usable_at(self, depth):
+  def is_usable_at(self, depth: int | None) -> bool:
     return depth != 1  # one pass has no recurrence (crt.md 4)
 
-  def recurrence(self, params):
+  def recurrence(self, params: Params) -> Recurrence:
     parts = self.parts(params)
     shift = not self.config.self_inclusive
     return Recurrence(parts.block, parts.summary, parts.inject, shift, pass_scan(self.config))
@@ -153,12 +151,20 @@ class CRT(Model):
     """What the head reads of finished passes."""
     return done.x_next_BxTxC if self.correction.head_reads_input else done.z_BxTxC
 
-  def embed(self, params, tokens_BxT, key=None) -> Array:
+  def embed(self, params: Params, tokens_BxT: AnyArray, key: Array | None = None) -> Array:
     """e_BxTxC, dropped out once for all passes."""
     e_BxTxC = embed(self._modules(), params, tokens_BxT)
     return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
+  def hidden(
+    self,
+    params: Params,
+    tokens_BxT: AnyArray,
+    depth: int | None = None,
+    key: Array | None = None,
+    telemetry: bool = False,
+    probe_R: Array | None = None,
+  ) -> Hidden:
     depth = self.resolve_depth(depth)
     probe_R = self._probe(depth, telemetry, probe_R)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
@@ -166,19 +172,21 @@ class CRT(Model):
     done = unroll(self.recurrence(params), e_BxTxC, depth, self.config.start, key, probe_R)
     return self.with_convergence_loss(*self.read_with_gap(done), done.statistics)
 
-  def read_with_gap(self, done: Passes):
+  def read_with_gap(self, done: Passes) -> tuple[Array, Array]:
     """What the head reads, and per position the mean square of what one more pass would change."""
     gap_BxTxC = done.x_next_BxTxC - jax.lax.stop_gradient(done.x_BxTxC)
     return self.read(done), jnp.mean(gap_BxTxC**2, axis=-1)
 
-  def with_convergence_loss(self, hidden_BxTxC, gap_BxT, statistics=None):
+  def with_convergence_loss(
+    self, hidden_BxTxC: Array, gap_BxT: Array, statistics: dict[str, Array] | None = None
+  ) -> Hidden:
     """What `hidden` returns, of what `read_with_gap` has read."""
     weight = self.config.convergence_weight
     losses = dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
     return Hidden(hidden_BxTxC, losses, statistics or {})
 
   @property
-  def training_hidden(self):
+  def training_hidden(self) -> Callable[..., Hidden]:
     return functools.partial(TRAINED[self.config.driver, self.config.gradient], self)
 
   @property
@@ -195,7 +203,7 @@ class CRT(Model):
         f'train.telemetry_every=0, or model.{field}={needed!r}',
       )
 
-  def check_length(self, length):
+  def check_length(self, length: int) -> list[str]:
     chunk, remarks = self.stride, []
     require(
       chunk <= length, f'model.chunk={chunk} exceeds the {length} positions; use at most {length}'
@@ -213,36 +221,36 @@ class CRT(Model):
       )
     return remarks
 
-  def head(self, params, hidden):
+  def head(self, params: Params, hidden: Array) -> Array:
     return project(self._modules(), params, hidden, self.config)
 
-  def resolve_depth(self, depth):
+  def resolve_depth(self, depth: int | None) -> int:
     depth = self.config.depth if depth is None else depth
     require(depth >= 1, f'depth={depth} must be at least 1 (K block passes)')
     return depth
 
-  def recurrent_map(self, params, tokens_BxT, depth=None):
+  def recurrent_map(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> tuple:
     recurrence, e_BxTxC = self.recurrence(params), self.embed(params, tokens_BxT)
     done = unroll(recurrence, e_BxTxC, self.resolve_depth(depth), self.config.start)
     return correction_map(recurrence, e_BxTxC), done.x_BxTxC, None
 
-  def probes(self, depth=None):
+  def probes(self, depth: int | None = None) -> int:
     return self.resolve_depth(depth) - 1
 
-  def decayed(self):
+  def decayed(self) -> dict:
     used = super().decayed() | dict(layers=self.block.decayed())
     never_corrects = self.depths() == (1,) and not self.correction.head_reads_input
     if never_corrects and self.config.convergence_weight == 0 and 'correction' in used:
       used['correction'] = jax.tree.map(lambda _: False, used['correction'])
     return used
 
-  def depths(self):
+  def depths(self) -> tuple[int, ...] | None:
     return None if self.config.driver == 'sequential' else self.config.schedule.depths()
 
-  def depth_at(self, seed, step):
+  def depth_at(self, seed: int, step: int) -> int | None:
     return None if self.config.driver == 'sequential' else self.config.schedule.draw(seed, step)
 
-  def decode_state(self, batch, max_len, depth=None):
+  def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
     self.config.require_sequential_form('decoding')
     require(depth is None, f'depth={depth}: a CRT has one exact sequential form; use depth=None')
     caches = dict(
@@ -255,13 +263,20 @@ class CRT(Model):
     """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
     of the whole sequence, or of what the window sees."""
     batch, length, _ = e_BxTxC.shape
-    capacity, window = -(-length // self.stride) * self.stride, self.config.window
+    capacity, window = round_up(length, self.stride), self.config.window
     trailing = 0 < window <= capacity
     state = self.decode_state(batch, window - 1 if trailing else capacity)
     state, trailing = state.widened(e_BxTxC.dtype), trailing and state.capacity is not None
     return dataclasses.replace(state, position_B=jnp.zeros(1, jnp.int32), trailing=trailing)
 
-  def advance(self, params, state, tokens_BxT, lengths_B, method):
+  def advance(
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_BxT: AnyArray,
+    lengths_B: Array | None,
+    method: str,
+  ) -> tuple[DecodeState, Array]:
     e_BxTxC = self.embed(params, tokens_BxT)
     recurrence = self.recurrence(params)
     if method == 'sequential':

@@ -52,23 +52,25 @@ def check_lengths(lengths_B: AnyArray, batch: int, length: int):
 
 def check_room(state: DecodeState, new_B: AnyArray | int):
   """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
-  if not _is_limited(state) or is_traced(state.position_B, new_B):
+  limit = _limit(state)
+  if limit is None or is_traced(state.position_B, new_B):
     return
   end = (np.asarray(state.position_B) + new_B).max()
   require(
-    end <= state.capacity,
-    f'text that ends at position {end} does not fit a state of max_len={state.capacity}; '
+    end <= limit,
+    f'text that ends at position {end} does not fit a state of max_len={limit}; '
     f'make it with decode_state(batch, max_len={end}) or more',
   )
 
 
 def nan_past_the_end(state: DecodeState, hidden_BxC: Array) -> Array:
   """NaN in the rows whose last tokens the caches had no room for."""
-  if not _is_limited(state):
+  limit = _limit(state)
+  if limit is None:
     return hidden_BxC
-  return jnp.where((state.position_B <= state.capacity)[:, None], hidden_BxC, jnp.nan)
+  return jnp.where((state.position_B <= limit)[:, None], hidden_BxC, jnp.nan)
 
 
-def _is_limited(state: DecodeState) -> bool:
-  """Whether the state can be full."""
-  return not state.trailing and state.capacity is not None
+def _limit(state: DecodeState) -> int | None:
+  """How many positions fill the state; None: it is never full."""
+  return None if state.trailing else state.capacity

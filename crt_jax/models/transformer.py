@@ -7,7 +7,8 @@ baseline (cart.md 2.7).
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,27 +29,28 @@ from crt_jax.models.layer_stacks import (
 )
 from crt_jax.models.modules import axes_of_modules, init_modules
 from crt_jax.recurrence.state import DecodeState, advance
-from crt_jax.schema import ModelConfig, TransformerConfig
-
-Array = jax.Array
+from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.types import AnyArray, Array, Params, Past
 
 
 class TransformerParts(NamedTuple):
   """Pure pieces, closed over the parameters; each takes a dropout key or None."""
 
-  embed: object
-  block: object
-  head: object
+  embed: Callable
+  block: Callable
+  head: Callable
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer(Model):
+class Transformer(Model[TransformerConfig]):
   """A stack of layers under the contract; it has no recurrence, so depth is always None."""
 
   Config = TransformerConfig
   counts = staticmethod(of_transformer)
-  stacked = {('layers',): ('block',)}
-  config: TransformerConfig
+
+  @property
+  def stacked(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    return {('layers',): ('block',)}
 
   def _modules(self) -> dict:
     return output_modules(self.config, tied=self.config.style == 'cart_dense')
@@ -64,23 +66,25 @@ class Transformer(Model):
       head_norm=Norm(self.config.width), head_feed_forward=roformer_feed_forward(self.config)
     )
 
-  def init(self, key):
+  def init(self, key: Array) -> Params:
     stack_key, key = jax.random.split(key)
     modules = self._modules() | self._head_layer()
     return dict(layers=self._stack().init(stack_key), **init_modules(modules, self.config, key))
 
-  def axes(self):
+  def axes(self) -> dict:
     modules = self._modules() | self._head_layer()
     return dict(layers=self._stack().axes(), **axes_of_modules(modules, self.config))
 
-  def parts(self, params):
+  def parts(self, params: Params) -> TransformerParts:
     return TransformerParts(
       embed=lambda tokens, key=None: embed(self._modules(), params, tokens),
       block=functools.partial(self._block, params),
       head=lambda hidden, key=None: self.head(params, hidden),
     )
 
-  def _block(self, params, x_BxTxC, past=None, key=None):
+  def _block(
+    self, params: Params, x_BxTxC: Array, past: Past | None = None, key: Array | None = None
+  ) -> tuple[Array, Any]:
     stack_key, head_key = (None, None) if key is None else jax.random.split(key)
     x_BxTxC, entries = self._stack().block(params['layers'])(x_BxTxC, past, stack_key)
     extra = self._head_layer()
@@ -92,26 +96,41 @@ class Transformer(Model):
       x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
     return x_BxTxC, entries
 
-  def hidden(self, params, tokens_BxT, depth=None, key=None, telemetry=False, probe_R=None):
+  def hidden(
+    self,
+    params: Params,
+    tokens_BxT: AnyArray,
+    depth: int | None = None,
+    key: Array | None = None,
+    telemetry: bool = False,
+    probe_R: Array | None = None,
+  ) -> Hidden:
     self.resolve_depth(depth)
     x_BxTxC = embed(self._modules(), params, tokens_BxT)
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
 
-  def head(self, params, hidden):
+  def head(self, params: Params, hidden: Array) -> Array:
     return project(self._modules(), params, hidden, self.config)
 
-  def decode_state(self, batch, max_len, depth=None):
+  def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
     self.resolve_depth(depth)
     caches = dict(block=self._stack().cache(batch, max_len))
     return DecodeState(caches, None, jnp.zeros(batch, jnp.int32))
 
-  def advance(self, params, state, tokens_BxT, lengths_B, method):
+  def advance(
+    self,
+    params: Params,
+    state: DecodeState,
+    tokens_BxT: AnyArray,
+    lengths_B: Array | None,
+    method: str,
+  ) -> tuple[DecodeState, Array]:
     x_BxTxC = embed(self._modules(), params, tokens_BxT)
     x_BxTxC, entries = self._block(params, x_BxTxC, state.past('block'), None)
     return advance(state, dict(block=entries), None, lengths_B), x_BxTxC
 
 
-def output_modules(config: ModelConfig, tied: bool) -> dict:
+def output_modules(config: CARTConfig | CRTConfig | TransformerConfig, tied: bool) -> dict:
   """Embedding, final norm and, unless tied to the embedding, the output layer."""
   if tied:
     norm = Norm(config.width, 'rms', config.norm_eps)
@@ -124,7 +143,7 @@ def output_modules(config: ModelConfig, tied: bool) -> dict:
   )
 
 
-def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
+def embed(modules: dict, params: Params, tokens_BxT: AnyArray) -> Array:
   """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations.
 
   It begins the residual stream, so it is at least float32, also where the table is stored in less.
@@ -135,7 +154,7 @@ def embed(modules: dict, params: dict, tokens_BxT: Array) -> Array:
   return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
 
 
-def project(modules: dict, params: dict, hidden: Array, config: ModelConfig) -> Array:
+def project(modules: dict, params: Params, hidden: Array, config: ModelConfig) -> Array:
   """Final norm and output layer, the product in the compute dtype summed in float32 or float64."""
   normed = apply_module(modules['final_norm'], params['final_norm'], hidden)
   out_dtype = jnp.promote_types(normed.dtype, jnp.float32)

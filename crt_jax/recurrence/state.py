@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-Array = jax.Array
+from crt_jax.types import Array, Past, Tree
 
 
 @jax.tree_util.register_dataclass
@@ -48,18 +49,18 @@ class DecodeState:
   depth: int | None = dataclasses.field(default=None, metadata=dict(static=True))
   trailing: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
-  def past(self, name: str):
+  def past(self, name: str) -> Past | None:
     """What attention reads: (cache, position_B), and of trailing caches the position in slot 0,
     below 0 while there is none; None if this cache does not exist."""
     return (self.caches[name], *self.place) if name in self.caches else None
 
   @property
-  def place(self) -> tuple[Array, ...]:
+  def place(self) -> tuple[Array, *tuple[Array, ...]]:
     """What stands behind every cache in its `past`."""
-    first_B = (self.position_B - self.capacity,) if self.trailing else ()
-    return self.position_B, *first_B
+    slots = self.capacity if self.trailing else None
+    return (self.position_B,) if slots is None else (self.position_B, self.position_B - slots)
 
-  def widened(self, stream_dtype) -> 'DecodeState':
+  def widened(self, stream_dtype: DTypeLike) -> 'DecodeState':
     """Float64 parameters need a float64 state, also where the configuration says float32."""
     if stream_dtype != jnp.float64:
       return self
@@ -90,8 +91,8 @@ def advance(
     lengths_B = lengths_B.astype(state.position_B.dtype)
   put = _shift if state.trailing else functools.partial(_append, position_B=state.position_B)
 
-  def take_in(old, new):
-    if is_carry(old):
+  def take_in(old: Array | Carry, new: Tree):
+    if isinstance(old, Carry):
       return _replace(old, jax.tree.map(lambda a, b: b.astype(a.dtype), old, new), lengths_B)
     return put(old, new.astype(old.dtype), lengths_B)
 
@@ -107,35 +108,35 @@ def advance(
   )
 
 
-def is_carry(part) -> bool:
+def is_carry(part: object) -> bool:
   return isinstance(part, Carry)
 
 
-def is_slots(part) -> bool:
+def is_slots(part: object) -> bool:
   """Whether a part of a cache keeps what each position has added."""
   return not is_carry(part)
 
 
-def apart(tree, is_first: Callable, is_leaf: Callable | None = None) -> tuple:
+def apart(tree: Tree, is_first: Callable, is_leaf: Callable | None = None) -> tuple:
   """The parts of a tree for which `is_first` holds, and the rest; None for what is in the other."""
   first = jax.tree.map(lambda a: a if is_first(a) else None, tree, is_leaf=is_leaf)
   rest = jax.tree.map(lambda a: None if is_first(a) else a, tree, is_leaf=is_leaf)
   return first, rest
 
 
-def together(first, rest):
+def together(first: Tree, rest: Tree) -> Tree:
   """The tree that `apart` has made two of."""
   return jax.tree.map(lambda a, b: b if a is None else a, first, rest, is_leaf=lambda a: a is None)
 
 
-def varying_as(x: Array, tree):
+def varying_as(x: Array, tree: Tree) -> Tree:
   """The tree, with every array varying over the devices of a `jax.shard_map` as x does.
 
   A scan that makes x part of its state has to start from such a state. Elsewhere nothing changes.
   """
   zero = jnp.zeros_like(x, shape=())
 
-  def cast(a):
+  def cast(a: Array):
     varying = a + zero.astype(a.dtype)
     return a if jax.typeof(varying) == jax.typeof(a) else varying
 
@@ -152,14 +153,17 @@ def in_place_options() -> dict | None:
   return {'xla_cpu_copy_insertion_use_region_analysis': True} if is_cpu else None
 
 
-def leaving(caches, length: int):
+def leaving(caches: Tree, length: int) -> Tree:
   """The oldest slots of trailing caches, which the next `length` positions push out."""
   return jax.tree.map(lambda a: a[:, :, :, :length], caches)
 
 
-def rewind(caches, left):
+def rewind(caches: Tree, left: Tree) -> Tree:
   """Trailing caches as they were before they moved on and `left` left them."""
-  back = lambda a, b: jnp.concatenate([b, a], axis=3)[:, :, :, : a.shape[3]]  # noqa: E731
+
+  def back(a: Array, b: Array):
+    return jnp.concatenate([b, a], axis=3)[:, :, :, : a.shape[3]]
+
   return jax.tree.map(back, caches, left)
 
 
@@ -182,14 +186,14 @@ def _replace(old: Carry, new: Carry, lengths_B: Array | None) -> Carry:
   """The values behind the first lengths_B positions; the old ones in rows of length 0."""
   axis = old.axis + 1
 
-  def latest(a, b):
+  def latest(a: Array, b: Array):
     candidates = jnp.concatenate([jnp.expand_dims(a, axis), b], axis=axis)
     return take_position(candidates, lengths_B, axis)
 
   return Carry(jax.tree.map(latest, old.value, new.value), old.axis)
 
 
-def _length(entries) -> int:
+def _length(entries: Tree) -> int:
   """The number of new positions."""
   part = jax.tree.leaves(entries, is_leaf=is_carry)[0]
   return jax.tree.leaves(part)[0].shape[part.axis + 1 if is_carry(part) else 3]
