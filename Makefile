@@ -1,7 +1,7 @@
 # Shortcuts; each only wraps the plain pip and python commands that README.md and BUILD.md show.
 #   make quickstart                                   train, evaluate and sample on the embedded text
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
-#   make laws                                         the laws of models, recurrences and updates, 2 minutes
+#   make laws                                         the laws of models, recurrences and updates
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, 40 minutes
 #   make test-isa                                     the fast tests with the instructions of older processors
