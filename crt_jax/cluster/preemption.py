@@ -135,8 +135,10 @@ class StopSignal:
     self._asked = step, time.monotonic()
     # The slowest decides, so that all ask at the same step again.
     self._ask_at = step + steps_between(float(seconds_P.max()))
-    self._received = self._received or int(received_P.max())
-    return bool(self._received)
+    # A signal that came during the gathering, which the others know nothing of, waits for the next.
+    agreed = int(received_P.max())
+    self._received = self._received or agreed
+    return bool(agreed)
 
   def stopped(self, step: int) -> Preempted:
     """The end of a run that was asked to stop and is saved at `step`."""
