@@ -84,8 +84,10 @@ def check_device(config: ModelConfig, device: jax.Device | None = None) -> None:
 
 def fits(config: ModelConfig, kernel: str, device: jax.Device | None = None) -> bool:
   """Whether a device (None = the first one of this process) could run a kernel but for dropout."""
+  config = dataclasses.replace(config, attention_kernel=kernel, dropout=0.0)
   try:
-    check_device(dataclasses.replace(config, attention_kernel=kernel, dropout=0.0), device)
+    check(config)
+    check_device(config, device)
   except ValueError:
     return False
   return True

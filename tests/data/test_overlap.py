@@ -214,5 +214,7 @@ def test_damaged_digests_are_found(texts):
   path = data.prepare(config).folder / 'train-documents.bin'
   intact = path.read_bytes()
   path.write_bytes(intact[:-1] + b'\xff')
-  with pytest.raises(data.packed.DamagedCache, match='train-documents.bin has other contents'):
+  with pytest.raises(
+    data.token_dataset.DamagedCache, match='train-documents.bin has other contents'
+  ):
     data.open_packed(path.parent)

@@ -188,7 +188,9 @@ def test_block_and_correction_draw_dropout_anew_in_each_pass(driver):
 
   def noting(name, function):
     def noted(*args):
-      key = args[3] if name == 'inject' else args[2]
+      key = args[3] if name == 'inject' else args[2] if len(args) > 2 else None
+      if key is None:  # the shape of a summary is asked for
+        return function(*args)
       note = lambda k: keys[name].append(tuple(np.asarray(k).tolist()))  # noqa: E731
       jax.debug.callback(note, jax.random.key_data(key), ordered=True)
       return function(*args)

@@ -63,8 +63,3 @@ def test_why_scores_are_materialised_is_said():
   assert kernel_choice.describe(config).endswith(
     'not cudnn: model.dropout=0.2 drops attention weights'
   )
-
-
-def test_runs_of_older_versions_are_read():
-  for old, now in ((True, 'yes'), (False, 'no')):
-    assert model_of('crt', unroll_scans=old).config.unroll_scans == now

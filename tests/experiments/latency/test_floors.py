@@ -12,7 +12,8 @@ from tests.contract.models import CONFIGS, model_of
 CONTEXT, BATCH = 9, 3
 
 
-CASES = [(name, 'float32') for name in CONFIGS]
+# The formula counts keys and values, not the state of a toy.
+CASES = [(name, 'float32') for name in CONFIGS if name != 'odd_state']
 CASES += [(name, 'bfloat16') for name in ('crt', 'cart', 'roformer')]
 
 
