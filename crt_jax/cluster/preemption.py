@@ -80,7 +80,7 @@ class StopSignal:
     return self
 
   def ignore(self) -> None:
-    """The exit code is settled: in the interpreter's shutdown nobody is left to answer a signal."""
+    """The exit code is decided: in the interpreter's shutdown nobody is left to answer a signal."""
     for number in CODES:
       signal.signal(number, signal.SIG_IGN)
 

@@ -76,7 +76,7 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
 
   Args:
     config: a ConfigDict or mapping with `name` and that model's fields; the rest takes its default.
-    device: what 'auto' fields are settled for (models/device_defaults.py), such as
+    device: what 'auto' fields are decided for (models/device_defaults.py), such as
       jax.devices()[0]; None = what runs anywhere. It decides how the model is computed, not what.
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
@@ -89,7 +89,7 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
     "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
   )
   kernel_choice.check(fields)
-  return model(device_defaults.settle(fields, device))
+  return model(device_defaults.decide(fields, device))
 
 
 def model_class(name: str) -> type['Model']:

@@ -11,12 +11,12 @@ from crt_jax.schema import ModelConfig
 
 Config = TypeVar('Config', bound=ModelConfig)
 
-# Fields of a model's configuration that this module may settle.
-SETTLED = ('attention_kernel', 'remat', 'unroll_scans', 'loss_chunk_mib')
+# Fields of a model's configuration that this module may decide.
+DECIDED = ('attention_kernel', 'remat', 'unroll_scans', 'loss_chunk_mib')
 GPU_CHUNK_MIB = 4096  # each chunk more costs time (docs/performance.md, 4)
 
 
-def settle(config: Config, device: jax.Device | None) -> Config:
+def decide(config: Config, device: jax.Device | None) -> Config:
   """Returns a model's configuration with a value in place of every 'auto'.
 
   That is what was fastest where it was measured, with cuDNN's attention on an NVIDIA GPU
@@ -41,6 +41,6 @@ def settle(config: Config, device: jax.Device | None) -> Config:
   )
 
 
-def settled(config: ModelConfig) -> dict:
-  """Returns the fields of a settled configuration that say how it is computed."""
-  return {name: getattr(config, name) for name in SETTLED}
+def decided(config: ModelConfig) -> dict:
+  """Returns the fields of a configuration without 'auto' that say how it is computed."""
+  return {name: getattr(config, name) for name in DECIDED}

@@ -1,4 +1,4 @@
-"""The work directory of a run: what lies in it, whose it is, and whether a command may go on in it.
+"""The work directory of a run: what lies in it, and whether a command may go on in it.
 
 config.json     the resolved config, where it came from, and every fork
 sharding.txt    which part of every parameter lies on a device, and its bytes

@@ -18,8 +18,8 @@ def cost_card(run: 'Run') -> str:
   """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
   go."""
   config, compiled, state = run.config, run.compiled, run.state
-  settled = device_defaults.settled(run.model.config)
-  del settled['attention_kernel']  # what runs is said by itself
+  decided = device_defaults.decided(run.model.config)
+  del decided['attention_kernel']  # what runs is said by itself
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   flops, memory = [], []
@@ -44,7 +44,7 @@ def cost_card(run: 'Run') -> str:
       f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
       f'mesh {mesh}',
       f'attention     {kernel_choice.describe(run.model.config)}',
-      f'settled       {", ".join(f"{name}={value}" for name, value in settled.items())}',
+      f'computed as   {", ".join(f"{name}={value}" for name, value in decided.items())}',
       f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
       f'work so far   {duration(run.clock.seconds)} of training',
     ]

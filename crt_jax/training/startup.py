@@ -103,7 +103,7 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
       'origin': origin(),
       'data': dataset.identity,
       'begins_with': saved_beginning(path),
-      'settled': device_defaults.settled(plan.model.config),
+      'settled': device_defaults.decided(plan.model.config),
     },
   )
 
@@ -195,8 +195,8 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   else:
     start, record = restored
     clock = Clock(record['training_seconds'])
-    settled = device_defaults.settled(plan.model.config)
-    check_continuation(config, path, record, dataset.identity, settled)
+    decided = device_defaults.decided(plan.model.config)
+    check_continuation(config, path, record, dataset.identity, decided)
   if plan.changed:
     workdir.record_fork(directory, config, plan.changed, int(start.step))
   return directory, checkpoints, start, clock
@@ -295,7 +295,7 @@ def devices() -> dict:
 
 
 def check_continuation(
-  config: ConfigDict, path: str, record: dict, identity: dict, settled: dict
+  config: ConfigDict, path: str, record: dict, identity: dict, decided: dict
 ) -> None:
   """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
   run goes on in other surroundings: it is as good then, but not the same to the bit."""
@@ -309,18 +309,18 @@ def check_continuation(
   changed = [
     f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]
   ]
-  before = record.get('settled', settled)  # older runs do not say
+  before = record.get('settled', decided)  # older runs do not say
   changed += [
-    f'model.{name} was {before[name]}, is {settled[name]}'
-    for name in settled
-    if before[name] != settled[name]
+    f'model.{name} was {before[name]}, is {decided[name]}'
+    for name in decided
+    if before[name] != decided[name]
   ]
   if changed:
     checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
 
 
 def check_config(config: ConfigDict, device: jax.Device | None = None) -> tuple[ConfigDict, Model]:
-  """Returns the config, complete and in its types, and the model, settled for a device.
+  """Returns the config, complete and in its types, and the model, with 'auto' decided for a device.
 
   Raises:
     ValueError: a value that is wrong or that the model cannot use; names the field.

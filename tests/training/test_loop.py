@@ -283,21 +283,21 @@ def test_mistakes_are_found_before_compiling_and_leave_no_directory(
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_run_is_settled_for_its_device(tmp_path, monkeypatch):
-  asked, settle = [], device_defaults.settle
-  monkeypatch.setattr(device_defaults, 'settle', lambda c, d: asked.append(d) or settle(c, d))
+def test_what_is_auto_is_decided_for_the_device(tmp_path, monkeypatch):
+  asked, decide = [], device_defaults.decide
+  monkeypatch.setattr(device_defaults, 'decide', lambda c, d: asked.append(d) or decide(c, d))
   train(tiny_config(**PLAIN | {'train.steps': 1}), tmp_path)
   assert asked[0] == jax.devices()[0]
 
 
 def test_a_run_that_is_computed_in_another_way_says_so(tmp_path, monkeypatch, capsys):
-  config, settle = tiny_config(**PLAIN | {'train.steps': 2}), device_defaults.settle
+  config, decide = tiny_config(**PLAIN | {'train.steps': 2}), device_defaults.decide
   with monkeypatch.context() as patch:
     stop_after(patch, 1)
     with pytest.raises(preemption.Preempted):
       train(config, tmp_path)
   monkeypatch.setattr(
-    device_defaults, 'settle', lambda c, d: dataclasses.replace(settle(c, d), remat='layer')
+    device_defaults, 'decide', lambda c, d: dataclasses.replace(decide(c, d), remat='layer')
   )
   train(config, tmp_path)
   said = ''.join(capsys.readouterr())
