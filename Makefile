@@ -56,7 +56,7 @@ test-isa: $(VENV)/installed-test
 	done
 
 test-slow: $(VENV)/installed-test
-	$(run) -m pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(run) -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/installed-test
 	JAX_PLATFORMS=cuda XLA_FLAGS= $(run) -m pytest tests/gpu $(PYTEST_ARGS)

@@ -230,9 +230,8 @@ def test_bfloat16_keeps_the_residual_stream_in_float32(name):
   params, tokens = jax.tree.map(lambda a: a / 2, prepared(name)[1]), prepared(name)[2]
   exact = model_of(name).sequential(params, tokens)
   assert model.hidden(params, tokens).hidden_BxTxC.dtype == jnp.float32
-  assert {a.dtype for a in jax.tree.leaves(model.decode_state(1, 4).caches)} == {
-    jnp.dtype('bfloat16')
-  }
+  caches = {a.dtype for a in jax.tree.leaves(model.decode_state(1, 4).caches)}
+  assert caches == {jnp.dtype('bfloat16')} or name == 'odd_state'  # whose state is no cache
   logits = model.sequential(params, tokens)
   assert logits.dtype == jnp.float32
   # bfloat16 keeps 8 bits: 0.4 % of the largest logit, several times over.

@@ -29,7 +29,9 @@ SHAPES = {
 FAST = [(name, 'all') for name in ('crt_sa', 'crt_cart', 'odd_state', 'cart')]
 EVERY = [
   pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
+  # A CRT over a CART, its own attention and an anchor of each loop are rows of their own.
   for pair in ((name, shape) for name in CONFIGS for shape in SHAPES)
+  if pair[0] != 'crt_cart_per_loop'
 ]
 VOCAB = 24  # divides by the tensor axis
 
@@ -146,7 +148,11 @@ def test_split_models_write_the_same_text(name):
   split = jax.device_put(params, sharding.param_shardings(model.axes(), params, mesh))
   _, split = decoding.prepare(model, split)
   assert decoding.generate(model, split, prompts, **arguments) == expected
-  stacks = [a for part in split.values() if isinstance(part, tuple) for a in jax.tree.leaves(part)]
+  if name == 'odd_state':  # it has neither layers nor heads
+    return
+  leaves = jax.tree_util.tree_leaves_with_path(split)
+  is_index = lambda key: isinstance(key, jax.tree_util.SequenceKey)  # noqa: E731
+  stacks = [a for path, a in leaves if any(map(is_index, path))]
   assert any('tensor' in a.sharding.spec for a in stacks), 'layers stay split'
   caches = empty_state(model, split, 2, 8).caches
   assert all('tensor' in a.sharding.spec for a in jax.tree.leaves(caches)), 'heads of the caches'
