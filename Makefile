@@ -3,7 +3,7 @@
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make laws                                         the laws of models, recurrences and updates
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
-#   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, 40 minutes
+#   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 

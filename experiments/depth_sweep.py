@@ -32,21 +32,21 @@ def main(argv: list[str]):
   from crt_jax.training import finish
 
   run = finish.open_run(_WORKDIR.value)
-  if run.model.depths() is None:
+  trained, passes = run.model.depths(), run.model.passes
+  if trained is None or passes is None:
     raise cli.Mistake(f'--workdir={_WORKDIR.value}: this model has no recurrent passes to vary')
   config = run.config.copy_and_resolve_references()
   with config.unlocked():
     config.eval.update(depths=depths, sequential=False, whole=_WHOLE.value, jacobian_iterations=0)
   results = evaluation.protocol(run.model, run.params, run.dataset, config)
   print(finish.table(results))
-  directory, trained = workdir.Workdir(_WORKDIR.value), list(run.model.depths())
+  directory, trained = workdir.Workdir(_WORKDIR.value), list(trained)
   record = {'step': run.step, 'trained_depths': trained, 'results': results, 'origin': origin()}
   workdir.write_json(directory.path / 'depth_sweep.json', record)
   title = f'{config.model.name}, {config.data.corpus}, step {run.step}'
   for name, of_set in finish.by_set(results).items():
     file = directory.folder('figures') / f'depth_sweep{name and "_" + name}.png'
-    passes = run.model.passes.label
-    figures.perplexity_against_depth(of_set, file, record['origin'], title, passes, trained)
+    figures.perplexity_against_depth(of_set, file, record['origin'], title, passes.label, trained)
   print(f'written to {directory.path}: depth_sweep.json and figures')
 
 

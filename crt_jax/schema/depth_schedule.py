@@ -27,8 +27,8 @@ class DepthSchedule:
     drawn = sum(high - low + 1 for low, high in self.ranges)
     require(
       drawn <= MOST_DEPTHS,
-      f'training would draw {drawn} different depths, each compiled before step 1; draw at most '
-      f'{MOST_DEPTHS}',
+      f'training would draw {drawn} different depths, each compiled before step 1; narrow '
+      f'model.depth_min, depth_schedule or loops_min to {MOST_DEPTHS}',
     )
 
   @classmethod

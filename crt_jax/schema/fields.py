@@ -15,7 +15,7 @@ import math
 import reprlib
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -63,10 +63,8 @@ class Values:
 
   def fault(self, value: Any) -> str:
     """What a value of the right type must be and is not: 'must ...', or '' where it is right."""
-    if self.choices:
-      hint = near(value, self.choices)
-      listed = f'must be one of {", ".join(map(repr, self.choices))}{hint}'
-      return '' if value in self.choices else listed
+    if self.choices and value not in self.choices:
+      return f'must be one of {", ".join(map(repr, self.choices))}{near(value, self.choices)}'
     if isinstance(value, bool | str):
       return ''
     if isinstance(value, float) and not math.isfinite(value):
@@ -114,10 +112,6 @@ class Section:
 
   def check(self) -> None:
     """Raises ValueError, naming a field and the fix, for values that do not go together."""
-
-  def replace(self, **changes: Any) -> Self:
-    """A copy with other values, checked."""
-    return dataclasses.replace(self, **changes)
 
 
 @functools.cache
@@ -178,7 +172,9 @@ def resolve(
     if name not in fields:
       kind = fields.get('name', section)
       raise ValueError(f'{section}.{name} is missing; {kind!r} requires it')
-  return cls(**{name: checked(cls, name, value, section) for name, value in fields.items()})
+  if section != cls.section:  # else they are checked under their name when it is made
+    fields = {name: checked(cls, name, value, section) for name, value in fields.items()}
+  return cls(**fields)
 
 
 def _has_default(one: dataclasses.Field) -> bool:

@@ -11,12 +11,12 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import crt_jax
 from crt_jax import data, decoding, placing, sharding
 from crt_jax.cluster import agreement
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
+from crt_jax.loading import Trained, load
 from crt_jax.models.base import Model, model_class
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.provenance import origin
@@ -97,14 +97,10 @@ def mesh_of(config: ConfigDict) -> Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedRun:
-  """The newest checkpoint of a work directory, with its model and text."""
+class TrainedRun(Trained):
+  """The newest checkpoint of a work directory, with its text."""
 
-  config: Any
-  model: Any
-  params: dict
   dataset: Any
-  step: int
 
 
 def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun:
@@ -113,12 +109,11 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
-  config, params, _, step = checkpoint.load_params(path, mesh=mesh)
-  dataset = data.prepare(config.data)
+  trained = load(path, mesh=mesh)
+  dataset = data.prepare(trained.config.data)
   agreement.agree('data', agreement.data_identity(dataset))
-  data.check_identity(path, checkpoint.load_record(path, step)['data'], dataset.identity)
-  model = crt_jax.build(config.model, jax.devices()[0])
-  return TrainedRun(config, model, params, dataset, step)
+  data.check_identity(path, checkpoint.load_record(path, trained.step)['data'], dataset.identity)
+  return TrainedRun(**vars(trained), dataset=dataset)
 
 
 def sample(model: Model, params: Params, tokenizer: Tokenizer, config: ConfigDict) -> str | None:
