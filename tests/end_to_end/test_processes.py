@@ -113,6 +113,11 @@ def committed(path):
   return sorted(int(p.name) for p in (path / 'checkpoints').iterdir() if p.name.isdigit())
 
 
+def wait_for_checkpoint(process, path):
+  runs.wait_for_step(process, 8)
+  assert runs.wait_until(lambda: committed(path), BOUND), 'the first checkpoint is written'
+
+
 def error_lines(out):
   return [line for line in out.splitlines() if line.startswith('error: ')]
 
@@ -150,8 +155,7 @@ def test_a_run_goes_on_after_kills_with_more_and_fewer_processes(
   slow = dict.fromkeys(range(4), other_host(OTHER_PACE=PACE))
   ahead = dict.fromkeys(range(2), other_host(OTHER_PACE=PACE, OTHER_CLOCK='1'))
   two = start(2, tmp_path, cache, environments=ahead)
-  runs.wait_for_step(two[0], 8)
-  assert runs.wait_until(lambda: committed(tmp_path), BOUND), 'the first checkpoint is written'
+  wait_for_checkpoint(two[0], tmp_path)
   two[1].kill()
   killed = time.monotonic()
   codes, outs = finish(two, timeout=BOUND_KILLED)
@@ -251,7 +255,7 @@ def test_a_full_disk_under_one_process_ends_all_and_keeps_the_last_checkpoint(
   slow = dict.fromkeys(range(2), other_host(OTHER_PACE=PACE))
   split = (*LONGER, SPLIT)
   processes = start(2, tmp_path, cache, split, slow)
-  runs.wait_for_step(processes[0], 8)
+  wait_for_checkpoint(processes[0], tmp_path)
   resource.prlimit(processes[1].pid, resource.RLIMIT_FSIZE, (4_000, 4_000))
   codes, outs = finish(processes, timeout=2 * BOUND)
   assert codes == [2, 2], outs
