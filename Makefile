@@ -3,6 +3,7 @@
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make laws                                         the laws of models, recurrences and updates
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
+#   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
@@ -17,7 +18,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-gpu test-isa test-signals lint format lock clean
+.PHONY: help quickstart laws test test-slow test-exhaustive test-gpu test-isa test-signals lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,7 +45,7 @@ quickstart: $(VENV)/installed
 	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=120 --temperature=0.8 --top_k=50
 
 laws: $(VENV)/installed-test
-	$(run) -m pytest -m 'laws and not slow' -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(run) -m pytest -m 'laws and not slow and not exhaustive' -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test: $(VENV)/installed-test
 	$(run) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
@@ -57,6 +58,9 @@ test-isa: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(run) -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-exhaustive: $(VENV)/installed-test
+	$(run) -m pytest -m exhaustive -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/installed-test
 	JAX_PLATFORMS=cuda XLA_FLAGS= $(run) -m pytest tests/gpu $(PYTEST_ARGS)

@@ -35,13 +35,15 @@ from ml_collections import ConfigDict
 from configs import base
 from crt_jax import json_text, schema
 
+CASES = {'one process': ('', 1), 'a CART': ('cart', 1), 'two processes': ('two', 2)}
+
 _MINUTES = flags.DEFINE_float('minutes', 10.0, 'How long new hits are made.', 0.0)
 _OUTPUT = flags.DEFINE_string('output', None, 'The record, JSON; one that is there grows.')
 _LANES = flags.DEFINE_integer('lanes', 2, 'How many runs are hit at a time.', 1)
+_CASES = flags.DEFINE_multi_enum('cases', list(CASES), list(CASES), 'The runs, in turn.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the hits.', 0)
 
 ROOT = pathlib.Path(__file__).parents[1]
-CASES = {'one process': ('', 1), 'a CART': ('cart', 1), 'two processes': ('two', 2)}
 ENDS = {  # what the process that is hit may end with, beside 0 where it had finished
   'SIGKILL': {-signal.SIGKILL},
   'SIGTERM': {75},
@@ -352,12 +354,11 @@ def quiet_run(lane: Lane, case: str) -> tuple[dict, float]:
 
 def work(lane: Lane, number: int, quiet: dict, record: Record) -> None:
   """Hits one run after the other."""
-  names = list(CASES)
   for life in itertools.count(number):
     if time.monotonic() > record.until:
       return
     rng = random.Random(f'{_SEED.value} {number} {life} {sum(record.runs.values())}')
-    case = names[life % len(names)]
+    case = _CASES.value[life % len(_CASES.value)]
     live(lane, case, quiet[case], rng, record)
 
 
@@ -373,7 +374,7 @@ def main(argv: list[str]):
       record.not_tried = dict.fromkeys(DISK, 'no right to mount a tmpfs')
     try:
       with futures.ThreadPoolExecutor(len(lanes)) as pool:
-        quiet = {case: quiet_run(lanes[0], case) for case in CASES}
+        quiet = {case: quiet_run(lanes[0], case) for case in _CASES.value}
         record.until = min(record.until, time.monotonic() + 60 * _MINUTES.value)
         tasks = [
           pool.submit(work, lane, number, quiet, record) for number, lane in enumerate(lanes)

@@ -213,6 +213,9 @@ class Companions:
     if self._here is None:
       return
     if error is None or getattr(error, 'together', False):
+      # This process has nothing left to do: one that left now would end with another code than
+      # those that finish what it waits for.
+      self._stop.ignore()
       self._here.service.wait_at_barrier(f'{PREFIX}/end', AGREE_SECONDS * 1000)
       self._left.set()
       self._thread.join()

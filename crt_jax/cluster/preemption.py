@@ -80,7 +80,8 @@ class StopSignal:
     return self
 
   def ignore(self) -> None:
-    """The exit code is decided: in the interpreter's shutdown nobody is left to answer a signal."""
+    """The exit code is decided: what is left is to wait for the others, and for the interpreter,
+    whose shutdown leaves nobody to answer a signal."""
     for number in CODES:
       signal.signal(number, signal.SIG_IGN)
 

@@ -2,10 +2,12 @@
 tests/end_to_end/test_processes.py."""
 
 import dataclasses
+import signal
+
+import jax
 
 from crt_jax import data, schema
-from crt_jax.cluster import agreement
-from crt_jax.cluster.preemption import StopSignal
+from crt_jax.cluster import agreement, preemption
 from tests.training.tiny import tiny_config
 
 
@@ -22,8 +24,28 @@ def test_a_difference_names_field_values_and_processes():
 
 def test_one_process_agrees_with_itself_and_ends_as_it_likes():
   agreement.agree('config', {'a': 1})
-  with agreement.Companions(StopSignal()):
+  with agreement.Companions(preemption.StopSignal()):
     pass
+
+
+def test_one_that_waits_for_the_end_of_the_others_is_deaf_to_signals(monkeypatch):
+  """It would end with 75 while the first one finishes and ends with 0."""
+  before = {number: signal.getsignal(number) for number in preemption.CODES}
+  heard = []
+
+  class Service:
+    def wait_at_barrier(self, name, milliseconds):
+      heard.extend(signal.getsignal(number) for number in preemption.CODES)
+
+  monkeypatch.setattr(agreement, '_here', lambda: agreement._Here(Service(), 1, 2))
+  monkeypatch.setattr(jax.distributed, 'shutdown', lambda: None)
+  try:
+    with agreement.Companions(preemption.StopSignal()):
+      pass
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+  assert heard == [signal.SIG_IGN] * 3
 
 
 def test_versions_are_compared():

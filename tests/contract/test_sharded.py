@@ -26,12 +26,20 @@ SHAPES = {
   'fsdp_tensor': dict(fsdp=4, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
-FAST = [(name, 'all') for name in ('crt_sa', 'crt_cart', 'odd_state', 'cart')]
+# The mesh with all axes is tried with every model, each other shape with one model of each kind;
+# the rest of the product is left to `make test-exhaustive`.
+KINDS = ('crt_sa', 'crt_cart', 'odd_state', 'cart', 'cart_dense')
+FAST = ('crt_sa', 'crt_cart', 'odd_state', 'cart')
+
+
+def marks_of(name, shape):
+  if shape == 'all':
+    return () if name in FAST else pytest.mark.slow
+  return pytest.mark.slow if name in KINDS else pytest.mark.exhaustive
+
+
 EVERY = [
-  pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
-  # A CRT over a CART, its own attention and an anchor of each loop are rows of their own.
-  for pair in ((name, shape) for name in CONFIGS for shape in SHAPES)
-  if pair[0] != 'crt_cart_per_loop'
+  pytest.param(name, shape, marks=marks_of(name, shape)) for name in CONFIGS for shape in SHAPES
 ]
 VOCAB = 24  # divides by the tensor axis
 
