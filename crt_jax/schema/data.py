@@ -14,6 +14,14 @@ CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>')
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
+# What fields of a source and of the data as a whole mean.
+FILES = (
+  "of corpus='files': globs or folders of .txt, .md, .jsonl, .json, .csv, .tsv (also .gz, .zst), "
+  ".parquet and .arrow, as in 'a/*.txt, b/{c,d}'"
+)
+VALIDATION_FILES = "the validation split, written as files; '' = split off from files"
+TEXT_FIELD = 'name of the text in JSON lines, columns of tables and TFDS features'
+SKIP_MALFORMED = 'share of records without text that may be left out; 0 = the first one stops'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +31,10 @@ class SourceConfig(Section):
   section: ClassVar[str] = 'data.sources'
 
   corpus: str = field('files', "as data.corpus, except 'mixture'")
-  files: str = field('', "glob of .txt and .jsonl files, plain or .gz, of corpus='files'")
-  validation_files: str = field('', "glob of the validation split; '' = split off from files")
-  text_field: str = field('text', 'name of the text in .jsonl lines and TFDS features')
+  files: str = field('', FILES)
+  validation_files: str = field('', VALIDATION_FILES)
+  text_field: str = field('text', TEXT_FIELD)
+  skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
   max_tokens: int = field(
     0, 'tokens of its training split that are used', least=0, most=2**53, zero='all'
   )
@@ -41,9 +50,10 @@ class DataConfig(Section):
     'moby_dick',
     "moby_dick, sotu, files, tfds:NAME, mixture, or a task: 'pointer_chasing:levels=3,keys=5'",
   )
-  files: str = field('', "glob of .txt and .jsonl files, plain or .gz, of corpus='files'")
-  validation_files: str = field('', "glob of the validation split; '' = split off from files")
-  text_field: str = field('text', 'name of the text in .jsonl lines and TFDS features')
+  files: str = field('', FILES)
+  validation_files: str = field('', VALIDATION_FILES)
+  text_field: str = field('text', TEXT_FIELD)
+  skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
   sources: dict[str, SourceConfig] = field({}, "of corpus='mixture': name -> source")
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
@@ -151,7 +161,8 @@ def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iter
 
 def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
   """Raises ValueError where a field is set that nothing reads: the text would be another."""
-  readers = {'files': ('files',), 'validation_files': ('files',), 'text_field': ('files', 'tfds')}
+  of_files = dict.fromkeys(('files', 'validation_files', 'skip_malformed'), ('files',))
+  readers = {**of_files, 'text_field': ('files', 'tfds')}
   sources = getattr(config, 'sources', {})
   corpora = [source.corpus for source in sources.values()] or [config.corpus]
   for name, kinds in readers.items():

