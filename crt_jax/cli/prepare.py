@@ -6,7 +6,8 @@
     crt-prepare --config=configs/crt_sotu.py --write_tfds=DIR
 
 Training with the same `config.data` finds what this wrote, in `config.data.cache_dir`
-($CRT_JAX_CACHE or ~/.cache/crt_jax when that is empty). Doing it twice, or in two places at
+($CRT_JAX_CACHE or ~/.cache/crt_jax when that is empty); a machine that has a copy of the folder
+trains on it with --config.data.corpus=packed:FOLDER, without the text. Doing it twice, or in two places at
 once, does the work once.
 
 Training compares up to 256 MiB of tokens with their checksums each time, and samples of more.
@@ -118,6 +119,7 @@ def _describe(dataset: 'PackedDataset') -> None:
     )
   for said in dataset.shared_text:
     print(f'  in both     {said}')
+  print(f'  elsewhere   a copy of it is read with --config.data.corpus=packed:{dataset.folder}')
   if _VERIFY.value or _REPAIR.value:
     print('  verified    every byte')
 

@@ -14,13 +14,17 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from crt_jax.data import foreign_tokens, text_files
 from crt_jax.data.documents import Corpus, Document, fingerprint
-from crt_jax.data.text_files import KINDS, SUFFIXES, Skipping, read_files
+from crt_jax.data.foreign_tokens import read_tokens
+from crt_jax.data.text_files import Skipping, read_files
 from crt_jax.data.tfds_corpus import tfds_corpus
-from crt_jax.schema.data import DataConfig, expanded
+from crt_jax.schema.data import PACKED, DataConfig, expanded
 
 _MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
+READ = {'files': text_files.SUFFIXES, 'tokens': foreign_tokens.SUFFIXES}
 DATASETS_NOTES = ('dataset_dict.json', 'dataset_info.json', 'state.json')
 _MOBY_DICK_SHA256 = 'fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240'
 
@@ -32,7 +36,13 @@ def open_corpus(config: DataConfig) -> Corpus:
     ValueError: it is missing, or nothing matches; one line that says what to install, prepare or
       change.
   """
-  return OPENED[config.corpus.partition(':')[0]](config)
+  kind = config.corpus.partition(':')[0]
+  if kind == PACKED:
+    raise ValueError(
+      f'data.corpus={config.corpus!r} is tokenised already, and no text to train a BPE on; set '
+      'data.tokenizer to the tokenizer/tokenizer.json in it'
+    )
+  return OPENED[kind](config)
 
 
 def _moby_dick(config: DataConfig) -> Corpus:
@@ -65,15 +75,10 @@ def _sotu(config: DataConfig) -> Corpus:
 
 def _files(config: DataConfig) -> Corpus:
   """The user's files, those of a validation set last."""
-  training, held_out = _matching('files', config.files), []
-  identity = fingerprint(training)
-  if config.validation_files:
-    held_out = _matching('validation_files', config.validation_files)
-    identity = [identity, fingerprint(held_out)]
-    _refuse_twice(config, training, held_out)
+  skipping = Skipping(config.skip_malformed), Skipping(config.skip_malformed)
+  training, held_out, identity = _of_files(config)
   if config.skip_malformed:
     identity = [identity, 'without malformed records']
-  skipping = Skipping(config.skip_malformed), Skipping(config.skip_malformed)
 
   def documents() -> Iterator[Document]:
     yield from read_files(training, config.text_field, skipping[0])
@@ -83,13 +88,36 @@ def _files(config: DataConfig) -> Corpus:
   return Corpus('files', identity, documents)
 
 
+def _tokens(config: DataConfig) -> Corpus:
+  """Tokens that other programs have made, those of a validation set last."""
+  training, held_out, identity = _of_files(config)
+
+  def documents() -> Iterator[Document]:
+    yield from read_tokens(training, config.token_dtype)
+    for document in read_tokens(held_out, config.token_dtype):
+      yield dataclasses.replace(document, held_out=True)
+
+  return Corpus('tokens', [identity, config.token_dtype], documents, holds_ids=True)
+
+
+def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
+  """The files to train on, those of the validation set, and what identifies both."""
+  training = _matching('files', config.files, config.corpus)
+  if not config.validation_files:
+    return training, [], fingerprint(training)
+  held_out = _matching('validation_files', config.validation_files, config.corpus)
+  _refuse_twice(config, training, held_out)
+  return training, held_out, [fingerprint(training), fingerprint(held_out)]
+
+
 def check_apart(configs: Mapping[str, DataConfig]) -> None:
   """Raises ValueError where a validation file of one source is trained on in another."""
-  of_files = {name: config for name, config in configs.items() if config.corpus == 'files'}
+  of_files = {name: config for name, config in configs.items() if config.corpus in READ}
   for held_out, trained in itertools.permutations(of_files.values(), 2):
     if held_out.validation_files:
-      files = _matching('files', trained.files)
-      _refuse_twice(held_out, files, _matching('validation_files', held_out.validation_files))
+      files = _matching('files', trained.files, trained.corpus)
+      validation = _matching('validation_files', held_out.validation_files, held_out.corpus)
+      _refuse_twice(held_out, files, validation)
 
 
 def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequence[Path]) -> None:
@@ -106,24 +134,25 @@ def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequen
       )
 
 
-def _matching(field: str, pattern: str) -> Sequence[Path]:
+def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
   """The files that globs and folders stand for, sorted by path."""
+  suffixes = READ[corpus]
   found = _matches(field, pattern) or [
     match for part in _alternatives(pattern) for match in _matches(field, part)
   ]
   paths = sorted(
-    {path for match in found for path in (_below(match) if match.is_dir() else [match])}
+    {path for match in found for path in (_below(match, suffixes) if match.is_dir() else [match])}
   )
   if not paths:
     raise ValueError(
-      f'data.{field}={pattern!r} matches no file of text (seen from {Path.cwd()}); check path and '
-      'quotes, or get some text first (docs/cart.md, 5.2)'
+      f'data.{field}={pattern!r} matches no file of {corpus} (seen from {Path.cwd()}); check path '
+      'and quotes, or get some text first (docs/cart.md, 5.2)'
     )
   for path in paths:
-    if not path.name.endswith(SUFFIXES):
+    if not path.name.endswith(suffixes):
       raise ValueError(
-        f'data.{field}={pattern!r} matches {path}, which is none of {", ".join(KINDS)}, .parquet, '
-        '.arrow (or compressed, .gz, .zst); make the glob narrower'
+        f'data.{field}={pattern!r} matches {path}, which is none of {", ".join(suffixes)}; '
+        'make the glob narrower'
       )
   return paths
 
@@ -144,16 +173,22 @@ def _alternatives(pattern: str) -> list[str]:
   return [part for option in brace[1].split(',') for part in _alternatives(before + option + after)]
 
 
-def _below(folder: Path) -> list[Path]:
-  """The files of text in a folder and its folders, without hidden ones and notes of `datasets`."""
+def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+  """The files of some kinds in a folder and its folders; no hidden ones, no notes of `datasets`."""
   return [
     path
     for path in folder.rglob('*')
-    if path.name.endswith(SUFFIXES)
+    if path.name.endswith(suffixes)
     and path.name not in DATASETS_NOTES
     and not any(part.startswith('.') for part in path.relative_to(folder).parts)
   ]
 
 
 # A new one: here, and in CORPORA of schema/data.py.
-OPENED = {'moby_dick': _moby_dick, 'sotu': _sotu, 'files': _files, 'tfds': tfds_corpus}
+OPENED = {
+  'moby_dick': _moby_dick,
+  'sotu': _sotu,
+  'files': _files,
+  'tokens': _tokens,
+  'tfds': tfds_corpus,
+}

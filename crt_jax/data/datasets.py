@@ -60,7 +60,7 @@ def damaged_files(config: Any) -> list[str]:
     return []
   try:
     if config.corpus != MIXTURE:
-      return token_dataset.damaged_files(corpus_folder(config)[0])
+      return token_dataset.damaged_files(corpus_folder(config))
     configs = {name: config.of_source(name) for name in config.pattern}
     if config.tokenizer == 'bpe':
       folder, _ = _shared_bpe_folder(config, configs)
@@ -72,7 +72,7 @@ def damaged_files(config: Any) -> list[str]:
     return [
       line
       for name in config.pattern
-      for line in token_dataset.damaged_files(corpus_folder(configs[name])[0])
+      for line in token_dataset.damaged_files(corpus_folder(configs[name]))
     ]
   except FileNotFoundError as error:
     raise ValueError(f'{error.args[0]} is not there: nobody has prepared this data') from None
@@ -88,12 +88,24 @@ def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> 
     with _naming(name):
       sources[name] = prepare_corpus(configs[name], whole, report)
     parts.append(Part(sources[name].train, chunks, config.sources[name].max_tokens))
+  _check_one_tokenizer(sources)
   for held_out, trained in itertools.permutations(sources, 2):
     with _naming(held_out):
       overlap.between(sources[trained], sources[held_out])
   dataset = MixedDataset(sources, Mixture(parts, config.chunk_tokens))
   dataset.check_length(config.sequence_length)
   return dataset
+
+
+def _check_one_tokenizer(sources: dict[str, PackedDataset]) -> None:
+  """Raises ValueError where packed data brings another tokenizer than its neighbours."""
+  (first, one), *rest = sources.items()
+  for name, other in rest:
+    if other.tokenizer.hash != one.tokenizer.hash:
+      raise ValueError(
+        f'data.sources.{name} has another tokenizer than data.sources.{first}; prepare both with '
+        'one, such as --config.data.tokenizer=DIR/tokenizer/tokenizer.json'
+      )
 
 
 def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, DataConfig]:

@@ -9,22 +9,23 @@ from typing import Any
 
 import numpy as np
 
+ID_BYTES = 4
 READ_WHOLE_BYTES = 256 << 20  # hashed in 0.2 s
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """One text.
+  """One text, or its tokens where another program has made them.
 
   Attributes:
     name: for messages.
-    blocks: gives the text in blocks; starts again each time.
+    blocks: gives the text in blocks, or arrays of ids; starts again each time.
     held_out: whether it is of `data.validation_files`.
     file: what it was read from, with its neighbours.
   """
 
   name: str
-  blocks: Callable[[], Iterator[str]]
+  blocks: Callable[[], Iterator[Any]]
   held_out: bool = False
   file: str = ''
 
@@ -45,11 +46,13 @@ class Corpus:
     name: the value of `data.corpus`.
     fingerprint: JSON-able; it changes when the corpus does, and is cheap to make.
     documents: yields the documents, always in the same order, none of them blank.
+    holds_ids: their blocks are tokens, not text.
   """
 
   name: str
   fingerprint: Any
   documents: Callable[[], Iterator[Document]]
+  holds_ids: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Listing:
 
   Attributes:
     bits_N: the first 64 bits of each one's sha256.
-    sizes_N: their UTF-8 bytes.
+    sizes_N: their UTF-8 bytes, or ID_BYTES for each of their ids.
     held_out_N: which are of `data.validation_files`.
     file_N: indices into `files`.
     files: what they were read from.
@@ -76,7 +79,7 @@ class Survey:
   """What one reading of a whole corpus gives.
 
   Attributes:
-    documents, bytes: their number, and their UTF-8 bytes together.
+    documents, bytes: their number, and their sizes together.
     sha256: of the documents' own sha256, in order.
     lowest, highest: the extremes of the documents' 64-bit hashes, for the split by document.
     listing: of the documents; 21 bytes each.
@@ -106,13 +109,17 @@ def fingerprint(paths: Sequence[Path]) -> list[Any]:
 
 
 def content_hash(document: Document) -> tuple[bytes, int]:
-  """(sha256 of the document's UTF-8 bytes, their number)."""
+  """(sha256 of the document's UTF-8 bytes, their number); of ids, as if they were int32."""
   digest, length = hashlib.sha256(), 0
   for block in document.blocks():
-    encoded = block.encode('utf-8')
+    encoded = as_bytes(block)
     digest.update(encoded)
     length += len(encoded)
   return digest.digest(), length
+
+
+def as_bytes(block: str | np.ndarray) -> bytes:
+  return block.encode('utf-8') if isinstance(block, str) else block.astype('<i4').tobytes()
 
 
 def leading_bits(digest: bytes) -> int:

@@ -161,18 +161,62 @@ def prepare_corpus(
   config: DataConfig, whole: bool = False, report: Report | None = None
 ) -> PackedDataset:
   """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
-  folder, corpus = corpus_folder(config)
   opened = functools.partial(open_packed, whole=whole)
-  build = functools.partial(pack, config, corpus, report=report)
-  dataset = cached(folder, opened, build)
+  if folder := config.packed_folder:
+    dataset = _open_as_it_is(config, folder, opened)
+  else:
+    corpus = open_corpus(config)
+    build = functools.partial(pack, config, corpus, report=report)
+    dataset = cached(_cache_folder(config, corpus), opened, build)
   dataset.check_length(config.sequence_length)
   return dataset
 
 
-def corpus_folder(config: DataConfig) -> tuple[Path, Corpus]:
-  """Where the packed data of one corpus lies, and the corpus."""
-  corpus = open_corpus(config)
-  return config.cache_root / folder_name(config, [(config, corpus)]), corpus
+def corpus_folder(config: DataConfig) -> Path:
+  """Where the packed data of one corpus lies."""
+  return config.packed_folder or _cache_folder(config, open_corpus(config))
+
+
+def _cache_folder(config: DataConfig, corpus: Corpus) -> Path:
+  return config.cache_root / folder_name(config, [(config, corpus)])
+
+
+def _open_as_it_is(
+  config: DataConfig, folder: Path, opened: Callable[[Path], PackedDataset]
+) -> PackedDataset:
+  """Packed data that was prepared elsewhere, whose text need not be here.
+
+  Raises:
+    ValueError: it is missing or damaged, or was made in another way than `config` asks for.
+  """
+  try:
+    dataset = opened(folder)
+  except FileNotFoundError:
+    raise ValueError(
+      f'data.corpus={config.corpus!r}: no such folder; name one that crt-prepare has printed'
+    ) from None
+  except DamagedCache as damage:
+    raise ValueError(f'data.corpus={config.corpus!r}: {damage}; copy it again') from None
+  manifest = dataset.manifest
+  made = {
+    'tokenizer': manifest['tokenizer']['name'],
+    'separator': manifest['separator'],
+    'validation_fraction': manifest['split']['validation_fraction'],
+  }
+  for name, value in made.items():
+    asked = getattr(config, name)
+    if asked in (value, getattr(DataConfig, name)):
+      continue
+    is_same = (
+      name == 'tokenizer'
+      and asked != 'bpe'
+      and (vocabularies.make(config, iter(())).hash == dataset.tokenizer.hash)
+    )
+    if not is_same:
+      raise ValueError(
+        f'data.{name}={asked!r}, but {folder} was made with {value!r}; use that, or prepare it anew'
+      )
+  return dataset
 
 
 def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path], None]) -> Opened:

@@ -11,7 +11,16 @@ import numpy as np
 from absl import logging
 
 from crt_jax.data import overlap, vocabularies
-from crt_jax.data.documents import Corpus, Document, Survey, content_hash, leading_bits, survey
+from crt_jax.data.documents import (
+  ID_BYTES,
+  Corpus,
+  Document,
+  Survey,
+  as_bytes,
+  content_hash,
+  leading_bits,
+  survey,
+)
 from crt_jax.data.manifest import SPLITS, write_manifest
 from crt_jax.data.splits import contiguous_cut, held_out, split_rule
 from crt_jax.data.token_files import SHARD_TOKENS, TokenFile, TokenWriter, token_dtype
@@ -75,13 +84,16 @@ def pack(
     target = dict.fromkeys(SPLITS, stream)
   total = hashlib.sha256()
   items = _items(config.separator, tokenizer, corpus, is_held_out, counts, total)
-  for split, ids in _encoded(tokenizer, items, report, found.bytes):
+  counted = np.ndarray if corpus.holds_ids else str
+  for split, ids in _encoded(tokenizer, items, report, found.bytes, counted):
     target[split].write(ids)
   if total.hexdigest() != found.sha256:
     raise ValueError(f'data.corpus={corpus.name!r} changed while it was read; run again')
   if rule == 'contiguous':
     _cut(config, tokenizer, stream, writers, folder, counts)
-    sides = overlap.by_cut(found.listing, counts['validation'].bytes)
+    of_ids = corpus.holds_ids
+    last = ID_BYTES * writers['validation'].tokens if of_ids else counts['validation'].bytes
+    sides = overlap.by_cut(found.listing, last)
     shared = overlap.count(sides, corpus.name)
   shards = {split: writers[split].close() for split in SPLITS}
   for split in SPLITS:
@@ -94,7 +106,7 @@ def pack(
         'name': corpus.name,
         'sha256': found.sha256,
         'documents': found.documents,
-        'bytes': found.bytes,
+        'bytes': sum(count.bytes for count in counts.values()),
       },
       'tokenizer': {
         'name': config.tokenizer,
@@ -166,6 +178,11 @@ def _items(
     is_validation = document.held_out or is_held_out(leading_bits(digest))
     split = 'validation' if is_validation else 'train'
     counts[split].documents += 1
+    if corpus.holds_ids:
+      for ids in document.blocks():
+        counts[split].bytes += tokenizer.count_bytes(ids)
+        yield split, ids
+      continue
     counts[split].bytes += size
     yield split, before
     for piece in tokenizer.pieces(document.blocks()):
@@ -178,8 +195,10 @@ def _encoded(
   items: Iterator[tuple[str, str | np.ndarray]],
   report: Report | None,
   total_bytes: int,
+  counted: type,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """The same items with the texts tokenised, many at a time so that all cores have work."""
+  """The same items with the texts tokenised, many at a time so that all cores have work; `counted`
+  is the type of those that are no separators."""
   batch, characters, done = [], 0, 0
   for split, item in items:
     batch.append((split, item))
@@ -187,7 +206,7 @@ def _encoded(
     if characters >= _BATCH_CHARACTERS:
       yield from _encode(tokenizer, batch)
       if report is not None:
-        done += sum(len(item.encode('utf-8')) for _, item in batch if isinstance(item, str))
+        done += sum(len(as_bytes(item)) for _, item in batch if isinstance(item, counted))
         report(done, total_bytes)
       batch, characters = [], 0
   yield from _encode(tokenizer, batch)

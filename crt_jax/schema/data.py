@@ -10,17 +10,21 @@ from typing import Any, ClassVar
 from crt_jax.schema import fields
 from crt_jax.schema.fields import LARGEST, Section, field, near, require
 
-CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>')
+CORPORA = ('moby_dick', 'sotu', 'files', 'tokens', 'tfds:<name>', 'packed:<folder>')
+OF_FILES = ('files', 'tokens')
+PACKED = 'packed'
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 # What fields of a source and of the data as a whole mean.
 FILES = (
-  "of corpus='files': globs or folders of .txt, .md, .jsonl, .json, .csv, .tsv (also .gz, .zst), "
-  ".parquet and .arrow, as in 'a/*.txt, b/{c,d}'"
+  "globs or folders, as in 'a/*.txt, b/{c,d}'; of corpus='files': .txt, .md, .jsonl, .json, .csv, "
+  ".tsv (also .gz, .zst), .parquet, .arrow; of corpus='tokens': .bin of nanoGPT or llm.c, "
+  "Megatron's .idx"
 )
 VALIDATION_FILES = "the validation split, written as files; '' = split off from files"
 TEXT_FIELD = 'name of the text in JSON lines, columns of tables and TFDS features'
+TOKEN_DTYPE = "ids in a .bin without a header, of corpus='tokens'"
 SKIP_MALFORMED = 'share of records without text that may be left out; 0 = the first one stops'
 
 
@@ -35,6 +39,7 @@ class SourceConfig(Section):
   validation_files: str = field('', VALIDATION_FILES)
   text_field: str = field('text', TEXT_FIELD)
   skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
+  token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
   max_tokens: int = field(
     0, 'tokens of its training split that are used', least=0, most=2**53, zero='all'
   )
@@ -48,12 +53,14 @@ class DataConfig(Section):
 
   corpus: str = field(
     'moby_dick',
-    "moby_dick, sotu, files, tfds:NAME, mixture, or a task: 'pointer_chasing:levels=3,keys=5'",
+    'moby_dick, sotu, files, tokens (of another program), packed:DIR (of crt-prepare), tfds:NAME, '
+    "mixture, or a task: 'pointer_chasing:levels=3,keys=5'",
   )
   files: str = field('', FILES)
   validation_files: str = field('', VALIDATION_FILES)
   text_field: str = field('text', TEXT_FIELD)
   skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
+  token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
   sources: dict[str, SourceConfig] = field({}, "of corpus='mixture': name -> source")
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
@@ -107,6 +114,8 @@ class DataConfig(Section):
       f'data.split={self.split!r} splits nothing off where data.validation_files is set; '
       "use data.split='auto'",
     )
+    if self.corpus == 'tokens':
+      _check_tokens(self)
     _check_tokenizer(self)
 
   @property
@@ -114,6 +123,12 @@ class DataConfig(Section):
     """The folder that holds all packed data of this user."""
     root = self.cache_dir or os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax'
     return expanded('data.cache_dir', root).absolute()
+
+  @property
+  def packed_folder(self) -> Path | None:
+    """The folder of 'packed:FOLDER', None for other corpora."""
+    kind, _, folder = self.corpus.partition(':')
+    return expanded('data.corpus', folder) if kind == PACKED else None
 
   @property
   def pattern(self) -> dict[str, int]:
@@ -146,23 +161,29 @@ def expanded(name: str, path: str) -> Path:
 def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iterable[str]) -> None:
   corpus = config.corpus
   is_task = choices is not CORPORA and corpus.partition(':')[0] == TASK
-  is_tfds = corpus.startswith('tfds:') and corpus != 'tfds:'
-  known = corpus in CORPORA[:3] or is_tfds or is_task
+  kind, _, what = corpus.partition(':')
+  known = corpus in CORPORA[:4] or (kind in ('tfds', PACKED) and what) or is_task
   if not known:
     raise ValueError(
       f'{section}.corpus={corpus!r} is unknown{near(corpus, choices)} (one of {", ".join(choices)})'
     )
-  if corpus == 'files' and not config.files:
+  if corpus in OF_FILES and not config.files:
+    example = '/texts/*.txt' if corpus == 'files' else '/tokens/*.bin'
     raise ValueError(
-      f"{section}.files is empty but {section}.corpus='files'; set it to a glob such as "
-      "'/texts/*.txt'"
+      f'{section}.files is empty but {section}.corpus={corpus!r}; set it to a glob such as '
+      f'{example!r}'
     )
 
 
 def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
   """Raises ValueError where a field is set that nothing reads: the text would be another."""
-  of_files = dict.fromkeys(('files', 'validation_files', 'skip_malformed'), ('files',))
-  readers = {**of_files, 'text_field': ('files', 'tfds')}
+  readers = {
+    'files': OF_FILES,
+    'validation_files': OF_FILES,
+    'skip_malformed': ('files',),
+    'token_dtype': ('tokens',),
+    'text_field': ('files', 'tfds'),
+  }
   sources = getattr(config, 'sources', {})
   corpora = [source.corpus for source in sources.values()] or [config.corpus]
   for name, kinds in readers.items():
@@ -209,6 +230,19 @@ def _check_mixture(config: DataConfig) -> None:
   for name, source in config.sources.items():
     _check_corpus(source, f'data.sources.{name}', CORPORA)
     _check_unread(source, f'data.sources.{name}')
+
+
+def _check_tokens(config: DataConfig) -> None:
+  require(
+    config.tokenizer != 'bpe',
+    "data.tokenizer='bpe' trains one, but data.corpus='tokens' has its tokens already; set "
+    "data.tokenizer to that which made them, such as 'gpt2'",
+  )
+  require(
+    config.separator == 'none',
+    f'data.separator={config.separator!r}: nothing is put between the documents of '
+    "data.corpus='tokens'; use data.separator='none'",
+  )
 
 
 def _check_tokenizer(config: DataConfig) -> None:

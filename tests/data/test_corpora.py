@@ -97,11 +97,13 @@ def test_what_globs_and_folders_stand_for(tmp_path, pattern, names):
   (tmp_path / 'b/notes.pdf').touch()
   pattern = f'{tmp_path}/{pattern}'.replace('TMP', str(tmp_path))
   if names:
-    found = [str(path.relative_to(tmp_path)) for path in corpora._matching('files', pattern)]
+    found = [
+      str(path.relative_to(tmp_path)) for path in corpora._matching('files', pattern, 'files')
+    ]
     assert ' '.join(found) == names
   else:
     with pytest.raises(ValueError, match='matches no file'):
-      corpora._matching('files', pattern)
+      corpora._matching('files', pattern, 'files')
 
 
 def test_a_saved_datasets_folder_is_read_as_it_is(tmp_path):
