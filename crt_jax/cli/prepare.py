@@ -7,8 +7,8 @@
 
 Training with the same `config.data` finds what this wrote, in `config.data.cache_dir`
 ($CRT_JAX_CACHE or ~/.cache/crt_jax when that is empty); a machine that has a copy of the folder
-trains on it with --config.data.corpus=packed:FOLDER, without the text. Doing it twice, or in two places at
-once, does the work once.
+trains on it with --config.data.corpus=packed:FOLDER, without the text. Doing it twice, or in two
+places at once, does the work once.
 
 Training compares up to 256 MiB of tokens with their checksums each time, and samples of more.
 --verify reads every byte, names the files that are damaged, changes nothing and exits with 1;

@@ -20,6 +20,7 @@ from crt_jax import json_text, storage
 DESCRIPTION = 'crt_tokenizer.json'
 DEFINITION = 'tokenizer.json'
 PIECE_CHARACTERS = 1 << 16
+MOST_CHARACTERS = 1 << 20  # of a piece of unbroken text
 
 # A byte-level pre-tokenizer always begins a new piece where a space follows a character that is
 # none, and looks at nothing before it: text may be cut there without changing a single token.
@@ -131,7 +132,10 @@ class JsonTokenizer:
     return len(self.decode(ids.tolist()).encode('utf-8'))
 
   def pieces(self, blocks: Iterator[str]) -> Iterator[str]:
-    """The text in pieces whose tokens are those of the whole; one piece where that cannot be."""
+    """The text in pieces whose tokens are those of the whole; one piece where that cannot be.
+
+    Text without a place to cut for MOST_CHARACTERS, such as DNA, is cut there all the same.
+    """
     if not self._can_be_cut:
       yield ''.join(blocks)
       return
@@ -139,9 +143,9 @@ class JsonTokenizer:
     for block in blocks:
       rest += block
       start = 0
-      while cut := _CUT.search(rest, max(start + PIECE_CHARACTERS, searched)):
-        yield rest[start : cut.end()]
-        start = cut.end()
+      while end := _end_of_piece(rest, start, searched):
+        yield rest[start:end]
+        start = end
       rest = rest[start:]
       searched = len(rest)  # the next character may make a cut here
     if rest:
@@ -149,6 +153,15 @@ class JsonTokenizer:
 
   def save(self, folder: str | Path) -> None:
     _save(folder, self, self.definition)
+
+
+def _end_of_piece(text: str, start: int, searched: int) -> int | None:
+  """Where the piece that begins at `start` ends; None: not in this text yet."""
+  most = start + MOST_CHARACTERS
+  cut = _CUT.search(text, max(start + PIECE_CHARACTERS, searched))
+  if cut and cut.end() <= most:
+    return cut.end()
+  return most if len(text) > most else None
 
 
 Tokenizer = ByteTokenizer | JsonTokenizer

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 from crt_jax.schema.data import DataConfig, expanded
 
 _BYTES = 256
+WORD_CHARACTERS = 256
+UNBROKEN_CHARACTERS = 1 << 22
+_UNBROKEN = re.compile(rf'\S{{{WORD_CHARACTERS}}}(?=\S)')
 _SEPARATORS = {'none': (), 'eos': ('eos',), 'bos_eos': ('bos', 'eos')}
 # Names by which vocabularies call the start and the end of a document, the more specific first.
 _KNOWN = {
@@ -101,7 +105,7 @@ def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list
     (
       piece
       for document in itertools.islice(documents, config.bpe_documents or None)
-      for piece in cutter.pieces(document.blocks())
+      for piece in _words(cutter.pieces(document.blocks()))
     ),
     trainer=trainer,
   )
@@ -111,6 +115,21 @@ def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list
       f'tokens of this text; use at least {tokenizer.get_vocab_size()}'
     )
   return tokenizer.to_str()
+
+
+def _words(pieces: Iterator[str]) -> Iterator[str]:
+  """The pieces; runs without a space, in which training takes the square of their length, are cut
+  every WORD_CHARACTERS, and left out once there were UNBROKEN_CHARACTERS of them."""
+  left = UNBROKEN_CHARACTERS
+  for piece in pieces:
+    start = 0
+    for run in _UNBROKEN.finditer(piece):
+      end = run.end() if left > 0 else run.start()
+      if start < end:
+        yield piece[start:end]
+      left -= len(run[0])
+      start = run.end()
+    yield piece[start:]
 
 
 def _files(name: str) -> list[Path]:

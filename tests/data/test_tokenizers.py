@@ -83,6 +83,28 @@ def test_pieces_have_the_tokens_of_the_whole(name, blocks, size, request):
   assert ids == tokenizer.encode(text)
 
 
+@pytest.mark.parametrize('name', ['bpe', 'crt_bpe'])
+@given(text=PROSE, block=st.integers(1, 12))
+def test_unbroken_text_is_cut_at_the_same_places_whatever_the_blocks(name, text, block, request):
+  tokenizer = request.getfixturevalue(name)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tokenizers, 'PIECE_CHARACTERS', 3)
+    patch.setattr(tokenizers, 'MOST_CHARACTERS', 5)
+    whole = list(tokenizer.pieces(iter([text])))
+    cut = [text[i : i + block] for i in range(0, len(text), block)]
+    assert list(tokenizer.pieces(iter(cut))) == whole
+  assert ''.join(whole) == text and max(map(len, whole), default=0) <= 5
+
+
+def test_a_vocabulary_of_unbroken_text_sees_a_part_of_it_in_short_words(monkeypatch):
+  monkeypatch.setattr(vocabularies, 'UNBROKEN_CHARACTERS', 2 * vocabularies.WORD_CHARACTERS)
+  run = ''.join('ACGT'[i * i % 7 % 4] for i in range(1000))
+  words = list(vocabularies._words(iter([f'before {run} behind', run, 'a whale'])))
+  assert words == ['before ' + run[:256], run[256:512], run[768:] + ' behind', run[768:], 'a whale']
+  prose = 'a whale. ' * 1000
+  assert list(vocabularies._words(iter([prose]))) == [prose]
+
+
 def test_long_text_is_really_cut(bpe):
   text = 'a whale. ' * 50_000
   pieces = list(bpe.pieces(iter([text[:300_000], text[300_000:]])))
