@@ -30,6 +30,25 @@ class OutOfReach(OSError):
   """A file could not be read, and that is no evidence of damage."""
 
 
+def local_path(name: str, path: str | Path) -> Path:
+  """The path of a flag or field, which may begin with ~.
+
+  Raises:
+    ValueError: this machine knows no such home directory, or it is a bucket; names the field.
+  """
+  if re.match(r'\w+://', str(path)):
+    raise ValueError(
+      f'{name}={path!r}: only file systems are read and written; mount the bucket (gcsfuse, '
+      'mountpoint-s3) and give the folder'
+    )
+  try:
+    return Path(path).expanduser()
+  except RuntimeError:
+    raise ValueError(
+      f'{name}={path!r}: there is no home directory here; set {name} to a whole path'
+    ) from None
+
+
 def retried(path: str | Path, read: Callable[..., Read], *arguments: Any, **options: Any) -> Read:
   """Returns what `read` returns, which is called again where a file could not be read.
 

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from absl.logging import converter
 from ml_collections import ConfigDict, config_flags
 
+from crt_jax import storage
 from crt_jax.cli import config_files, help_text
 from crt_jax.cli.config_files import parse_arguments  # noqa: F401, of the public face
 from crt_jax.cli.user_errors import Mistake, describe, did_you_mean
@@ -242,8 +243,14 @@ def _finish_config(parser: _ConfigParser) -> None:
 
 
 def _finish_workdir() -> None:
-  """Gives `--workdir` its default."""
-  if 'workdir' not in FLAGS or FLAGS.workdir:
+  """Gives `--workdir` its default, and a home directory its name."""
+  if 'workdir' not in FLAGS:
+    return
+  if FLAGS.workdir:
+    try:
+      FLAGS.workdir = str(storage.local_path('--workdir', FLAGS.workdir))
+    except ValueError as error:
+      raise Mistake(str(error)) from None
     return
   if 'config' not in FLAGS:
     raise Mistake('--workdir is missing, as in --workdir=runs/quickstart')

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crt_jax import storage
 from crt_jax.data import foreign_tokens, text_files
 from crt_jax.data.documents import Corpus, Document, fingerprint
 from crt_jax.data.foreign_tokens import read_tokens
 from crt_jax.data.text_files import Skipping, read_files
 from crt_jax.data.tfds_corpus import tfds_corpus
-from crt_jax.schema.data import PACKED, DataConfig, expanded
+from crt_jax.schema.data import PACKED, DataConfig
 
 _MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
 READ = {'files': text_files.SUFFIXES, 'tokens': foreign_tokens.SUFFIXES}
@@ -159,7 +160,7 @@ def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
 
 def _matches(field: str, pattern: str) -> list[Path]:
   """The files that a glob matches, or the folder that it names."""
-  whole = expanded(f'data.{field}', pattern)
+  whole = storage.local_path(f'data.{field}', pattern)
   matches = [Path(match) for match in glob.glob(str(whole), recursive=True)]
   return [match for match in matches if match == whole or not match.is_dir()]
 

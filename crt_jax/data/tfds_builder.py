@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from crt_jax import storage
 from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
-from crt_jax.schema.data import MIXTURE, expanded, resolve
+from crt_jax.schema.data import MIXTURE, resolve
 
 
 class CorpusConfig(tfds.core.BuilderConfig):
@@ -70,7 +71,7 @@ def write_tfds(config: Any, folder: str | Path) -> str:
   corpus = open_corpus(resolved)
   name = ''.join(c if c.isalnum() else '_' for c in corpus.name)
   builder = RawText(
-    data_dir=str(expanded('--write_tfds', folder)),
+    data_dir=str(storage.local_path('--write_tfds', folder)),
     config=CorpusConfig(corpus, name=name),
     file_format='array_record',  # the default, tfrecord, fails without TensorFlow when all is done
   )

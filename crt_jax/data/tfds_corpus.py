@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from crt_jax import storage
 from crt_jax.data.documents import Corpus, Document, fingerprint
-from crt_jax.schema.data import DataConfig, expanded
+from crt_jax.schema.data import DataConfig
 from crt_jax.schema.fields import near
 
 _RECORDS_AT_ONCE = 256
@@ -73,7 +74,7 @@ def _text(value: bytes | str, place: str) -> str:
 
 def _folder(config: DataConfig) -> Path:
   """The folder of the wanted version (the newest when none is named)."""
-  root = expanded(
+  root = storage.local_path(
     'data.tfds_dir', config.tfds_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   )
   name, _, version = config.corpus.removeprefix('tfds:').partition(':')

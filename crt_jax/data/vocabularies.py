@@ -11,9 +11,10 @@ from typing import Any
 
 import tokenizers as hf
 
+from crt_jax import storage
 from crt_jax.data.documents import Document
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
-from crt_jax.schema.data import DataConfig, expanded
+from crt_jax.schema.data import DataConfig
 
 _BYTES = 256
 WORD_CHARACTERS = 256
@@ -135,9 +136,9 @@ def _words(pieces: Iterator[str]) -> Iterator[str]:
 def _files(name: str) -> list[Path]:
   """[tokenizer.json] or [vocabulary, merges]."""
   if not name.startswith('gpt2'):
-    return [expanded('data.tokenizer', name)]
+    return [storage.local_path('data.tokenizer', name)]
   if name != 'gpt2':
-    folder = expanded('data.tokenizer', name.removeprefix('gpt2:'))
+    folder = storage.local_path('data.tokenizer', name.removeprefix('gpt2:'))
     for names in _GPT2_FILES:
       if all((folder / file).is_file() for file in names):
         return [folder / file for file in names]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from crt_jax import storage
 from crt_jax.schema import fields
 from crt_jax.schema.fields import LARGEST, Section, field, near, require
 
@@ -122,13 +123,13 @@ class DataConfig(Section):
   def cache_root(self) -> Path:
     """The folder that holds all packed data of this user."""
     root = self.cache_dir or os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax'
-    return expanded('data.cache_dir', root).absolute()
+    return storage.local_path('data.cache_dir', root).absolute()
 
   @property
   def packed_folder(self) -> Path | None:
     """The folder of 'packed:FOLDER', None for other corpora."""
     kind, _, folder = self.corpus.partition(':')
-    return expanded('data.corpus', folder) if kind == PACKED else None
+    return storage.local_path('data.corpus', folder) if kind == PACKED else None
 
   @property
   def pattern(self) -> dict[str, int]:
@@ -145,17 +146,6 @@ class DataConfig(Section):
 def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
   """The complete, checked configuration of `config.data`, as fields.resolve."""
   return fields.resolve(DataConfig, config)
-
-
-def expanded(name: str, path: str) -> Path:
-  """The path that may begin with ~. Raises ValueError, naming the field, where this machine knows
-  no such home directory."""
-  try:
-    return Path(path).expanduser()
-  except RuntimeError:
-    raise ValueError(
-      f'{name}={path!r}: there is no home directory here; set {name} to a whole path'
-    ) from None
 
 
 def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iterable[str]) -> None:
@@ -249,7 +239,7 @@ def _check_tokenizer(config: DataConfig) -> None:
   name = config.tokenizer
   if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
     return
-  if not expanded('data.tokenizer', name).is_file():
+  if not storage.local_path('data.tokenizer', name).is_file():
     raise ValueError(
       f'data.tokenizer={name!r} is neither a file nor one of {", ".join(TOKENIZERS)}'
       f'{near(name, TOKENIZERS[:3])}'

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, placing, schema, sharding
+from crt_jax import data, decoding, evaluation, placing, schema, sharding, storage
 from crt_jax.cluster import agreement
 from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
@@ -238,7 +238,9 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     ValueError: there is no checkpoint to begin with, processes see different ones, or a fork asks
       for another beginning.
   """
-  folder = config.train.init_from
+  folder = config.train.init_from and str(
+    storage.local_path('train.init_from', config.train.init_from)
+  )
   own = checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints')
   if 'train.init_from' in changed and own:
     raise ValueError(

@@ -120,6 +120,7 @@ def test_overrides_take_the_types_of_the_config(here):
 def test_workdir_as_given(here):
   assert done(here, CONFIG, '--workdir=elsewhere')['workdir'] == 'elsewhere'
   assert done(here, CONFIG)['workdir'] == 'runs/quickstart'
+  assert done(here, CONFIG, '--workdir=~/run')['workdir'] == os.path.expanduser('~/run')
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,7 @@ def test_workdir_as_given(here):
     ([CONFIG, '--mode=trian'], '--mode=trian: value should be one of <train|eval>'),
     ([CONFIG, '--flagfile=nowhere'], 'nowhere'),
     (['--mode=eval'], '--workdir is missing'),
+    ([CONFIG, '--workdir=gs://bucket/run'], "--workdir='gs://bucket/run': only file systems"),
     # Inside main.
     ([CONFIG, '--do=raise ValueError("width=9: use 8")'], 'error: width=9: use 8\n'),
     ([CONFIG, '--do=open("/nowhere/at/all")'], '/nowhere/at/all: No such file or directory'),
