@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt_jax.data import missing, overlap, pointer_chasing, token_dataset, tokenizers, vocabularies
+from crt_jax.data import (
+  missing,
+  overlap,
+  pointer_chasing,
+  token_dataset,
+  tokenise,
+  tokenizers,
+  vocabularies,
+)
 from crt_jax.data.corpora import check_apart, open_corpus
 from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import MixedDataset, Mixture, Part
@@ -35,7 +43,7 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> D
   Args:
     config: `config.data`.
     whole: compare every byte with its checksum, even of large files.
-    report: called now and then, while a corpus is tokenised, with (bytes done, bytes in all).
+    report: called now and then, while a corpus is tokenised, as `tokenise.pack` says.
 
   Raises:
     ValueError: a wrong field, a missing, empty or undecodable corpus, a split shorter than
@@ -109,7 +117,8 @@ def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> 
   check_apart(configs)
   if config.tokenizer == 'bpe':
     folder = _shared_bpe_folder(config, configs, corpora)
-    cached(folder, open_tokenizer, functools.partial(_train_bpe, config, configs, corpora))
+    train = functools.partial(_train_bpe, config, configs, corpora, report)
+    cached(folder, open_tokenizer, train)
     configs = _with_tokenizer(configs, folder)
   sources, parts = {}, []
   for name, chunks in config.pattern.items():
@@ -142,7 +151,11 @@ def _shared_bpe_folder(
 
 
 def _train_bpe(
-  config: DataConfig, configs: dict[str, DataConfig], corpora: dict[str, Corpus], folder: Path
+  config: DataConfig,
+  configs: dict[str, DataConfig],
+  corpora: dict[str, Corpus],
+  report: Report | None,
+  folder: Path,
 ) -> None:
   """Makes a BPE from the training documents of all sources, each in turn; `bpe_documents` counts
   those of each."""
@@ -152,6 +165,8 @@ def _train_bpe(
       of_source = training_documents(own, corpora[name])
       yield from itertools.islice(of_source, config.bpe_documents or None)
 
+  if report is not None:
+    report(tokenise.training_of(config), 0, 1)
   everything = dataclasses.replace(config, bpe_documents=0)
   vocabularies.make(everything, documents()).save(folder)
 

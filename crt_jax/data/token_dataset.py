@@ -120,6 +120,11 @@ class PackedDataset(TextDataset):
     return [overlap.remark(shared['documents'], shared['of'])] if shared['documents'] else []
 
   @property
+  def training_tokens(self) -> dict[str, int]:
+    """Name of the corpus -> tokens that are trained on."""
+    return {self.manifest['corpus']['name']: len(self.train)}
+
+  @property
   def identity(self) -> dict[str, Any]:
     """What must not change while a run goes on; JSON-able.
 
