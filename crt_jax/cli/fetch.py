@@ -35,7 +35,7 @@ _SOURCE = flags.DEFINE_string('source', None, 'Folder with copies of repositorie
 _VOCABULARY = flags.DEFINE_string(
   'vocabulary',
   None,
-  'Repository of a model that has the vocabulary of Llama 2, or the path of its tokenizer.json; none:'
+  'Model on the hub that has the vocabulary of Llama 2, or the path of its tokenizer.json; none:'
   ' an open one.',
 )
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def _fetch(
-  names: list[str], source: published.Source, output: pathlib.Path, report: 'Stages'
+  names: list[str], source: 'published.Source', output: pathlib.Path, report: 'Stages'
 ) -> None:
   from crt_jax.data import published
 

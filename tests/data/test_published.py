@@ -1,4 +1,4 @@
-"""The published corpora, fetched from a folder with copies of repositories: no test asks the hub."""
+"""The published corpora, fetched from a folder with copies: no test asks the hub itself."""
 
 import dataclasses
 import gzip
