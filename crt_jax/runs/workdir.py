@@ -8,6 +8,7 @@ checkpoints/    see checkpoint.py; damaged/ holds those that are not what was wr
                 those from which a step was not finite
 tokenizer/      what turns text into the token ids of this run
 figures/  samples/  evaluation.json
+failure.txt     how it last failed, until it is started again (standing.py)
 attempts/       of a run that a sweep started: its output, and why an attempt failed
 lock            who trains here (lock.py); empty when nobody does
 finished.json   written last

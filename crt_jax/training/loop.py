@@ -12,6 +12,7 @@ from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.runs.checkpoint import steps_on_disk
 from crt_jax.runs.metrics import NonFinite
+from crt_jax.runs.standing import recording
 from crt_jax.training import finish
 from crt_jax.training.cost_card import compiled_card, cost_card, depth_names
 from crt_jax.training.report import Reporter
@@ -54,6 +55,12 @@ def train(
   run = prepare(config, path, fork, reset_optimizer)
   if run is None:
     return
+  with recording(run.directory.path, jax.process_index() == 0):
+    train_run(run, stop)
+
+
+def train_run(run: Run, stop: StopSignal) -> None:
+  """Trains a run that is prepared to its end; raises as `train`."""
   reporter = Reporter(run)
   try:
     with jax.set_mesh(run.mesh):
