@@ -51,14 +51,15 @@ def paper(
 ) -> ConfigDict:
   """Returns the CRT paper's recipe on OpenWebText around a model (crt.md, section 8).
 
-  The text is not in the package: point data.files to it, for instance
-    --config.data.files='/data/openwebtext/*.jsonl.gz'
-  It is tokenised by a BPE of 32 000 tokens trained on its first 100 000 documents, joined without
-  separators and cut 90/10.
+  The text is not in the package, but where
+    python -m experiments.fetch --dataset=openwebtext --output=corpora
+  puts it, or elsewhere: --config.data.files='/data/openwebtext/*.jsonl.gz'. A BPE of 32 000 tokens
+  is trained on its first 100 000 documents; they are joined without separators and cut 90/10.
   """
   config = schema.experiment(model)
   config.data.update(
     corpus='files',
+    files='corpora/openwebtext/train*.jsonl*',
     tokenizer='bpe',
     vocab_size=32_000,
     bpe_recipe='crt',

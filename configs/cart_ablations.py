@@ -23,7 +23,7 @@ one RTX 3090, 8.5 to 9 h each. Not measured here. The texts: configs/cart_base.p
 
 from ml_collections import ConfigDict
 
-from configs.cart_base import cart_model, chosen, recipe
+from configs.cart_base import cart_model, chosen, variant
 
 VARIANTS = {
   'unfrozen_kv': cart_model(anchor='per_loop'),
@@ -39,6 +39,4 @@ ARGUMENTS = tuple(f'which={name}' for name in VARIANTS)
 
 def get_config(arguments: str = '') -> ConfigDict:
   given = chosen(VARIANTS, arguments)
-  config = recipe(VARIANTS[given.which], given)
-  config.train.checkpoint_every = 2500
-  return config
+  return variant(VARIANTS[given.which], given, 'cart_ablations')

@@ -1,6 +1,6 @@
 """A small CART on speeches and a novel, for some minutes on two cores: d=128, P=2, R=4.
 
-  pip install 'crt_jax[data]'
+  .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.main --config=configs/cart_cpu.py --workdir=runs/cart_cpu
   python -m experiments.main --config=configs/cart_cpu.py:R=8,P=3
 
@@ -12,7 +12,6 @@ than published, for so short a run. Which perplexity it reaches was not measured
 from ml_collections import ConfigDict
 
 from configs import base, cart_base
-from crt_jax import schema
 from crt_jax.cli.config_files import parse_arguments
 
 
@@ -27,25 +26,7 @@ def get_config(arguments: str = '') -> ConfigDict:
 
 
 def recipe(model: dict, seed: int) -> ConfigDict:
-  """Returns the published recipe, shortened, around a model."""
-  config = schema.experiment(model)
-  config.seed = seed
-  config.data.update(
-    corpus='mixture',
-    interleave='speeches:5, novel:1',  # 2.1 M tokens before the novel ends
-    tokenizer='bpe',
-    vocab_size=4096,
-    separator='bos_eos',
-    sequence_length=128,
-    batch_size=16,
-    sampling='in_order',
-  )
-  config.data.sources = ConfigDict(
-    dict(speeches=schema.source(corpus='sotu'), novel=schema.source(corpus='moby_dick'))
-  )
-  cart_base.optimiser(config.optimizer)
-  config.optimizer.update(learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=40)
-  config.train.update(steps=600, log_every=20, eval_every=100, checkpoint_every=100)
-  config.eval.update(sample='first', windows=50)
+  """Returns the recipe of size=cpu on the speeches and the novel, around a model."""
+  config = cart_base.small(model, seed, cart_base.speeches_and_novel)
   config.sample.update(prompt='Fellow citizens,', num_tokens=120)
   return config

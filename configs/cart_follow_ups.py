@@ -24,7 +24,7 @@ texts: configs/cart_base.py.
 
 from ml_collections import ConfigDict
 
-from configs.cart_base import cart_model, chosen, dense_model, recipe
+from configs.cart_base import cart_model, chosen, dense_model, variant
 
 UNSHARED_SELF = dict(share_core=False, core='self')
 PLAIN = dict(core_residual=False, blend=False, gate=False, loop_code=False)
@@ -43,8 +43,7 @@ ARGUMENTS = tuple(f'which={name}' for name in VARIANTS)
 
 def get_config(arguments: str = '') -> ConfigDict:
   given = chosen(VARIANTS, arguments)
-  config = recipe(VARIANTS[given.which], given)
-  config.train.checkpoint_every = 2500
+  config = variant(VARIANTS[given.which], given, 'cart_follow_ups')
   if given.which == 'gate_without_decay':
     config.optimizer.decay_mask = 'all_but_gate'
   return config

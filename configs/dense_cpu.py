@@ -1,6 +1,6 @@
 """Small dense baselines of configs/cart_cpu.py, for some minutes on two cores: d=128.
 
-  pip install 'crt_jax[data]'
+  .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.main --config=configs/dense_cpu.py --workdir=runs/dense_cpu
   python -m experiments.main --config=configs/dense_cpu.py:layers=6
 

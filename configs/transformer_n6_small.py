@@ -1,7 +1,7 @@
 r"""Six layers against one, sized for two cores: transformer, N=6, C=136; its pair is
 crt_d1_k10_small.py.
 
-  pip install 'crt_jax[data]'
+  .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.main --config=configs/transformer_n6_small.py \
     --workdir=runs/transformer_n6_small
 

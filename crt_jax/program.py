@@ -1,7 +1,9 @@
-"""How this program was called."""
+"""How this program was called, and how to install what it misses."""
 
+import importlib.metadata
 import os
 import sys
+from pathlib import Path
 
 
 def program() -> str:
@@ -9,3 +11,29 @@ def program() -> str:
   spec = getattr(sys.modules['__main__'], '__spec__', None)
   name = f'python -m {spec.name}' if spec else os.path.basename(sys.argv[0])
   return name.removesuffix('.__main__')  # of a package, which is run by its own name
+
+
+def python() -> str:
+  """Returns this interpreter as one would type it here: `.venv/bin/python`."""
+  executable = Path(sys.executable)  # a link in an environment, not what it leads to
+  here = Path.cwd()
+  return str(executable.relative_to(here) if executable.is_relative_to(here) else executable)
+
+
+def clone() -> Path | None:
+  """Returns the clone that crt_jax runs from, None where it was installed from a wheel."""
+  above = Path(__file__).parents[1]
+  return above if (above / 'pyproject.toml').is_file() else None
+
+
+def install(extra: str) -> str:
+  """Returns the command that installs an extra of pyproject.toml."""
+  root = clone()
+  if root is not None:
+    place = '.' if root == Path.cwd() else root
+    return f"{python()} -m pip install -e '{place}[{extra}]'"
+  declared = importlib.metadata.requires('crt_jax') or ()
+  asked = f'extra == "{extra}"'
+  lines = (line.replace("'", '"').partition(';') for line in declared)
+  needed = ' '.join(f"'{name.strip()}'" for name, _, marker in lines if asked in marker)
+  return f'{python()} -m pip install {needed}'

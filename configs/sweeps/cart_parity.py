@@ -16,7 +16,7 @@ from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments: str = '') -> list[Run]:
-  given = parse_arguments(arguments, cpu=False, data='offline')
+  given = parse_arguments(arguments, cpu=False, data='')
   if given.cpu:
     changes = {'train.steps': 300}
     return [
@@ -25,4 +25,4 @@ def get_sweep(arguments: str = '') -> list[Run]:
       Run('dense_effective', 'configs/dense_cpu.py:layers=6', changes),
     ]
   cells = [cell.config for cell in cart_grid.grid() if 'dense' in cell.config]
-  return [Run(cart_grid.run_name(cell), f'{cell},data={given.data}') for cell in cells]
+  return [Run(cart_grid.run_name(cell), cart_grid.with_texts(cell, given.data)) for cell in cells]

@@ -17,11 +17,11 @@ from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments: str = '') -> list[Run]:
-  given = parse_arguments(arguments, cpu=False, data='offline')
+  given = parse_arguments(arguments, cpu=False, data='')
   if given.cpu:
     return [cpu(d, R, P) for d in (64, 128) for R in (2, 4) for P in (2, 3)]
   cells = [cell.config for cell in cart_grid.grid() if cell.config.endswith('stage=1')]
-  return [Run(cart_grid.run_name(cell), f'{cell},data={given.data}') for cell in cells]
+  return [Run(cart_grid.run_name(cell), cart_grid.with_texts(cell, given.data)) for cell in cells]
 
 
 def cpu(d: int, R: int, P: int) -> Run:

@@ -18,7 +18,7 @@ from crt_jax.cli.config_files import parse_arguments
 
 
 def get_sweep(arguments: str = '') -> list[Run]:
-  given = parse_arguments(arguments, cpu=False, reference=False, data='offline')
+  given = parse_arguments(arguments, cpu=False, reference=False, data='')
   if given.cpu:
     return [
       Run(f'R{R}_s{seed}', f'configs/cart_cpu.py:R={R},seed={seed}', {'train.steps': 300})
@@ -27,4 +27,4 @@ def get_sweep(arguments: str = '') -> list[Run]:
     ]
   cells = [cell.config for cell in cart_grid.grid() if cell.config.endswith('stage=2')]
   cells = [cell for cell in cells if given.reference or 'P=4' not in cell]
-  return [Run(cart_grid.run_name(cell), f'{cell},data={given.data}') for cell in cells]
+  return [Run(cart_grid.run_name(cell), cart_grid.with_texts(cell, given.data)) for cell in cells]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     refuse_overrides,
     require_config,
     run,
+    typed_config,
   )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
   'refuse_overrides',
   'require_config',
   'run',
+  'typed_config',
 ]
 
 

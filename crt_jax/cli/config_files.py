@@ -18,6 +18,7 @@ from typing import Any
 import ml_collections
 
 from crt_jax.cli.user_errors import Mistake, did_you_mean
+from crt_jax.program import clone
 from crt_jax.schema.fields import closest
 
 TRUTH = {'true': True, '1': True, 'false': False, '0': False}
@@ -212,8 +213,8 @@ def _split(field: str) -> tuple[str, str]:
 
 def _roots() -> tuple[Path, ...]:
   """Where the path of a config may begin: here and, if crt_jax runs from a clone, at its root."""
-  above = Path(__file__).parents[2]  # site-packages, where crt_jax is installed
-  return (Path(), above) if (above / 'pyproject.toml').is_file() else (Path(),)
+  above = clone()
+  return (Path(),) if above is None else (Path(), above)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,13 @@ def require_config() -> ConfigDict:
   return FLAGS.config
 
 
+def typed_config() -> tuple[str, list[str]]:
+  """Returns FILE[:ARGUMENTS] of `--config`, and the fields that the command line sets."""
+  holder = FLAGS['config']
+  overrides = config_flags.get_override_values(holder)
+  return config_flags.get_config_filename(holder), list(overrides)
+
+
 def refuse_overrides(reason: str) -> None:
   """Raises Mistake, with the reason, if a field of the config was set on the command line."""
   overrides = FLAGS.config is not None and config_flags.get_override_values(FLAGS['config'])

@@ -16,8 +16,8 @@ Training compares up to 256 MiB of tokens with their checksums each time, and sa
 still read them.
 """
 
+import contextlib
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -71,29 +71,12 @@ def _write_tfds(folder: str) -> None:
   print(f"  --config.data.corpus='{corpus}' --config.data.tfds_dir={folder}{instead}")
 
 
-class _Progress:
-  """A line on stderr every ten seconds."""
-
-  def __init__(self):
-    self.started = self.shown = time.monotonic()
-
-  def __call__(self, done: int, total: int) -> None:
-    now = time.monotonic()
-    if now - self.shown < 10:
-      return
-    self.shown = now
-    rate = done / (now - self.started)
-    print(
-      f'tokenised {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s, '
-      f'{(total - done) / rate:,.0f} s to go',
-      file=sys.stderr,
-    )
-
-
 def _prepare() -> None:
   from crt_jax import data
+  from crt_jax.training.terminal import Stages
 
-  dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=_Progress())
+  with contextlib.redirect_stdout(sys.stderr), Stages() as report:
+    dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=report)
   for packed in dataset.validation_sets.values():
     if isinstance(packed, data.PackedDataset):
       _describe(packed)

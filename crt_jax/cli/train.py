@@ -15,6 +15,11 @@ recurrence, and writes a sample of text. The directory then holds
   checkpoints/     the newest ones and the best one
   evaluation.json, figures/, samples/
 
+  crt-train --mode=status --workdir=runs/quickstart
+
+says where a run stands, also one that is training: step, loss, validation, time left, and how it
+last failed.
+
   crt-train --mode=eval --workdir=runs/quickstart
 
 evaluates the newest checkpoint again, with the config that it was trained with: one process on its
@@ -47,7 +52,10 @@ def _define_flags() -> None:
   cli.define_config(required=False)
   cli.define_workdir('Directory of the run: new, empty, or holding this very run')
   flags.DEFINE_enum(
-    'mode', 'train', ['train', 'eval'], 'Train and evaluate, or evaluate a checkpoint.'
+    'mode',
+    'train',
+    ['train', 'eval', 'status'],
+    'Train and evaluate, evaluate a checkpoint, or say where a run stands.',
   )
   flags.DEFINE_bool(
     'fork', False, 'Continue a run although its config was another one; both are recorded.'
@@ -65,16 +73,23 @@ def main(argv: list[str]) -> None:
   from absl.flags import FLAGS
 
   from crt_jax import cli
-  from crt_jax.cli import distributed
+  from crt_jax.cli import distributed, texts
 
   del argv
-  if FLAGS.mode == 'eval':
-    cli.refuse_overrides('--mode=eval evaluates with the config of the run')
+  if FLAGS.mode != 'train':
+    cli.refuse_overrides(f'--mode={FLAGS.mode} goes by the config of the run')
+  if FLAGS.mode == 'status':
+    from crt_jax.runs import standing
+
+    print(standing.describe(FLAGS.workdir))
+    return
   with distributed.joined(_STOP):
     from crt_jax.training import finish, loop  # after the flags: a typo is answered at once
 
     if FLAGS.mode == 'eval':
       finish.evaluate_checkpoint(FLAGS.workdir, _STOP)
     else:
-      run = cli.require_config(), FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer
-      loop.train(*run, stop=_STOP)
+      config = cli.require_config()
+      if texts.is_batch():
+        texts.refuse_stand_ins(config, *cli.typed_config())
+      loop.train(config, FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer, stop=_STOP)

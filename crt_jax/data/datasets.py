@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crt_jax.data import overlap, pointer_chasing, token_dataset, tokenizers, vocabularies
+from crt_jax.data import (
+  missing,
+  overlap,
+  pointer_chasing,
+  token_dataset,
+  tokenise,
+  tokenizers,
+  vocabularies,
+)
 from crt_jax.data.corpora import check_apart, open_corpus
 from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import MixedDataset, Mixture, Part
@@ -35,7 +43,7 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> D
   Args:
     config: `config.data`.
     whole: compare every byte with its checksum, even of large files.
-    report: called now and then, while a corpus is tokenised, with (bytes done, bytes in all).
+    report: called now and then, while a corpus is tokenised, as `tokenise.pack` says.
 
   Raises:
     ValueError: a wrong field, a missing, empty or undecodable corpus, a split shorter than
@@ -44,8 +52,9 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> D
   config = resolve(config)
   if config.corpus.partition(':')[0] == pointer_chasing.NAME:
     return pointer_chasing.prepare(config)
-  make = _prepare_mixture if config.corpus == MIXTURE else prepare_corpus
-  return make(config, whole, report)
+  if config.corpus == MIXTURE:
+    return _prepare_mixture(config, whole, report)
+  return prepare_corpus(config, _open(config, {'': config})[''], whole, report)
 
 
 def damaged_files(config: Any) -> list[str]:
@@ -58,12 +67,12 @@ def damaged_files(config: Any) -> list[str]:
   config = resolve(config)
   if config.corpus.partition(':')[0] == pointer_chasing.NAME:
     return []
+  mixed = config.corpus == MIXTURE
+  configs = _of_sources(config) if mixed else {'': config}
+  corpora = _open(config, configs)
   try:
-    if config.corpus != MIXTURE:
-      return token_dataset.damaged_files(corpus_folder(config))
-    configs = {name: config.of_source(name) for name in config.pattern}
-    if config.tokenizer == 'bpe':
-      folder, _ = _shared_bpe_folder(config, configs)
+    if mixed and config.tokenizer == 'bpe':
+      folder = _shared_bpe_folder(config, configs, corpora)
       try:
         open_tokenizer(folder)
       except DamagedCache as error:
@@ -71,22 +80,50 @@ def damaged_files(config: Any) -> list[str]:
       configs = _with_tokenizer(configs, folder)
     return [
       line
-      for name in config.pattern
-      for line in token_dataset.damaged_files(corpus_folder(configs[name]))
+      for name, own in configs.items()
+      for line in token_dataset.damaged_files(corpus_folder(own, corpora[name]))
     ]
   except FileNotFoundError as error:
     raise ValueError(f'{error.args[0]} is not there: nobody has prepared this data') from None
 
 
+def check_present(config: Any) -> None:
+  """Raises ValueError where text or vocabulary that `config.data` describes is not here; one line
+  that names all of it, and how to get it."""
+  config = resolve(config)
+  if config.corpus.partition(':')[0] != pointer_chasing.NAME:
+    _open(config, _of_sources(config) if config.corpus == MIXTURE else {'': config})
+
+
+def _of_sources(config: DataConfig) -> dict[str, DataConfig]:
+  return {name: config.of_source(name) for name in config.pattern}
+
+
+def _open(config: DataConfig, configs: dict[str, DataConfig]) -> dict[str, Corpus]:
+  """The corpora by the names of their sources, where everything that `config` needs is here."""
+  corpora = {}
+  with missing.gathered() as gather:
+    for name, own in configs.items():
+      with gather(), _naming(name):
+        corpora[name] = open_corpus(own)
+    with gather():
+      vocabularies.fingerprint(config)
+  return corpora
+
+
 def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> MixedDataset:
-  configs = {name: config.of_source(name) for name in config.pattern}
+  configs = _of_sources(config)
+  corpora = _open(config, configs)
   check_apart(configs)
   if config.tokenizer == 'bpe':
-    configs = _with_tokenizer(configs, _shared_bpe(config, configs))
+    folder = _shared_bpe_folder(config, configs, corpora)
+    train = functools.partial(_train_bpe, config, configs, corpora, report)
+    cached(folder, open_tokenizer, train)
+    configs = _with_tokenizer(configs, folder)
   sources, parts = {}, []
   for name, chunks in config.pattern.items():
     with _naming(name):
-      sources[name] = prepare_corpus(configs[name], whole, report)
+      sources[name] = prepare_corpus(configs[name], corpora[name], whole, report)
     parts.append(Part(sources[name].train, chunks, config.sources[name].max_tokens))
   _check_one_tokenizer(sources)
   for held_out, trained in itertools.permutations(sources, 2):
@@ -117,40 +154,43 @@ def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, D
   }
 
 
-def _shared_bpe(config: DataConfig, configs: dict[str, DataConfig]) -> Path:
-  """The folder of a BPE made from the training documents of all sources, each in turn.
-
-  `bpe_documents` counts the documents of each source.
-  """
-  folder, corpora = _shared_bpe_folder(config, configs)
-  cached(folder, open_tokenizer, functools.partial(_train_bpe, config, corpora))
-  return folder
-
-
 def _shared_bpe_folder(
-  config: DataConfig, configs: dict[str, DataConfig]
-) -> tuple[Path, list[tuple[DataConfig, Corpus]]]:
-  """Where it lies, and the sources it is made from."""
-  corpora = []
-  for name, own in configs.items():
-    with _naming(name):
-      corpora.append((own, open_corpus(own)))
-  return config.cache_root / folder_name(config, corpora), corpora
+  config: DataConfig, configs: dict[str, DataConfig], corpora: dict[str, Corpus]
+) -> Path:
+  """Where the BPE of all sources lies."""
+  named = [(own, corpora[name]) for name, own in configs.items()]
+  return config.cache_root / folder_name(config, named)
 
 
-def _train_bpe(config: DataConfig, corpora: list[tuple[DataConfig, Corpus]], folder: Path) -> None:
+def _train_bpe(
+  config: DataConfig,
+  configs: dict[str, DataConfig],
+  corpora: dict[str, Corpus],
+  report: Report | None,
+  folder: Path,
+) -> None:
+  """Makes a BPE from the training documents of all sources, each in turn; `bpe_documents` counts
+  those of each."""
+
   def documents() -> Iterator[Document]:
-    for own, corpus in corpora:
-      yield from itertools.islice(training_documents(own, corpus), config.bpe_documents or None)
+    for name, own in configs.items():
+      of_source = training_documents(own, corpora[name])
+      yield from itertools.islice(of_source, config.bpe_documents or None)
 
+  if report is not None:
+    report(tokenise.training_of(config), 0, 1)
   everything = dataclasses.replace(config, bpe_documents=0)
   vocabularies.make(everything, documents()).save(folder)
 
 
 @contextlib.contextmanager
 def _naming(source: str) -> Iterator[None]:
-  """Says of which source a mistake is."""
+  """Says of which source of a mixture a mistake is."""
   try:
     yield
+  except missing.Missing as error:
+    raise (error.of(source) if source else error) from None
   except ValueError as error:
+    if not source:
+      raise
     raise ValueError(f'data.sources.{source}: {error}') from None

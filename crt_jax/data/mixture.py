@@ -43,7 +43,7 @@ class Mixture(Tokens):
   """The chunks of several sources as one sequence, interleaved; whole periods only."""
 
   def __init__(self, parts: Sequence[Part], chunk_tokens: int):
-    self._chunk_tokens = chunk_tokens
+    self._chunk_tokens, self._parts = chunk_tokens, parts
     # For each place in a period: the source, its chunks in a period, and those of them before.
     self._places = [(part, before) for part in parts for before in range(part.chunks)]
     self._periods = min(part.periods(chunk_tokens) for part in parts)
@@ -51,6 +51,10 @@ class Mixture(Tokens):
 
   def __len__(self) -> int:
     return self._periods * len(self._places) * self._chunk_tokens
+
+  def tokens_of(self, index: int) -> int:
+    """How many tokens a part gives in all."""
+    return self._periods * self._parts[index].chunks * self._chunk_tokens
 
   def _read(self, start: int, stop: int) -> np.ndarray:
     tokens, done = np.empty(stop - start, self.dtype), 0
@@ -96,6 +100,11 @@ class MixedDataset(TextDataset):
       if shared:
         found.append(f'{held_out}: {overlap.remark(shared, of)}, in {trained}')
     return found
+
+  @property
+  def training_tokens(self) -> dict[str, int]:
+    """Name -> tokens of a source that are in the mixture."""
+    return {name: self.train.tokens_of(index) for index, name in enumerate(self.sources)}
 
   @property
   def identity(self) -> dict[str, Any]:

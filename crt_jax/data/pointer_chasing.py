@@ -132,6 +132,11 @@ class PointerChasing:
   def validation_sets(self) -> dict[str, 'PointerChasing']:
     return {NAME: self}
 
+  @property
+  def training_tokens(self) -> dict[str, int]:
+    """Nothing is read twice."""
+    return {}
+
   @functools.cached_property
   def tokenizer(self) -> JsonTokenizer:
     """The names of the tokens, between spaces."""

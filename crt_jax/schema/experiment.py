@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ml_collections import ConfigDict
 
 from crt_jax.schema import fields
-from crt_jax.schema.data import DataConfig, SourceConfig
+from crt_jax.schema.data import EMBEDDED, MIXTURE, DataConfig, SourceConfig
 from crt_jax.schema.evaluation import EvalConfig, SampleConfig
 from crt_jax.schema.fields import SEEDS, Section, Values, complete, field, near, values_of
 from crt_jax.schema.model import (
@@ -20,6 +20,19 @@ from crt_jax.schema.model import (
 )
 from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
 
+ABOUT = 'about'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AboutConfig(Section):
+  """What a person should know of an experiment; a run goes on whatever it says."""
+
+  section: ClassVar[str] = ABOUT
+
+  stands_in_for: str = field('', 'texts in whose place it trains on what is at hand; said loudly')
+  first_look: str = field('', '--config of a short version, named where the run would take days')
+
+
 SECTIONS: dict[str, type[Section]] = {
   'data': DataConfig,
   'optimizer': OptimizerConfig,
@@ -27,6 +40,7 @@ SECTIONS: dict[str, type[Section]] = {
   'eval': EvalConfig,
   'mesh': MeshConfig,
   'sample': SampleConfig,
+  ABOUT: AboutConfig,
 }
 # Read by experiments.study and experiments.bptt_study alone.
 STUDY = 'study'
@@ -102,6 +116,15 @@ def check(config: ConfigDict) -> ConfigDict:
     if name in SECTIONS:
       done[name] = ConfigDict(dataclasses.asdict(fields.resolve(SECTIONS[name], given)))
   return done.lock()
+
+
+def stand_ins(config: ConfigDict) -> list[str]:
+  """The embedded corpora on which a config trains in place of those that it is about."""
+  if not config.about.stands_in_for:
+    return []
+  mixed = config.data.corpus == MIXTURE
+  used = [s.corpus for s in config.data.sources.values()] if mixed else [config.data.corpus]
+  return [corpus for corpus in used if corpus in EMBEDDED]
 
 
 def completed(saved: Mapping[str, Any]) -> ConfigDict:

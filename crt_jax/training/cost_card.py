@@ -1,54 +1,161 @@
-"""The cost card: what a run will cost, said before its first step."""
+"""The cost card: what a run is and will cost, said before anything is compiled."""
 
+import time
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 
-from crt_jax import accounting
+from crt_jax import accounting, evaluation, schema
 from crt_jax.models import device_defaults, kernel_choice
+from crt_jax.program import program, python
 from crt_jax.runs.provenance import device_name
 from crt_jax.training import sharding_table
+from crt_jax.training.report import peak_flops
 from crt_jax.training.terminal import count, duration
 
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run
 
+SHARE_OF_PEAK = 0.4  # that training reaches of it (docs/performance.md)
+SHARE_OF_PRODUCT = 0.6  # of the rate of one matrix product, on a CPU
+LONG = 86_400.0  # seconds; then a shorter version is named
+WIDTH = 100
+
 
 def cost_card(run: 'Run') -> str:
-  """Returns a few lines: parameters, FLOPs per token, memory, devices, compile time, tokens to
-  go."""
-  config, compiled, state = run.config, run.compiled, run.state
-  decided = device_defaults.decided(run.model.config)
+  """Returns some lines: what is trained on which text how often, FLOPs, devices, how long it may
+  take here. Where texts stand in for others, that comes first."""
+  config, state, model = run.config, run.state, run.model
+  decided = device_defaults.decided(model.config)
   del decided['attention_kernel']  # what runs is said by itself
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
-  flops, memory = [], []
-  for depth, size in compiled.memory_bytes.items():
-    label = '' if depth is None else f'{run.model.passes.letter}={depth} '
-    flops.append(f'{label}{count(accounting.model_flops(config.model, length, depth))}')
-    memory.append(f'{label}{size / 2**20:,.0f} MiB')
+  flops = [
+    f'{name}{count(accounting.model_flops(config.model, length, depth))}'
+    for name, depth in zip(depth_names(run, '{} '), run.depths, strict=True)
+  ]
   mesh = ' x '.join(f'{axis} {size}' for axis, size in run.mesh.shape.items())
   tokens = config.data.batch_size * length
   steps = config.train.steps - run.first_step
-  return '\n'.join(
-    [
-      f'model         {config.model.name}, {stored:,} parameters',
-      f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = '
-      f'{count(steps * tokens)} tokens',
-      f'data          {run.dataset.summary}',
-      f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
-      f'state         {_mebibytes(sharding_table.shard_bytes(state.params))} of parameters, '
-      f'{_mebibytes(sharding_table.shard_bytes(state.opt_state))} of the optimiser a device '
-      f'({_mebibytes(sharding_table.whole_bytes(state))} in all; sharding.txt)',
-      f'memory        {", ".join(memory) or "-"} a device, compiled',
-      f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), '
-      f'mesh {mesh}',
-      f'attention     {kernel_choice.describe(run.model.config)}',
-      f'computed as   {", ".join(f"{name}={value}" for name, value in decided.items())}',
-      f'compile time  {compiled.seconds:.1f} s for {len(compiled.executables)} executable(s)',
-      f'work so far   {duration(run.clock.seconds)} of training',
-    ]
+  lines = [
+    f'model         {config.model.name}, {stored:,} parameters',
+    f'training      {steps:,} steps of {config.data.batch_size} x {length} tokens = '
+    f'{count(steps * tokens)} tokens',
+    f'data          {run.dataset.summary}',
+    *epochs(run),
+    f'FLOPs/token   {", ".join(flops) or "-"} (forward and backward)',
+    f'state         {_mebibytes(sharding_table.shard_bytes(state.params))} of parameters, '
+    f'{_mebibytes(sharding_table.shard_bytes(state.opt_state))} of the optimiser a device '
+    f'({_mebibytes(sharding_table.whole_bytes(state))} in all; sharding.txt)',
+    f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), mesh {mesh}',
+    f'attention     {kernel_choice.describe(model.config)}',
+    f'computed as   {", ".join(f"{name}={value}" for name, value in decided.items())}',
+    f'at the end    {scored(run)}',
+  ]
+  if run.first_step:
+    lines.append(f'work so far   {duration(run.clock.seconds)} of training')
+  seconds = 0.0
+  if run.depths:
+    rate = tokens_per_second(run)
+    seconds = steps * tokens / rate
+    lines.append(f'time          about {duration(seconds)} here, at {count(rate)} tokens/s')
+  return '\n'.join([*stand_ins(run), *lines, *shorter(run, seconds)])
+
+
+def stand_ins(run: 'Run') -> list[str]:
+  """Says loudly that a run compares with nothing, where it trains on other texts than asked for."""
+  used = schema.stand_ins(run.config)
+  if not used:
+    return []
+  times, about = readings(run), run.config.about.stands_in_for
+  fetch = f'{python()} -m experiments.fetch --dataset=tinystories,wikipedia,fineweb-edu'
+  return [
+    '*' * WIDTH,
+    f'*** STAND-IN TEXTS: {" and ".join(used)}, {times} times over, in place of',
+    f'*** {about}.',
+    '*** Whatever this run reaches compares with no published number. For the real texts:',
+    f'*** {fetch} --output=corpora',
+    '*** and then data=published among the arguments of --config (docs/cart.md, 5.2).',
+    '*' * WIDTH,
+  ]
+
+
+def shorter(run: 'Run', seconds: float) -> list[str]:
+  """Names a shorter version of a run that would take days here."""
+  first_look = run.config.about.first_look
+  if seconds < LONG or not first_look:
+    return []
+  return [
+    f'*** {duration(seconds)} on this machine. A first look, some minutes on a CPU:',
+    f'*** {program()} --config={first_look}',
+  ]
+
+
+def compiled_card(run: 'Run') -> str:
+  """Returns what is known of a run once its steps are compiled."""
+  compiled = run.compiled
+  names = depth_names(run, '{} ')
+  memory = [
+    f'{name}{size / 2**20:,.0f} MiB'
+    for name, size in zip(names, compiled.memory_bytes.values(), strict=True)
+  ]
+  made = len(compiled.executables) + len(compiled.telemetry)
+  return (
+    f'memory        {", ".join(memory) or "-"} a device, compiled in {compiled.seconds:.1f} s '
+    f'({made} kind(s) of step)'
   )
+
+
+def depth_names(run: 'Run', form: str = '{}') -> list[str]:
+  """Returns 'K=2', 'K=3' for the depths of a run; '' of a model without passes."""
+  letter = run.model.passes.letter if run.model.passes else ''
+  return ['' if depth is None else form.format(f'{letter}={depth}') for depth in run.depths]
+
+
+def readings(run: 'Run') -> str:
+  """Returns how often the text is read until the last step."""
+  config = run.config
+  total = config.train.steps * config.data.batch_size * config.data.sequence_length
+  times = total / sum(run.dataset.training_tokens.values())
+  return f'{times:,.0f}' if times >= 10 else f'{times:.2g}'
+
+
+def epochs(run: 'Run') -> list[str]:
+  """Says which tokens of each source are read, and how often."""
+  used = run.dataset.training_tokens
+  of_sources = ' + '.join(f'{name} {count(tokens)}' for name, tokens in used.items())
+  return [f'epochs        {readings(run)} of {of_sources} tokens'] if used else []
+
+
+def scored(run: 'Run') -> str:
+  """Says what the evaluation at the end scores."""
+  parts = evaluation.plan(evaluation.scoring_model(run.model, run.config), run.dataset, run.config)
+  tokens = sum({(part.kind, part.set): part.tokens for part in parts}.values())
+  sets = ', '.join(dict.fromkeys(part.set for part in parts))
+  return f'{count(tokens)} tokens of {sets} are scored in {len({p.form for p in parts})} form(s)'
+
+
+def tokens_per_second(run: 'Run') -> float:
+  """Returns what training may reach, before it is known: of a known peak, or of a product here."""
+  length = run.config.data.sequence_length
+  flops = [accounting.model_flops(run.config.model, length, depth) for depth in run.depths]
+  reached = SHARE_OF_PEAK * peak_flops() or SHARE_OF_PRODUCT * product_flops(run.config.model.dtype)
+  return reached / (sum(flops) / len(flops))
+
+
+def product_flops(dtype: str) -> float:
+  """Returns the FLOP/s of a matrix product, on all devices of this kind together; simulated devices
+  share one machine."""
+  size = 1024
+  x = jnp.ones((size, size), dtype)
+  product = jax.jit(jnp.matmul)
+  product(x, x).block_until_ready()
+  since = time.perf_counter()
+  product(x, x).block_until_ready()
+  seconds = time.perf_counter() - since
+  devices = jax.process_count() if jax.default_backend() == 'cpu' else jax.device_count()
+  return devices * 2 * size**3 / seconds
 
 
 def _mebibytes(size: int) -> str:

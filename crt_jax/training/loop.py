@@ -12,11 +12,13 @@ from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.runs.checkpoint import steps_on_disk
 from crt_jax.runs.metrics import NonFinite
+from crt_jax.runs.standing import recording
 from crt_jax.training import finish
-from crt_jax.training.cost_card import cost_card
+from crt_jax.training.cost_card import compiled_card, cost_card, depth_names
 from crt_jax.training.report import Reporter
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.startup import Run, prepare
+from crt_jax.training.terminal import Task
 
 
 class Diverged(SystemExit):
@@ -53,12 +55,17 @@ def train(
   run = prepare(config, path, fork, reset_optimizer)
   if run is None:
     return
+  with recording(run.directory.path, jax.process_index() == 0):
+    train_run(run, stop)
+
+
+def train_run(run: Run, stop: StopSignal) -> None:
+  """Trains a run that is prepared to its end; raises as `train`."""
   reporter = Reporter(run)
   try:
     with jax.set_mesh(run.mesh):
-      scoring = Scoring.rehearsed(run.model, run.state.params, run.dataset, run.config, run.place)
       reporter.say(cost_card(run))
-      reporter.say(scoring.estimate())
+      scoring = compile_all(run, reporter)
       if run.first_step:
         reporter.say(f'continuing after step {run.first_step}')
       with stop.between_steps():
@@ -70,6 +77,20 @@ def train(
   finally:
     reporter.close()
     run.checkpoints.close()
+
+
+def compile_all(run: Run, reporter: Reporter) -> Scoring:
+  """Compiles the steps and what evaluates, and says what that gave."""
+  names = ', '.join(name or 'the step' for name in depth_names(run))
+  if names:
+    reporter.say(f'compiling     {names} ...')
+  with Task('compiling', len(run.depths) * (1 + (run.config.train.telemetry_every > 0))) as task:
+    run.compiled = run.compile(report=task.update)
+  reporter.say(compiled_card(run))
+  reporter.say('compiling     the evaluation, and trying it on one batch ...')
+  scoring = Scoring.rehearsed(run.model, run.state.params, run.dataset, run.config, run.place)
+  reporter.say(scoring.estimate())
+  return scoring
 
 
 def standing(path: str) -> str:
@@ -97,6 +118,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
       if pending is not None:
         reporter.write(reporter.read(*pending))
       pending = (step, depth, metrics, run.input_clock.seconds)
+      reporter.advance(step)
       stops = stop.requested(step)
       if not (validates or saves or measures or stops):
         continue

@@ -57,7 +57,7 @@ class Reporter:
     self._tokens = config.data.batch_size * config.data.sequence_length
     self._flops_per_token = {
       depth: accounting.model_flops(config.model, config.data.sequence_length, depth)
-      for depth in run.compiled.executables
+      for depth in run.depths
     }
     self._peak = peak_flops()
     self._start = (run.first_step, run.clock.seconds)
@@ -114,6 +114,12 @@ class Reporter:
     if self._writer is not None and self._line is not None:
       self._writer.write(row)
       self._line.report(row, self._seconds_left(step))
+
+  def advance(self, step: int) -> None:
+    """Shows that a step was given to the devices."""
+    if self._line is not None:
+      is_timed = step > self._start[0] + 1  # the one before was waited for
+      self._line.advance(step, self._seconds_left(step) if is_timed else None)
 
   def say(self, text: str) -> None:
     """Prints a line that is no row."""

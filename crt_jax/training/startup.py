@@ -23,7 +23,7 @@ from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
 from crt_jax.training import optimizer, sharding_table, step
 from crt_jax.training.report import Clock
-from crt_jax.training.terminal import show_any_text
+from crt_jax.training.terminal import Stages, show_any_text
 from crt_jax.types import Params
 
 BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from
@@ -43,11 +43,13 @@ class Run:
   first_step: int  # updates done before this process
   clock: Clock
   input_clock: Clock  # of waiting for the next batch and handing it to the devices
-  compiled: step.Compiled
+  depths: tuple  # each has an executable of its own; () where there is no step to take
+  compile: Callable[..., step.Compiled]  # step.compile_steps of this run; takes its `report`
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
   place: placing.Placement  # rows of this process -> global batch on the devices
   record: dict  # what every checkpoint says about the run
+  compiled: step.Compiled = dataclasses.field(init=False)
 
   def save(self, cross_entropy: float | None = None) -> None:
     """Starts writing a checkpoint of the present state."""
@@ -56,7 +58,7 @@ class Run:
 
 
 def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = False) -> Run | None:
-  """Returns the run, compiled, or None when it is finished already.
+  """Returns the run, not yet compiled, or None when it is finished already.
 
   Args:
     fork: continue although the run has another config.
@@ -74,13 +76,7 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
   directory, checkpoints, start, clock = open_run(plan, dataset)
   fixed = plan.model, plan.optimizer, plan.schedule, config, plan.abstract, plan.mesh
   is_done = int(start.step) == config.train.steps
-  compiled = step.compile_steps(
-    functools.partial(step.make_train_step, *fixed),
-    () if is_done else plan.model.depths() or (None,),
-    plan.abstract,
-    step.abstract_batch(config, plan.mesh),
-    telemetry=config.train.telemetry_every > 0,
-  )
+  depths = () if is_done else plan.model.depths() or (None,)
   place = placing.on_mesh(config.data.batch_size, plan.mesh)
   batches = data.train_batches(dataset, config.data, config.seed, place.rows)
   return Run(
@@ -94,7 +90,15 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
     first_step=int(start.step),
     clock=clock,
     input_clock=Clock(),
-    compiled=compiled,
+    depths=depths,
+    compile=functools.partial(
+      step.compile_steps,
+      functools.partial(step.make_train_step, *fixed),
+      depths,
+      plan.abstract,
+      step.abstract_batch(config, plan.mesh),
+      telemetry=config.train.telemetry_every > 0,
+    ),
     batches=batches,
     feed=batches.iterator(int(start.step)),
     place=place,
@@ -156,7 +160,8 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
 def open_data(plan: Plan) -> data.Dataset:
   """Returns the dataset of a run, which every process sees alike."""
   config = plan.config
-  dataset = data.prepare(config.data)
+  with Stages() as report:
+    dataset = data.prepare(config.data, report=report)
   dataset.check_vocabulary(config.model.vocab_size)
   evaluation.plan(evaluation.scoring_model(plan.model, config), dataset, config)
   decoding.sample_arguments(config, dataset.tokenizer)

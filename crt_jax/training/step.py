@@ -246,6 +246,7 @@ def compile_steps(
   abstract: TrainState,
   batch: Mapping[str, jax.ShapeDtypeStruct],
   telemetry: bool = False,
+  report: Callable[[float], None] = lambda done: None,
 ) -> Compiled:
   """Compiles one executable for each distinct depth, so that no step of the run waits for the
   compiler.
@@ -253,13 +254,14 @@ def compile_steps(
   Args:
     make_step: (depth, telemetry) -> what make_train_step returns.
     telemetry: whether some steps measure the recurrence.
+    report: called with the number of executables that are there, from 0.
   """
   start = time.perf_counter()
   executables, measuring = {}, {}
   for depth in depths:
-    executables[depth] = make_step(depth, False).lower(abstract, batch).compile()
-    if telemetry:
-      measuring[depth] = make_step(depth, True).lower(abstract, batch).compile()
+    for kind, made in enumerate([executables, measuring] if telemetry else [executables]):
+      report(len(executables) + len(measuring))
+      made[depth] = make_step(depth, bool(kind)).lower(abstract, batch).compile()
   memory = {depth: memory_of(executable) for depth, executable in executables.items()}
   return Compiled(executables, measuring, time.perf_counter() - start, memory)
 

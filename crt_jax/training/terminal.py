@@ -1,5 +1,6 @@
 """How a run shows itself: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import io
 import sys
 import time
@@ -17,26 +18,40 @@ def show_any_text() -> None:
 
 
 class ProgressLine:
-  """One line a report; on a terminal also a bar below them."""
+  """One line a report; on a terminal also a bar below them, from the first step on."""
+
+  LINE_EVERY = 60.0  # seconds, of steps without a report where there is no bar
 
   def __init__(self, steps: int, first_step: int):
-    self._steps = steps
+    self._steps, self._first_step = steps, first_step
     self._bar = None
+    self._said = time.monotonic()
+
+  def advance(self, step: int, seconds_left: float | None) -> None:
+    """Shows that a step is done; None: nobody knows yet how long the others take."""
+    left = '' if seconds_left is None else f'{duration(seconds_left)} left'
+    if not self._show(step, left) and time.monotonic() - self._said >= self.LINE_EVERY:
+      self.say(f'step {step}/{self._steps}  {left}'.rstrip())
+
+  def _show(self, step: int, left: str) -> bool:
+    """Moves the bar; whether there can be one."""
     if sys.stdout.isatty():
-      columns = (
-        TextColumn('step'),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn('{task.fields[left]}'),
-      )
-      self._bar = Progress(*columns)
-      self._task = self._bar.add_task('', total=steps, completed=first_step, left='')
-      self._bar.start()
+      if self._bar is None:
+        columns = (
+          TextColumn('step'),
+          MofNCompleteColumn(),
+          BarColumn(),
+          TextColumn('{task.fields[left]}'),
+        )
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task('', total=self._steps, completed=self._first_step, left='')
+        self._bar.start()
+      self._bar.update(self._task, completed=step, left=left)
+    return self._bar is not None
 
   def report(self, row: dict, seconds_left: float) -> None:
     """Shows the numbers of a row."""
-    if self._bar is not None:
-      self._bar.update(self._task, completed=row['step'], left=f'{duration(seconds_left)} left')
+    self._show(row['step'], f'{duration(seconds_left)} left')
     self.say(f'step {row["step"]}/{self._steps}  {describe(row, seconds_left)}')
 
   def say(self, text: str) -> None:
@@ -45,10 +60,13 @@ class ProgressLine:
       self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
     else:
       print(text, flush=True)
+    self._said = time.monotonic()
 
   def close(self) -> None:
+    """Ends the bar, so that another one may stand there."""
     if self._bar is not None:
       self._bar.stop()
+      self._bar = None
 
 
 class Task:
@@ -76,17 +94,43 @@ class Task:
       self._bar.stop()
 
   def update(self, done: float) -> None:
-    """Shows that `done` of the total is done."""
+    """Shows that `done` of the total is done. The first call is where the estimate begins."""
     now = time.monotonic()
     self._first = self._first or (done, now)
     first, since = self._first
-    left = (self._total - done) * (now - since) / (done - first) if done > first else 0.0
+    left = ''
+    if done > first:
+      left = f'about {duration((self._total - done) * (now - since) / (done - first))} left'
     if self._bar is not None:
-      self._bar.update(self._task, completed=done, left=f'{duration(left)} left')
+      self._bar.update(self._task, completed=done, left=left)
     elif now - self._said >= self.LINE_EVERY and jax.process_index() == 0:
       share = min(done / self._total, 1.0)
-      print(f'{self._title} {share:.0%}, about {duration(left)} left', flush=True)
+      print(f'{self._title} {share:.0%}{left and ", "}{left}', flush=True)
       self._said = now
+
+
+class Stages:
+  """Progress of work in stages, each a Task that begins with a line; for `data.prepare`."""
+
+  def __init__(self):
+    self._stage, self._task = '', contextlib.ExitStack()
+    self._update = lambda done: None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_: object):
+    self._task.close()
+
+  def __call__(self, stage: str, done: int, total: int) -> None:
+    """Shows that `done` of the total of a stage is done; a new stage begins with 0."""
+    if stage != self._stage:
+      self._task.close()
+      if jax.process_index() == 0:
+        print(f'{stage} ...', flush=True)
+      self._stage = stage
+      self._update = self._task.enter_context(Task(stage, total)).update
+    self._update(done)
 
 
 def describe(row: dict, seconds_left: float) -> str:
@@ -115,7 +159,9 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-  """3725 -> '1:02:05'."""
+  """3725 -> '1:02:05', 3e6 -> '34.7 days'."""
+  if seconds >= 2 * 86400:
+    return f'{seconds / 86400:,.{1 if seconds < 100 * 86400 else 0}f} days'
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}:{minutes:02d}:{seconds:02d}'

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from configs.base import Run
+from crt_jax.cli import texts
 from crt_jax.cli.user_errors import Mistake, describe
 from experiments import sweep_files
 from experiments.jobs import records
@@ -67,22 +68,33 @@ def merged(workdir: pathlib.Path, new: dict) -> dict:
   return {**new, 'runs': {**old['runs'], **new['runs']}}
 
 
+def refuse_stand_ins(spec: str, runs: list[Run], overrides: dict[str, Any]) -> None:
+  """Raises Mistake where a job would train on stand-in texts that nobody has asked for by name."""
+  for run in runs:
+    config = sweep_files.config_of(run, overrides)
+    texts.refuse_stand_ins(config, spec, [*run.changes, *overrides])
+
+
 def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> None:
   """Builds every run's model and checks its config, text and directory, as the run itself will.
 
   Raises:
     Mistake: in one line, with the name of the run; nothing was compiled or written.
   """
-  from crt_jax import evaluation
+  from crt_jax import data, evaluation
   from crt_jax.runs import workdir as run_directory
   from crt_jax.training import startup
 
+  seen = []  # config.data, of which a sweep has few
   for run in runs:
     config = sweep_files.config_of(run, overrides)
     try:
       config, model = startup.check_config(config)
       evaluation.forms(evaluation.scoring_model(model, config), config)
       run_directory.check_workdir(workdir / run.name, config, fork=False)
+      if config.data not in seen:
+        data.check_present(config.data)
+        seen.append(config.data)
     except (ValueError, OSError) as error:
       line = describe(error)
       if line is None:

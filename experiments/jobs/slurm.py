@@ -15,12 +15,12 @@ import time
 from types import ModuleType
 
 from crt_jax.cli.user_errors import Mistake
+from crt_jax.program import install
 from experiments.jobs import attempts, records
 from experiments.jobs.attempts import FINISHED, PREEMPTED, Launch
 
 JOBS = 'jobs.json'  # run -> job
 SECONDS_TO_SAVE = 120  # between the warning and the end of a job's time
-INSTALL = "pip install 'crt_jax[cluster]'"
 
 
 class Job:
@@ -122,7 +122,7 @@ def require() -> ModuleType:
   try:
     import submitit
   except ImportError:
-    raise Mistake(f'--executor=slurm needs submitit: {INSTALL}') from None
+    raise Mistake(f'--executor=slurm needs submitit: {install("cluster")}') from None
   return submitit
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from crt_jax.cli.user_errors import Mistake
+from crt_jax.program import install
 
 if TYPE_CHECKING:
   from experiments.latency.decoder import Decoder, Point
@@ -98,7 +99,7 @@ def peer_module(name: str) -> ModuleType:
     return importlib.import_module(PEERS[name])
   except ModuleNotFoundError as error:
     raise Mistake(
-      f'the peer {name!r} needs {error.name}: from a clone, pip install -e .[peers], or leave it '
+      f'the peer {name!r} needs {error.name}: {install("peers")}, or leave it '
       "out with --config.peers='()'"
     ) from None
 

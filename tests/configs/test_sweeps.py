@@ -146,6 +146,6 @@ def test_the_cpu_sizes_are_small():
 
 def test_a_full_grid_has_the_published_arguments():
   first, *_, last = sweep_files.load(spec_of('cart_stage2'))
-  assert first.config == 'configs/cart_d256.py:R=6,P=6,seed=42,stage=2,data=offline'
+  assert first.config == 'configs/cart_d256.py:R=6,P=6,seed=42,stage=2'
   assert last.name == 'd1024_R10_P6_s271'
   assert config_files.load(last.config).train.steps == 30_500

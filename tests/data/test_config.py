@@ -22,7 +22,7 @@ def test_missing_fields_take_their_defaults_and_references_are_resolved():
     ('corpus', 'tfds:', ['data.corpus', 'tfds:<name>']),
     ('corpus', 'files', ['data.files is empty']),
     ('tokenizer', 'byte', ["data.tokenizer='byte'", "did you mean 'bytes'"]),
-    ('tokenizer', '/nowhere/tokenizer.json', ['data.tokenizer', 'neither a file']),
+    ('tokenizer', '/nowhere/tokenizer', ['data.tokenizer', 'neither a file']),
     ('sampling', 'shufled', ["data.sampling='shufled'", "did you mean 'shuffled'"]),
     ('split', 'contigous', ["did you mean 'contiguous'"]),
     ('separator', 'bos-eos', ["did you mean 'bos_eos'"]),

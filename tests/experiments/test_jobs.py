@@ -201,7 +201,7 @@ def test_submitit_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
     (tmp_path / name).chmod(0o755)
   monkeypatch.setenv('PATH', str(tmp_path))
   monkeypatch.setitem(sys.modules, 'submitit', None)
-  with pytest.raises(Mistake, match=r"needs submitit: pip install 'crt_jax\[cluster\]'"):
+  with pytest.raises(Mistake, match=r"needs submitit: .* -m pip install -e '.*\[cluster\]'"):
     slurm.require()
 
 

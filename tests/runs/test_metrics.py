@@ -96,6 +96,43 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
   assert text in shown[True] and '━' in shown[True] and '0:01:00 left' in shown[True]
 
 
+def test_a_bar_moves_with_every_step_and_a_silent_minute_ends_with_a_line(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  now = [0.0]
+  monkeypatch.setattr(terminal.time, 'monotonic', lambda: now[0])
+  for stream in (io.StringIO(), Terminal()):
+    monkeypatch.setattr(sys, 'stdout', stream)
+    line = terminal.ProgressLine(steps=10, first_step=0)
+    for step, now[0] in ((1, 100.0), (2, 130.0), (3, 170.0)):
+      line.advance(step, 42.0 if step > 1 else None)
+    line.close()
+    if stream.isatty():
+      assert '3/10' in stream.getvalue() and '0:00:42 left' in stream.getvalue()
+    else:
+      assert stream.getvalue() == 'step 1/10\nstep 3/10  0:00:42 left\n'
+
+
+def test_an_estimate_begins_with_the_work_it_is_of(monkeypatch, capsys):
+  """Reading and training a vocabulary, which came before, say nothing of tokenising."""
+  now = [0.0]
+  monkeypatch.setattr(terminal.time, 'monotonic', lambda: now[0])
+  with terminal.Stages() as report:
+    report('training a vocabulary of 9 tokens', 0, 1)
+    now[0] = 3000.0
+    report('tokenising', 0, 100)
+    now[0] = 3060.0
+    report('tokenising', 20, 100)
+  assert capsys.readouterr().out == (
+    'training a vocabulary of 9 tokens ...\ntokenising ...\ntokenising 20%, about 0:04:00 left\n'
+  )
+
+
+def test_a_duration_of_days_is_in_days():
+  assert [terminal.duration(x) for x in (3725, 86_400, 200_000, 3e7)] == [
+    '1:02:05', '24:00:00', '2.3 days', '347 days'
+  ]  # fmt: skip
+
+
 def test_progress_line_says_it_all():
   row = ROW | dict(mfu=0.412, validation_perplexity=13.5)
   text = terminal.describe(row, seconds_left=3725)

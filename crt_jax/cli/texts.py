@@ -1,0 +1,36 @@
+"""A batch job must not spend a night on texts that merely stand in for others, unasked."""
+
+import os
+import re
+
+from ml_collections import ConfigDict
+
+from crt_jax import schema
+from crt_jax.cli.user_errors import Mistake
+
+
+def is_batch() -> bool:
+  """Whether this is a job of Slurm, or one of several processes of a run."""
+  import jax  # after the flags: a typo is answered at once
+
+  return 'SLURM_JOB_ID' in os.environ or jax.process_count() > 1
+
+
+def refuse_stand_ins(config: ConfigDict, spec: str, overrides: list[str]) -> None:
+  """Raises Mistake where stand-in texts are used and nobody has asked for them by name.
+
+  Args:
+    config: a complete config.
+    spec: FILE[:ARGUMENTS] that it came from.
+    overrides: fields set on the command line.
+  """
+  used = schema.stand_ins(config)
+  file, _, arguments = spec.partition(':')
+  if not used or re.search(r'(^|,) *data *=', arguments) or 'data.corpus' in overrides:
+    return
+  begin = f'--config={file}:{arguments}{"," if arguments else ""}data='
+  raise Mistake(
+    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}, which a '
+    f'job of Slurm, or of several processes, does only where it is asked to: {begin}published '
+    f'(docs/cart.md, 5.2), or {begin}embedded'
+  )

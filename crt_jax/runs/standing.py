@@ -1,0 +1,117 @@
+"""Where a run stands, from what lies in its directory; JAX is not imported, nothing is changed."""
+
+import contextlib
+import json
+import pathlib
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from crt_jax.runs import lock
+
+FAILURE = 'failure.txt'
+LAST_LINES = 8
+VALIDATION = 'validation_perplexity'
+
+
+def describe(path: str | pathlib.Path) -> str:
+  """Returns some lines: state, step, loss, validation, time left, who holds it, how it last failed.
+
+  Raises:
+    ValueError: there is no run.
+  """
+  path = pathlib.Path(path)
+  saved = _read(path / 'config.json')
+  if 'config' not in saved:
+    raise ValueError(f'--workdir={path} holds no run (config.json is missing or cannot be read)')
+  train, data = saved['config']['train'], saved['config']['data']
+  rows = _rows(path / 'metrics.jsonl')
+  last = rows[-1] if rows else {}
+  step, steps = last.get('step', 0), train['steps']
+  state = state_of(path)
+  lines = [f'{path}: {state}', f'  step         {step:,} of {steps:,} ({step / steps:.0%})']
+  if last:
+    lines.append(f'  loss         {_number(last.get("loss"))}')
+  validated = next((row for row in reversed(rows) if _validations(row)), {})
+  if validated:
+    values = ', '.join(f'{name} {_number(v)}'.lstrip() for name, v in _validations(validated))
+    lines.append(f'  validation   perplexity {values} at step {validated["step"]:,}')
+  if last.get('tokens_per_second') and state.startswith('running'):
+    rate = last['tokens_per_second']
+    seconds = (steps - step) * data['batch_size'] * data['sequence_length'] / rate
+    lines.append(f'  speed        {rate:,.0f} tokens/s, about {_minutes(seconds)} left to train')
+  if last.get('training_seconds'):
+    lines.append(f'  trained for  {_minutes(last["training_seconds"])}')
+  checkpoints = path / 'checkpoints'
+  kept = sorted(int(p.name) for p in checkpoints.glob('*') if p.name.isdigit())
+  lines.append(f'  checkpoints  {", ".join(map(str, kept)) or "none yet"}')
+  with contextlib.suppress(OSError):
+    failed = (path / FAILURE).read_text('utf-8').rstrip().splitlines()[-LAST_LINES:]
+    lines += ['  last failure', *(f'    {line}' for line in failed)]
+  return '\n'.join(lines)
+
+
+def state_of(path: pathlib.Path) -> str:
+  """Returns 'finished', 'running' with who does it, or 'stopped'."""
+  if (path / 'finished.json').exists():
+    return 'finished'
+  found = lock.holder(path)
+  if lock.is_here(found) and not lock.runs(found['process']):
+    return f'stopped: process {found["process"]} of this machine, which trained here, is gone'
+  return f'running, {lock.named(found)}' if found else 'stopped'
+
+
+@contextlib.contextmanager
+def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
+  """Keeps how a run fails, until it is started again.
+
+  Args:
+    is_first: whether this process is the one that writes.
+  """
+  file = path / FAILURE
+  if is_first:
+    file.unlink(missing_ok=True)
+  try:
+    yield
+  except (Exception, SystemExit) as error:
+    # A number is the exit code of a run that was stopped and saved; words say what went wrong.
+    if is_first and not (isinstance(error, SystemExit) and not isinstance(error.code, str)):
+      words = error.code if isinstance(error, SystemExit) else None
+      with contextlib.suppress(OSError):  # the disk may be what failed
+        text = words or ''.join(traceback.format_exception(error))
+        file.write_text(f'{lock.now()}\n{text}\n', 'utf-8')
+    raise
+
+
+def _validations(row: dict) -> list[tuple[str, Any]]:
+  """The validation perplexities of a row, by set; '' where there is only one."""
+  names = ((name, name.removeprefix(VALIDATION).lstrip('_')) for name in row)
+  return [(own, row[name]) for name, own in names if name.startswith(VALIDATION)]
+
+
+def _number(value: float | None) -> str:
+  return 'not finite' if value is None else f'{value:.4g}'
+
+
+def _minutes(seconds: float) -> str:
+  for unit, size in (('days', 86_400), ('hours', 3600), ('minutes', 60)):
+    if seconds >= 2 * size:
+      return f'{seconds / size:.1f} {unit}'
+  return f'{seconds:.0f} seconds'
+
+
+def _read(path: pathlib.Path) -> dict:
+  try:
+    found = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}
+
+
+def _rows(path: pathlib.Path) -> list[dict]:
+  """The rows of a metrics.jsonl; a last line that is still being written is left out."""
+  found = []
+  with contextlib.suppress(OSError, ValueError):
+    for line in path.read_bytes().splitlines():
+      found.append(json.loads(line))
+  return found
