@@ -19,6 +19,7 @@ from crt_jax.models.base import Model, build
 from crt_jax.models.cart import CART, CARTConfig
 from crt_jax.models.crt import CRT, CRTConfig
 from crt_jax.models.transformer import Transformer, TransformerConfig
+from crt_jax.schema.fields import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +97,17 @@ def export_arrays(config: ConfigDict, params: dict) -> dict[str, np.ndarray]:
 
 
 def reference_slots(model: Model) -> Iterator[Slot]:
-  """Every reference array of a model."""
+  """Every reference array of a model; ValueError where none were published under such names."""
   if isinstance(model, CART):
     yield from _cart(model.config)
   elif isinstance(model, Transformer) and model.config.style == 'cart_dense':
     yield from _cart_dense(model.config)
   elif isinstance(model, Transformer | CRT):
+    require(
+      model.config.style in ('roformer', 'roformer_head_ffn'),
+      f'model.style={model.config.style!r} has no reference arrays; only the models of the two '
+      'papers have',
+    )
     yield from _roformer_family(model.config)
 
 

@@ -16,7 +16,7 @@ from crt_jax.models.base import Model
 from crt_jax.models.crt import CRT
 from crt_jax.models.transformer import Transformer
 
-FIELDS = ('vocab_size', 'width', 'heads', 'head_width', 'rotary', 'rotary_theta', 'window')
+FIELDS = ('style', 'vocab_size', 'width', 'heads', 'head_width', 'rotary', 'rotary_theta', 'window')
 COPIED = ('embedding', 'layers', 'final_norm', 'output')
 
 

@@ -50,25 +50,34 @@ def check_lengths(lengths_B: AnyArray, batch: int, length: int):
   )
 
 
-def check_room(state: DecodeState, new_B: AnyArray | int):
+def check_positions(length: int, most: int):
+  """Raises ValueError where a text is longer than the positions that were learned; 0 = no limit."""
+  require(
+    not most or length <= most,
+    f'text of {length} positions: model.max_positions={most} were learned; use at most {most}',
+  )
+
+
+def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
   """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
   limit = _limit(state)
-  if limit is None or is_traced(state.position_B, new_B):
+  if is_traced(state.position_B, new_B) or (limit is None and not max_positions):
     return
   end = (np.asarray(state.position_B) + new_B).max()
+  check_positions(end, max_positions)
   require(
-    end <= limit,
+    limit is None or end <= limit,
     f'text that ends at position {end} does not fit a state of max_len={limit}; '
     f'make it with decode_state(batch, max_len={end}) or more',
   )
 
 
-def nan_past_the_end(state: DecodeState, hidden_BxC: Array) -> Array:
-  """NaN in the rows whose last tokens the caches had no room for."""
-  limit = _limit(state)
-  if limit is None:
+def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) -> Array:
+  """NaN in the rows whose last tokens the caches had no room for, or have no position."""
+  limits = [limit for limit in (_limit(state), max_positions or None) if limit is not None]
+  if not limits:
     return hidden_BxC
-  return jnp.where((state.position_B <= limit)[:, None], hidden_BxC, jnp.nan)
+  return jnp.where((state.position_B <= min(limits))[:, None], hidden_BxC, jnp.nan)
 
 
 def _limit(state: DecodeState) -> int | None:

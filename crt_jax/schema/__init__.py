@@ -24,7 +24,14 @@ from crt_jax.schema.experiment import (
   transformer_model,
 )
 from crt_jax.schema.fields import Section, complete, field, resolve
-from crt_jax.schema.model import MODELS, CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.schema.model import (
+  MODELS,
+  CARTConfig,
+  CRTConfig,
+  LayerFields,
+  ModelConfig,
+  TransformerConfig,
+)
 from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
@@ -32,6 +39,7 @@ __all__ = [
   'CRTConfig',
   'DataConfig',
   'EvalConfig',
+  'LayerFields',
   'MODELS',
   'MeshConfig',
   'ModelConfig',

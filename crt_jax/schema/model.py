@@ -1,6 +1,8 @@
 """`config.model`: the fields of each kind of model (docs/crt.md, docs/cart.md)."""
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 from crt_jax.schema.depth_schedule import DepthSchedule
@@ -25,6 +27,32 @@ ROTARY = {
   'integer_reversed': "the CRT paper's language models",
   'integer': 'pointer chasing',
   'standard': 'halves are rotated, by rotary_theta',
+}
+STYLES = {
+  'roformer': "the CRT paper's",
+  'llama': 'RMSNorm, rotary angles, grouped keys and values, SwiGLU: Llama, Qwen2, Qwen3, SmolLM',
+  'gpt2': 'LayerNorm, learned positions, tanh GELU, biases, tied output',
+}
+IMPLIED_ROTARY = {'cart_dense': 'standard', 'llama': 'standard', 'gpt2': ''}
+# Fields that only some styles have.
+OF_STYLES = {
+  'norm_eps': ('cart_dense', 'llama'),
+  **dict.fromkeys(
+    (
+      'rotary_scaling',
+      'rotary_factor',
+      'rotary_low',
+      'rotary_high',
+      'rotary_positions',
+      'kv_heads',
+      'qkv_bias',
+      'qk_norm',
+      'tied',
+    ),
+    ('llama',),
+  ),
+  'feed_forward_width': ('llama', 'gpt2'),
+  'max_positions': ('gpt2',),
 }
 CORRECTIONS = {
   'add': "the paper's CRT",
@@ -94,14 +122,19 @@ class ModelConfig(Section):
     heads, head_width, width = self.heads, self.head_width, self.width
     require(heads or head_width, 'model.heads is missing; give model.heads or model.head_width')
     name, parts = ('heads', heads) if heads else ('head_width', head_width)
-    if width % parts or width < parts:
+    is_free = heads and head_width and self.frees_head_width
+    if not is_free and (width % parts or width < parts):
       below, above = width // parts * parts, (width // parts + 1) * parts
       fits = f'{below} or {above}' if below else f'{above}'
       raise ValueError(f'model.width={width} must be divisible by model.{name}={parts}; use {fits}')
     require(
-      not (heads and head_width) or heads * head_width == width,
+      is_free or not (heads and head_width) or heads * head_width == width,
       f'model.heads={heads} times model.head_width={head_width} is not model.width={width}; '
       f'leave one of them 0',
+    )
+    require(
+      not is_free or head_width % 2 == 0,
+      f'model.head_width={head_width} must be even for rotary angles; use {head_width + 1}',
     )
     heads, head_width = heads or width // head_width, head_width or width // heads
     require(
@@ -111,6 +144,11 @@ class ModelConfig(Section):
     )
     object.__setattr__(self, 'heads', heads)
     object.__setattr__(self, 'head_width', head_width)
+
+  @property
+  def frees_head_width(self) -> bool:
+    """Whether the heads may together be wider or narrower than C."""
+    return False
 
   @property
   def trains_in_parallel(self) -> bool:
@@ -124,22 +162,107 @@ class ModelConfig(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig):
+class LayerFields(ModelConfig):
+  """Fields of layers of some style: of a transformer, and of a CRT with block='transformer'."""
+
+  style: str = field('roformer', 'kind of layers', choices=STYLES)
+  rotary: str = field(
+    '', "kind of rotary angles; implied by style='llama', none of 'gpt2'", choices=('', *ROTARY)
+  )
+  rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
+  rotary_scaling: str = field(
+    'none',
+    "how style='llama' stretches its angles over longer texts",
+    choices={
+      'none': 'not at all',
+      'linear': 'all frequencies over rotary_factor',
+      'llama3': 'low ones over rotary_factor, high ones as they are',
+    },
+  )
+  rotary_factor: float = field(1.0, 'of rotary_scaling', least=1, most=1e6)
+  rotary_low: float = field(
+    1.0, "turns in rotary_positions up to which 'llama3' divides all", above=0, most=1e6
+  )
+  rotary_high: float = field(
+    4.0, "turns in rotary_positions from which 'llama3' divides nothing", above=0, most=1e6
+  )
+  rotary_positions: int = field(
+    8192, "positions that were trained before 'llama3' stretched them", least=1, most=LARGEST
+  )
+  norm_eps: float = field(1e-6, "epsilon of RMSNorm: 'cart_dense', 'llama'", above=0, most=1)
+  kv_heads: int = field(
+    0, "key/value heads of style='llama', G; divide H", least=0, most=WIDEST, zero='heads'
+  )
+  qkv_bias: bool = field(False, "style='llama' has biases on q, k and v (Qwen2.5)")
+  qk_norm: bool = field(False, "style='llama' has an RMSNorm on each head's q and k (Qwen3)")
+  feed_forward_width: int = field(
+    0,
+    "hidden units of style='llama' or 'gpt2', F",
+    least=0,
+    most=2**20,
+    zero="'llama': the multiple of 256 from 8C/3 on; 'gpt2': 4C",
+  )
+  tied: bool = field(False, "style='llama': the embedding is the output matrix too")
+  max_positions: int = field(
+    0, "learned positions of style='gpt2', the longest text", least=0, most=LARGEST, zero='none'
+  )
+
+  def check_style(self) -> None:
+    """Raises ValueError for fields of another style; fills in what the style implies."""
+    for name, styles in OF_STYLES.items():
+      if self.style not in styles:
+        require_default(self, (name,), ' or '.join(f'model.style={style!r}' for style in styles))
+    implied = IMPLIED_ROTARY.get(self.style, self.rotary)
+    require(
+      self.rotary in ('', implied),
+      f'model.rotary={self.rotary!r} must be {implied!r} for model.style={self.style!r}',
+    )
+    object.__setattr__(self, 'rotary', implied)
+    require(
+      self.rotary_scaling == 'none' or self.rotary_factor > 1,
+      f'model.rotary_factor={self.rotary_factor} must be above 1 for model.rotary_scaling='
+      f'{self.rotary_scaling!r}',
+    )
+    require(
+      self.rotary_high > self.rotary_low,
+      f'model.rotary_high={self.rotary_high} must be above model.rotary_low={self.rotary_low}',
+    )
+    require(
+      self.style != 'gpt2' or self.max_positions,
+      "model.max_positions is missing: model.style='gpt2' learns each position; give the longest "
+      'text, as data.sequence_length',
+    )
+
+  def check(self) -> None:
+    super().check()
+    if self.style != 'gpt2':
+      require_rotary(self.rotary)
+    kv_heads = self.kv_heads or self.heads
+    require(
+      self.heads % kv_heads == 0,
+      f'model.heads={self.heads} must be divisible by model.kv_heads={kv_heads}; use '
+      f'model.kv_heads={math.gcd(self.heads, kv_heads)}',
+    )
+
+  @property
+  def frees_head_width(self) -> bool:
+    return self.style == 'llama'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(LayerFields):
   """Fields of a transformer."""
 
   layers: int = field(MISSING, 'layers, N', least=1, most=DEEPEST)
   style: str = field(
     'roformer',
     'kind of layers',
-    choices={
-      'roformer': "the CRT paper's baseline",
-      'roformer_head_ffn': 'the same with a feed-forward before the head',
+    choices=STYLES
+    | {
+      'roformer_head_ffn': "'roformer' with a feed-forward before the head",
       'cart_dense': "CART's baseline",
     },
   )
-  rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
-  rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
-  norm_eps: float = field(1e-6, "epsilon of the norms of style='cart_dense'", above=0, most=1)
   latent_ratio: int = field(
     0,
     "of style='cart_dense': keys and values through C / latent_ratio",
@@ -149,17 +272,10 @@ class TransformerConfig(ModelConfig):
   )
 
   def check(self) -> None:
-    if self.style == 'cart_dense':
-      if not self.heads and not self.head_width:
-        object.__setattr__(self, 'head_width', CART_HEAD_WIDTH)
-      if not self.rotary:
-        object.__setattr__(self, 'rotary', 'standard')
-      require(
-        self.rotary == 'standard',
-        f"model.rotary={self.rotary!r} must be 'standard' for model.style='cart_dense'",
-      )
+    self.check_style()
+    if self.style == 'cart_dense' and not self.heads and not self.head_width:
+      object.__setattr__(self, 'head_width', CART_HEAD_WIDTH)
     super().check()
-    require_rotary(self.rotary)
     require(
       self.latent_ratio == 0 or self.style == 'cart_dense',
       f"model.latent_ratio={self.latent_ratio} needs model.style='cart_dense'; use 0",
@@ -202,21 +318,20 @@ class CARTFields(ModelConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CRTConfig(CARTFields):
+class CRTConfig(LayerFields, CARTFields):
   """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
 
   block: str = field(
     'transformer',
     'what the recurrence stands over',
     choices={
-      'transformer': 'layers of its own',
+      'transformer': 'layers of its own, of some style',
       'cart': 'the body of a CART, with its fields; layers and heads are 0',
     },
   )
   layers: int = field(
     0, "layers of the block, D; at least 1 unless block='cart'", least=0, most=DEEPEST
   )
-  rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
   depth: int = field(5, 'parallel passes, K', least=1, most=DEEPEST)
   depth_min: int = field(
     0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
@@ -269,7 +384,6 @@ class CRTConfig(CARTFields):
   def check(self) -> None:
     self._check_block()
     super().check()
-    require_rotary(self.rotary)
     require(
       self.depth_min <= self.depth,
       f'model.depth_min={self.depth_min} must lie between 0 (fixed) and model.depth={self.depth}',
@@ -284,14 +398,11 @@ class CRTConfig(CARTFields):
   def _check_block(self) -> None:
     if self.block == 'transformer':
       require(self.layers, 'model.layers is missing: model.layers=0 must be at least 1')
-      others = {one.name for one in dataclasses.fields(ModelConfig)} | {'rotary_theta'}
-      for one in dataclasses.fields(CARTFields):
-        value = getattr(self, one.name)
-        require(
-          one.name in others or value == one.default,
-          f"model.{one.name}={value!r} is of model.block='cart'; set that, or leave it out",
-        )
+      require_default(self, names_of(CARTFields) - names_of(LayerFields), "model.block='cart'")
+      self.check_style()
       return
+    own = names_of(LayerFields) - names_of(CARTFields) - {'rotary'}
+    require_default(self, own, "model.block='transformer'")
     require(
       not self.layers,
       f"model.layers={self.layers} does not go with model.block='cart'; leave it out (0), and set "
@@ -313,8 +424,7 @@ class CRTConfig(CARTFields):
   @property
   def cart(self) -> 'CARTConfig':
     """The CART whose body block='cart' is."""
-    names = [one.name for one in dataclasses.fields(CARTFields)]
-    return CARTConfig(**{name: getattr(self, name) for name in names})
+    return CARTConfig(**{name: getattr(self, name) for name in names_of(CARTFields)})
 
   def _check_gradient(self) -> None:
     named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
@@ -419,6 +529,20 @@ def require_latent_ratio(config: TransformerConfig | CARTConfig) -> None:
     ratio == 0 or width % ratio == 0,
     f'model.latent_ratio={ratio} must be 0 (full rank) or divide model.width={width}',
   )
+
+
+def names_of(cls: type[ModelConfig]) -> set[str]:
+  return {one.name for one in dataclasses.fields(cls)}
+
+
+def require_default(config: ModelConfig, names: Iterable[str], owner: str) -> None:
+  """Raises ValueError where a field that only `owner` has is given."""
+  for name in sorted(names):
+    value = getattr(config, name)
+    require(
+      value == type(config).__dataclass_fields__[name].default,
+      f'model.{name}={value!r} is of {owner}; set that, or leave it out',
+    )
 
 
 def require_rotary(rotary: str) -> None:

@@ -26,7 +26,7 @@ SHAPES = {
   'fsdp_tensor': dict(fsdp=4, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
-FAST = [(name, 'all') for name in ('crt_sa', 'crt_cart', 'odd_state', 'cart')]
+FAST = [(name, 'all') for name in ('crt_sa', 'crt_cart', 'crt_llama', 'odd_state', 'cart', 'gpt2')]
 EVERY = [
   pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
   # A CRT over a CART, its own attention and an anchor of each loop are rows of their own.
@@ -130,6 +130,8 @@ TEXTS = [
     'cart_per_loop',
     'roformer',
     'cart_dense',
+    'llama',
+    'crt_gpt2',
   )
 ]
 
