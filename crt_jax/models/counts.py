@@ -24,21 +24,21 @@ class Part:
     matrices: entries of the dense matrices every token is multiplied by.
     vectors: all other parameters of a copy: biases, gains, gates, codes, the token table.
     attended: heads * head width where the piece computes attention scores, else 0.
-    shared: query heads to a head of the cache.
     copies: how many are stored.
     applied: how often a token passes through one of them: layers, or loops of a core.
     borrowed: entries of matrices it multiplies by but another piece stores (tied corrections).
     one_cache: whether all applications attend to the same keys and values.
+    shared: query heads to a head of the cache.
   """
 
   matrices: int = 0
   vectors: int = 0
   attended: int = 0
-  shared: int = 1
   copies: int = 1
   applied: int = 1
   borrowed: int = 0
   one_cache: bool = False
+  shared: int = 1
 
   @property
   def multiplies(self) -> int:
