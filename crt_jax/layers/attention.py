@@ -73,7 +73,7 @@ class Attention(nn.Module):
     """Heads of the keys and values that a cache holds."""
     return self.kv_heads or self.heads
 
-  def _projected(self, x_BxTxC: Array, options: dict) -> list[Array]:
+  def _projected(self, x_BxTxC: Array, options: dict) -> tuple[Array, ...]:
     """Queries, keys and values: of one product where they have equally many heads."""
     heads, groups, head_width, inputs = (
       self.heads,
@@ -89,7 +89,7 @@ class Attention(nn.Module):
     q = Linear((heads, head_width), inputs, axes, **options, name='q')
     axes = ('keys_values', 'kv_heads', 'head_width', 'width')
     kv = Linear((2, groups, head_width), inputs, axes, **options, name='kv')
-    return [q(x_BxTxC), *jnp.unstack(kv(x_BxTxC), axis=2)]
+    return q(x_BxTxC), *jnp.unstack(kv(x_BxTxC), axis=2)
 
   def _normed(self, name: str, x_BxTxHxA: Array) -> Array:
     wide = x_BxTxHxA.astype(jnp.promote_types(x_BxTxHxA.dtype, jnp.float32))

@@ -8,7 +8,7 @@ from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import compute_dtype
 from crt_jax.models.inputs import check_positions, check_tokens
 from crt_jax.models.modules import apply_module
-from crt_jax.schema import LayerFields, ModelConfig
+from crt_jax.schema import CARTConfig, LayerFields, ModelConfig
 from crt_jax.types import AnyArray, Array, Params
 
 
@@ -22,7 +22,7 @@ def untied_ends(config: ModelConfig) -> dict:
   )
 
 
-def tied_ends(config: ModelConfig) -> dict:
+def tied_ends(config: CARTConfig | LayerFields) -> dict:
   """Those of CART: RMSNorm, the embedding is the output matrix."""
   norm = Norm(config.width, 'rms', config.norm_eps)
   return dict(embedding=Embedding(config.vocab_size, config.width, 0.02), final_norm=norm)
