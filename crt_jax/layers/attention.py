@@ -75,12 +75,8 @@ class Attention(nn.Module):
 
   def _projected(self, x_BxTxC: Array, options: dict) -> tuple[Array, ...]:
     """Queries, keys and values: of one product where they have equally many heads."""
-    heads, groups, head_width, inputs = (
-      self.heads,
-      self.cached_heads,
-      self.head_width,
-      (self.width,),
-    )
+    heads, groups, head_width = self.heads, self.cached_heads, self.head_width
+    inputs = (self.width,)
     if groups == heads:
       axes = ('qkv', 'heads', 'head_width', 'width')
       qkv = Linear((3, heads, head_width), inputs, axes, **options, name='qkv')

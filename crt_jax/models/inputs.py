@@ -60,13 +60,13 @@ def check_positions(length: int, most: int):
 
 def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
   """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
-  limit = _limit(state)
-  if is_traced(state.position_B, new_B) or (limit is None and not max_positions):
+  limit = _limit(state, max_positions)
+  if limit is None or is_traced(state.position_B, new_B):
     return
   end = (np.asarray(state.position_B) + new_B).max()
   check_positions(end, max_positions)
   require(
-    limit is None or end <= limit,
+    end <= limit,
     f'text that ends at position {end} does not fit a state of max_len={limit}; '
     f'make it with decode_state(batch, max_len={end}) or more',
   )
@@ -74,12 +74,13 @@ def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
 
 def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) -> Array:
   """NaN in the rows whose last tokens the caches had no room for, or have no position."""
-  limits = [limit for limit in (_limit(state), max_positions or None) if limit is not None]
-  if not limits:
+  limit = _limit(state, max_positions)
+  if limit is None:
     return hidden_BxC
-  return jnp.where((state.position_B <= min(limits))[:, None], hidden_BxC, jnp.nan)
+  return jnp.where((state.position_B <= limit)[:, None], hidden_BxC, jnp.nan)
 
 
-def _limit(state: DecodeState) -> int | None:
-  """How many positions fill the state; None: it is never full."""
-  return None if state.trailing else state.capacity
+def _limit(state: DecodeState, max_positions: int) -> int | None:
+  """How many positions fill the state or were learned; None: it is never full."""
+  limits = (None if state.trailing else state.capacity, max_positions or None)
+  return min((limit for limit in limits if limit is not None), default=None)
