@@ -8,6 +8,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from crt_jax import schema
+from crt_jax.convert import pretrained
+from crt_jax.data import vocabularies
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from crt_jax.models.base import Model, build
 from crt_jax.runs import checkpoint
@@ -20,8 +23,8 @@ class Trained:
   Attributes:
     model, params: as of the contract (models/base.py).
     tokenizer: of the text that it was trained on.
-    config: of the run.
-    step: updates behind the parameters.
+    config: of the run; of what comes from elsewhere the defaults with its model and tokenizer.
+    step: updates behind the parameters; 0 of what comes from elsewhere.
   """
 
   model: Model
@@ -34,15 +37,43 @@ class Trained:
 def load(
   path: str, step: int | None = None, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
-  """Reads the model of a run, which is not changed.
+  """Reads a model, of which nothing is changed.
 
   Args:
-    path: work directory of a run, finished or not.
-    step: which checkpoint; None = the newest that is whole.
+    path: work directory of a run, finished or not, a Hugging Face folder, or a .gguf file.
+    step: which checkpoint of a run; None = the newest that is whole.
     mesh: where the parameters are to lie, or what makes it of the run's config; None = one device.
 
   Raises:
-    ValueError: there is no run, checkpoint or step; names the place.
+    ValueError: there is no model, checkpoint or step, or none that can be read; names the place.
   """
+  if pretrained.is_pretrained(path):
+    return read_pretrained(pretrained.open_pretrained(path), mesh)
   config, params, tokenizer, step = checkpoint.load_params(path, step, mesh)
   return Trained(build(config.model, jax.devices()[0]), params, tokenizer, config, step)
+
+
+TEXT = 1024  # positions of a text, where a model takes that many
+
+
+def read_pretrained(
+  source: pretrained.Pretrained, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
+) -> Trained:
+  """What `load` does with a Hugging Face folder or a .gguf file."""
+  path = source.path
+  try:
+    config = schema.experiment(schema.transformer_model(**source.fields))
+    config.model.vocab_size = source.fields['vocab_size']
+    model = build(config.model, jax.devices()[0])
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  config.data.update(tokenizer=str(path), sequence_length=min(source.longest, TEXT))
+  tokenizer = vocabularies.of_model(str(path))
+  if tokenizer.vocab_size > model.config.vocab_size:
+    raise ValueError(
+      f'{path}: its tokenizer has {tokenizer.vocab_size} tokens and its model '
+      f'{model.config.vocab_size}; they do not belong together'
+    )
+  place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
+  params = source.read(model, checkpoint.abstract_params(model, place))
+  return Trained(model, params, tokenizer, config, 0)

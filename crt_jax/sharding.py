@@ -35,6 +35,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor')
 # thought about once.
 RULES: Mapping[str, str | None] = {
   'vocab': 'tensor',
+  'positions': None,
   'width': 'fsdp',
   'heads': 'tensor',
   'kv_heads': 'tensor',
@@ -160,9 +161,9 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x_Bx, PartitionSpec(BATCH_AXES))
 
 
-def gather_rows(table_VxC: jax.Array) -> jax.Array:
-  """Keeps whole rows of a token table on each device that looks tokens up in it; the identity
-  outside `in_mesh`.
+def gather_rows(table_VxC: jax.Array, split: bool = True) -> jax.Array:
+  """Keeps whole rows of a table on each device that looks them up, all rows unless they are `split`
+  as tokens are; the identity outside `in_mesh`.
 
   The vocabulary stays split over `tensor`, so each device finds its own tokens and the rest is
   added up. Without it the compiler looks up columns for the examples of all devices, then moves
@@ -171,7 +172,7 @@ def gather_rows(table_VxC: jax.Array) -> jax.Array:
   axes = shared_axes()
   if math.prod(axes.values()) == 1:
     return table_VxC
-  rows = 'tensor' if axes['tensor'] > 1 else None
+  rows = 'tensor' if split and axes['tensor'] > 1 else None
   return jax.lax.with_sharding_constraint(table_VxC, PartitionSpec(rows, None))
 
 

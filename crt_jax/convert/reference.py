@@ -13,42 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from crt_jax.convert.slots import Slot, arrays_of, check_names, read_params
 from crt_jax.keys import random_key
 from crt_jax.models import corrections
 from crt_jax.models.base import Model, build
 from crt_jax.models.cart import CART, CARTConfig
 from crt_jax.models.crt import CRT, CRTConfig
 from crt_jax.models.transformer import Transformer, TransformerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-  """Where a reference array lives.
-
-  Attributes:
-    name: its name in the reference.
-    path: keys to the parameter.
-    index: the slice of that parameter, leading axes only.
-    merged: number of leading axes of the slice that the reference has merged into one ([H, A, C] is
-      [C, C] there); 0 if the shapes agree. Negative: trailing axes ([C, H, A] is [C, C]).
-    again: it repeats another slot, may be left out, and must be equal if given.
-    optional: no published array; a gain of ones where it is left out.
-  """
-
-  name: str
-  path: tuple[str, ...]
-  index: tuple[int, ...] = ()
-  merged: int = 0
-  again: bool = False
-  optional: bool = False
-
-  def reference_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the reference gives to a slice of `shape`."""
-    if self.merged > 0:
-      return (int(np.prod(shape[: self.merged])), *shape[self.merged :])
-    if self.merged < 0:
-      return (*shape[: self.merged], int(np.prod(shape[self.merged :])))
-    return shape
+from crt_jax.schema.fields import require
 
 
 def import_params(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> dict:
@@ -62,46 +34,32 @@ def import_params(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> dict:
   """
   model = build(config)
   slots = list(reference_slots(model))
-  _check_names(slots, arrays)
-  shapes = jax.eval_shape(model.init, random_key(0))
+  check_names(slots, arrays, 'reference arrays')
   floor = jnp.dtype(model.config.param_dtype)
   widest = max((np.asarray(a).dtype for a in arrays.values()), key=lambda d: d.itemsize)
   dtype = np.promote_types(widest, floor)
-  leaves = jax.tree.map(lambda a: np.empty(a.shape, dtype), shapes)
-  for slot in sorted(slots, key=lambda slot: slot.again):
-    target = _leaf(leaves, slot.path)[slot.index]
-    if slot.name not in arrays:
-      if slot.optional:
-        target[...] = 1
-      continue
-    array = np.asarray(arrays[slot.name])
-    wanted = slot.reference_shape(target.shape)
-    if array.shape != wanted:
-      raise ValueError(f'array {slot.name!r} has shape {array.shape}; the model needs {wanted}')
-    array = array.reshape(target.shape)
-    if slot.again and not np.array_equal(array, target):
-      raise ValueError(f'array {slot.name!r} differs from the one that it is tied to')
-    _leaf(leaves, slot.path)[slot.index] = array
-  return jax.tree.map(jnp.asarray, leaves)
+  shapes = jax.eval_shape(model.init, random_key(0))
+  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, dtype), shapes)
+  return read_params(slots, arrays, abstract)
 
 
 def export_arrays(config: ConfigDict, params: dict) -> dict[str, np.ndarray]:
   """Reference arrays of `params`, the inverse of `import_params`; tied arrays are listed once."""
-  arrays = {}
-  for slot in reference_slots(build(config)):
-    if not slot.again:
-      part = np.asarray(_leaf(params, slot.path))[slot.index]
-      arrays[slot.name] = part.reshape(slot.reference_shape(part.shape))
-  return arrays
+  return arrays_of(reference_slots(build(config)), params)
 
 
 def reference_slots(model: Model) -> Iterator[Slot]:
-  """Every reference array of a model."""
+  """Every reference array of a model; ValueError where none were published under such names."""
   if isinstance(model, CART):
     yield from _cart(model.config)
   elif isinstance(model, Transformer) and model.config.style == 'cart_dense':
     yield from _cart_dense(model.config)
   elif isinstance(model, Transformer | CRT):
+    require(
+      model.config.style in ('roformer', 'roformer_head_ffn'),
+      f'model.style={model.config.style!r} has no reference arrays; only the models of the two '
+      'papers have',
+    )
     yield from _roformer_family(model.config)
 
 
@@ -246,20 +204,3 @@ def _cart_rest(name: str, path: tuple, index: tuple) -> Iterator[Slot]:
   yield Slot(f'{name}.ffn.down.weight', (*feed_forward, 'down', 'weight'), index)
   for norm in ('norm1', 'norm2'):
     yield Slot(f'{name}.{norm}.weight', (*path, norm, 'scale'), index)
-
-
-def _leaf(tree: dict, path: tuple[str, ...]):
-  for key in path:
-    tree = tree[key]
-  return tree
-
-
-def _check_names(slots: list[Slot], arrays: Mapping):
-  missing = [
-    slot.name for slot in slots if slot.name not in arrays and not (slot.again or slot.optional)
-  ]
-  unexpected = sorted(set(arrays) - {slot.name for slot in slots})
-  for names, what in ((missing, 'missing'), (unexpected, 'unexpected')):
-    if names:
-      more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-      raise ValueError(f'{what} reference arrays: {", ".join(names[:3])}{more}')

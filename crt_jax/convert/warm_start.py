@@ -10,13 +10,26 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from crt_jax import schema
 from crt_jax.keys import random_key
+from crt_jax.models import corrections
 from crt_jax.models.base import Model
 from crt_jax.models.crt import CRT
 from crt_jax.models.transformer import Transformer
+from crt_jax.schema import LayerFields, ModelConfig, TransformerConfig
+from crt_jax.schema.layers import STYLES
+from crt_jax.schema.model import names_of
 
-FIELDS = ('vocab_size', 'width', 'heads', 'head_width', 'rotary', 'rotary_theta', 'window')
+# Of which both have the same value: all of the layers and what stands around them.
+FIELDS = (
+  *('vocab_size', 'width', 'heads', 'head_width', 'window'),
+  *sorted(names_of(LayerFields) - names_of(ModelConfig)),
+)
+# The corrections that add nothing at first. The others act without a network of their own, or read
+# past the block.
+SILENT = ('add', 'stateless', 'token_blind', 'concat', 'delta_ffn', 'delta_ffn_add', 'sa')
 COPIED = ('embedding', 'layers', 'final_norm', 'output')
 
 
@@ -26,9 +39,10 @@ def check(model: Model, source: Model) -> None:
   kinds = given.name, config.name
   if isinstance(source, Transformer) and isinstance(model, CRT):
     config, given = model.config, source.config
-    if given.style != 'roformer':
+    if given.style not in STYLES:
       raise ValueError(
-        f"model.style={given.style!r}: only a 'roformer' transformer can become a CRT"
+        f'model.style={given.style!r}: only a {", ".join(map(repr, STYLES))} transformer can '
+        'become a CRT'
       )
     if config.block != 'transformer':
       raise ValueError(
@@ -57,6 +71,13 @@ def check(model: Model, source: Model) -> None:
         )
 
 
+def corrected(config: TransformerConfig, correction: str) -> ConfigDict:
+  """`config.model` of a CRT that can begin as a transformer, with the default number of passes."""
+  kept = {name: getattr(config, name) for name in (*FIELDS, 'dropout', 'dtype')}
+  layers = config.layers - ('attention' in corrections.variant_of(correction).parts)
+  return ConfigDict(schema.crt_model(**kept, layers=layers, correction=correction))
+
+
 def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
   """Returns parameters of `model` that begin as those of `source`, which passed `check`.
 
@@ -66,17 +87,19 @@ def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
   """
   if type(model) is type(source):
     return params
-  new = model.init(key)
-  copied = {name: params[name] for name in COPIED}
+  copied = {name: params[name] for name in COPIED if name in params}
   copied['layers'] = jax.tree.map(lambda a: a[: model.config.layers], params['layers'])
-  if 'correction' in new:
+  correction = _silent(model, key)
+  if correction:
     dtype = params['embedding']['weight'].dtype
-    copied['correction'] = jax.tree.map(lambda a: a.astype(dtype), _silent(new['correction']))
+    copied['correction'] = jax.tree.map(lambda a: a.astype(dtype), correction)
   return copied
 
 
-def _silent(network: dict) -> dict:
-  """A correction whose last projections are zero, so that it adds nothing yet."""
+@functools.partial(jax.jit, static_argnums=0)  # draws nothing else of the model
+def _silent(model: Model, key: jax.Array) -> dict:
+  """A correction whose last projections are zero, so that it adds nothing yet; {} for none."""
+  network = model.init(key).get('correction', {})
   zeros = functools.partial(jax.tree.map, jnp.zeros_like)
   last = {'feed_forward': 'down', 'attention': 'out'}
   return {

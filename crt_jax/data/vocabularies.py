@@ -1,18 +1,20 @@
-"""Where a tokenizer comes from: bytes, a trained BPE, a tokenizer.json, or the files of GPT-2."""
+"""Where a tokenizer comes from: bytes, a trained BPE, a tokenizer.json, GPT-2's files, or a
+model's."""
 
 import hashlib
 import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tokenizers as hf
 
-from crt_jax import storage
-from crt_jax.data import missing
+from crt_jax import json_text, storage
+from crt_jax.data import gguf_vocabulary, missing, tokenizers
 from crt_jax.data.documents import Document
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 from crt_jax.program import python
@@ -46,6 +48,8 @@ def fingerprint(config: DataConfig) -> Any:
     return ['bytes']
   if config.tokenizer == 'bpe':
     return ['bpe', config.vocab_size, config.bpe_recipe, config.bpe_documents]
+  if comes_with_model(config.tokenizer):
+    return ['tokenizer', of_model(config.tokenizer).hash]
   paths = _files(config.tokenizer)
   return ['files', [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]]
 
@@ -65,20 +69,66 @@ def make(config: DataConfig, documents: Iterator[Document]) -> Tokenizer:
   if config.tokenizer == 'bytes':
     return ByteTokenizer(**{name: _BYTES + index for index, name in enumerate(wanted)})
   if config.tokenizer == 'bpe':
-    definition = _train_bpe(config, documents, [f'<{name}>' for name in wanted])
+    tokenizer = _with_specials(_train_bpe(config, documents, [f'<{name}>' for name in wanted]))
+  elif comes_with_model(config.tokenizer):
+    tokenizer = of_model(config.tokenizer)
   else:
-    definition = _from_files(_files(config.tokenizer))
-  added = hf.Tokenizer.from_str(definition).get_added_tokens_decoder()
-  ids = {token.content: index for index, token in added.items()}
-  specials = {
-    kind: next((ids[name] for name in names if name in ids), None) for kind, names in _KNOWN.items()
-  }
+    tokenizer = _with_specials(_from_files(_files(config.tokenizer)))
   for kind in wanted:
-    if specials[kind] is None:
+    if getattr(tokenizer, kind) is None:
       raise ValueError(
         f'data.separator={config.separator!r} needs a token for {kind}, but {config.tokenizer} has '
         f"none of {', '.join(_KNOWN[kind])}; use data.separator='none'"
       )
+  return tokenizer
+
+
+def comes_with_model(name: str) -> bool:
+  """Whether `data.tokenizer` is a .gguf file or a folder: of Hugging Face, of a run, or of the
+  tokenizer of a run."""
+  return name.endswith('.gguf') or (
+    not name.startswith('gpt2') and storage.local_path('data.tokenizer', name).is_dir()
+  )
+
+
+def of_model(name: str) -> Tokenizer:
+  """The tokenizer of such a place; ValueError where there is none that can be read."""
+  path = storage.local_path('data.tokenizer', name)
+  if path.suffix == '.gguf':
+    return gguf_vocabulary.read(path)
+  for folder in (path, path / 'tokenizer'):
+    if (folder / tokenizers.DESCRIPTION).is_file():
+      return tokenizers.load(folder)
+  if not (path / tokenizers.DEFINITION).is_file():
+    raise ValueError(
+      f'{path} holds no {tokenizers.DEFINITION}; open its tokenizer with transformers (a fast one) '
+      'and write it there with save_pretrained'
+    )
+  return _with_specials(_from_files([path / tokenizers.DEFINITION]), _declared(path))
+
+
+def _declared(folder: Path) -> dict[str, str]:
+  """How a model's files call the start and the end of a text."""
+  file = folder / 'tokenizer_config.json'
+  given = json_text.parse(file.read_bytes()) if file.is_file() else {}
+  tokens = {kind: given.get(f'{kind}_token') for kind in _KNOWN}
+  return {
+    kind: token['content'] if isinstance(token, dict) else token
+    for kind, token in tokens.items()
+    if token
+  }
+
+
+def _with_specials(
+  definition: str, declared: Mapping[str, str] = MappingProxyType({})
+) -> JsonTokenizer:
+  """A tokenizer whose start and end are as declared, else tokens whose names are known."""
+  added = hf.Tokenizer.from_str(definition).get_added_tokens_decoder()
+  ids = {token.content: index for index, token in added.items()}
+  specials = {
+    kind: next((ids[name] for name in (declared.get(kind), *names) if name in ids), None)
+    for kind, names in _KNOWN.items()
+  }
   return JsonTokenizer(definition, **specials)
 
 

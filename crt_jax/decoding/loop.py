@@ -16,6 +16,7 @@ import numpy as np
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.models.base import Model
+from crt_jax.models.inputs import check_positions
 from crt_jax.recurrence.state import DecodeState, in_place_options
 from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
@@ -83,9 +84,11 @@ def stream(
     depth: loops of a CART; None = configured.
 
   Raises:
-    ValueError: a prompt that is empty, fills the context or has an id outside the vocabulary.
+    ValueError: a prompt that is empty, fills the context or has an id outside the vocabulary; a
+      context beyond the positions that the model has learned.
     NotFinite: a row's logits are not finite.
   """
+  check_positions(context, model.max_positions)
   lengths = _checked_lengths(prompts, model.config.vocab_size, context)
   for name, value in (('num_tokens', num_tokens), ('chunk', chunk)):
     if value < 1:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from crt_jax.layers.attention_kernels import fused_attention
 from crt_jax.layers.linear import Dropout, Linear
-from crt_jax.layers.rotary import rotate
+from crt_jax.layers.norm import Norm
+from crt_jax.layers.rotary import Scaling, rotate
 from crt_jax.rounding import ceil_div
 from crt_jax.types import Array, Past
 
@@ -14,11 +15,14 @@ BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the mo
 
 
 class Attention(nn.Module):
-  """Self-attention with rotary keys and queries (crt.md 2.2, cart.md 2.3).
+  """Self-attention of any pre-norm transformer here (crt.md 2.2, cart.md 2.3).
 
   Attributes:
+    rotary, rotary_theta, scaling: of layers/rotary.py; '' turns nothing.
+    kv_heads: key/value heads, G, each of which H / G query heads share; 0 = H.
     window: number of positions each position sees, itself included; 0 = all before it.
-    rotary: a kind of layers/rotary.py.
+    bias, qkv_bias: whether all four projections have one, or the first three.
+    qk_norm: an RMSNorm of each head's query and key, before they are turned.
     kernel: of layers/attention_kernels.py, where there is neither dropout nor `past`.
   """
 
@@ -27,8 +31,13 @@ class Attention(nn.Module):
   head_width: int
   rotary: str
   rotary_theta: float = 1e4
+  scaling: Scaling | None = None
+  kv_heads: int = 0
   window: int = 0
   bias: bool = True
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  norm_eps: float = 1e-6
   initializer: str = 'uniform'
   dropout: float = 0.0
   kernel: str = 'xla'
@@ -44,12 +53,13 @@ class Attention(nn.Module):
     """
     heads, head_width = self.heads, self.head_width
     options = dict(bias=self.bias, initializer=self.initializer, dtype=self.dtype)
-    axes = ('qkv', 'heads', 'head_width', 'width')
-    qkv = Linear((3, heads, head_width), (self.width,), axes, **options, name='qkv')
-    q, k, v = jnp.unstack(qkv(x_BxTxC), axis=2)
-    position_BxT = new_positions(x_BxTxC.shape[1], past)
-    q = rotate(q, position_BxT, self.rotary, self.rotary_theta)
-    k = rotate(k, position_BxT, self.rotary, self.rotary_theta)
+    q, k, v = self._projected(x_BxTxC, options | dict(bias=self.bias or self.qkv_bias))
+    if self.qk_norm:
+      q, k = self._normed('q_norm', q), self._normed('k_norm', k)
+    if self.rotary:
+      position_BxT = new_positions(x_BxTxC.shape[1], past)
+      q = rotate(q, position_BxT, self.rotary, self.rotary_theta, self.scaling)
+      k = rotate(k, position_BxT, self.rotary, self.rotary_theta, self.scaling)
     dropout = Dropout(self.dropout) if self.dropout else None
     kernel = 'xla' if self.is_initializing() else self.kernel  # shapes are asked for anywhere
     mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
@@ -57,6 +67,30 @@ class Attention(nn.Module):
       (self.width,), (heads, head_width), ('width', 'heads', 'head_width'), **options, name='out'
     )
     return Dropout(self.dropout)(out(mixed_BxTxHxA)), None if past is None else entries_of(k, v)
+
+  @property
+  def cached_heads(self) -> int:
+    """Heads of the keys and values that a cache holds."""
+    return self.kv_heads or self.heads
+
+  def _projected(self, x_BxTxC: Array, options: dict) -> tuple[Array, ...]:
+    """Queries, keys and values: of one product where they have equally many heads."""
+    heads, groups, head_width = self.heads, self.cached_heads, self.head_width
+    inputs = (self.width,)
+    if groups == heads:
+      axes = ('qkv', 'heads', 'head_width', 'width')
+      qkv = Linear((3, heads, head_width), inputs, axes, **options, name='qkv')
+      return jnp.unstack(qkv(x_BxTxC), axis=2)
+    axes = ('heads', 'head_width', 'width')
+    q = Linear((heads, head_width), inputs, axes, **options, name='q')
+    axes = ('keys_values', 'kv_heads', 'head_width', 'width')
+    kv = Linear((2, groups, head_width), inputs, axes, **options, name='kv')
+    return q(x_BxTxC), *jnp.unstack(kv(x_BxTxC), axis=2)
+
+  def _normed(self, name: str, x_BxTxHxA: Array) -> Array:
+    wide = x_BxTxHxA.astype(jnp.promote_types(x_BxTxHxA.dtype, jnp.float32))
+    normed = Norm(self.head_width, 'rms', self.norm_eps, 'head_width', name=name)(wide)
+    return normed.astype(x_BxTxHxA.dtype)
 
 
 def entries_of(k_BxTxGxA: Array, v_BxTxGxA: Array) -> dict[str, Array]:

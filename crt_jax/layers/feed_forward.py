@@ -1,4 +1,4 @@
-"""Position-wise feed-forward networks: exact GELU and SwiGLU."""
+"""Position-wise feed-forward networks: exact GELU, its tanh form and SwiGLU."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,8 @@ class FeedForward(nn.Module):
   """in_width -> hidden -> width.
 
   Attributes:
-    activation: 'gelu' (exact, crt.md 2.2) or 'swiglu' (gate and up fused, cart.md 2.3).
+    activation: 'gelu' (exact, crt.md 2.2), 'gelu_tanh' (GPT-2) or 'swiglu' (gate and up fused,
+      cart.md 2.3).
     dropout_inside: dropout after the activation instead of at the end (CRT's concat correction).
   """
 
@@ -39,7 +40,7 @@ class FeedForward(nn.Module):
     else:
       axes = ('feed_forward', 'width')
       y = Linear((self.hidden,), in_shape, axes, **options, name='up')(x)
-      y = gelu(y)
+      y = ACTIVATIONS[self.activation](y)
     if self.dropout_inside:
       y = Dropout(self.dropout)(y)
     down = Linear((self.width,), (self.hidden,), ('width', 'feed_forward'), **options, name='down')
@@ -50,6 +51,14 @@ class FeedForward(nn.Module):
 def gelu(x: Array) -> Array:
   """Exact GELU; by erf, since the erfc of jax.nn.gelu makes a CPU step half as fast."""
   return _rounded_once(lambda x: x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)), x)
+
+
+def gelu_tanh(x: Array) -> Array:
+  """GELU by tanh, as GPT-2 was trained with."""
+  return _rounded_once(jax.nn.gelu, x)
+
+
+ACTIVATIONS = {'gelu': gelu, 'gelu_tanh': gelu_tanh}
 
 
 def swiglu(gate: Array, up: Array) -> Array:

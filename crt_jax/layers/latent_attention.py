@@ -82,3 +82,8 @@ class LatentAttention(nn.Module):
     axes = ('width', 'heads', 'head_width')
     out = Linear((self.width,), heads, axes, **options, name='out')
     return Dropout(self.dropout)(out(mixed_BxTxHxA)), entries
+
+  @property
+  def cached_heads(self) -> int:
+    """Heads of the keys and values that a cache holds."""
+    return self.heads

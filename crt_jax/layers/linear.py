@@ -21,7 +21,7 @@ class Linear(nn.Module):
 
   Attributes:
     axes: logical names of all dimensions of W.
-    initializer: 'uniform' = PyTorch's default for weight and bias, 'normal' = N(0, 0.02).
+    initializer: 'uniform' = PyTorch's default for weight and bias, 'normal' = N(0, 0.02) and 0.
     dtype: what the product is computed in; the result has it too unless `out_dtype` is given.
   """
 
@@ -34,14 +34,14 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, out_dtype: DTypeLike | None = None) -> Array:
-    init = (
-      uniform_fan_in(math.prod(self.in_shape)) if self.initializer == 'uniform' else normal(0.02)
-    )
+    init, bias_init = normal(0.02), nn.initializers.zeros
+    if self.initializer == 'uniform':
+      init = bias_init = uniform_fan_in(math.prod(self.in_shape))
     weight = parameter(self, 'weight', init, self.out_shape + self.in_shape, self.axes)
     dtype = compute_dtype(self.dtype, weight.dtype)
     y = contract(x.astype(dtype), weight.astype(dtype), len(self.in_shape), out_dtype)
     if self.bias:
-      bias = parameter(self, 'bias', init, self.out_shape, self.axes[: len(self.out_shape)])
+      bias = parameter(self, 'bias', bias_init, self.out_shape, self.axes[: len(self.out_shape)])
       # Added in at least float32, and so its gradient is summed.
       sum_dtype = jnp.promote_types(y.dtype, jnp.float32)
       bias = jnp.expand_dims(bias.astype(sum_dtype), range(y.ndim - bias.ndim))
@@ -149,17 +149,30 @@ class Embedding(nn.Module):
   """Token table [V, C]; returns e_BxTxC in the parameters' dtype (the residual stream's).
 
   An id outside the table gives NaN: one below 0 too, which NumPy would count from the end.
+
+  Attributes:
+    max_positions: rows of a second table [P, C], of learned positions; 0 = none. A position past
+      its end, which only padding may have, takes the last row.
   """
 
   vocab_size: int
   width: int
   stddev: float = 1.0
+  max_positions: int = 0
 
   @nn.compact
-  def __call__(self, tokens_BxT: Array) -> Array:
+  def __call__(self, tokens_BxT: Array, start_B: Array | None = None) -> Array:
+    """Args: start_B: the first position of each row, or of all; None = 0."""
     shape = (self.vocab_size, self.width)
     table_VxC = parameter(self, 'weight', normal(self.stddev), shape, ('vocab', 'width'))
-    return jnp.asarray(table_VxC).at[tokens_BxT].get(mode='fill', wrap_negative_indices=False)
+    e_BxTxC = jnp.asarray(table_VxC).at[tokens_BxT].get(mode='fill', wrap_negative_indices=False)
+    if not self.max_positions:
+      return e_BxTxC
+    shape, axes = (self.max_positions, self.width), ('positions', 'width')
+    table_PxC = parameter(self, 'positions', normal(0.01), shape, axes)
+    start_B = jnp.zeros(1, jnp.int32) if start_B is None else start_B
+    position_BxT = start_B[:, None] + jnp.arange(tokens_BxT.shape[1])[None]
+    return e_BxTxC + jnp.asarray(table_PxC).at[position_BxT].get(mode='clip')
 
 
 class Dropout(nn.Module):

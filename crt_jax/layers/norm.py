@@ -12,20 +12,24 @@ class Norm(nn.Module):
   """Normalises the last axis; kind 'layer' (centred, gain and bias) or 'rms' (gain only).
 
   The input must be the residual stream (float32, or float64), in which everything is computed.
+
+  Attributes:
+    axis: logical name of the axis.
   """
 
   width: int
   kind: str = 'layer'
   eps: float = 1e-5
+  axis: str = 'width'
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    scale = parameter(self, 'scale', nn.initializers.ones, (self.width,), ('width',))
+    scale = parameter(self, 'scale', nn.initializers.ones, (self.width,), (self.axis,))
     if self.kind == 'layer':
       x = x - jnp.mean(x, axis=-1, keepdims=True)
     y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
     y = y * jnp.expand_dims(scale, range(x.ndim - 1))
     if self.kind == 'layer':
-      bias = parameter(self, 'bias', nn.initializers.zeros, (self.width,), ('width',))
+      bias = parameter(self, 'bias', nn.initializers.zeros, (self.width,), (self.axis,))
       y = y + jnp.expand_dims(bias, range(x.ndim - 1))
     return y

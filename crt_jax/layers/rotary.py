@@ -1,5 +1,8 @@
 """Rotary position angles: the integer frequencies of the CRT reference and the standard ones."""
 
+import dataclasses
+import math
+
 import jax.numpy as jnp
 
 from crt_jax.types import Array
@@ -7,7 +10,33 @@ from crt_jax.types import Array
 KINDS = ('integer_reversed', 'integer', 'standard')
 
 
-def rotate(x_BxTxHxA: Array, position_BxT: Array, kind: str, theta: float = 1e4) -> Array:
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+  """How 'standard' frequencies are stretched over longer texts.
+
+  Those of up to `low` turns in `positions` positions are divided by `factor`, those of at least
+  `high` turns stay, and between them the share that stays grows linearly (Llama 3). Without
+  positions all are divided ('linear').
+  """
+
+  factor: float
+  low: float = 1.0
+  high: float = 4.0
+  positions: int = 0
+
+  def __call__(self, frequency: Array) -> Array:
+    turns = self.positions / (2 * math.pi) * frequency
+    kept = jnp.clip((turns - self.low) / (self.high - self.low), 0, 1)
+    return frequency * (kept + (1 - kept) / self.factor)
+
+
+def rotate(
+  x_BxTxHxA: Array,
+  position_BxT: Array,
+  kind: str,
+  theta: float = 1e4,
+  scaling: Scaling | None = None,
+) -> Array:
   """Rotates each head by its position; absolute positions, so cached keys stay valid.
 
   Args:
@@ -20,6 +49,7 @@ def rotate(x_BxTxHxA: Array, position_BxT: Array, kind: str, theta: float = 1e4)
   angle_dtype = jnp.promote_types(x_BxTxHxA.dtype, jnp.float32)
   if kind == 'standard':
     frequency = theta ** (-jnp.arange(pairs, dtype=angle_dtype) / pairs)
+    frequency = frequency if scaling is None else scaling(frequency)
     angle = position_BxT.astype(angle_dtype)[..., None] * frequency[None, None]
   else:
     # The product of integers is exact; only then it becomes a float.

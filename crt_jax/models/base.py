@@ -29,6 +29,7 @@ from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
   check_lengths,
+  check_positions,
   check_room,
   check_tokens,
   is_traced,
@@ -223,6 +224,11 @@ class Model(abc.ABC, Generic[Fields]):
     return True
 
   @property
+  def max_positions(self) -> int:
+    """The longest text whose positions it has learned; 0: it takes any."""
+    return 0
+
+  @property
   def recurs_along_sequence(self) -> bool:
     """Whether a position reads the output of the one before; then parallel passes and the exact
     recurrence differ, and a prompt can be read by either."""
@@ -281,7 +287,7 @@ class Model(abc.ABC, Generic[Fields]):
 
   def check_length(self, length: int) -> list[str]:
     """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
-    del length
+    check_positions(length, self.max_positions)
     return []
 
   def check_telemetry(self) -> None:
@@ -338,6 +344,7 @@ class Model(abc.ABC, Generic[Fields]):
   ) -> Array:
     """hidden_BxTxC of the exact recurrence."""
     batch, length = tokens_BxT.shape
+    check_positions(length, self.max_positions)
     state = self.decode_state(batch, length, depth).widened(_stream_dtype(params))
     return self.advance(params, state, tokens_BxT, None, 'sequential')[1]
 
@@ -351,9 +358,10 @@ class Model(abc.ABC, Generic[Fields]):
         be known, the row's logits are NaN from there on.
     """
     state = state.widened(_stream_dtype(params))
-    check_room(state, 1)
+    check_room(state, 1, self.max_positions)
     state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], None, 'sequential')
-    return state, self.head(params, nan_past_the_end(state, hidden_Bx1xC[:, 0]))
+    hidden_BxC = nan_past_the_end(state, hidden_Bx1xC[:, 0], self.max_positions)
+    return state, self.head(params, hidden_BxC)
 
   def prefill(
     self,
@@ -388,7 +396,7 @@ class Model(abc.ABC, Generic[Fields]):
       lengths_B = np.full(batch, length, np.int32)
     lengths_B = lengths_B if is_traced(lengths_B) else np.asarray(lengths_B)
     check_lengths(lengths_B, batch, length)
-    check_room(state, lengths_B)
+    check_room(state, lengths_B, self.max_positions)
     state = state.widened(_stream_dtype(params))
     if method == 'parallel':
       chunk *= 2 ** max(0, ceil_div(length, chunk) - 1).bit_length()
@@ -424,7 +432,7 @@ class Model(abc.ABC, Generic[Fields]):
     new_B = jnp.clip(rest_B, 0, chunk)
     state, hidden_BxcxC = self.advance(params, state, tokens_Bxc, new_B, method)
     ends_BxC = take_position(hidden_BxcxC, jnp.maximum(new_B - 1, 0))
-    ends_BxC = nan_past_the_end(state, ends_BxC)
+    ends_BxC = nan_past_the_end(state, ends_BxC, self.max_positions)
     return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
 
 

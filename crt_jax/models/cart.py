@@ -15,7 +15,7 @@ from crt_jax.models.cart_block import CARTBlock
 from crt_jax.models.cart_loop import mixing_statistics
 from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import of_cart, work_of_cart
-from crt_jax.models.transformer import embed, output_modules, project
+from crt_jax.models.ends import embed, project, tied_ends
 from crt_jax.recurrence.state import DecodeState, advance
 from crt_jax.schema import CARTConfig
 from crt_jax.schema.fields import require
@@ -51,7 +51,7 @@ class CART(Model[CARTConfig]):
     return CARTBlock(self.config)
 
   def _ends(self) -> dict:
-    return output_modules(self.config, tied=True)
+    return tied_ends(self.config)
 
   def init(self, key: Array) -> Params:
     return self.block.init(key, self._ends())

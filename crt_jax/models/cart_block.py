@@ -33,14 +33,13 @@ from crt_jax.models.config import pass_scan
 from crt_jax.models.layer_stacks import (
   LayerStack,
   Stack,
-  apply_module,
   cart_keys_values,
   cart_layer,
   empty_cache,
   first_layer,
   with_layer_axis,
 )
-from crt_jax.models.modules import axes_of_modules, init_modules
+from crt_jax.models.modules import apply_module, axes_of_modules, init_modules
 from crt_jax.recurrence.depth_loop import depth_loop
 from crt_jax.schema import CARTConfig
 from crt_jax.schema.fields import require

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
 from crt_jax.models.layer_stacks import (
-  apply_module,
   empty_cache,
   first_layer,
   roformer_attention,
   roformer_feed_forward,
   with_layer_axis,
 )
-from crt_jax.models.modules import axes_of_modules, init_modules
+from crt_jax.models.modules import apply_module, axes_of_modules, init_modules
 from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of
 from crt_jax.types import Array, Past

@@ -7,11 +7,13 @@ The parts of a model, what they store and multiply, and how often a training ste
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 from crt_jax.models import corrections
-from crt_jax.rounding import round_up
-from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.models.layer_stacks import swiglu_width
+from crt_jax.schema import CARTConfig, CRTConfig, LayerFields, ModelConfig, TransformerConfig
+from crt_jax.schema.fields import one_of, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Part:
     applied: how often a token passes through one of them: layers, or loops of a core.
     borrowed: entries of matrices it multiplies by but another piece stores (tied corrections).
     one_cache: whether all applications attend to the same keys and values.
+    shared: query heads to a head of the cache.
   """
 
   matrices: int = 0
@@ -35,6 +38,7 @@ class Part:
   applied: int = 1
   borrowed: int = 0
   one_cache: bool = False
+  shared: int = 1
 
   @property
   def multiplies(self) -> int:
@@ -58,28 +62,27 @@ class Work(NamedTuple):
 
 def of_transformer(fields: TransformerConfig) -> dict[str, Part]:
   """The parts of a transformer of any style."""
-  width, layers = fields.width, fields.layers
-  if fields.style == 'cart_dense':
-    weights = 2 * width**2 + _keys_values(fields) + _gated_feed_forward(width)
-    return _tied_ends(fields) | {'layers': Part(weights, 2 * width, width, layers, layers)}
-  if fields.style == 'roformer':
-    return _untied_ends(fields) | {'layers': _roformer_layers(fields)}
+  style, width = style_of(fields), fields.width
+  parts = style.ends(fields) | {'layers': style.layers(fields)}
   if fields.style == 'roformer_head_ffn':
-    head_ffn = Part(8 * width**2, (5 + 2) * width)
-    return _untied_ends(fields) | {'layers': _roformer_layers(fields), 'head_ffn': head_ffn}
-  raise ValueError(
-    f"model.style='{fields.style}' has no formula; use roformer, roformer_head_ffn or cart_dense"
-  )
+    parts['head_ffn'] = Part(8 * width**2, (5 + 2) * width)
+  return parts
 
 
 def of_crt(fields: CRTConfig) -> dict[str, Part]:
   """The parts of a CRT; what its correction is made of is told in corrections.py."""
   variant, width = corrections.variant_of(fields.correction), fields.width
   squares, vectors = variant.sizes(variant.parts)
-  borrowed, _ = variant.sizes(variant.tied)
-  attention = width if 'attention' in variant.parts else 0
-  correction = Part(squares * width**2, vectors * width, attention, borrowed=borrowed * width**2)
-  return _untied_ends(fields) | _crt_block(fields) | {'correction': correction}
+  matrices, vectors, attended = squares * width**2, vectors * width, 0
+  if 'attention' in variant.parts:
+    attended = _query_width(fields)
+    # Heads that are together wider or narrower than C.
+    matrices += 4 * width * (attended - width)
+    vectors += 3 * (attended - width)
+  style = style_of(fields)
+  borrowed = style.feed_forward(fields) if 'feed_forward' in variant.tied else 0
+  correction = Part(matrices, vectors, attended, borrowed=borrowed)
+  return style.ends(fields) | _crt_block(fields) | {'correction': correction}
 
 
 def _crt_block(fields: CRTConfig) -> dict[str, Part]:
@@ -88,7 +91,7 @@ def _crt_block(fields: CRTConfig) -> dict[str, Part]:
     return _cart_block(fields)
   if not fields.layers:
     raise ValueError('model.layers is missing; parameters and FLOPs follow from it')
-  return {'layers': _roformer_layers(fields)}
+  return {'layers': style_of(fields).layers(fields)}
 
 
 def of_cart(fields: CARTConfig) -> dict[str, Part]:
@@ -100,7 +103,7 @@ def _cart_block(fields: CARTConfig | CRTConfig) -> dict[str, Part]:
   """The same without its ends."""
   width, loops, preludes = fields.width, fields.loops, fields.prelude_layers
   keys_values = _keys_values(fields)
-  cross_layer = 2 * width**2 + _gated_feed_forward(width)
+  cross_layer = 2 * width**2 + _gated_feed_forward(fields)
   self_layer = cross_layer + keys_values
   # History weights, gate and loop code are stored even where a switch leaves them unused. None of
   # them multiplies per token: the code is projected once per loop, for all positions together.
@@ -140,10 +143,54 @@ def _tied_ends(fields: ModelConfig) -> dict[str, Part]:
   }
 
 
+def _llama_ends(fields: CRTConfig | TransformerConfig) -> dict[str, Part]:
+  """Those of CART, the output matrix another one unless tied."""
+  matrix = 0 if fields.tied else fields.vocab_size * fields.width
+  return _tied_ends(fields) | {'head': Part(matrix, fields.width)}
+
+
+def _gpt2_ends(fields: CRTConfig | TransformerConfig) -> dict[str, Part]:
+  """Token table, which is the output matrix, learned positions, and the last LayerNorm."""
+  positions = Part(vectors=fields.max_positions * fields.width)
+  return _tied_ends(fields) | {'positions': positions, 'head': Part(vectors=2 * fields.width)}
+
+
 def _roformer_layers(fields: CRTConfig | TransformerConfig) -> Part:
   """12 C^2 + 13 C each: attention, feed-forward of width 4C, biases, two LayerNorms."""
   width, layers = fields.width, fields.layers
   return Part(12 * width**2, 13 * width, width, layers, layers)
+
+
+def _cart_dense_layers(fields: TransformerConfig) -> Part:
+  width, layers = fields.width, fields.layers
+  weights = 2 * width**2 + _keys_values(fields) + _gated_feed_forward(fields)
+  return Part(weights, 2 * width, width, layers, layers)
+
+
+def _llama_layers(fields: CRTConfig | TransformerConfig) -> Part:
+  """Queries and output 2 C H A, keys and values 2 C G A, SwiGLU 3 C F, two gains."""
+  require(
+    fields.heads, 'model.heads is missing; parameters and FLOPs follow from it and model.kv_heads'
+  )
+  width, layers, head_width = fields.width, fields.layers, _query_width(fields) // fields.heads
+  kv_heads = fields.kv_heads or fields.heads
+  queries, keys = fields.heads * head_width, kv_heads * head_width
+  matrices = 2 * width * (queries + keys) + _gated_feed_forward(fields)
+  biases = queries + 2 * keys if fields.qkv_bias else 0
+  vectors = 2 * width + biases + 2 * head_width * fields.qk_norm
+  return Part(matrices, vectors, queries, layers, layers, shared=fields.heads // kv_heads)
+
+
+def _gpt2_layers(fields: CRTConfig | TransformerConfig) -> Part:
+  """4 C^2 + 2 C F, biases, two LayerNorms."""
+  width, layers, feed_forward = fields.width, fields.layers, _plain_feed_forward(fields)
+  vectors = 9 * width + feed_forward // (2 * width)
+  return Part(4 * width**2 + feed_forward, vectors, width, layers, layers)
+
+
+def _query_width(fields: CRTConfig | TransformerConfig) -> int:
+  """H A, which is C unless both are given."""
+  return fields.heads * fields.head_width or fields.width
 
 
 def _keys_values(fields: CARTConfig | CRTConfig | TransformerConfig) -> int:
@@ -153,8 +200,38 @@ def _keys_values(fields: CARTConfig | CRTConfig | TransformerConfig) -> int:
   return 3 * (fields.width // fields.latent_ratio) * fields.width
 
 
-def _gated_feed_forward(width: int) -> int:
-  return 3 * width * round_up(int(8 / 3 * width), 256)
+def _gated_feed_forward(fields: ModelConfig) -> int:
+  """The matrices of a SwiGLU."""
+  hidden = getattr(fields, 'feed_forward_width', 0) or swiglu_width(fields.width)
+  return 3 * fields.width * hidden
+
+
+def _plain_feed_forward(fields: LayerFields) -> int:
+  """The matrices of a feed-forward with two of them."""
+  return 2 * fields.width * (fields.feed_forward_width or 4 * fields.width)
+
+
+class Style(NamedTuple):
+  """What a style of layers is made of: its ends, its layers, the matrices of a feed-forward."""
+
+  ends: Callable
+  layers: Callable
+  feed_forward: Callable
+
+
+_STYLES = {
+  'roformer': Style(_untied_ends, _roformer_layers, _plain_feed_forward),
+  'roformer_head_ffn': Style(_untied_ends, _roformer_layers, _plain_feed_forward),
+  'cart_dense': Style(_tied_ends, _cart_dense_layers, _gated_feed_forward),
+  'llama': Style(_llama_ends, _llama_layers, _gated_feed_forward),
+  'gpt2': Style(_gpt2_ends, _gpt2_layers, _plain_feed_forward),
+}
+
+
+def style_of(fields: CRTConfig | TransformerConfig) -> Style:
+  """The formulas of the style that `fields` name; ValueError where there are none."""
+  one_of('model.style', fields.style, _STYLES)
+  return _STYLES[fields.style]
 
 
 def work_of_crt(fields: CRTConfig, training: bool, sequential: bool) -> dict[str, Work]:

@@ -17,9 +17,9 @@ from crt_jax.models.base import Hidden, Model
 from crt_jax.models.cart_block import CARTBlock
 from crt_jax.models.config import RecurrentPasses, pass_scan
 from crt_jax.models.counts import of_crt, work_of_crt
-from crt_jax.models.layer_stacks import Stack, apply_module, roformer_stack
-from crt_jax.models.modules import axes_of_modules, init_modules
-from crt_jax.models.transformer import embed, output_modules, project
+from crt_jax.models.ends import embed, project
+from crt_jax.models.layer_stacks import Stack, layers_of
+from crt_jax.models.modules import apply_module, axes_of_modules, init_modules
 from crt_jax.recurrence.passes import (
   Passes,
   Recurrence,
@@ -36,7 +36,7 @@ from crt_jax.types import AnyArray, Array, Params
 
 # The stack that a CRT stands over, by `block`.
 BLOCKS = {
-  'transformer': lambda config: roformer_stack(config, config.layers),
+  'transformer': layers_of,
   'cart': lambda config: CARTBlock(config.cart),
 }
 
@@ -108,7 +108,7 @@ class CRT(Model[CRTConfig]):
     return not (self.config.cumulative or self.config.self_inclusive)
 
   def _modules(self) -> dict:
-    return output_modules(self.config, tied=False)
+    return self.block.ends(self.config)
 
   def init(self, key: Array) -> Params:
     stack_key, output_key, correction_key = jax.random.split(key, 3)
@@ -151,9 +151,19 @@ class CRT(Model[CRTConfig]):
     """What the head reads of finished passes."""
     return done.x_next_BxTxC if self.correction.head_reads_input else done.z_BxTxC
 
-  def embed(self, params: Params, tokens_BxT: AnyArray, key: Array | None = None) -> Array:
-    """e_BxTxC, dropped out once for all passes."""
-    e_BxTxC = embed(self._modules(), params, tokens_BxT)
+  @property
+  def max_positions(self) -> int:
+    return self._modules()['embedding'].max_positions
+
+  def embed(
+    self,
+    params: Params,
+    tokens_BxT: AnyArray,
+    key: Array | None = None,
+    start_B: Array | None = None,
+  ) -> Array:
+    """e_BxTxC, dropped out once for all passes; start_B as of models/ends.py."""
+    e_BxTxC = embed(self._modules(), params, tokens_BxT, start_B)
     return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
 
   def hidden(
@@ -204,7 +214,7 @@ class CRT(Model[CRTConfig]):
       )
 
   def check_length(self, length: int) -> list[str]:
-    chunk, remarks = self.stride, []
+    chunk, remarks = self.stride, super().check_length(length)
     require(
       chunk <= length, f'model.chunk={chunk} exceeds the {length} positions; use at most {length}'
     )
@@ -277,7 +287,7 @@ class CRT(Model[CRTConfig]):
     lengths_B: Array | None,
     method: str,
   ) -> tuple[DecodeState, Array]:
-    e_BxTxC = self.embed(params, tokens_BxT)
+    e_BxTxC = self.embed(params, tokens_BxT, start_B=state.position_B)
     recurrence = self.recurrence(params)
     if method == 'sequential':
       return sequential(recurrence, self.read, state, e_BxTxC, lengths_B)

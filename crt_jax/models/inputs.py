@@ -50,12 +50,21 @@ def check_lengths(lengths_B: AnyArray, batch: int, length: int):
   )
 
 
-def check_room(state: DecodeState, new_B: AnyArray | int):
+def check_positions(length: int, most: int):
+  """Raises ValueError where a text is longer than the positions that were learned; 0 = no limit."""
+  require(
+    not most or length <= most,
+    f'text of {length} positions: model.max_positions={most} were learned; use at most {most}',
+  )
+
+
+def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
   """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
-  limit = _limit(state)
+  limit = _limit(state, max_positions)
   if limit is None or is_traced(state.position_B, new_B):
     return
   end = (np.asarray(state.position_B) + new_B).max()
+  check_positions(end, max_positions)
   require(
     end <= limit,
     f'text that ends at position {end} does not fit a state of max_len={limit}; '
@@ -63,14 +72,15 @@ def check_room(state: DecodeState, new_B: AnyArray | int):
   )
 
 
-def nan_past_the_end(state: DecodeState, hidden_BxC: Array) -> Array:
-  """NaN in the rows whose last tokens the caches had no room for."""
-  limit = _limit(state)
+def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) -> Array:
+  """NaN in the rows whose last tokens the caches had no room for, or have no position."""
+  limit = _limit(state, max_positions)
   if limit is None:
     return hidden_BxC
   return jnp.where((state.position_B <= limit)[:, None], hidden_BxC, jnp.nan)
 
 
-def _limit(state: DecodeState) -> int | None:
-  """How many positions fill the state; None: it is never full."""
-  return None if state.trailing else state.capacity
+def _limit(state: DecodeState, max_positions: int) -> int | None:
+  """How many positions fill the state or were learned; None: it is never full."""
+  limits = (None if state.trailing else state.capacity, max_positions or None)
+  return min((limit for limit in limits if limit is not None), default=None)

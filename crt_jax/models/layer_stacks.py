@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -15,11 +14,14 @@ from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.latent_attention import KeysValues, LatentAttention
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
+from crt_jax.layers.rotary import Scaling
 from crt_jax.layers.transformer_layer import TransformerLayer
 from crt_jax.models.config import layer_scan
+from crt_jax.models.ends import gpt2_ends, llama_ends, tied_ends, untied_ends
+from crt_jax.models.modules import apply_module
 from crt_jax.recurrence.layer_loop import stack
 from crt_jax.rounding import round_up
-from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.schema import CARTConfig, CRTConfig, LayerFields, ModelConfig, TransformerConfig
 from crt_jax.types import Array, Tree
 
 
@@ -55,6 +57,10 @@ class Stack(abc.ABC):
   def cache(self, batch: int, max_len: int) -> Any:
     """A tree of slots [N, B, H, S, A] and of `Carry`, as they are before the first position."""
 
+  def ends(self, config: ModelConfig) -> dict:
+    """The modules of models/ends.py that stand before and behind it."""
+    return untied_ends(config)
+
   def decayed(self) -> dict:
     """The tree of `init` with False at parameters that `block` never reads."""
     return jax.tree.map(lambda spec: True, self.axes())
@@ -71,7 +77,8 @@ class LayerStack(Stack):
 
   Attributes:
     layer: the linen module of a single layer.
-    heads, head_width: of the keys and values that a cache holds.
+    make_ends: what makes its `ends` of the configuration.
+    has_head_layer: whether a transformer puts a feed-forward between it and the final norm.
   """
 
   stacked = ((),)
@@ -79,6 +86,8 @@ class LayerStack(Stack):
   layer: TransformerLayer
   count: int
   config: ModelConfig
+  make_ends: Callable[[Any], dict] = untied_ends
+  has_head_layer: bool = False
 
   def init(self, key: Array) -> dict:
     init_one = functools.partial(init_params, self.layer, dtype=self.config.param_dtype)
@@ -92,11 +101,14 @@ class LayerStack(Stack):
     layer = functools.partial(apply_module, self.layer)
     return functools.partial(stack, layer, params_N, scan=layer_scan(self.config))
 
+  def ends(self, config: ModelConfig) -> dict:
+    return self.make_ends(config)
+
   def cache(self, batch: int, max_len: int) -> dict[str, Array]:
     """Empty keys and values, [N, B, H, S, A] in the compute dtype."""
     attention = self.layer.attention
     return empty_cache(
-      self.count, batch, max_len, attention.heads, attention.head_width, self.config.dtype
+      self.count, batch, max_len, attention.cached_heads, attention.head_width, self.config.dtype
     )
 
   def last_layer(self, params_N: Tree) -> dict[str, tuple]:
@@ -127,14 +139,8 @@ def with_layer_axis(entries: Tree) -> Tree:
   return jax.tree.map(lambda a: a[None], entries)
 
 
-def apply_module(module: nn.Module, params: dict, *args: Any, key: Array | None = None) -> Any:
-  """One linen module as a pure function; key None means no dropout."""
-  rngs = None if key is None else {'dropout': key}
-  return module.apply({'params': params}, *args, rngs=rngs)
-
-
-def roformer_attention(config: CRTConfig | TransformerConfig) -> Attention:
-  """Biased rotary attention of the CRT paper (crt.md 2.2, 2.3)."""
+def roformer_attention(config: LayerFields, initializer: str = 'uniform') -> Attention:
+  """Biased attention of the CRT paper (crt.md 2.2, 2.3), with the angles of `rotary` if any."""
   return Attention(
     width=config.width,
     heads=config.heads,
@@ -142,6 +148,7 @@ def roformer_attention(config: CRTConfig | TransformerConfig) -> Attention:
     rotary=config.rotary,
     rotary_theta=config.rotary_theta,
     window=config.window,
+    initializer=initializer,
     dropout=config.dropout,
     kernel=config.attention_kernel,
     dtype=config.dtype,
@@ -149,7 +156,7 @@ def roformer_attention(config: CRTConfig | TransformerConfig) -> Attention:
 
 
 def roformer_feed_forward(
-  config: CRTConfig | TransformerConfig, in_width: int = 0, dropout_inside: bool = False
+  config: LayerFields, in_width: int = 0, dropout_inside: bool = False
 ) -> FeedForward:
   """C -> 4C -> C with exact GELU and biases (crt.md 2.2)."""
   return FeedForward(
@@ -162,10 +169,15 @@ def roformer_feed_forward(
   )
 
 
-def roformer_stack(config: CRTConfig | TransformerConfig, count: int) -> LayerStack:
+def roformer_stack(config: LayerFields, count: int) -> LayerStack:
   """The layers of the CRT paper's models: LayerNorm, biased attention, GELU."""
   layer = TransformerLayer(roformer_attention(config), roformer_feed_forward(config))
   return LayerStack(layer, count, config)
+
+
+def roformer_head_ffn_stack(config: TransformerConfig, count: int) -> LayerStack:
+  """The same before another feed-forward, the equal-capacity control (crt.md 9)."""
+  return dataclasses.replace(roformer_stack(config, count), has_head_layer=True)
 
 
 def cart_dense_stack(config: TransformerConfig, count: int) -> LayerStack:
@@ -174,7 +186,7 @@ def cart_dense_stack(config: TransformerConfig, count: int) -> LayerStack:
   With a `latent_ratio` they are those of a CART's prelude.
   """
   if config.latent_ratio:
-    return LayerStack(cart_layer(config), count, config)
+    return LayerStack(cart_layer(config), count, config, tied_ends)
   attention = Attention(
     width=config.width,
     heads=config.heads,
@@ -188,9 +200,57 @@ def cart_dense_stack(config: TransformerConfig, count: int) -> LayerStack:
     kernel=config.attention_kernel,
     dtype=config.dtype,
   )
-  return LayerStack(
-    TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps), count, config
+  layer = TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
+  return LayerStack(layer, count, config, tied_ends)
+
+
+def llama_stack(config: LayerFields, count: int) -> LayerStack:
+  """The layers of Llama, Qwen2 (`qkv_bias`), Qwen3 (`qk_norm`) and SmolLM: RMSNorm, grouped keys
+  and values, SwiGLU."""
+  attention = Attention(
+    width=config.width,
+    heads=config.heads,
+    head_width=config.head_width,
+    rotary=config.rotary,
+    rotary_theta=config.rotary_theta,
+    scaling=SCALINGS[config.rotary_scaling](config),
+    kv_heads=config.kv_heads,
+    window=config.window,
+    bias=False,
+    qkv_bias=config.qkv_bias,
+    qk_norm=config.qk_norm,
+    norm_eps=config.norm_eps,
+    initializer='normal',
+    dropout=config.dropout,
+    kernel=config.attention_kernel,
+    dtype=config.dtype,
   )
+  hidden = config.feed_forward_width or swiglu_width(config.width)
+  layer = TransformerLayer(attention, swiglu_feed_forward(config, hidden), 'rms', config.norm_eps)
+  return LayerStack(layer, count, config, llama_ends)
+
+
+SCALINGS: dict[str, Callable[[LayerFields], Scaling | None]] = {
+  'none': lambda config: None,
+  'linear': lambda config: Scaling(config.rotary_factor),
+  'llama3': lambda config: Scaling(
+    config.rotary_factor, config.rotary_low, config.rotary_high, config.rotary_positions
+  ),
+}
+
+
+def gpt2_stack(config: LayerFields, count: int) -> LayerStack:
+  """The layers of GPT-2: LayerNorm, biases, tanh GELU; its positions are in the embedding."""
+  attention = roformer_attention(config, initializer='normal')
+  feed_forward = FeedForward(
+    width=config.width,
+    hidden=config.feed_forward_width or 4 * config.width,
+    activation='gelu_tanh',
+    initializer='normal',
+    dropout=config.dropout,
+    dtype=config.dtype,
+  )
+  return LayerStack(TransformerLayer(attention, feed_forward), count, config, gpt2_ends)
 
 
 def cart_layer(config: CARTConfig | TransformerConfig, own_keys: bool = True) -> TransformerLayer:
@@ -217,13 +277,38 @@ def cart_keys_values(config: CARTConfig | TransformerConfig) -> KeysValues:
 
 
 def cart_feed_forward(config: CARTConfig | TransformerConfig) -> FeedForward:
-  """SwiGLU without biases; its width is the multiple of 256 at or above 8C/3 (cart.md 2.1)."""
+  """The SwiGLU of a CART."""
+  return swiglu_feed_forward(config, swiglu_width(config.width))
+
+
+def swiglu_width(width: int) -> int:
+  """The multiple of 256 at or above 8C/3 (cart.md 2.1)."""
+  return round_up(int(8 / 3 * width), 256)
+
+
+def swiglu_feed_forward(config: ModelConfig, hidden: int) -> FeedForward:
+  """SwiGLU without biases."""
   return FeedForward(
     width=config.width,
-    hidden=round_up(int(8 / 3 * config.width), 256),
+    hidden=hidden,
     activation='swiglu',
     bias=False,
     initializer='normal',
     dropout=config.dropout,
     dtype=config.dtype,
   )
+
+
+# The stack that a style names.
+STYLES: dict[str, Callable[[Any, int], LayerStack]] = {
+  'roformer': roformer_stack,
+  'roformer_head_ffn': roformer_head_ffn_stack,
+  'cart_dense': cart_dense_stack,
+  'llama': llama_stack,
+  'gpt2': gpt2_stack,
+}
+
+
+def layers_of(config: CRTConfig | TransformerConfig) -> LayerStack:
+  """The layers of a configuration, in its style."""
+  return STYLES[config.style](config, config.layers)

@@ -1,5 +1,7 @@
 """Single linen modules of a model, such as its embedding and final norm, by name."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,12 @@ def init_modules(modules: dict, config: ModelConfig, key: Array) -> dict:
 
 def axes_of_modules(modules: dict, config: ModelConfig) -> dict:
   return {name: axes_of(module, example_input(module, config)) for name, module in modules.items()}
+
+
+def apply_module(module: nn.Module, params: dict, *args: Any, key: Array | None = None) -> Any:
+  """One linen module as a pure function; key None means no dropout."""
+  rngs = None if key is None else {'dropout': key}
+  return module.apply({'params': params}, *args, rngs=rngs)
 
 
 def example_input(module: nn.Module, config: ModelConfig) -> Array:

@@ -2,7 +2,7 @@
 
 Styles: 'roformer' is the CRT paper's baseline (crt.md 2), 'roformer_head_ffn' the same with a
 feed-forward before the final norm (its equal-capacity control, crt.md 9), 'cart_dense' CART's dense
-baseline (cart.md 2.7).
+baseline (cart.md 2.7); 'llama' and 'gpt2' are those of published weights.
 """
 
 import dataclasses
@@ -13,23 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from crt_jax import sharding
-from crt_jax.layers.linear import Embedding, Linear, contract
 from crt_jax.layers.norm import Norm
-from crt_jax.layers.parameters import compute_dtype
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.counts import of_transformer
-from crt_jax.models.inputs import check_tokens
-from crt_jax.models.layer_stacks import (
-  LayerStack,
-  apply_module,
-  cart_dense_stack,
-  roformer_feed_forward,
-  roformer_stack,
-)
-from crt_jax.models.modules import axes_of_modules, init_modules
+from crt_jax.models.ends import embed, project
+from crt_jax.models.layer_stacks import LayerStack, layers_of, roformer_feed_forward
+from crt_jax.models.modules import apply_module, axes_of_modules, init_modules
 from crt_jax.recurrence.state import DecodeState, advance
-from crt_jax.schema import CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.schema import TransformerConfig
 from crt_jax.types import AnyArray, Array, Params, Past
 
 
@@ -53,14 +44,13 @@ class Transformer(Model[TransformerConfig]):
     return {('layers',): ('block',)}
 
   def _modules(self) -> dict:
-    return output_modules(self.config, tied=self.config.style == 'cart_dense')
+    return self._stack().ends(self.config)
 
   def _stack(self) -> LayerStack:
-    make = cart_dense_stack if self.config.style == 'cart_dense' else roformer_stack
-    return make(self.config, self.config.layers)
+    return layers_of(self.config)
 
   def _head_layer(self) -> dict:
-    if self.config.style != 'roformer_head_ffn':
+    if not self._stack().has_head_layer:
       return {}
     return dict(
       head_norm=Norm(self.config.width), head_feed_forward=roformer_feed_forward(self.config)
@@ -96,6 +86,10 @@ class Transformer(Model[TransformerConfig]):
       x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
     return x_BxTxC, entries
 
+  @property
+  def max_positions(self) -> int:
+    return self._modules()['embedding'].max_positions
+
   def hidden(
     self,
     params: Params,
@@ -125,41 +119,6 @@ class Transformer(Model[TransformerConfig]):
     lengths_B: Array | None,
     method: str,
   ) -> tuple[DecodeState, Array]:
-    x_BxTxC = embed(self._modules(), params, tokens_BxT)
+    x_BxTxC = embed(self._modules(), params, tokens_BxT, state.position_B)
     x_BxTxC, entries = self._block(params, x_BxTxC, state.past('block'), None)
     return advance(state, dict(block=entries), None, lengths_B), x_BxTxC
-
-
-def output_modules(config: CARTConfig | CRTConfig | TransformerConfig, tied: bool) -> dict:
-  """Embedding, final norm and, unless tied to the embedding, the output layer."""
-  if tied:
-    norm = Norm(config.width, 'rms', config.norm_eps)
-    return dict(embedding=Embedding(config.vocab_size, config.width, 0.02), final_norm=norm)
-  output = Linear((config.vocab_size,), (config.width,), ('vocab', 'width'), dtype=config.dtype)
-  return dict(
-    embedding=Embedding(config.vocab_size, config.width),
-    final_norm=Norm(config.width),
-    output=output,
-  )
-
-
-def embed(modules: dict, params: Params, tokens_BxT: AnyArray) -> Array:
-  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations.
-
-  It begins the residual stream, so it is at least float32, also where the table is stored in less.
-  """
-  check_tokens(tokens_BxT, modules['embedding'].vocab_size)
-  table = jax.tree.map(sharding.gather_rows, params['embedding'])
-  e_BxTxC = apply_module(modules['embedding'], table, tokens_BxT)
-  return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
-
-
-def project(modules: dict, params: Params, hidden: Array, config: ModelConfig) -> Array:
-  """Final norm and output layer, the product in the compute dtype summed in float32 or float64."""
-  normed = apply_module(modules['final_norm'], params['final_norm'], hidden)
-  out_dtype = jnp.promote_types(normed.dtype, jnp.float32)
-  if 'output' in modules:
-    return modules['output'].apply({'params': params['output']}, normed, out_dtype)
-  table_VxC = params['embedding']['weight']
-  dtype = compute_dtype(config.dtype, table_VxC.dtype)
-  return contract(normed.astype(dtype), table_VxC.astype(dtype), 1, out_dtype)

@@ -115,15 +115,19 @@ def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
   try:
     workdir.path.mkdir(parents=True, exist_ok=True)
     hold(workdir.path)
-    if not (workdir.path / CONFIG).exists():
-      write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
-    with open(workdir.metrics, 'a', encoding='utf-8'):
-      pass
+    begin(workdir, config)
   except OSError as error:
     raise ValueError(
       f'--workdir={path} cannot be written ({error.strerror or error}); choose another directory'
     ) from None
   return workdir
+
+
+def begin(workdir: Workdir, config: ConfigDict) -> None:
+  """Writes what a directory begins with, unless it is there."""
+  if not (workdir.path / CONFIG).exists():
+    write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
+  workdir.metrics.touch()
 
 
 def seen(workdir: Workdir) -> dict:

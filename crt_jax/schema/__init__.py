@@ -8,10 +8,13 @@ def get_config():
   return config
 """
 
+from crt_jax.schema.cart import CARTConfig
+from crt_jax.schema.crt import CRTConfig
 from crt_jax.schema.data import DataConfig, SourceConfig
 from crt_jax.schema.evaluation import EvalConfig, SampleConfig
 from crt_jax.schema.experiment import (
   ABOUT,
+  MODELS,
   SECTIONS,
   AboutConfig,
   cart_model,
@@ -27,7 +30,8 @@ from crt_jax.schema.experiment import (
   transformer_model,
 )
 from crt_jax.schema.fields import Section, complete, field, resolve
-from crt_jax.schema.model import MODELS, CARTConfig, CRTConfig, ModelConfig, TransformerConfig
+from crt_jax.schema.layers import LayerFields, TransformerConfig
+from crt_jax.schema.model import ModelConfig
 from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
@@ -37,6 +41,7 @@ __all__ = [
   'CRTConfig',
   'DataConfig',
   'EvalConfig',
+  'LayerFields',
   'MODELS',
   'MeshConfig',
   'ModelConfig',

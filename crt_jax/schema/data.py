@@ -75,7 +75,9 @@ class DataConfig(Section):
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
   tfds_dir: str = field('', "where prepared TFDS sets lie; '' = TFDS's default")
-  tokenizer: str = field('bytes', 'bytes, bpe, gpt2, gpt2:DIR, or the path of a tokenizer.json')
+  tokenizer: str = field(
+    'bytes', "bytes, bpe, gpt2, gpt2:DIR, a tokenizer.json, or a model's folder or .gguf file"
+  )
   vocab_size: int = field(
     256, 'tokens of a trained BPE, special ones included; 256 for bytes', least=1, most=2**24
   )
@@ -248,8 +250,8 @@ def _check_tokenizer(config: DataConfig) -> None:
   name = config.tokenizer
   if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
     return
-  if not storage.local_path('data.tokenizer', name).is_file() and Path(name).suffix != '.json':
+  if not storage.local_path('data.tokenizer', name).exists() and Path(name).suffix != '.json':
     raise ValueError(
-      f'data.tokenizer={name!r} is neither a file nor one of {", ".join(TOKENIZERS)}'
+      f'data.tokenizer={name!r} is neither a file, a folder nor one of {", ".join(TOKENIZERS)}'
       f'{near(name, TOKENIZERS[:3])}'
     )

@@ -7,17 +7,13 @@ from typing import Any, ClassVar
 from ml_collections import ConfigDict
 
 from crt_jax.schema import fields
+from crt_jax.schema.cart import CART_HEAD_WIDTH, CARTConfig
+from crt_jax.schema.crt import CRTConfig
 from crt_jax.schema.data import EMBEDDED, MIXTURE, DataConfig, SourceConfig
 from crt_jax.schema.evaluation import EvalConfig, SampleConfig
 from crt_jax.schema.fields import SEEDS, Section, Values, complete, field, near, values_of
-from crt_jax.schema.model import (
-  CART_HEAD_WIDTH,
-  MODELS,
-  CARTConfig,
-  CRTConfig,
-  ModelConfig,
-  TransformerConfig,
-)
+from crt_jax.schema.layers import TransformerConfig
+from crt_jax.schema.model import ModelConfig
 from crt_jax.schema.training import MeshConfig, OptimizerConfig, TrainConfig
 
 ABOUT = 'about'
@@ -33,6 +29,11 @@ class AboutConfig(Section):
   first_look: str = field('', '--config of a short version, named where the run would take days')
 
 
+MODELS: dict[str, type[ModelConfig]] = {
+  'transformer': TransformerConfig,
+  'crt': CRTConfig,
+  'cart': CARTConfig,
+}
 SECTIONS: dict[str, type[Section]] = {
   'data': DataConfig,
   'optimizer': OptimizerConfig,

@@ -1,9 +1,9 @@
-"""`config.model`: the fields of each kind of model (docs/crt.md, docs/cart.md)."""
+"""Fields of every kind of model, `config.model`."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
-from crt_jax.schema.depth_schedule import DepthSchedule
 from crt_jax.schema.fields import LARGEST, MISSING, Section, field, require
 
 WIDEST, DEEPEST = 2**17, 10_000
@@ -21,34 +21,6 @@ KERNELS = {
   'splash': 'TPUs',
   'auto': 'as is fastest on the device',
 }
-ROTARY = {
-  'integer_reversed': "the CRT paper's language models",
-  'integer': 'pointer chasing',
-  'standard': 'halves are rotated, by rotary_theta',
-}
-CORRECTIONS = {
-  'add': "the paper's CRT",
-  'stateless': 'the same network without recurrence',
-  'token_blind': 'the network reads the summary alone',
-  'concat': 'the network reads summary and token side by side',
-  'block_head': 'no network, the change of the block is added',
-  'nosub': 'no network, the output of the block is added',
-  'delta_ffn': 'the network reads the change of the block',
-  'delta_ffn_add': "'add' of the change of the block",
-  'tied': "'add' with the feed-forward of the last layer",
-  'pure': "'add' and the summary itself",
-  'tied_pure': "'pure' with norm and feed-forward of the last layer",
-  'px': "'add', and the head reads the next input",
-  'sa': "'add' behind self-attention",
-}
-# What a gradient's reach counts.
-GRADIENTS = {
-  'full': '',
-  'truncated': 'positions',
-  'last_passes': 'passes',
-  'implicit': 'reverse passes',
-}
-CART_HEAD_WIDTH = 64  # as published
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,14 +66,19 @@ class ModelConfig(Section):
     heads, head_width, width = self.heads, self.head_width, self.width
     require(heads or head_width, 'model.heads is missing; give model.heads or model.head_width')
     name, parts = ('heads', heads) if heads else ('head_width', head_width)
-    if width % parts or width < parts:
+    is_free = heads and head_width and self.frees_head_width
+    if not is_free and (width % parts or width < parts):
       below, above = width // parts * parts, (width // parts + 1) * parts
       fits = f'{below} or {above}' if below else f'{above}'
       raise ValueError(f'model.width={width} must be divisible by model.{name}={parts}; use {fits}')
     require(
-      not (heads and head_width) or heads * head_width == width,
+      is_free or not (heads and head_width) or heads * head_width == width,
       f'model.heads={heads} times model.head_width={head_width} is not model.width={width}; '
       f'leave one of them 0',
+    )
+    require(
+      not is_free or head_width % 2 == 0,
+      f'model.head_width={head_width} must be even for rotary angles; use {head_width + 1}',
     )
     heads, head_width = heads or width // head_width, head_width or width // heads
     require(
@@ -111,6 +88,11 @@ class ModelConfig(Section):
     )
     object.__setattr__(self, 'heads', heads)
     object.__setattr__(self, 'head_width', head_width)
+
+  @property
+  def frees_head_width(self) -> bool:
+    """Whether the heads may together be wider or narrower than C."""
+    return False
 
   @property
   def trains_in_parallel(self) -> bool:
@@ -123,312 +105,15 @@ class ModelConfig(Section):
     return 'float64' if self.dtype == 'float64' else 'float32'
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig):
-  """Fields of a transformer."""
+def names_of(cls: type[ModelConfig]) -> set[str]:
+  return {one.name for one in dataclasses.fields(cls)}
 
-  layers: int = field(MISSING, 'layers, N', least=1, most=DEEPEST)
-  style: str = field(
-    'roformer',
-    'kind of layers',
-    choices={
-      'roformer': "the CRT paper's baseline",
-      'roformer_head_ffn': 'the same with a feed-forward before the head',
-      'cart_dense': "CART's baseline",
-    },
-  )
-  rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
-  rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
-  norm_eps: float = field(1e-6, "epsilon of the norms of style='cart_dense'", above=0, most=1)
-  latent_ratio: int = field(
-    0,
-    "of style='cart_dense': keys and values through C / latent_ratio",
-    least=0,
-    most=WIDEST,
-    zero='full rank',
-  )
 
-  def check(self) -> None:
-    if self.style == 'cart_dense':
-      if not self.heads and not self.head_width:
-        object.__setattr__(self, 'head_width', CART_HEAD_WIDTH)
-      if not self.rotary:
-        object.__setattr__(self, 'rotary', 'standard')
-      require(
-        self.rotary == 'standard',
-        f"model.rotary={self.rotary!r} must be 'standard' for model.style='cart_dense'",
-      )
-    super().check()
-    require_rotary(self.rotary)
+def require_default(config: ModelConfig, names: Iterable[str], owner: str) -> None:
+  """Raises ValueError where a field that only `owner` has is given."""
+  for name in sorted(names):
+    value = getattr(config, name)
     require(
-      self.latent_ratio == 0 or self.style == 'cart_dense',
-      f"model.latent_ratio={self.latent_ratio} needs model.style='cart_dense'; use 0",
+      value == type(config).__dataclass_fields__[name].default,
+      f'model.{name}={value!r} is of {owner}; set that, or leave it out',
     )
-    require_latent_ratio(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CARTFields(ModelConfig):
-  """Fields of what lies between the ends of a CART: of it, and of a CRT with block='cart'."""
-
-  prelude_layers: int = field(
-    4, 'layers of the prelude, P; at least 2 unless short_prelude', least=0, most=DEEPEST
-  )
-  loops: int = field(6, 'loops of the core, R', least=1, most=DEEPEST)
-  latent_ratio: int = field(
-    4, 'keys and values through C / latent_ratio', least=0, most=WIDEST, zero='full rank'
-  )
-  history: int = field(3, 'states that the blend mixes', least=1, most=DEEPEST)
-  gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
-  loop_code_width: int = field(32, 'width of the code of the loop, even', least=2, most=WIDEST)
-  norm_eps: float = field(1e-6, 'epsilon of the norms', above=0, most=1)
-  rotary_theta: float = field(1e4, "base of the 'standard' rotary angles", above=0, most=1e12)
-  anchor: str = field(
-    'frozen',
-    "source of the core's keys and values",
-    choices={'frozen': "the prelude's output", 'per_loop': "each loop's input"},
-  )
-  anchor_norm: bool = field(False, "RMSNorm before the anchor's projection")
-  share_core: bool = field(True, 'one core for all loops')
-  core: str = field(
-    'cross',
-    'what a loop attends to',
-    choices={'cross': 'the anchor', 'self': 'its own states, as a layer of the prelude'},
-  )
-  core_residual: bool = field(True, 'A * u is added around the core; False needs gate=False')
-  blend: bool = field(True, 'the last states are mixed')
-  gate: bool = field(True, 'A is learned')
-  loop_code: bool = field(True, 'a loop knows its number')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CRTConfig(CARTFields):
-  """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
-
-  block: str = field(
-    'transformer',
-    'what the recurrence stands over',
-    choices={
-      'transformer': 'layers of its own',
-      'cart': 'the body of a CART, with its fields; layers and heads are 0',
-    },
-  )
-  layers: int = field(
-    0, "layers of the block, D; at least 1 unless block='cart'", least=0, most=DEEPEST
-  )
-  rotary: str = field('', 'kind of rotary angles', choices=('', *ROTARY))
-  depth: int = field(5, 'parallel passes, K', least=1, most=DEEPEST)
-  depth_min: int = field(
-    0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
-  )
-  depth_schedule: str = field(
-    '', "'step:K' or 'step:low-high', comma-separated: replaces both from those steps on"
-  )
-  correction: str = field(
-    'add', "what a position's successor gets (models/corrections.py)", choices=CORRECTIONS
-  )
-  cumulative: bool = field(
-    False, 'each pass adds to its own input, not to the embedding; no sequential form'
-  )
-  self_inclusive: bool = field(
-    False, "position t reads its own summary, not t-1's; no sequential form"
-  )
-  start: str = field(
-    'embedding',
-    'first input of the parallel passes',
-    choices={'embedding': 'x = e', 'corrected': 'a zero summary is injected'},
-  )
-  convergence_weight: float = field(
-    0.0, 'in the loss, of mean((x^(K+1) - x^(K))^2); not of driver=sequential', least=0, most=1e6
-  )
-  driver: str = field(
-    'unroll',
-    'what the loss differentiates',
-    choices={
-      'unroll': 'K parallel passes',
-      'chunked': 'K passes over each chunk',
-      'sequential': 'backpropagation through time',
-    },
-  )
-  chunk: int = field(0, 'positions of a chunk, of driver=chunked', least=0, most=LARGEST)
-  backward: str = field(
-    'replay',
-    'what the backward pass of the other two drivers stores',
-    choices={'replay': 'the caches', 'segments': 'every sqrt(T)-th state', 'scan': 'everything'},
-  )
-  gradient: str = field(
-    'full', 'what of it is computed (recurrence/estimators.py)', choices=tuple(GRADIENTS)
-  )
-  gradient_reach: int = field(
-    0,
-    'positions of truncated, passes of last_passes, reverse passes of implicit',
-    least=0,
-    most=LARGEST,
-  )
-
-  def check(self) -> None:
-    self._check_block()
-    super().check()
-    require_rotary(self.rotary)
-    require(
-      self.depth_min <= self.depth,
-      f'model.depth_min={self.depth_min} must lie between 0 (fixed) and model.depth={self.depth}',
-    )
-    self.schedule  # noqa: B018 - parses, so that a mistake is reported here
-    if self.driver == 'chunked':
-      require(self.chunk >= 1, f"model.chunk={self.chunk} must be at least 1 for driver='chunked'")
-    if self.driver != 'unroll':
-      self.require_sequential_form(f'model.driver={self.driver!r}')
-    self._check_gradient()
-
-  def _check_block(self) -> None:
-    if self.block == 'transformer':
-      require(self.layers, 'model.layers is missing: model.layers=0 must be at least 1')
-      others = {one.name for one in dataclasses.fields(ModelConfig)} | {'rotary_theta'}
-      for one in dataclasses.fields(CARTFields):
-        value = getattr(self, one.name)
-        require(
-          one.name in others or value == one.default,
-          f"model.{one.name}={value!r} is of model.block='cart'; set that, or leave it out",
-        )
-      return
-    require(
-      not self.layers,
-      f"model.layers={self.layers} does not go with model.block='cart'; leave it out (0), and set "
-      'model.prelude_layers and model.loops',
-    )
-    require(
-      self.head_width or not self.heads,
-      f"model.heads={self.heads} does not go with model.block='cart'; leave it out (0), and set "
-      f'model.head_width={self.width // max(self.heads, 1)}',
-    )
-    if not self.rotary:
-      object.__setattr__(self, 'rotary', 'standard')
-    require(
-      self.rotary == 'standard',
-      f"model.rotary={self.rotary!r} must be 'standard' for model.block='cart'",
-    )
-    object.__setattr__(self, 'head_width', self.cart.head_width)
-
-  @property
-  def cart(self) -> 'CARTConfig':
-    """The CART whose body block='cart' is."""
-    names = [one.name for one in dataclasses.fields(CARTFields)]
-    return CARTConfig(**{name: getattr(self, name) for name in names})
-
-  def _check_gradient(self) -> None:
-    named, reach = f'model.gradient={self.gradient!r}', self.gradient_reach
-    if self.gradient == 'full':
-      require(reach == 0, f'model.gradient_reach={reach} must be 0 for {named}')
-      return
-    unit = GRADIENTS[self.gradient]
-    require(reach >= 1, f'model.gradient_reach={reach} must be at least 1 ({unit}) for {named}')
-    if self.gradient == 'truncated' and self.driver == 'chunked':
-      require(
-        reach % self.chunk == 0,
-        f'model.gradient_reach={reach} must be a multiple of model.chunk={self.chunk}; '
-        f'use {reach // self.chunk * self.chunk or self.chunk}',
-      )
-    if self.gradient == 'last_passes':
-      least = self.schedule.depths()[0]
-      require(
-        reach <= least, f'model.gradient_reach={reach} exceeds the {least} passes; use {least}'
-      )
-    if self.gradient == 'implicit':
-      self.require_sequential_form(named)
-      require(
-        self.dropout == 0,
-        f'{named} needs model.dropout=0 (is {self.dropout}): a map that differs in every pass has '
-        'no fixed point',
-      )
-
-  @property
-  def trains_in_parallel(self) -> bool:
-    return self.driver == 'unroll'
-
-  @property
-  def schedule(self) -> DepthSchedule:
-    """When training uses which K."""
-    return DepthSchedule.parse(self.depth, self.depth_min, self.depth_schedule)
-
-  def require_sequential_form(self, what: str) -> None:
-    """Raises ValueError where this CRT has none, which `what` needs."""
-    for name in ('cumulative', 'self_inclusive'):
-      require(
-        not getattr(self, name),
-        f'{what} needs the sequential form, which model.{name}=True does not have; '
-        f'set model.{name}=False or use parallel passes (apply)',
-      )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CARTConfig(CARTFields):
-  """Fields of a CART; the booleans and choices are the switches of docs/cart.md."""
-
-  short_prelude: bool = field(False, 'P may be 0 or 1, which was not published')
-  loops_min: int = field(
-    0, 'training draws R from loops_min .. loops', least=0, most=DEEPEST, zero='always loops'
-  )
-  backprop_loops: int = field(
-    0, 'gradients flow through the last so many loops', least=0, most=DEEPEST, zero='all'
-  )
-
-  def check(self) -> None:
-    if not self.heads and not self.head_width:
-      object.__setattr__(self, 'head_width', CART_HEAD_WIDTH)
-    super().check()
-    require(
-      self.short_prelude or self.prelude_layers >= 2,
-      f'model.prelude_layers={self.prelude_layers} must be at least 2 (as published); '
-      'set model.short_prelude=True to go below',
-    )
-    for name in ('loops_min', 'backprop_loops'):
-      value = getattr(self, name)
-      require(
-        value <= self.loops,
-        f'model.{name}={value} must lie between 0 and model.loops={self.loops}',
-      )
-    self.schedule  # noqa: B018 - checks how many are drawn
-    require_latent_ratio(self)
-    code = self.loop_code_width
-    require(code % 2 == 0, f'model.loop_code_width={code} must be even')
-    require(
-      self.core == 'cross' or self.anchor == 'frozen',
-      "model.core='self' has no anchor to renew; set model.anchor='frozen'",
-    )
-    require(
-      not self.backprop_loops or (self.core == 'cross' and self.anchor == 'frozen'),
-      f'model.backprop_loops={self.backprop_loops} leaves the prelude no gradient but through a '
-      "frozen anchor; set model.core='cross' and model.anchor='frozen', or model.backprop_loops=0",
-    )
-    require(
-      self.core_residual or not self.gate,
-      'model.core_residual=False leaves the gate nothing to scale; set model.gate=False too',
-    )
-
-  @property
-  def schedule(self) -> DepthSchedule:
-    """Which R training draws."""
-    return DepthSchedule((0,), ((self.loops_min or self.loops, self.loops),))
-
-
-def require_latent_ratio(config: TransformerConfig | CARTConfig) -> None:
-  """Raises ValueError unless the width of the latent is whole, or there is none."""
-  ratio, width = config.latent_ratio, config.width
-  require(
-    ratio == 0 or width % ratio == 0,
-    f'model.latent_ratio={ratio} must be 0 (full rank) or divide model.width={width}',
-  )
-
-
-def require_rotary(rotary: str) -> None:
-  """Weights mean nothing without the angles they were trained with, so there is no default."""
-  choices = ', '.join(map(repr, ROTARY))
-  require(rotary, f'model.rotary is missing; choose one of {choices} (crt: integer_reversed)')
-
-
-MODELS: dict[str, type[ModelConfig]] = {
-  'transformer': TransformerConfig,
-  'crt': CRTConfig,
-  'cart': CARTConfig,
-}

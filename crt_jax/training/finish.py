@@ -137,7 +137,8 @@ def write(directory: workdir.Workdir, config: ConfigDict, record: dict, text: st
     (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
-  figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
+  if record['step']:
+    figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
   counted = model_class(config.model.name).passes
   passes = counted.label if counted else ''
   for name, results in by_set(record['results']).items():

@@ -63,7 +63,8 @@ def traffic(model: Any, dtype: str, batch: int = 1, context: int = 0) -> Traffic
   pieces = dict(accounting.parts(model))
   table = pieces.pop('embedding').vectors
   is_tied = not pieces['head'].matrices
-  rows = 0 if is_tied else batch * fields.width * VECTOR_ITEMSIZE
+  looked_up = (not is_tied) + (pieces.pop('positions', None) is not None)
+  rows = looked_up * batch * fields.width * VECTOR_ITEMSIZE
   weights = resident_weights = rows + (table * size if is_tied else 0)
   cache = resident_cache = 0
   multiplies = table if is_tied else 0
@@ -72,7 +73,7 @@ def traffic(model: Any, dtype: str, batch: int = 1, context: int = 0) -> Traffic
     one = (part.matrices + part.borrowed) * size + part.vectors * VECTOR_ITEMSIZE
     weights += part.applied * one
     resident_weights += part.copies * one
-    one = 2 * batch * attended_positions * part.attended * size
+    one = 2 * batch * attended_positions * (part.attended // part.shared) * size
     cache += part.applied * one
     resident_cache += (1 if part.one_cache else part.applied) * one
     multiplies += part.multiplies + 2 * (attended_positions + 1) * part.applied * part.attended

@@ -20,11 +20,18 @@ _CRT_CART = dict(
 )
 _CART = dict(name='cart', vocab_size=23, width=16, head_width=8, prelude_layers=2, loops=3)
 
+_LLAMA = dict(style='llama', heads=4, kv_heads=2, head_width=6, feed_forward_width=20)
+_GPT2 = dict(style='gpt2', max_positions=24)
+
 CONFIGS = {
   'crt': _CRT | dict(depth=3),
   'crt_windowed': _CRT | dict(depth=3, window=3, rotary='integer'),
   'crt_sa': _CRT | dict(depth=3, correction='sa', layers=1),
   'crt_px': _CRT | dict(depth=3, correction='px', rotary='standard'),
+  'crt_llama': _CRT
+  | _LLAMA
+  | dict(rotary='', depth=3, tied=True, rotary_scaling='linear', rotary_factor=2),
+  'crt_gpt2': _CRT | _GPT2 | dict(rotary='', depth=3),
   'crt_cart': _CRT_CART,
   'crt_cart_per_loop': _CRT_CART | dict(anchor='per_loop', correction='sa', window=3),
   'odd_state': _CRT | dict(name='odd_state', depth=3, layers=1),
@@ -35,6 +42,8 @@ CONFIGS = {
   'roformer': _TRANSFORMER | dict(rotary='integer_reversed'),
   'roformer_head_ffn': _TRANSFORMER | dict(rotary='standard', style='roformer_head_ffn', window=3),
   'cart_dense': _TRANSFORMER | dict(style='cart_dense'),
+  'llama': _TRANSFORMER | _LLAMA | dict(qk_norm=True, qkv_bias=True),
+  'gpt2': _TRANSFORMER | _GPT2,
   'cart_dense_latent': _TRANSFORMER | dict(style='cart_dense', latent_ratio=4),
 }
 

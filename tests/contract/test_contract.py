@@ -22,7 +22,17 @@ from tests.contract.models import (
   tokens_of,
 )
 
-FAST = ('crt', 'crt_sa', 'crt_cart', 'odd_state', 'cart', 'cart_per_loop', 'roformer')
+FAST = (
+  'crt',
+  'crt_sa',
+  'crt_cart',
+  'crt_gpt2',
+  'odd_state',
+  'cart',
+  'cart_per_loop',
+  'roformer',
+  'llama',
+)
 NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 each_model = pytest.mark.parametrize('name', NAMES)
 # What depends on the shared code rather than on a variant runs over one model of each family.

@@ -28,8 +28,8 @@ SHAPES = {
 }
 # The mesh with all axes is tried with every model, each other shape with one model of each kind;
 # the rest of the product is left to `make test-exhaustive`.
-KINDS = ('crt_sa', 'crt_cart', 'odd_state', 'cart', 'cart_dense')
-FAST = ('crt_sa', 'crt_cart', 'odd_state', 'cart')
+KINDS = ('crt_sa', 'odd_state', 'cart', 'cart_dense')
+FAST = ('crt_sa', 'crt_cart', 'crt_llama', 'odd_state', 'cart', 'gpt2')
 
 
 def marks_of(name, shape):
@@ -138,6 +138,8 @@ TEXTS = [
     'cart_per_loop',
     'roformer',
     'cart_dense',
+    'llama',
+    'crt_gpt2',
   )
 ]
 

@@ -71,9 +71,9 @@ def as_on_a_gpu(monkeypatch):
   monkeypatch.setattr(fused_attention_stablehlo, 'check_compute_capability', lambda _: True)
 
 
-def cudnn_calls(head_width, window):
+def cudnn_calls(head_width, window, groups):
   """(name, number of operands, configuration) of every cuDNN call of a training step."""
-  qkv = draw(head_width, dtype='bfloat16')
+  qkv = draw(head_width, groups=groups, dtype='bfloat16')
   function = with_gradients(lambda *x: kernels.fused_attention('cudnn', *x, window))
   text = function.trace(*qkv).lower(lowering_platforms=('cuda',)).as_text()
   calls = re.findall(r'custom_call @(__cudnn\S*?)\((.*?)\).*?backend_config = "(.*?)"[,}]', text)
@@ -87,9 +87,9 @@ def cudnn_calls(head_width, window):
   ]
 
 
-@pytest.mark.parametrize('window', (0, 3))
-def test_cudnn_is_told_of_causality_and_given_no_mask(as_on_a_gpu, window):
-  calls = cudnn_calls(70, window)
+@pytest.mark.parametrize('window, groups', [(0, 2), (3, 2), (0, 1)])
+def test_cudnn_is_told_of_causality_and_given_no_mask(as_on_a_gpu, window, groups):
+  calls = cudnn_calls(70, window, groups)
   assert [name for name, *_ in calls] == ['__cudnn$fmhaSoftmax', '__cudnn$fmhaSoftmaxBackward']
   # q, k, v; and in the backward call the statistics, the output and its gradient: no bias.
   assert [operands for _, operands, _ in calls] == [3, 6]
@@ -178,6 +178,7 @@ def test_a_training_step_lowers_for_a_tpu(name):
 
 # How often each traces attention: every scan once, what stands before and behind it apart.
 MODELS = dict(crt=2, crt_sa=5, crt_windowed=2, cart=3, cart_per_loop=3, roformer=1, cart_dense=1)
+MODELS |= dict(llama=1, crt_gpt2=2)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_a_model_attends_through_the_kernel_everywhere(name, calls):
   assert len(calls) == MODELS[name]
 
 
-@pytest.mark.parametrize('name', ('cart', 'crt_sa'))
+@pytest.mark.parametrize('name', ('cart', 'crt_sa', 'llama'))
 def test_a_model_says_the_same_through_the_kernel(name, calls):
   plain, fused = model_of(name), model_of(name, attention_kernel='splash')
   params = params_of(plain)

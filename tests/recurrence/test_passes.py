@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crt_jax.models.corrections import VARIANTS
-from crt_jax.models.layer_stacks import apply_module
+from crt_jax.models.modules import apply_module
 from crt_jax.recurrence.passes import chunked, sequential, unroll
 from tests.close import FLOAT64, assert_close
 from tests.recurrence.scaled import (

@@ -29,10 +29,14 @@ def test_resident_bytes_are_those_of_the_arrays(name, dtype):
 
   params, caches = jax.eval_shape(arrays)
   size = {name: sum(map(nbytes, jax.tree.leaves(part))) for name, part in params.items()}
-  rows = 0
-  if 'output' in params:  # a token reads one row of such a table
-    del size['embedding']
-    rows = BATCH * model.config.width * 4
+  row = BATCH * model.config.width * 4
+  rows = 0  # of tables of which a token reads one
+  if 'positions' in params['embedding']:
+    size['embedding'] -= nbytes(params['embedding']['positions'])
+    rows += row
+  if 'output' in params:
+    rows += row
+    size['embedding'] = 0
   traffic = floors.traffic(model.config, dtype, BATCH, CONTEXT)
   assert traffic.resident_weights == sum(size.values()) + rows
   assert traffic.resident_cache == sum(map(nbytes, jax.tree.leaves(caches)))

@@ -1,0 +1,97 @@
+"""Llama, SmolLM, Mistral, Qwen2 and Qwen3, by the names that Hugging Face gives."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from crt_jax.convert.settings import Settings
+from crt_jax.convert.slots import Slot
+from crt_jax.schema import TransformerConfig
+
+PREFIX = 'model.'
+IGNORED = ('rotary_emb.inv_freq',)  # of early files: it follows from rope_theta
+
+
+def longest(given: Settings) -> int:
+  """The positions that it was trained on."""
+  return given['max_position_embeddings']
+
+
+def fields(given: Settings) -> dict[str, Any]:
+  """The fields of a model of style 'llama'; ValueError for what has none."""
+  kind = given['model_type']
+  given.only('hidden_act', 'silu', 'swish')
+  given.only('mlp_bias', False)
+  given.only('use_sliding_window', False)
+  if kind != 'qwen2':  # which has biases on q, k and v, and never on the output
+    given.only('attention_bias', False)
+  heads = given['num_attention_heads']
+  return dict(
+    style='llama',
+    vocab_size=given['vocab_size'],
+    width=given['hidden_size'],
+    layers=given['num_hidden_layers'],
+    heads=heads,
+    kv_heads=given.get('num_key_value_heads', heads),
+    head_width=given['head_dim'] if kind == 'qwen3' else given.get('head_dim', 0),
+    feed_forward_width=given['intermediate_size'],
+    norm_eps=given['rms_norm_eps'],
+    qkv_bias=kind == 'qwen2',
+    qk_norm=kind == 'qwen3',
+    window=given.get('sliding_window', 0) if kind == 'mistral' else 0,
+    tied=given.get('tie_word_embeddings', False),
+    **_angles(given),
+  )
+
+
+def _angles(given: Settings) -> dict[str, Any]:
+  """Older files have rope_theta and rope_scaling, newer ones rope_parameters."""
+  rope = given.get('rope_parameters') or given.get('rope_scaling') or {}
+  rope = Settings(f'{given.place}: rotary angles', rope)
+  theta = rope.get('rope_theta', given.get('rope_theta', 1e4))
+  for settings in (given, rope):
+    settings.only('partial_rotary_factor', 1)
+  scaling = rope.get('rope_type', rope.get('type', 'default'))
+  if scaling == 'default':
+    return dict(rotary_theta=theta)
+  Settings(rope.place, dict(rope_type=scaling)).only('rope_type', 'default', 'linear', 'llama3')
+  found = dict(rotary_theta=theta, rotary_scaling=scaling, rotary_factor=rope['factor'])
+  if scaling == 'llama3':
+    found |= dict(
+      rotary_low=rope['low_freq_factor'],
+      rotary_high=rope['high_freq_factor'],
+      rotary_positions=rope['original_max_position_embeddings'],
+    )
+  return found
+
+
+def slots(config: TransformerConfig) -> Iterator[Slot]:
+  """Every array of a model."""
+  yield Slot('model.embed_tokens.weight', ('embedding', 'weight'))
+  for i in range(config.layers):
+    name, feed_forward = f'model.layers.{i}', ('layers', 'feed_forward')
+    yield Slot(f'{name}.input_layernorm.weight', ('layers', 'norm1', 'scale'), (i,))
+    yield from _attention(f'{name}.self_attn', ('layers', 'attention'), i, config)
+    yield Slot(f'{name}.post_attention_layernorm.weight', ('layers', 'norm2', 'scale'), (i,))
+    yield Slot(f'{name}.mlp.gate_proj.weight', (*feed_forward, 'gate_up', 'weight'), (i, 0))
+    yield Slot(f'{name}.mlp.up_proj.weight', (*feed_forward, 'gate_up', 'weight'), (i, 1))
+    yield Slot(f'{name}.mlp.down_proj.weight', (*feed_forward, 'down', 'weight'), (i,))
+  yield Slot('model.norm.weight', ('final_norm', 'scale'))
+  owner = 'embedding' if config.tied else 'output'
+  yield Slot('lm_head.weight', (owner, 'weight'), again=config.tied)
+
+
+def _attention(
+  name: str, path: tuple[str, ...], i: int, config: TransformerConfig
+) -> Iterator[Slot]:
+  """Queries, keys and values are of one product where they have equally many heads."""
+  if config.kv_heads in (0, config.heads):
+    places = {role: ('qkv', (i, index)) for index, role in enumerate('qkv')}
+  else:
+    places = {'q': ('q', (i,)), 'k': ('kv', (i, 0)), 'v': ('kv', (i, 1))}
+  for role, (part, index) in places.items():
+    for kind in ('weight', 'bias')[: 1 + config.qkv_bias]:
+      yield Slot(f'{name}.{role}_proj.{kind}', (*path, part, kind), index, merged=2)
+  if config.qk_norm:
+    for role in 'qk':
+      yield Slot(f'{name}.{role}_norm.weight', (*path, f'{role}_norm', 'scale'), (i,))
+  yield Slot(f'{name}.o_proj.weight', (*path, 'out', 'weight'), (i,), merged=-2)
