@@ -28,7 +28,7 @@ SHAPES = {
 }
 # The mesh with all axes is tried with every model, each other shape with one model of each kind;
 # the rest of the product is left to `make test-exhaustive`.
-KINDS = ('crt_sa', 'odd_state', 'cart', 'cart_dense')
+KINDS = ('crt_sa', 'cart')
 FAST = ('crt_sa', 'crt_cart', 'crt_llama', 'odd_state', 'cart', 'gpt2')
 
 
