@@ -80,18 +80,28 @@ def agree(what: str, value: dict[str, Any]) -> None:
   here = _here()
   if here is None:
     return
-  service, me, count = here
+  service, me, _ = here
+  folder = f'{PREFIX}/{what}'
   text = json.dumps(schema.flat(value), sort_keys=True, default=str)
-  digest = hashlib.sha256(text.encode()).hexdigest()
-  service.key_value_set(f'{PREFIX}/{what}/value/{me}', text)
-  service.key_value_set(f'{PREFIX}/{what}/digest/{me}', digest)
-  service.wait_at_barrier(f'{PREFIX}/{what}', AGREE_SECONDS * 1000)
-  found = service.key_value_dir_get(f'{PREFIX}/{what}/digest/')
+  service.key_value_set(f'{folder}/value/{me}', text)
+  service.key_value_set(f'{folder}/digest/{me}', hashlib.sha256(text.encode()).hexdigest())
+  service.wait_at_barrier(folder, AGREE_SECONDS * 1000)
+  if me == 0:  # reads what N wrote, so that N read one text each and not N
+    service.key_value_set(f'{folder}/verdict', json.dumps(_first_difference(here, what)))
+  line = json.loads(service.blocking_key_value_get(f'{folder}/verdict', AGREE_SECONDS * 1000))
+  if line is not None:
+    raise ValueError(line)
+
+
+def _first_difference(here: _Here, what: str) -> str | None:
+  """The line for the first process with another value than process 0; None: all have the same."""
+  found = here.service.key_value_dir_get(f'{PREFIX}/{what}/digest/')
   digests = {int(name.rpartition('/')[2]): digest for name, digest in found}
-  others = [i for i in range(count) if digests[i] != digests[0]]
-  if others:
-    texts = [service.key_value_try_get(f'{PREFIX}/{what}/value/{i}') for i in (0, others[0])]
-    raise ValueError(difference(what, others[0], count, *map(json.loads, texts)))
+  other = next((i for i in range(here.count) if digests[i] != digests[0]), None)
+  if other is None:
+    return None
+  texts = [here.service.key_value_try_get(f'{PREFIX}/{what}/value/{i}') for i in (0, other)]
+  return difference(what, other, here.count, *map(json.loads, texts))
 
 
 def of_first(what: str, value: Any) -> Any:

@@ -1,10 +1,16 @@
 """What is compared between processes, and what a difference looks like; real processes are in
 tests/end_to_end/test_processes.py."""
 
+import collections
 import dataclasses
 import signal
+import socket
+import threading
+from concurrent import futures
 
 import jax
+import pytest
+from jax._src.lib import _jax
 
 from crt_jax import data, schema
 from crt_jax.cluster import agreement, preemption
@@ -20,6 +26,44 @@ def test_a_difference_names_field_values_and_processes():
     "process 0; new is 2 there and '(absent)' on process 0;"
   )
   assert 'the same command' in line and 'corpus' not in line and '\n' not in line
+
+
+@pytest.mark.parametrize('count', [2, 64])
+def test_clients_of_the_coordination_service_agree_or_hear_the_same_line(monkeypatch, count):
+  """No trainers: each client is a thread. What they ask the service for grows with their number."""
+  with socket.create_server(('localhost', 0)) as free:
+    address = f'localhost:{free.getsockname()[1]}'
+  service = _jax.get_distributed_runtime_service(address, count)
+  asked = collections.Counter()
+  here = threading.local()
+  monkeypatch.setattr(agreement, '_here', lambda: here.value)
+
+  class Counting:
+    def __init__(self, client):
+      self._client = client
+
+    def __getattr__(self, name):
+      asked[name] += 1
+      return getattr(self._client, name)
+
+  def said(rank):
+    client = _jax.get_distributed_runtime_client(address, rank, use_compression=True)
+    client.connect()
+    here.value = agreement._Here(Counting(client), rank, count)
+    agreement.agree('config', {'seed': 1})
+    try:
+      agreement.agree('data', {'text': {'hash': 'b' if rank == count - 1 else 'a'}})
+    except ValueError as error:
+      return str(error)
+    finally:
+      client.shutdown()
+
+  with futures.ThreadPoolExecutor(count) as pool:
+    [line] = set(pool.map(said, range(count)))
+  service.shutdown()
+  assert f'process {count - 1} of {count} has other data than process 0: text.hash is' in line
+  assert asked['key_value_dir_get'] == 2 and asked['key_value_try_get'] == 2
+  assert asked['blocking_key_value_get'] == 2 * count
 
 
 def test_one_process_agrees_with_itself_and_ends_as_it_likes():
