@@ -3,6 +3,7 @@
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make laws                                         the laws of models, recurrences and updates
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
+#   make test-all                                     the fast and the slow tests in one run, as .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make test-isa                                     the fast tests with the instructions of older processors
@@ -18,7 +19,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-exhaustive test-gpu test-isa test-signals lint format lock clean
+.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-signals lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +59,9 @@ test-isa: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(run) -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-all: $(VENV)/installed-test
+	$(run) -m pytest -m 'not exhaustive' -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-exhaustive: $(VENV)/installed-test
 	$(run) -m pytest -m exhaustive -n 2 --dist loadfile $(PYTEST_ARGS)
