@@ -73,6 +73,13 @@ class TrainConfig(Section):
   telemetry_every: int = field(
     0, 'steps between expensive statistics', least=0, most=LARGEST, zero='never'
   )
+  stall_seconds: float = field(
+    600.0,
+    'of one step, after which each process says where it stands',
+    least=0,
+    most=HIGHEST,
+    zero='never',
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
+from crt_jax.cluster.watchdog import Watchdog
 from crt_jax.runs.checkpoint import steps_on_disk
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.standing import recording
@@ -68,8 +69,11 @@ def train_run(run: Run, stop: StopSignal) -> None:
       scoring = compile_all(run, reporter)
       if run.first_step:
         reporter.say(f'continuing after step {run.first_step}')
-      with stop.between_steps():
-        run_steps(run, reporter, stop)
+      with (
+        stop.between_steps(),
+        Watchdog(run.config.train.stall_seconds, jax.process_index()) as watch,
+      ):
+        run_steps(run, reporter, stop, watch)
         run.checkpoints.wait()
       finish.finish(run, scoring, reporter)
   except NonFinite as error:
@@ -99,7 +103,7 @@ def standing(path: str) -> str:
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
 
 
-def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
+def run_steps(run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog) -> None:
   """Takes the steps that are left, and validates, logs and saves on the way."""
   train_config = run.config.train
   pending = None  # the step whose metrics are still on the device
@@ -109,6 +113,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal) -> None:
     saves = is_last or step % train_config.checkpoint_every == 0
     measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
+    watch.beat(step)
     with run.clock:
       with run.input_clock:
         batch = run.place(next(run.feed))

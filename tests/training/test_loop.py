@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from crt_jax import schema, sharding
 from crt_jax.cluster import preemption
+from crt_jax.cluster.watchdog import Watchdog
 from crt_jax.data import tokenizers
 from crt_jax.models import device_defaults
 from crt_jax.runs import checkpoint, workdir
@@ -136,7 +137,8 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkey
     checkpoints=types.SimpleNamespace(check=lambda: None),
   )  # fmt: skip
   monkeypatch.setattr(loop, 'validate', lambda run: {})
-  loop.run_steps(run, Reporter(), types.SimpleNamespace(requested=lambda step: False))
+  stop = types.SimpleNamespace(requested=lambda step: False)
+  loop.run_steps(run, Reporter(), stop, Watchdog(0, 0))
   expected = 'dispatch 1, dispatch 2, read 1, dispatch 3, read 2, dispatch 4, read 3, read 4'
   assert said == expected.split(', ')
   assert run.clock.seconds >= run.input_clock.seconds >= 4 * 0.02
