@@ -1,6 +1,7 @@
 """The count in a traced program, by hand; the closed formulas of accounting against it."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +76,18 @@ RECIPES = [
 ]
 
 
-CASES = [(driver, {}) for driver in DRIVERS] + [(DRIVERS[0], recipe) for recipe in RECIPES[1:3]]
-SLOW = [(driver, recipe) for driver in DRIVERS for recipe in RECIPES]
+FAST = [(driver, {}) for driver in DRIVERS] + [(DRIVERS[0], recipe) for recipe in RECIPES[1:3]]
+
+
+def marks_of(driver, recipe):
+  if (driver, recipe) in FAST:
+    return ()
+  return pytest.mark.slow if driver == CHUNKED or recipe == RECIPES[-1] else pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize(
   'driver, recipe',
-  CASES + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in CASES],
+  [pytest.param(*case, marks=marks_of(*case)) for case in itertools.product(DRIVERS, RECIPES)],
 )
 def test_every_gradient_at_every_drawn_depth(driver, recipe):
   """Of a text twice as long, or twice what the caches hold, the causal half is the square."""
