@@ -32,8 +32,8 @@ def headline(model: Model, results: dict) -> str:
   found = [f'{row["bits_per_byte"]:.3f} on {row["set"]}' for row in rows]
   return (
     f'bits per byte: {", ".join(found)}, by {how}\n'
-    '  what the model needs to say a byte of text that is new to it: 8 is knowing nothing, less is\n'
-    '  better, and models with other vocabularies can be compared'
+    '  what the model needs to say a byte of text that is new to it: 8 is knowing nothing, less\n'
+    '  is better, and models with other vocabularies can be compared'
   )
 
 
