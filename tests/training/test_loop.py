@@ -116,6 +116,9 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkey
       assert input_seconds >= step * 0.02
       return {}
 
+    def advance(self, step):
+      pass
+
     def write(self, row, always=False):
       pass
 
