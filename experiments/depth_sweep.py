@@ -29,7 +29,7 @@ def main(argv: list[str]):
   from crt_jax.evaluation import figures
   from crt_jax.runs import workdir
   from crt_jax.runs.provenance import origin
-  from crt_jax.training import finish
+  from crt_jax.training import ending, finish
 
   run = finish.open_run(_WORKDIR.value)
   trained, passes = run.model.depths(), run.model.passes
@@ -39,12 +39,12 @@ def main(argv: list[str]):
   with config.unlocked():
     config.eval.update(depths=depths, sequential=False, whole=_WHOLE.value, jacobian_iterations=0)
   results = evaluation.protocol(run.model, run.params, run.dataset, config)
-  print(finish.table(results))
+  print(ending.table(run.model, results))
   directory, trained = workdir.Workdir(_WORKDIR.value), list(trained)
   record = {'step': run.step, 'trained_depths': trained, 'results': results, 'origin': origin()}
   workdir.write_json(directory.path / 'depth_sweep.json', record)
   title = f'{config.model.name}, {config.data.corpus}, step {run.step}'
-  for name, of_set in finish.by_set(results).items():
+  for name, of_set in ending.by_set(results).items():
     file = directory.folder('figures') / f'depth_sweep{name and "_" + name}.png'
     figures.perplexity_against_depth(of_set, file, record['origin'], title, passes.label, trained)
   print(f'written to {directory.path}: depth_sweep.json and figures')

@@ -20,7 +20,7 @@ from crt_jax.loading import Trained, load
 from crt_jax.models.base import Model, model_class
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.provenance import origin
-from crt_jax.training import scoring
+from crt_jax.training import ending, scoring
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.terminal import show_any_text
 from crt_jax.types import Params
@@ -37,10 +37,10 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
   reporter.end_bar()
   config, step = run.config, run.config.train.steps
   results = scored.score(run.state.params, run.directory.path, step)
-  say(table(results))
+  say(ending.scores(run.model, results))
   text = sample(run.model, run.state.params, run.dataset.tokenizer, config)
   if text is not None:
-    say(f'sample: {text!r}')
+    say(ending.sample(text))
   elif not run.model.has_sequential_form:
     say('no sample: the model has no sequential form')
   if jax.process_index() == 0:
@@ -54,6 +54,7 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
     workdir.finish(run.directory, step, run.clock.seconds)
     scoring.forget(run.directory.path)
   say(f'finished; everything is in {run.directory.path}')
+  say(ending.next_commands(run.model, config, run.directory.path))
 
 
 def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
@@ -82,7 +83,7 @@ def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
     results = scored.score(run.params, directory.path, run.step)
     text = sample(run.model, run.params, run.dataset.tokenizer, run.config)
   if jax.process_index() == 0:
-    print(table(results))
+    print(ending.scores(run.model, results))
     record = {'step': run.step, 'results': results, 'origin': origin()}
     write(directory, run.config, record, text)
     scoring.forget(directory.path)
@@ -141,45 +142,7 @@ def write(directory: workdir.Workdir, config: ConfigDict, record: dict, text: st
     figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
   counted = model_class(config.model.name).passes
   passes = counted.label if counted else ''
-  for name, results in by_set(record['results']).items():
+  for name, results in ending.by_set(record['results']).items():
     if len({row['depth'] for row in results['sampled'] if math.isfinite(row['perplexity'])}) > 1:
       file = folder / f'convergence{name and "_" + name}.png'
       figures.perplexity_against_depth(results, file, origin, title, passes)
-
-
-def by_set(results: dict) -> dict[str, dict]:
-  """Returns the results of each validation set by its name; '' where there is only one."""
-  names = dict.fromkeys(row['set'] for row in results['sampled'])
-  if len(names) == 1:
-    return {'': results}
-  kinds = [kind for kind in ('sampled', 'whole') if kind in results]
-  return {
-    name: {kind: [row for row in results[kind] if row['set'] == name] for kind in kinds}
-    for name in names
-  }
-
-
-def table(results: dict) -> str:
-  """Returns one line per protocol, validation set and form: perplexity, and bits per byte or shares
-  of right answers."""
-  rows = [row for kind in ('sampled', 'whole') for row in results.get(kind, [])]
-  width = max(len('set'), *(len(row['set']) for row in rows))
-  several = len(by_set(results)) > 1
-  lines = [
-    'protocol  ' + (f'{"set":{width}}  ' if several else '') + 'form        depth  perplexity  '
-    'bits per byte'
-  ]
-  for row in rows:
-    name = f'{row["set"]:{width}}  ' if several else ''
-    depth = '' if row['depth'] is None else row['depth']
-    note = '' if row['is_inference_metric'] else '  (not a way to use the model)'
-    shares = [share for field, share in row.items() if field.startswith('accuracy_')]
-    if shares:
-      last = f'{row["solved"]} of {len(shares)} solved: ' + ' '.join(f'{s:.2f}' for s in shares)
-    else:
-      last = f'{row["bits_per_byte"]:13.4f}'
-    lines.append(
-      f'{row["protocol"]:8}  {name}{row["form"]:10}  {depth:>5}  {row["perplexity"]:10.3f}  '
-      f'{last}{note}'
-    )
-  return '\n'.join(lines)

@@ -85,12 +85,14 @@ def train_run(run: Run, stop: StopSignal) -> None:
 
 def compile_all(run: Run, reporter: Reporter) -> Scoring:
   """Compiles the steps and what evaluates, and says what that gave."""
-  names = ', '.join(name or 'the step' for name in depth_names(run))
-  if names:
+  number = len(run.depths) * (1 + (run.config.train.telemetry_every > 0))
+  if number:
+    names = ', '.join(name or 'the step' for name in depth_names(run))
     reporter.say(f'compiling     {names} ...')
-  with Task('compiling', len(run.depths) * (1 + (run.config.train.telemetry_every > 0))) as task:
+  with Task('compiling', number) as task:
     run.compiled = run.compile(report=task.update)
-  reporter.say(compiled_card(run))
+  if number:
+    reporter.say(compiled_card(run))
   reporter.say('compiling     the evaluation, and trying it on one batch ...')
   scoring = Scoring.rehearsed(run.model, run.state.params, run.dataset, run.config, run.place)
   reporter.say(scoring.estimate())

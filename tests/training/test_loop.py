@@ -19,7 +19,7 @@ from crt_jax.cluster.watchdog import Watchdog
 from crt_jax.data import tokenizers
 from crt_jax.models import device_defaults
 from crt_jax.runs import checkpoint, workdir
-from crt_jax.training import finish, loop, report, startup
+from crt_jax.training import ending, finish, loop, report, startup
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
@@ -117,6 +117,9 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkey
       assert input_seconds >= step * 0.02
       return {}
 
+    def advance(self, step):
+      pass
+
     def write(self, row, always=False):
       pass
 
@@ -161,8 +164,8 @@ def test_a_run_on_a_mixture_reports_every_set(mixture, tmp_path, capsys):
     of_the_end = rows[-1][f'validation_cross_entropy_{record["set"]}']
     assert record['cross_entropy'] == pytest.approx(of_the_end, rel=1e-6)
   said = capsys.readouterr().out
-  assert 'protocol  set  form        depth  perplexity' in said
-  assert 'first     a    parallel        2' in said and 'validation perplexity b ' in said
+  assert 'bits per byte: ' in said and ' on a, by K=2 parallel passes' in said
+  assert 'first windows' in said and 'validation perplexity b ' in said
   assert (tmp_path / 'figures' / 'training.png').exists()
 
 
@@ -180,10 +183,10 @@ def test_a_run_does_not_go_on_when_a_source_changed(mixture, tmp_path, monkeypat
 
 def test_each_set_has_its_own_figure():
   rows = [{'set': name, 'depth': r} for name in ('tiny', 'wiki') for r in (2, 6)]
-  results = finish.by_set({'sampled': rows, 'data': {}})
+  results = ending.by_set({'sampled': rows, 'data': {}})
   assert list(results) == ['tiny', 'wiki'] and results['wiki']['sampled'] == rows[2:]
   alone = {'sampled': rows[:2], 'data': {}}
-  assert finish.by_set(alone) == {'': alone}
+  assert ending.by_set(alone) == {'': alone}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):

@@ -1,0 +1,113 @@
+"""What a person reads at the end of a run: one number and what it means, all scores, a text, and
+what to type next."""
+
+import shlex
+
+from ml_collections import ConfigDict
+
+from crt_jax.models.base import Model
+from crt_jax.program import program
+
+PROTOCOLS = {
+  'random': 'random windows',
+  'first': 'first windows',
+  'whole': 'all of it',
+  'leading': 'its beginning',
+}
+
+
+def scores(model: Model, results: dict) -> str:
+  """Returns the headline and the table of what `evaluation.protocol` found."""
+  return f'{headline(model, results)}\n\n{table(model, results)}'
+
+
+def headline(model: Model, results: dict) -> str:
+  """Returns the score of each validation set in the form in which the model is used."""
+  rows = [principal(model, of_set) for of_set in by_set(results).values()]
+  how = form(model, rows[0])
+  solved = [row for row in rows if shares(row)]
+  if solved:
+    found = [f'{row["solved"]} of {len(shares(row))} answers of {row["set"]}' for row in solved]
+    return f'solved: {", ".join(found)}, by {how}'
+  found = [f'{row["bits_per_byte"]:.3f} on {row["set"]}' for row in rows]
+  return (
+    f'bits per byte: {", ".join(found)}, by {how}\n'
+    '  what the model needs to say a byte of text that is new to it: 8 is knowing nothing, less\n'
+    '  is better, and models with other vocabularies can be compared'
+  )
+
+
+def principal(model: Model, results: dict) -> dict:
+  """The row of one set that says most: of the most text, in the form in which the model is used."""
+  rows = results.get('whole') or results['sampled']
+  exact = [row for row in rows if row['form'] == 'sequential']
+  as_trained = [row for row in rows if row['depth'] == model.resolve_depth(None)]
+  return (exact or as_trained or rows)[-1]
+
+
+def by_set(results: dict) -> dict[str, dict]:
+  """Returns the results of each validation set by its name; '' where there is only one."""
+  names = dict.fromkeys(row['set'] for row in results['sampled'])
+  if len(names) == 1:
+    return {'': results}
+  kinds = [kind for kind in ('sampled', 'whole') if kind in results]
+  return {
+    name: {kind: [row for row in results[kind] if row['set'] == name] for kind in kinds}
+    for name in names
+  }
+
+
+def table(model: Model, results: dict) -> str:
+  """Returns one line per validation set, part of it that was scored, and form of the model."""
+  head = ['text', 'scored', 'tokens', 'the model as', 'perplexity', 'bits per byte']
+  rows = [row for kind in ('sampled', 'whole') for row in results.get(kind, [])]
+  lines = [head]
+  for row in rows:
+    last = ' '.join(f'{share:.2f}' for share in shares(row)) or f'{row["bits_per_byte"]:.4f}'
+    how = form(model, row) + ('' if row['is_inference_metric'] else ' *')
+    scored, perplexity = PROTOCOLS[row['protocol']], f'{row["perplexity"]:.3f}'
+    lines.append([row['set'], scored, f'{row["targets"]:,}', how, perplexity, last])
+  if any(map(shares, rows)):
+    head[-1] = 'right answers'
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  align = '<<><>>'
+  text = [
+    '  '.join(f'{c:{a}{w}}' for c, a, w in zip(line, align, widths, strict=True)).rstrip()
+    for line in lines
+  ]
+  is_usable = all(row['is_inference_metric'] for row in rows)
+  return '\n'.join(text if is_usable else [*text, '* not a way to write text with it'])
+
+
+def shares(row: dict) -> list[float]:
+  """The shares of right answers of a task."""
+  return [share for field, share in row.items() if field.startswith('accuracy_')]
+
+
+def form(model: Model, row: dict) -> str:
+  """Returns how the model was used for a row."""
+  if row['form'] == 'sequential':
+    return 'exact recurrence'
+  if row['depth'] is None or model.passes is None:
+    return 'a transformer'
+  return f'{model.passes.letter}={row["depth"]} {model.passes.name}'
+
+
+def sample(text: str) -> str:
+  """Returns a sample of text, as a text."""
+  return '\n'.join(['', 'it writes:', '', *(f'  {line}' for line in text.splitlines()), ''])
+
+
+def next_commands(model: Model, config: ConfigDict, path: object) -> str:
+  """Returns what one can do with a finished run: write text, look at its curves, score it again."""
+  here = shlex.quote(str(path))
+  main = program()
+  generate = {'crt-train': 'crt-generate'}.get(main, 'python -m experiments.generate')
+  prompt = f'--prompt={shlex.quote(config.sample.prompt)} --num_tokens=120'
+  lines = [
+    f'  tensorboard --logdir={here}/tensorboard    # or look into {path}/figures',
+    f'  {main} --mode=eval --workdir={here}',
+  ]
+  if model.has_sequential_form:
+    lines.insert(0, f'  {generate} --workdir={here} {prompt}')
+  return '\n'.join(['next:', *lines])
