@@ -2,6 +2,7 @@
 
   python -m experiments.main --config=configs/cart_d1024.py --workdir=runs/cart_d1024
   python -m experiments.main --config=configs/cart_d1024.py:R=8,P=4,seed=137,data=published
+  python -m experiments.main --config=configs/cart_d1024.py:size=cpu   # the same, small
 
 Do more than six loops of the shared core pay at this width? Published validation perplexity after
 30 500 steps of 32 x 1024 tokens (1.0 G), mean of the seeds 42, 137 and 271:

@@ -1,14 +1,14 @@
 """Prompts from a JSONL file and their continuations into one, for `crt-generate`.
 
 Each line in is {"prompt": "text"}; each line out {"line": its number, "prompt", "text", "tokens"},
-in the same order; prompt and text, joined, are what the model read and wrote. A bad line is
-reported by its number and skipped.
+in the same order; prompt and text, joined, are what the model read and wrote. Other fields of a
+line, as an "id", come back with it. A bad line is reported by its number and skipped.
 """
 
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Prompt(NamedTuple):
@@ -17,6 +17,7 @@ class Prompt(NamedTuple):
   line: int
   text: str
   tokens: list[int]
+  others: dict[str, Any]  # fields beside "prompt"; those of an answer give way to it
 
 
 def read(
@@ -44,8 +45,9 @@ def read(
     if not line.strip():
       continue
     try:
-      text = _text_of(line)
-      prompts.append(Prompt(number, text, _tokens_of(text, encode, context)))
+      others = _record_of(line)
+      text = others.pop('prompt')
+      prompts.append(Prompt(number, text, _tokens_of(text, encode, context), others))
     except ValueError as error:
       report(f'{path}:{number}: {error}; skipped')
   if not prompts:
@@ -53,7 +55,7 @@ def read(
   return prompts
 
 
-def _text_of(line: str) -> str:
+def _record_of(line: str) -> dict[str, Any]:
   from crt_jax import json_text
 
   try:
@@ -64,7 +66,7 @@ def _text_of(line: str) -> str:
     raise ValueError('no text under "prompt", as in {"prompt": "Call me"}')
   if not record['prompt']:
     raise ValueError('the prompt is empty')
-  return record['prompt']
+  return record
 
 
 def _tokens_of(text: str, encode: Callable[[str], list[int]], context: int) -> list[int]:
@@ -82,5 +84,6 @@ def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
 
 def result(prompt: Prompt, tokens: list[int], text: str) -> str:
   """The line to write."""
-  record = dict(line=prompt.line, prompt=prompt.text, text=text, tokens=len(tokens))
+  answer = dict(line=prompt.line, prompt=prompt.text, text=text, tokens=len(tokens))
+  record = answer | {k: v for k, v in prompt.others.items() if k not in answer}
   return json.dumps(record, ensure_ascii=False) + '\n'

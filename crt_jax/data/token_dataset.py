@@ -82,8 +82,8 @@ class TextDataset:
     if model.vocab_size <= size:
       return self.shared_text
     return self.shared_text + [
-      f'model.vocab_size={model.vocab_size}, but the tokenizer has {size} tokens; the rest of the '
-      'embedding and of the output layer is never used'
+      f'model.vocab_size={model.vocab_size}, but the tokenizer has {size} tokens: '
+      f'{model.vocab_size - size} rows of the embedding and of the output layer are dead'
     ]
 
 

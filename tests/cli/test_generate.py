@@ -105,7 +105,13 @@ def test_no_checkpoint(tmp_path):
 
 def test_a_file_of_prompts(run, tmp_path):
   """Bad lines are named and skipped; every other line has its text, whatever the batch size."""
-  lines = ['{"prompt": "Call me"}', '{"prompt": ""}', 'Call', '', '{"prompt": "a", "more": 1}']
+  lines = [
+    '{"prompt": "Call me"}',
+    '{"prompt": ""}',
+    'Call',
+    '',
+    '{"prompt": "a", "more": 1, "line": 9}',
+  ]
   lines += ['{"prompt": 3}', json.dumps({'prompt': 'x' * 64}), '{"prompt": "b"}', '[1]']
   prompts, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
   prompts.write_text('\n'.join(lines))
@@ -124,6 +130,14 @@ def test_a_file_of_prompts(run, tmp_path):
     (8, 'b', 20),
   ]
   assert found[2] == found[8]
+  assert found[2][1]['more'] == 1 and list(found[2][1]) == [
+    'line',
+    'prompt',
+    'text',
+    'tokens',
+    'more',
+  ]
+  assert list(found[2][0]) == ['line', 'prompt', 'text', 'tokens']
   assert len({record['text'] for record in found[2]}) == 3
 
 

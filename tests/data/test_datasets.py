@@ -1,6 +1,7 @@
 """`prepare` of a mixture: each source packed for itself, one tokenizer, one stream."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -160,3 +161,10 @@ def test_every_source_of_a_mixture_is_verified(mixture):
   [shared] = (p for p in folders[0].parent.glob('mixture-bpe-*') if p.is_dir())
   (shared / 'tokenizer.json').write_text('{}')
   assert 'mixture-bpe' in data.damaged_files(config)[0] and len(data.damaged_files(config)) == 1
+
+
+def test_dead_rows_of_a_larger_vocabulary_are_counted(packed):
+  dataset, _ = packed
+  (said,) = dataset.remarks(types.SimpleNamespace(vocab_size=300))
+  assert 'model.vocab_size=300, but the tokenizer has 256 tokens: 44 rows of the embedding' in said
+  assert not dataset.remarks(types.SimpleNamespace(vocab_size=256))

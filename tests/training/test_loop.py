@@ -164,6 +164,9 @@ def test_a_run_on_a_mixture_reports_every_set(mixture, tmp_path, capsys):
     of_the_end = rows[-1][f'validation_cross_entropy_{record["set"]}']
     assert record['cross_entropy'] == pytest.approx(of_the_end, rel=1e-6)
   said = capsys.readouterr().out
+  # The card comes before compiling, and what it gave before the first step.
+  parts = ('epochs ', 'compiling     K=2 ...', 'memory ', 'evaluation ', 'step 1/4 ', 'next:')
+  assert sorted(parts, key=said.index) == list(parts)
   assert 'bits per byte: ' in said and ' on a, by K=2 parallel passes' in said
   assert 'first windows' in said and 'validation perplexity b ' in said
   assert (tmp_path / 'figures' / 'training.png').exists()
