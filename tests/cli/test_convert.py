@@ -1,6 +1,7 @@
 """crt-convert: what its flags mean and what is refused before anything is read."""
 
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
 from crt_jax.cli import Mistake, convert
@@ -21,12 +22,13 @@ def test_layers_that_make_no_sense(text, message):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   (
     (dict(source=None, workdir='run'), '--source is missing, as in'),
     (dict(source='theirs', workdir='.'), '--workdir=. is there already; choose a new directory'),
   ),
 )
-def test_mistakes(flags, message):
-  with flagsaver.flagsaver(**flags), pytest.raises(Mistake, match=message):
+def test_mistakes(given, message):
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(**given), pytest.raises(Mistake, match=message):
     convert.main([])
