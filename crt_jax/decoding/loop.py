@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax import sharding
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.models.base import Model
@@ -100,14 +101,17 @@ def stream(
   capacity = round_up(context, PREFILL_CHUNK)
   state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
-  decode = functools.partial(chunk_decoder(), model, sampling, chunk, params, key_B)
-  return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
+  decode_chunk = chunk_decoder(sharding.platform_of(params))
+  decode = functools.partial(decode_chunk, model, sampling, chunk, params, key_B)
+  longest = int(lengths.max())
+  return _run(decode, state, logits_BxV, longest, budgets, chunk, frozenset(stop_tokens))
 
 
 def _run(
   decode: Callable,
   state: DecodeState,
   logits_BxV: Array,
+  longest: int,
   budgets: np.ndarray,
   chunk: int,
   stop_tokens: frozenset[int],
@@ -116,6 +120,7 @@ def _run(
   left = budgets.copy()
   ahead = []
   for number in range(ceil_div(int(budgets.max()), chunk)):
+    state = state.seeing(longest + (number + 1) * chunk)
     state, logits_BxV, tokens_BxN = decode(state, logits_BxV)
     ahead.append(tokens_BxN)
     if number == 1:
@@ -144,13 +149,13 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
 
 
 @functools.cache
-def chunk_decoder() -> jax.stages.Wrapped:
-  """The jitted `_decode_chunk`; made at its first use, when the platform is known."""
+def chunk_decoder(platform: str) -> jax.stages.Wrapped:
+  """`_decode_chunk`, jitted for a platform."""
   return jax.jit(
     _decode_chunk,
     static_argnames=('model', 'sampling', 'length'),
     donate_argnames=('state', 'logits_BxV'),
-    compiler_options=in_place_options(),
+    compiler_options=in_place_options(platform),
   )
 
 
@@ -192,7 +197,8 @@ def _read_prompts(
     tokens_BxT[row, : len(prompt)] = prompt
   if method == 'parallel':
     longest = int(lengths.max())
-    return model.prefill(params, state, tokens_BxT[:, :longest], lengths, method=method)
+    piece_BxT = tokens_BxT[:, :longest]
+    return model.prefill(params, state, piece_BxT, lengths, method=method, donate=True)
   is_stepwise = method == 'sequential' and model.recurs_along_sequence
   chunk = STEP_CHUNK if is_stepwise else PREFILL_CHUNK
   logits_BxV = None
@@ -200,7 +206,7 @@ def _read_prompts(
     piece_BxT = tokens_BxT[:, start : start + chunk]
     new_B = np.clip(lengths - start, 0, chunk)
     state, piece_logits_BxV = model.prefill(
-      params, state, piece_BxT, new_B, method=method, chunk=chunk
+      params, state, piece_BxT, new_B, method=method, chunk=chunk, donate=True
     )
     # A row that ended in an earlier piece keeps the logits it had there.
     if logits_BxV is None:

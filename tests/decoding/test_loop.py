@@ -11,6 +11,7 @@ import crt_jax
 from crt_jax import decoding
 from crt_jax.decoding import loop
 from crt_jax.decoding.prepare import empty_state
+from crt_jax.recurrence import state as recurrence_state
 from tests.conftest import QUICK_COMPILER
 
 VOCABULARY = 19
@@ -67,6 +68,15 @@ def test_ragged_batch_in_chunks_is_the_obvious_loop(name, sampling):
   for row, prompt in enumerate(PROMPTS):
     assert texts[row] == padded[row, len(prompt) : lengths[row]].tolist()
   assert len(set(sum(texts, []))) > 3, 'a text this monotonous tests nothing'
+
+
+def test_slots_that_hold_nothing_need_not_be_read(generate, monkeypatch):
+  """From 2 slots on, four times as many whenever the text has outgrown them."""
+  whole = generate(PROMPTS[::2], 20)
+  monkeypatch.setattr(recurrence_state, 'SEEN', 2)
+  state = empty_state(*make('crt'), 1, 128)
+  assert [state.seeing(end).seen for end in (1, 3, 32, 33)] == [2, 8, 32, None]
+  assert generate(PROMPTS[::2], 20) == whole
 
 
 def test_text_depends_on_neither_chunk_nor_neighbours(generate):
@@ -144,7 +154,7 @@ def test_state_is_donated(model_and_params, is_prepared):
   state = empty_state(model, params, 2, 4096)
   state, logits = model.prefill(params, state, jnp.array([[1, 2], [3, 4]]))
   key = decoding.row_keys(0, jnp.arange(2))
-  lowered = loop.chunk_decoder().lower(model, SAMPLING, 4, params, key, state, logits)
+  lowered = loop.chunk_decoder('cpu').lower(model, SAMPLING, 4, params, key, state, logits)
   options = {'xla_backend_optimization_level': 3}
   if 'fusion_emitters' in QUICK_COMPILER:
     options['xla_cpu_use_fusion_emitters'] = True
