@@ -289,7 +289,7 @@ def trained_source(
   if its_tokenizer.hash != tokenizer.hash:
     raise ValueError(
       f'train.init_from={folder} was trained with another tokenizer; '
-      f'use that: --config.data.tokenizer={folder}/tokenizer/tokenizer.json'
+      f'use that: --config.data.tokenizer={folder}/tokenizer'
     )
   if jax.process_index() == 0:
     print(f'begins with   step {step} of {folder} ({trained.model.name})')

@@ -19,6 +19,7 @@ from crt_jax.training import conversion, finish
 from tests.close import FLOAT64, assert_close
 from tests.contract.models import tokens_of
 from tests.convert import folders
+from tests.training import tiny
 
 
 @pytest.mark.parametrize('shards', (0, 2))
@@ -93,7 +94,7 @@ def around(folder):
   (folder / 'text.txt').write_text('And the word was long. ' * 99)
   config = schema.experiment(base.transformer_model(layers=1, width=8, heads=1))
   config.data.update(corpus='files', files=str(folder / 'text.txt'))
-  config.data.update(sequence_length=8, batch_size=2, tokenizer=str(folder / 'theirs'))
+  config.data.update(sequence_length=8, batch_size=8, tokenizer=str(folder / 'theirs'))
   config.eval.update(batches=1, whole=False, during_training_batches=1)
   config.sample.num_tokens = 4
   return config
@@ -134,6 +135,22 @@ def test_it_is_a_run_at_step_0(tmp_path, monkeypatch):
   again = conversion.converted(found, dtype='bfloat16')  # a run is a source too
   conversion.begin_run(str(tmp_path / 'again'), again)
   assert checkpoint.load_params(str(tmp_path / 'again'))[0].model.dtype == 'bfloat16'
+
+
+@pytest.mark.slow
+def test_training_begins_with_it(tmp_path, monkeypatch):
+  monkeypatch.setenv('CRT_JAX_CACHE', str(tmp_path / 'cache'))
+  folders.write(tmp_path / 'theirs', 'gpt2')
+  new = conversion.converted(
+    crt_jax.load(str(tmp_path / 'theirs')), correction='add', around=around(tmp_path)
+  )
+  conversion.begin_run(str(tmp_path / 'run'), new)
+  config = around(tmp_path)
+  config.model = new.config.model
+  config.data.tokenizer = str(tmp_path / 'run')
+  config.train.update(steps=2, init_from=str(tmp_path / 'run'))
+  tiny.train(config, str(tmp_path / 'trained'))
+  assert crt_jax.load(str(tmp_path / 'trained')).step == 2
 
 
 def test_nothing_is_left_of_a_run_that_cannot_be_written(tmp_path, monkeypatch):
