@@ -1,17 +1,23 @@
-"""Compiles every training config ahead of time: does it fit, and what do the devices send?
+"""Compiles ahead of time: does every training config fit, what do the devices send, and what does a
+GPU execute?
 
   python -m benchmarks.aot --output=benchmarks/results/aot.json
   python -m benchmarks.aot --output=benchmarks/results/aot.json --only='crt_d5_c1120 cart_*'
+  python -m benchmarks.aot --output=benchmarks/results/aot_gpu.json --target=h100
+  python -m benchmarks.aot --output=gpu.json --target=h100,a100 --decode=crt_d1_c2048
 
 Nothing runs and no accelerator is needed: 8 simulated CPU devices, and TPU v5e slices of 16 and 256
 chips where `libtpu` is installed (pip install libtpu, of the version that jax[tpu] names). A
 result that is in the file already is kept, so the command goes on where it was stopped: hours on
-two cores for all configs. Several may add to one file, each with its own --targets or --only.
+two cores for all configs. Several may add to one file, each with its own --target or --only.
 
 The batch is the config's own. Its rows lie on `data` x `fsdp`; devices beyond the rows split heads,
 hidden units and vocabulary (`tensor`), and where these do not divide, the batch grows to one row a
 device. Weights are gathered by layer, which needs the least memory. `--scaling` compiles a few
 configs on 1, 2, 4 and 8 CPU devices instead, in each of WAYS, with a batch that grows with them.
+
+For a GPU (h100, h200, a100: benchmarks/targets) decoding of the models in configs/latency.py and
+the training steps of benchmarks.train are compiled, see benchmarks/gpu_programs.py.
 """
 
 import fcntl
@@ -42,7 +48,11 @@ from jax.experimental import topologies
 
 import configs
 import crt_jax
+from benchmarks.cases import CASES
 from benchmarks.collectives import collectives
+from benchmarks.gpu_programs import TARGETS as GPUS
+from benchmarks.gpu_programs import decoding_of, device_of, training_of
+from configs.latency import models
 from crt_jax import accounting, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
@@ -54,7 +64,13 @@ _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added 
 _ONLY = flags.DEFINE_spaceseplist(
   'only', [], "Names or patterns of configs, as 'crt_d5_c1120 crt_341m*'; all when left out."
 )
-_TARGETS = flags.DEFINE_list('targets', ['cpu:8', 'v5e:4x4', 'v5e:16x16'], 'What to compile for.')
+_TARGET = flags.DEFINE_list(
+  'target',
+  ['cpu:8', 'v5e:4x4', 'v5e:16x16'],
+  f'What to compile for; also {", ".join(sorted(GPUS))}.',
+)
+_DECODE = flags.DEFINE_list('decode', [], 'For a GPU: models to decode; without --train, all.')
+_TRAIN = flags.DEFINE_list('train', [], 'For a GPU: training steps; without --decode, all.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.')
 
 GIB = 2**30
@@ -87,7 +103,9 @@ def specs() -> dict[str, str]:
 
 
 def devices_of(target: str) -> list:
-  """The devices of 'cpu:N', or of a TPU slice such as 'v5e:4x4' that is not there."""
+  """The devices of 'cpu:N', or of a GPU or a TPU slice such as 'v5e:4x4' that is not there."""
+  if target in GPUS:
+    return [device_of(target)]
   kind, _, size = target.partition(':')
   if kind == 'cpu':
     return jax.devices()[: int(size)]
@@ -183,28 +201,63 @@ def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
 def main(argv: list[str]):
   del argv
   prepare_process()
-  path = pathlib.Path(_OUTPUT.value)
+  targets = list(filter(is_there, _TARGET.value))
+  gpus, others = ([t for t in targets if (t in GPUS) is on_gpu] for on_gpu in (True, False))
+  if gpus:
+    programs = gpu_programs()
+    compile_all(programs, {target: (run_job, target) for target in gpus}, list(programs))
   every = specs()
-  jobs: dict[str, tuple]
-  for name in chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*'])):
-    if _SCALING.value:
-      jobs = {f'{way} {n}': (scaling, n, *WAYS[way]) for way in WAYS for n in (1, 2, 4, 8)}
-    else:
-      jobs = {target: (result_of, target) for target in _TARGETS.value if is_there(target)}
+  jobs: dict[str, tuple] = {target: (result_of, target) for target in others}
+  if _SCALING.value:
+    jobs = {f'{way} {n}': (scaling, n, *WAYS[way]) for way in WAYS for n in (1, 2, 4, 8)}
+  if jobs:
+    names = chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*']))
+    compile_all({name: every[name] for name in names}, jobs, list(every))
+
+
+def compile_all(sources: dict[str, Any], jobs: dict[str, tuple], every: list[str]) -> None:
+  """Adds to the file what each job makes of each source, if it is not there yet."""
+  path = pathlib.Path(_OUTPUT.value)
+  for name, source in sources.items():
     for label, (job, *arguments) in jobs.items():
       if label in read(path)['results'].get(name, {}):
         continue
       try:
-        found = job(every[name], *arguments)
+        found = job(source, *arguments)
       except ValueError as error:  # a program that benchmarks/collectives.py cannot read
         print(f'{name:32} {label:10} left out: {error}', flush=True)
         continue
       print(f'{name:32} {label:10} {describe(found)}', flush=True)
-      keep(path, name, label, found, list(every))
+      keep(path, name, label, found, every)
+
+
+def gpu_programs() -> dict[str, tuple]:
+  """Label -> job and name of the programs that --decode and --train ask for."""
+  found = {}
+  is_all = not _DECODE.value and not _TRAIN.value
+  for flag, job, known in (
+    (_DECODE, decoding_of, list(models())),
+    (_TRAIN, training_of, list(CASES)),
+  ):
+    for name in known if is_all else flag.value:
+      if name not in known:
+        raise app.UsageError(f'--{flag.name}={name}: there are {", ".join(known)}')
+      found[f'{flag.name} {name}'] = job, name
+  return found
+
+
+def run_job(source: tuple, target: str) -> dict:
+  """The row of a program for a GPU."""
+  job, name = source
+  try:
+    return job(name, target)
+  except jax.errors.JaxRuntimeError as error:  # such as cuDNN's library that is not there
+    return {'error': str(error)[:300]}
 
 
 def prepare_process():
   jax.config.update('jax_num_cpu_devices', 8)
+  jax.config.update('jax_enable_compilation_cache', False)  # XLA writes down what it compiles only
   logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config
 
 
@@ -290,6 +343,11 @@ def is_there(target: str) -> bool:
 def describe(found: dict) -> str:
   if 'error' in found:
     return found['error'].splitlines()[0]
+  if 'predicted_us' in found:
+    kernels = found.get('kernels_per_token', found.get('kernels'))
+    moved = sum(move['bytes'] for move in found['moves']) / 2**20
+    predicted = found['predicted_us']['in_graph']
+    return f'{kernels} kernels, {moved:.1f} MiB copied, predicted {predicted:,.0f} us'
   fits = {True: 'fits', False: 'does not fit', None: ''}[found.get('fits')]
   return (
     f'{found["bytes_a_device"] / GIB:7.2f} GiB a device  '

@@ -184,7 +184,7 @@ def _sent(kind: str, size: int, group: int) -> int:
 
 
 def _result_bytes(shape: str, operation: str) -> int:
-  arrays = [_array_bytes(*array) for array in _ARRAY.findall(shape)]
+  arrays = [array_bytes(*array) for array in _ARRAY.findall(shape)]
   if operation == 'all-gather-start':  # (operands, results)
     arrays = arrays[len(arrays) // 2 :]
   elif operation == 'collective-permute-start':  # (operand, result, contexts)
@@ -192,7 +192,8 @@ def _result_bytes(shape: str, operation: str) -> int:
   return sum(arrays)
 
 
-def _array_bytes(dtype: str, dims: str) -> int:
+def array_bytes(dtype: str, dims: str) -> int:
+  """Of one array of a shape."""
   bits = BITS[dtype] if dtype in BITS else int(re.findall(r'\d+', dtype)[0])
   size = 1
   for dim in filter(None, dims.split(',')):

@@ -17,7 +17,7 @@ import jax
 PARTS = (
   ('gradient norm, clipping, optimizer', r'/optimizer/'),
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
-  ('output layer and loss: matrix products', r'Linear/dot_general|checkpoint.*dot_general'),
+  ('output layer and loss: matrix products', r'Linear/(dot_general|add)|checkpoint.*dot_general'),
   ('attention: scores and values', r'attention/b.*dot_general'),
   ('attention: query, key, value and output projections', r'attention/.*dot_general'),
   ('attention: softmax and rotation', r'attention/'),

@@ -38,6 +38,7 @@ from ml_collections import ConfigDict
 
 import crt_jax
 from benchmarks import results
+from benchmarks.cases import CASES, config_of
 from benchmarks.traced_flops import traced_flops
 from crt_jax import accounting, cli, placing, sharding
 from crt_jax.cli import config_files
@@ -50,24 +51,8 @@ from crt_jax.runs import train_state
 from crt_jax.training import optimizer, step
 from crt_jax.types import Array, Batch, Tree
 
-# K is fixed, so that every step costs the same.
-CASES = {
-  'cart_d1024': ('configs/cart_d1024.py', {}),
-  'dense_12l_d1024': ('configs/dense_12l_d1024.py', {}),
-  'crt_d5_c1120': ('configs/crt_d5_c1120.py', {'model.depth_min': 0}),
-  'transformer_n12': ('configs/transformer_n12.py:heads=16', {}),
-}
-COMMON = {'model.dropout': 0.0, 'model.dtype': 'bfloat16', 'train.telemetry_every': 0}
 # What is recomputed, and in how many slices the batch is worked off: the fastest first.
 SETTINGS = {'model.remat': ('auto', 'layer'), 'train.accumulation': (1, 2, 4)}
-SMOKE = {
-  'data.vocab_size': 128,
-  'data.sequence_length': 16,
-  'data.batch_size': 4,
-  'model.width': 64,
-  'model.dtype': 'float32',
-}
-
 _CASE = flags.DEFINE_enum('case', None, list(CASES), 'One model only, in this process.')
 _STEPS = flags.DEFINE_integer('steps', 10, 'Steps that are timed together.', lower_bound=1)
 _GROUPS = flags.DEFINE_integer('groups', 5, 'How often; the median counts.', lower_bound=1)
@@ -133,30 +118,6 @@ def parse_changes(words: list[str], spec: str) -> dict:
     if not is_right or (isinstance(found[name], bool) and kind is not bool):
       raise cli.Mistake(f'--change={word} must be of type {kind.__name__}')
   return found
-
-
-def config_of(
-  case: str,
-  smoke: bool = False,
-  kernel: str = 'auto',
-  batch_size: int = 0,
-  fixed: dict | None = None,
-) -> ConfigDict:
-  """The config of a case as it is measured, with `fixed` fields."""
-  spec, changes = CASES[case]
-  config = config_files.load(spec)
-  changes = COMMON | changes
-  if smoke:
-    changes = changes | SMOKE
-    layers = 'prelude_layers' if config.model.name == 'cart' else 'layers'
-    changes[f'model.{layers}'] = 2
-    if config.model.get('heads'):
-      changes['model.heads'] = 4
-  changes['model.attention_kernel'] = kernel
-  if batch_size:
-    changes['data.batch_size'] = batch_size
-  config.update_from_flattened_dict(changes | (fixed or {}))
-  return config
 
 
 def measure(

@@ -193,6 +193,13 @@ def mesh_of(params: Tree) -> AnyMesh | None:
   return next((m for m in meshes if set(MESH_AXES) <= set(m.axis_names)), None)
 
 
+def platform_of(tree: Tree) -> str:
+  """Returns the platform of the devices on which the arrays of a tree lie, or are to lie where they
+  are only described; the default one where none says so."""
+  placed = [a.sharding for a in jax.tree.leaves(tree) if getattr(a, 'sharding', None) is not None]
+  return next(iter(placed[0].device_set)).platform if placed else jax.default_backend()
+
+
 def shared_axes() -> dict[str, int]:
   """Returns the axes, with their sizes, over which the compiler splits what is traced now: none
   outside `in_mesh`, and not those of the batch where each device has its own rows (`on_own_rows`).

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax import sharding
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.models.base import Model
@@ -100,7 +101,8 @@ def stream(
   capacity = round_up(context, PREFILL_CHUNK)
   state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
-  decode = functools.partial(chunk_decoder(), model, sampling, chunk, params, key_B)
+  decode_chunk = chunk_decoder(sharding.platform_of(params))
+  decode = functools.partial(decode_chunk, model, sampling, chunk, params, key_B)
   return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
 
 
@@ -144,13 +146,13 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
 
 
 @functools.cache
-def chunk_decoder() -> jax.stages.Wrapped:
-  """The jitted `_decode_chunk`; made at its first use, when the platform is known."""
+def chunk_decoder(platform: str) -> jax.stages.Wrapped:
+  """`_decode_chunk`, jitted for a platform."""
   return jax.jit(
     _decode_chunk,
     static_argnames=('model', 'sampling', 'length'),
     donate_argnames=('state', 'logits_BxV'),
-    compiler_options=in_place_options(),
+    compiler_options=in_place_options(platform),
   )
 
 

@@ -42,6 +42,7 @@ from crt_jax.recurrence.state import DecodeState, in_place_options, take_positio
 from crt_jax.rounding import ceil_div
 from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
+from crt_jax.sharding import platform_of
 from crt_jax.types import AnyArray, Array, Batch, Params
 
 Fields = TypeVar('Fields', bound=ModelConfig)
@@ -405,7 +406,7 @@ class Model(abc.ABC, Generic[Fields]):
     check_tokens(tokens_BxT, self.config.vocab_size)
     last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
     is_nested = is_traced(tokens_BxT, lengths_B, *jax.tree.leaves((params, state)))
-    prefill_chunk = _chunk_prefiller(is_nested)
+    prefill_chunk = _chunk_prefiller(None if is_nested else platform_of(params))
     for j in range(count):
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
@@ -437,13 +438,13 @@ class Model(abc.ABC, Generic[Fields]):
 
 
 @functools.cache
-def _chunk_prefiller(is_nested: bool):
-  """`Model._prefill_chunk`, jitted at its first use, when the platform is known; within another
-  function that is compiled or differentiated, JAX takes no options."""
+def _chunk_prefiller(platform: str | None):
+  """`Model._prefill_chunk`, jitted for a platform; None: within another function that is compiled
+  or differentiated, where JAX takes no options."""
   return jax.jit(
     Model._prefill_chunk,
     static_argnames=('self', 'method'),
-    compiler_options=None if is_nested else in_place_options(),
+    compiler_options=in_place_options(platform) if platform else None,
   )
 
 

@@ -12,6 +12,7 @@ from crt_jax.schema import ModelConfig
 AMPERE, HOPPER = 8.0, 9.0  # compute capabilities
 # cuDNN's widest head: on every GPU that it serves, and from Hopper on.
 CUDNN_WIDTH, CUDNN_WIDTH_HOPPER = 128, 256
+NVIDIA = ('nvidia', 'tesla', 'geforce', 'quadro', 'titan')  # how its drivers name what it makes
 
 _keeps = jax.checkpoint_policies.save_from_both_policies(
   jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -119,4 +120,6 @@ def describe(config: ModelConfig) -> str:
 
 
 def is_nvidia(device: jax.Device) -> bool:
-  return device.platform in ('gpu', 'cuda') and 'cuda' in device.client.platform_version.lower()
+  """Whether it is a GPU of NVIDIA's, also one that is only described."""
+  is_gpu = device.platform in ('gpu', 'cuda')
+  return is_gpu and any(name in device.device_kind.lower() for name in NVIDIA)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax import sharding
 from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
@@ -70,7 +71,8 @@ class Decoder:
       self._call = self._python_step
     else:
       arguments = (model, sampling, point.dispatch, params, self._key_B, *self._state)
-      compiled = chunk_decoder().lower(*arguments).compile()
+      decode = chunk_decoder(sharding.platform_of(params))
+      compiled = decode.lower(*arguments).compile()
       # What happens once per call, before and after the tokens, is shared by them.
       self.launches = round(launches(compiled.as_text() or '') / point.dispatch)
       self._call = functools.partial(compiled, params, self._key_B)

@@ -20,11 +20,11 @@ def launches(text: str) -> int:
   Raises:
     ValueError: a loop whose trip count is not known to the compiler.
   """
-  computations, entry = _computations(text)
-  return _count(computations, entry)
+  bodies, entry = computations(text)
+  return count(bodies, entry)
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
   """Name -> lines of every computation, and the name of the entry."""
   found, entry, lines = {}, '', []
   # Long tuples carry comments, which would break the line into an assignment too many.
@@ -37,20 +37,21 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return found, entry
 
 
-def _count(computations: dict[str, list[str]], name: str) -> int:
+def count(bodies: dict[str, list[str]], name: str) -> int:
+  """Kernels that one run of a computation starts, see `launches`."""
   total = 0
-  for line in computations[name]:
+  for line in bodies[name]:
     operation = _INSTRUCTION.findall(line)[0]
     if operation == 'while':
       trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
       if trips is None:
         raise ValueError(f'a loop of unknown length: {line.strip()[:100]}')
-      total += int(trips[1]) * _count(computations, re.findall(r'body=%?([\w.\-]+)', line)[0])
+      total += int(trips[1]) * count(bodies, re.findall(r'body=%?([\w.\-]+)', line)[0])
     elif operation == 'call':
-      total += _count(computations, re.findall(r'to_apply=%?([\w.\-]+)', line)[0])
+      total += count(bodies, re.findall(r'to_apply=%?([\w.\-]+)', line)[0])
     elif operation == 'conditional':
       branches = re.findall(r'branch_computations=\{([^}]*)\}', line)[0].split(',')
-      total += max(_count(computations, branch.strip().lstrip('%')) for branch in branches)
+      total += max(count(bodies, branch.strip().lstrip('%')) for branch in branches)
     elif operation not in FREE:
       total += 1
   return total

@@ -70,7 +70,7 @@ def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(aot, 'specs', lambda: {'first': TINY, 'tiny': TINY})
   file = tmp_path / 'aot.json'
   common = dict(output=str(file), scaling='false')
-  with flagsaver.as_parsed(**common, only='tiny', targets='cpu:2,v9:1x1'):
+  with flagsaver.as_parsed(**common, only='tiny', target='cpu:2,v9:1x1'):
     aot.main([])
     found = json.loads(file.read_text())
     row = found['results']['tiny']['cpu:2']
@@ -82,7 +82,7 @@ def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
     assert 'GiB a device' in said and 'v9:1x1: left out' in said
     row['sent_bytes_a_device'] = 'as it was'
     file.write_text(json.dumps(found))
-  with flagsaver.as_parsed(**common, only='', targets='cpu:2'):
+  with flagsaver.as_parsed(**common, only='', target='cpu:2'):
     aot.main([])
   again = json.loads(file.read_text())['results']
   assert list(again) == ['first', 'tiny']

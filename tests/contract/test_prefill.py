@@ -131,10 +131,10 @@ def test_prompt_length_compiles_nothing_new(name, rows):
   model, params, tokens, _ = prepared(name)
   tokens, state = jnp.tile(repeated(tokens, rows), (1, 2)), model.decode_state(rows, LENGTH + 1)
   model.prefill(params, state, tokens[:, :6], chunk=4)
-  compiled = base._chunk_prefiller(is_nested=False)._cache_size()
+  compiled = base._chunk_prefiller('cpu')._cache_size()
   for length in (3, 5, 8):
     model.prefill(params, state, tokens[:, :length], chunk=4)
-  assert base._chunk_prefiller(is_nested=False)._cache_size() == compiled
+  assert base._chunk_prefiller('cpu')._cache_size() == compiled
 
 
 @each_number_of_rows

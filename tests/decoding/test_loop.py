@@ -144,7 +144,7 @@ def test_state_is_donated(model_and_params, is_prepared):
   state = empty_state(model, params, 2, 4096)
   state, logits = model.prefill(params, state, jnp.array([[1, 2], [3, 4]]))
   key = decoding.row_keys(0, jnp.arange(2))
-  lowered = loop.chunk_decoder().lower(model, SAMPLING, 4, params, key, state, logits)
+  lowered = loop.chunk_decoder('cpu').lower(model, SAMPLING, 4, params, key, state, logits)
   options = {'xla_backend_optimization_level': 3}
   if 'fusion_emitters' in QUICK_COMPILER:
     options['xla_cpu_use_fusion_emitters'] = True

@@ -135,7 +135,7 @@ def test_a_chunk_of_tokens_asks_the_host_for_nothing(name):
   model, params = prepare(model_of(name), params_of(model_of(name)))
   empty = empty_state(model, params, 1, 128)
   logits_BxV = jnp.zeros((1, 256))
-  decode = functools.partial(decoding.chunk_decoder().lower, model, Sampling(), 32)
+  decode = functools.partial(decoding.chunk_decoder('gpu').lower, model, Sampling(), 32)
   executable = decode(params, row_keys(0, jnp.arange(1)), empty, logits_BxV).compile()
   text = executable.as_text()
   assert '"known_trip_count":{"n":"32"}' in text.replace(' ', '')

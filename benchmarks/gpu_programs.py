@@ -1,0 +1,143 @@
+"""Decoding and training compiled for a GPU that is not there: kernels, moves, memory, bytes.
+
+Needs the `aot-gpu` extra; training with cuDNN's attention also the libraries of `cuda13`. No time
+is measured and nothing is autotuned: `predicted_us` follows from two prices and the datasheet.
+"""
+
+import glob
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+import crt_jax
+from benchmarks.cases import config_of
+from benchmarks.gpu_text import Program, kernels
+from configs.latency import models
+from crt_jax import sharding
+from crt_jax.decoding import Sampling, row_keys
+from crt_jax.decoding.loop import chunk_decoder
+from crt_jax.decoding.prepare import empty_state, prepare
+from crt_jax.keys import random_key
+from crt_jax.recurrence.state import DecodeState
+from crt_jax.runs import train_state
+from crt_jax.training import optimizer, step
+from crt_jax.types import Array, Tree
+from experiments.latency.floors import datasheet_bandwidth
+from experiments.latency.launches import count
+
+TARGETS = {file.stem: file for file in pathlib.Path(__file__).parent.glob('targets/*.txtpb')}
+TOKENS, CAPACITY = 16, 448  # of one call, and slots of the caches, at batch 1 in bfloat16
+# Microseconds of a kernel: recorded in a CUDA graph (2 to 2.5 on an H200), and launched by itself.
+IN_GRAPH_US, LAUNCHED_US = 2.25, 4.5
+
+
+def device_of(target: str) -> jax.Device:
+  """The GPU of TARGETS; RuntimeError where the plugin is missing."""
+  text = TARGETS[target].read_text('utf-8')
+  [device] = topologies.get_topology_desc(
+    platform='cuda', topology='1x1x1', target_config=text
+  ).devices
+  return device
+
+
+def decoding_of(name: str, target: str) -> dict:
+  """The row of a model of configs/latency.py: one call that draws TOKENS tokens."""
+  device = device_of(target)
+  compiled, thunks = compile_with_thunks(lower_decoding(models()[name], device))
+  text = compiled.as_text() or ''
+  program, found = Program(text), kernels(thunks)
+  loop = program.token_loop()
+  run, parts = count(program.lines, loop), program.bytes_by_part(loop)
+  return dict(
+    kernels_per_token=found.in_loop,
+    kernels_run_per_token=run,
+    kernels_outside=found.outside,
+    **_row(compiled, program, parts, found.command_buffers),
+    predicted_us=_predicted(device, run, sum(parts.values())),
+  )
+
+
+def training_of(name: str, target: str) -> dict:
+  """The row of a training step of CASES."""
+  device = device_of(target)
+  compiled, thunks = compile_with_thunks(lower_step(name, device))
+  program, found = Program(compiled.as_text() or ''), kernels(thunks)
+  run, parts = count(program.lines, program.entry), program.bytes_by_part(program.entry)
+  return dict(
+    kernels=run,
+    **_row(compiled, program, parts, found.command_buffers),
+    predicted_us=_predicted(device, run, sum(parts.values())),
+  )
+
+
+def lower_decoding(
+  fields: dict, device: jax.Device, batch: int = 1, capacity: int = CAPACITY
+) -> jax.stages.Lowered:
+  """The decoding of one chunk by prepared parameters in bfloat16."""
+  model = crt_jax.build(fields | dict(dtype='bfloat16'))
+  params = jax.eval_shape(lambda key: prepare(model, model.init(key))[1], random_key(0))
+
+  def start(params: Tree) -> tuple[Array, DecodeState, Array]:
+    logits_BxV = jnp.zeros((batch, model.config.vocab_size))
+    return row_keys(0, jnp.arange(batch)), empty_state(model, params, batch, capacity), logits_BxV
+
+  arguments = _placed((params, *jax.eval_shape(start, params)), device)
+  return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
+
+
+def lower_step(case: str, device: jax.Device) -> jax.stages.Lowered:
+  """A training step of CASES, as benchmarks.train times it."""
+  config = config_of(case)
+  mesh = sharding.make_mesh(config.mesh, [device])
+  model = crt_jax.build(config.model, device)
+  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
+  abstract = train_state.abstract_state(model, tx, mesh)
+  depth = None if model.depths() is None else model.resolve_depth(None)
+  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
+  return jitted.lower(abstract, step.abstract_batch(config, mesh))
+
+
+def compile_with_thunks(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+  """Compiles; returns also the list of what it executes, which XLA only writes to a file."""
+  with tempfile.TemporaryDirectory() as folder:
+    compiled = lowered.compile(compiler_options=dict(xla_dump_to=folder))
+    # Later versions of XLA write the list before and after its last passes.
+    files = sorted(glob.glob(f'{folder}/*thunk_sequence*.txt'), key=lambda name: 'after' in name)
+    return compiled, pathlib.Path(files[-1]).read_text('utf-8')
+
+
+def _placed(tree: Tree, device: jax.Device) -> Tree:
+  here = SingleDeviceSharding(device)
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), tree)
+
+
+def _row(
+  compiled: jax.stages.Compiled, program: Program, parts: dict[str, int], command_buffers: int
+) -> dict:
+  """What rows of decoding and training have in common."""
+  return dict(
+    jax=jax.__version__,
+    moves=program.moves(),
+    command_buffers=command_buffers,
+    memory_bytes=step.memory_of(compiled),
+    bytes=sum(parts.values()),
+    bytes_by_part=parts,
+  )
+
+
+def _predicted(device: jax.Device, kernels: int, moved: int) -> dict:
+  """Microseconds where kernels are recorded in a graph and where each is launched by itself."""
+  bandwidth = datasheet_bandwidth(device.device_kind)
+  reading = 1e6 * moved / bandwidth
+  return dict(
+    in_graph=round(kernels * IN_GRAPH_US + reading, 1),
+    launched=round(kernels * LAUNCHED_US + reading, 1),
+    kernel_us_in_graph=IN_GRAPH_US,
+    kernel_us_launched=LAUNCHED_US,
+    bytes_per_second=bandwidth,
+  )

@@ -1,0 +1,107 @@
+"""What a GPU would execute: the readers on small texts, and decoding compiled for an H100 that is
+not there, whose kernels may not become more."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from benchmarks.gpu_text import Program, kernels
+from experiments.latency.launches import count
+
+# Kernels in the loop of a token (bfloat16, batch 1), as last reduced.
+HELD = dict(crt_d1_c2048=49, transformer_n6=121, crt_d5_c1120=111, transformer_n12=205)
+
+THUNKS = """\
+000: kCommandBuffer [source       | next=002 (1)]
+    001: kCopy         [source       | sink        ] kCopy
+002: kWhile         [prev=000 (1) | next=056 (1)]
+condition:
+    003: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1]
+  body:
+    000: kCommandBuffer      [prev=008 (1) | sink        ]
+        004: kCustomKernel [source        | next=038 (28)] loop_convert_fusion_6
+        005: kGemm [source        | next=038 (28)] gemm
+006: kCustomKernel  [prev=006 (1) | sink        ] input_transpose_fusion grid: [224, 1, 1]
+"""
+
+HLO = """\
+HloModule jit_f
+
+%fused (p0: bf16[4,64], p1: s32[], p2: bf16[1,64]) -> bf16[4,64] {
+  %p0 = bf16[4,64]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = bf16[1,64]{1,0} parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %update = bf16[4,64]{1,0} dynamic-update-slice(%p0, %p2, %p1, %zero)
+}
+
+%body (state: (s32[], bf16[4,64], bf16[1,64])) -> (s32[], bf16[4,64], bf16[1,64]) {
+  %state = (s32[], bf16[4,64]{1,0}, bf16[1,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %cache = bf16[4,64]{1,0} get-tuple-element(%state), index=1
+  %row = bf16[1,64]{1,0} get-tuple-element(%state), index=2
+  %written = bf16[4,64]{1,0} fusion(%cache, %i, %row), kind=kLoop, calls=%fused, metadata={op_name="jit(f)/attention/qkv/dot_general"}
+  ROOT %out = (s32[], bf16[4,64]{1,0}, bf16[1,64]{1,0}) tuple(%i, %written, %row)
+}
+
+%condition (state: (s32[], bf16[4,64], bf16[1,64])) -> pred[] {
+  %state = (s32[], bf16[4,64]{1,0}, bf16[1,64]{1,0}) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+ENTRY %main (a: (s32[], bf16[4,64], bf16[1,64]), b: f32[256,128]) -> f32[128,256] {
+  %a = (s32[], bf16[4,64]{1,0}, bf16[1,64]{1,0}) parameter(0)
+  %b = f32[256,128]{1,0} parameter(1)
+  %loop = (s32[], bf16[4,64]{1,0}, bf16[1,64]{1,0}) while(%a), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %wrapped_transpose = f32[128,256]{1,0} copy(%b)
+}
+"""  # noqa: E501
+
+
+def test_thunks_are_counted_in_the_loop_and_beside_it():
+  assert kernels(THUNKS) == (3, 2, 2)
+
+
+def test_an_update_in_place_moves_what_it_writes():
+  program = Program(HLO)
+  body = program.token_loop()
+  assert count(program.lines, body) == 1 and count(program.lines, program.entry) == 4
+  # The row is read and written, and the index read; the cache is neither.
+  part = 'attention: query, key, value and output projections'
+  assert program.bytes_by_part(body) == {part: 128 + 128 + 4}
+  assert program.bytes_by_part(program.entry) == {part: 3 * 260, 'the rest': 2 * 256 * 128 * 4}
+  assert program.moves() == [dict(where='outside', name='wrapped_transpose', bytes=1 << 17)]
+
+
+@pytest.fixture(scope='module')
+def plugin():
+  """A folder with JAX's CUDA plugin alone, beside the environment of the tests."""
+  cache = pathlib.Path(os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax').expanduser()
+  folder = cache / f'cuda13-plugin-{jax.__version__}'
+  wheels = [f'jax-cuda13-{name}=={jax.__version__}' for name in ('plugin', 'pjrt')]
+  command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', f'--target={folder}']
+  if not (folder / 'installed').exists():
+    done = subprocess.run([*command, *wheels], capture_output=True, encoding='utf-8', timeout=300)
+    if done.returncode:
+      pytest.skip(f'{" ".join(wheels)} cannot be had: {done.stderr.strip().splitlines()[-1]}')
+    (folder / 'installed').touch()
+  return folder
+
+
+@pytest.mark.slow
+def test_kernels_of_a_token_on_an_h100(plugin, tmp_path):
+  env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+  command = [sys.executable, '-m', 'benchmarks.aot', '--target=h100']
+  command += [f'--decode={",".join(HELD)}', f'--output={tmp_path}/gpu.json']
+  subprocess.run(command, env=env | dict(PYTHONPATH=str(plugin)), check=True, timeout=280)
+  found = json.loads((tmp_path / 'gpu.json').read_text())['results']
+  for name, held in HELD.items():
+    row = found[f'decode {name}']['h100']
+    assert row['kernels_per_token'] <= held, name
+    assert row['jax'] == jax.__version__ and row['bytes'] < 1.1 * row['memory_bytes']
+    assert not [move for move in row['moves'] if move['where'] == 'loop']
