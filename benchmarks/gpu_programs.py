@@ -92,6 +92,7 @@ def lower_decoding(
 def lower_step(case: str, device: jax.Device) -> jax.stages.Lowered:
   """A training step of CASES, as benchmarks.train times it."""
   config = config_of(case)
+  config.train.accumulation = 1
   mesh = sharding.make_mesh(config.mesh, [device])
   model = crt_jax.build(config.model, device)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)

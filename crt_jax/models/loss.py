@@ -62,5 +62,20 @@ def cross_entropy(
 
 def _summed(logits: Array, targets: Array) -> Array:
   log_normaliser = jax.nn.logsumexp(logits, axis=-1)
-  picked = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+  picked = _pick(logits, jnp.maximum(targets, 0))
   return jnp.sum(jnp.where(targets >= 0, log_normaliser - picked, 0))
+
+
+@jax.custom_jvp
+def _pick(logits: Array, targets: Array) -> Array:
+  """Each target's logit. Its gradient is a comparison, which is fused into that of the softmax;
+  left to JAX it is a scatter into all logits."""
+  return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+@_pick.defjvp
+def _pick_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+  logits, targets = primals
+  token = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+  tangent = jnp.sum(jnp.where(token == targets[..., None], tangents[0], 0), axis=-1)
+  return _pick(logits, targets), tangent
