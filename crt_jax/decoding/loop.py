@@ -103,13 +103,15 @@ def stream(
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
   decode_chunk = chunk_decoder(sharding.platform_of(params))
   decode = functools.partial(decode_chunk, model, sampling, chunk, params, key_B)
-  return _run(decode, state, logits_BxV, budgets, chunk, frozenset(stop_tokens))
+  longest = int(lengths.max())
+  return _run(decode, state, logits_BxV, longest, budgets, chunk, frozenset(stop_tokens))
 
 
 def _run(
   decode: Callable,
   state: DecodeState,
   logits_BxV: Array,
+  longest: int,
   budgets: np.ndarray,
   chunk: int,
   stop_tokens: frozenset[int],
@@ -118,6 +120,7 @@ def _run(
   left = budgets.copy()
   ahead = []
   for number in range(ceil_div(int(budgets.max()), chunk)):
+    state = state.seeing(longest + (number + 1) * chunk)
     state, logits_BxV, tokens_BxN = decode(state, logits_BxV)
     ahead.append(tokens_BxN)
     if number == 1:
@@ -194,7 +197,8 @@ def _read_prompts(
     tokens_BxT[row, : len(prompt)] = prompt
   if method == 'parallel':
     longest = int(lengths.max())
-    return model.prefill(params, state, tokens_BxT[:, :longest], lengths, method=method)
+    piece_BxT = tokens_BxT[:, :longest]
+    return model.prefill(params, state, piece_BxT, lengths, method=method, donate=True)
   is_stepwise = method == 'sequential' and model.recurs_along_sequence
   chunk = STEP_CHUNK if is_stepwise else PREFILL_CHUNK
   logits_BxV = None
@@ -202,7 +206,7 @@ def _read_prompts(
     piece_BxT = tokens_BxT[:, start : start + chunk]
     new_B = np.clip(lengths - start, 0, chunk)
     state, piece_logits_BxV = model.prefill(
-      params, state, piece_BxT, new_B, method=method, chunk=chunk
+      params, state, piece_BxT, new_B, method=method, chunk=chunk, donate=True
     )
     # A row that ended in an earlier piece keeps the logits it had there.
     if logits_BxV is None:

@@ -103,21 +103,23 @@ def _inverse_cdf(weight_V: Array, noise: Array) -> Array:
   then inside one.
   """
   weight_NxL = jnp.pad(weight_V, (0, -weight_V.size % BLOCK)).reshape(-1, BLOCK)
-  weight_N = jnp.sum(weight_NxL, axis=-1)
-  sum_N = jnp.cumsum(weight_N)
+  sum_N = _running_sums(jnp.sum(weight_NxL, axis=-1))
   target = noise.astype(weight_V.dtype) * sum_N[-1]
-  block = _first_above(target, sum_N, weight_N)
-  rest = jnp.maximum(target - jnp.where(block > 0, sum_N[block - 1], 0), 0)
-  weight_L = weight_NxL[block]
-  inside = _first_above(rest, jnp.cumsum(weight_L), weight_L)
+  passed_N = _passed(sum_N, target)
+  block, before = jnp.sum(passed_N), jnp.max(jnp.where(passed_N, sum_N, 0))
+  inside = jnp.sum(_passed(_running_sums(weight_NxL[block]), target - before))
   return (block * BLOCK + inside).astype(jnp.int32)
 
 
-def _first_above(target: Array, sum_N: Array, weight_N: Array) -> Array:
-  """The first index whose sum exceeds the target, of those with a weight; else the largest sum's.
+def _running_sums(weight_N: Array) -> Array:
+  """Sums of the first 1, 2, ... weights, by one reduction: on a GPU `jnp.cumsum` is three kernels.
 
-  A parallel sum is rounded in another order at each of its ends, so it may grow where nothing is
-  added, or end below the target.
+  All are rounded in the same order, so they never fall and only grow where a weight is added.
   """
-  sum_N = jnp.where(weight_N > 0, sum_N, 0)
-  return jnp.argmax((sum_N > target) | (sum_N == jnp.max(sum_N)))
+  index_N = jnp.arange(weight_N.size)
+  return jnp.sum(jnp.where(index_N[None] <= index_N[:, None], weight_N[None], 0), axis=-1)
+
+
+def _passed(sum_N: Array, target: Array) -> Array:
+  """Which running sums do not exceed the target; the last to grow always does."""
+  return (sum_N <= target) & (sum_N < sum_N[-1])

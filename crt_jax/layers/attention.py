@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from crt_jax.layers.attention_kernels import fused_attention
 from crt_jax.layers.linear import Dropout, Linear
@@ -176,7 +177,8 @@ def attend(
   else:
     weights = weighted(jnp.concatenate([past_scores(past), scored(0, length, 0, length)], axis=-1))
     mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
-    mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], past[0]['v'])
+    v_BxGxSxA = with_layout_constraint(past[0]['v'], Layout((0, 1, 2, 3)))
+    mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], v_BxGxSxA)
   mixed = mixed.reshape(batch, length, shared, groups, head_width).swapaxes(2, 3)
   return mixed.reshape(q_BxTxHxA.shape)
 

@@ -25,6 +25,10 @@ class Norm(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     scale = parameter(self, 'scale', nn.initializers.ones, (self.width,), (self.axis,))
+    shape = x.shape
+    if self.kind == 'layer' and x.size == self.width:
+      # Of a single row XLA makes three kernels on a GPU, of two rows one.
+      x = jnp.pad(x.reshape(1, self.width), ((0, 1), (0, 0)))
     if self.kind == 'layer':
       x = x - jnp.mean(x, axis=-1, keepdims=True)
     y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
@@ -32,4 +36,4 @@ class Norm(nn.Module):
     if self.kind == 'layer':
       bias = parameter(self, 'bias', nn.initializers.zeros, (self.width,), (self.axis,))
       y = y + jnp.expand_dims(bias, range(x.ndim - 1))
-    return y
+    return y if x.shape == shape else y[0].reshape(shape)

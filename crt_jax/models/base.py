@@ -334,10 +334,11 @@ class Model(abc.ABC, Generic[Fields]):
   def sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> Array:
     """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
     check_tokens(tokens_BxT, self.config.vocab_size)
-    return self._jitted_sequential(params, tokens_BxT, depth)
+    is_nested = is_traced(tokens_BxT, *jax.tree.leaves(params))
+    jitted = _jitted_sequential(None if is_nested else platform_of(params))
+    return jitted(self, params, tokens_BxT, depth)
 
-  @functools.partial(jax.jit, static_argnames=('self', 'depth'))
-  def _jitted_sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None):
+  def _sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None) -> Array:
     return self.head(params, self.sequential_hidden(params, tokens_BxT, depth))
 
   def sequential_hidden(
@@ -372,6 +373,7 @@ class Model(abc.ABC, Generic[Fields]):
     lengths_B: AnyArray | None = None,
     method: str = 'sequential',
     chunk: int = 64,
+    donate: bool = False,
   ) -> tuple[DecodeState, Array]:
     """Consumes a prompt per row, padded on the right.
 
@@ -382,6 +384,8 @@ class Model(abc.ABC, Generic[Fields]):
         whole prompt). Without recurrence along the sequence all three are the same forward pass.
       chunk: positions per compiled call; the prompt is padded to a multiple, or for 'parallel' to a
         power of two times it, so that its length causes no compilation of its own.
+      donate: whether the state may be written in place, and is not used again; else it is copied
+        once.
 
     Returns: the state behind the prompts, and logits_BxV after each row's last token.
 
@@ -407,10 +411,16 @@ class Model(abc.ABC, Generic[Fields]):
     last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
     is_nested = is_traced(tokens_BxT, lengths_B, *jax.tree.leaves((params, state)))
     prefill_chunk = _chunk_prefiller(None if is_nested else platform_of(params))
+    if not is_nested and not donate:
+      state = jax.tree.map(jnp.copy, state)
+    begin = 0 if is_nested else int(np.asarray(state.position_B).max())
     for j in range(count):
+      if not is_nested:
+        state = state.seeing(begin + min((j + 1) * chunk, int(lengths_B.max())))
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
       state, last_BxC = prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method)
+    state = dataclasses.replace(state, seen=None)
     if is_traced(lengths_B):
       exist_B = (lengths_B >= 0) & (lengths_B <= length)
       last_BxC = jnp.where(exist_B[:, None], last_BxC, jnp.nan)
@@ -440,10 +450,21 @@ class Model(abc.ABC, Generic[Fields]):
 @functools.cache
 def _chunk_prefiller(platform: str | None):
   """`Model._prefill_chunk`, jitted for a platform; None: within another function that is compiled
-  or differentiated, where JAX takes no options."""
+  or differentiated, where JAX takes no options and donates nothing."""
   return jax.jit(
     Model._prefill_chunk,
     static_argnames=('self', 'method'),
+    donate_argnames='state' if platform else None,
+    compiler_options=in_place_options(platform) if platform else None,
+  )
+
+
+@functools.cache
+def _jitted_sequential(platform: str | None):
+  """`Model._sequential`, jitted as `_chunk_prefiller` is."""
+  return jax.jit(
+    Model._sequential,
+    static_argnames=('self', 'depth'),
     compiler_options=in_place_options(platform) if platform else None,
   )
 

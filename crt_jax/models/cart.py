@@ -129,6 +129,6 @@ class CART(Model[CARTConfig]):
     lengths_B: Array | None,
     method: str,
   ) -> tuple[DecodeState, Array]:
-    x_BxTxC, past = embed(self._ends(), params, tokens_BxT), (state.caches, *state.place)
+    x_BxTxC, past = embed(self._ends(), params, tokens_BxT), state.past()
     h_BxTxC, entries, _ = self.block.run(params, x_BxTxC, past, depth=state.depth)
     return advance(state, entries, None, lengths_B), h_BxTxC

@@ -11,6 +11,8 @@ from jax.typing import DTypeLike
 
 from crt_jax.types import Array, Past, Tree
 
+SEEN = 256  # slots that are read at least
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class DecodeState:
     position_B: number of positions seen, per row; of length 1 if all rows stand at the same.
     depth: recurrent passes per position (static), or None.
     trailing: the caches forget what windowed attention no longer sees (static).
+    seen: how many slots are read, see `seeing` (static); None = all.
   """
 
   caches: dict[str, Any]
@@ -48,14 +51,35 @@ class DecodeState:
   position_B: Array
   depth: int | None = dataclasses.field(default=None, metadata=dict(static=True))
   trailing: bool = dataclasses.field(default=False, metadata=dict(static=True))
+  seen: int | None = dataclasses.field(default=None, metadata=dict(static=True))
 
-  def past(self, name: str) -> Past | None:
+  def past(self, name: str | None = None) -> Past | None:
     """What attention reads: (cache, position_B), and of trailing caches the position in slot 0,
-    below 0 while there is none; None if this cache does not exist."""
-    return (self.caches[name], *self.place) if name in self.caches else None
+    below 0 while there is none; None if this cache does not exist. Without a name: all caches."""
+    caches = self.caches if name is None else self.caches.get(name)
+    return None if caches is None else (self._seen(caches), *self._place)
+
+  def seeing(self, end: int) -> 'DecodeState':
+    """The state that reads few of its slots while the text is no longer than `end` positions.
+
+    So a token costs what its position asks for and not what was allocated. The number of slots is
+    one of few, SEEN and four times as many and so on, since each is a program of its own.
+    """
+    slots, capacity = SEEN, self.capacity
+    while slots < end:
+      slots *= 4
+    is_less = capacity is not None and slots < capacity and not self.trailing
+    return dataclasses.replace(self, seen=slots if is_less else None)
+
+  def _seen(self, caches: Any) -> Any:
+    if self.seen is None:
+      return caches
+    return jax.tree.map(
+      lambda part: part if is_carry(part) else part[:, :, :, : self.seen], caches, is_leaf=is_carry
+    )
 
   @property
-  def place(self) -> tuple[Array, *tuple[Array, ...]]:
+  def _place(self) -> tuple[Array, *tuple[Array, ...]]:
     """What stands behind every cache in its `past`."""
     slots = self.capacity if self.trailing else None
     return (self.position_B,) if slots is None else (self.position_B, self.position_B - slots)

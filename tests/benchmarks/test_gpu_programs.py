@@ -14,7 +14,7 @@ from benchmarks.gpu_text import Program, kernels
 from experiments.latency.launches import count
 
 # Kernels in the loop of a token (bfloat16, batch 1), as last reduced.
-HELD = dict(crt_d1_c2048=49, transformer_n6=121, crt_d5_c1120=111, transformer_n12=205)
+HELD = dict(crt_d1_c2048=37, transformer_n6=82, crt_d5_c1120=75, transformer_n12=149)
 
 THUNKS = """\
 000: kCommandBuffer [source       | next=002 (1)]
@@ -104,4 +104,4 @@ def test_kernels_of_a_token_on_an_h100(plugin, tmp_path):
     row = found[f'decode {name}']['h100']
     assert row['kernels_per_token'] <= held, name
     assert row['jax'] == jax.__version__ and row['bytes'] < 1.1 * row['memory_bytes']
-    assert not [move for move in row['moves'] if move['where'] == 'loop']
+    assert not row['moves'], 'whole caches are copied or transposed'

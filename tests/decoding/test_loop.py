@@ -11,6 +11,7 @@ import crt_jax
 from crt_jax import decoding
 from crt_jax.decoding import loop
 from crt_jax.decoding.prepare import empty_state
+from crt_jax.recurrence import state as recurrence_state
 from tests.conftest import QUICK_COMPILER
 
 VOCABULARY = 19
@@ -67,6 +68,15 @@ def test_ragged_batch_in_chunks_is_the_obvious_loop(name, sampling):
   for row, prompt in enumerate(PROMPTS):
     assert texts[row] == padded[row, len(prompt) : lengths[row]].tolist()
   assert len(set(sum(texts, []))) > 3, 'a text this monotonous tests nothing'
+
+
+def test_slots_that_hold_nothing_need_not_be_read(generate, monkeypatch):
+  """From 2 slots on, four times as many whenever the text has outgrown them."""
+  whole = generate(PROMPTS[::2], 20)
+  monkeypatch.setattr(recurrence_state, 'SEEN', 2)
+  state = empty_state(*make('crt'), 1, 128)
+  assert [state.seeing(end).seen for end in (1, 3, 32, 33)] == [2, 8, 32, None]
+  assert generate(PROMPTS[::2], 20) == whole
 
 
 def test_text_depends_on_neither_chunk_nor_neighbours(generate):
