@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -41,7 +41,8 @@ def config_of(arm: Arm) -> ConfigDict:
   return sweep_files.config_of(Run(arm.name, arm.config, dict(arm.changes)), {})
 
 
-def of(arm: Arm, arms: Iterable[Arm]) -> Budget:
+@functools.cache
+def of(arm: Arm, arms: tuple[Arm, ...]) -> Budget:
   """Returns the budget of one of the arms."""
   config = config_of(arm)
   model, length = config.model, config.data.sequence_length
@@ -71,7 +72,8 @@ def step_flops(config: ConfigDict) -> float:
   return config.data.batch_size * length * sum(flops) / len(flops)
 
 
-def derived_steps(arm: Arm, arms: Iterable[Arm]) -> int:
+@functools.cache
+def derived_steps(arm: Arm, arms: tuple[Arm, ...]) -> int:
   """Returns the steps of an arm: of its config, or what takes the training FLOPs of `costs_as`.
 
   Raises:
@@ -102,7 +104,7 @@ def matched_width(model: Callable[[int], Any], budget: float, head: int, output:
   return min((narrower, width), key=lambda width: abs(excess(width)))
 
 
-def seconds(arm: Arm, arms: Iterable[Arm]) -> float:
+def seconds(arm: Arm, arms: tuple[Arm, ...]) -> float:
   """Returns how long a run may take on two cores: its training FLOPs at the speed of a record."""
   task = 'pointer_chasing' if 'pointer_chasing' in config_of(arm).data.corpus else 'quickstart'
   return FIXED_SECONDS + of(arm, arms).training_flops / speed(task)

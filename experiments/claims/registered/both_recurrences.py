@@ -52,7 +52,7 @@ CLAIM = Claim(
   confounds=(
     'K passes of R loops: both trains with the most FLOPs, which the second budget removes',
     'one learning rate for all four',
-    'keys and values of the CARTs go through a latent, those of the layers of crt and neither do not',
+    'keys and values go through a latent in the CARTs alone',
   ),
   rule=better_everywhere,
   designs={'cpu': cpu},

@@ -7,6 +7,7 @@ budgets: the multiply-accumulates of the body, those with the output layer, and 
 where all that is cheaper to train takes more steps.
 """
 
+import functools
 import itertools
 
 from configs import base
@@ -37,6 +38,7 @@ KINDS = {
 }
 
 
+@functools.cache
 def arm(text: str, kind: str, layers: int, output: bool = False, costs_as: str = '') -> Arm:
   """Returns one model on one text, at the width that meets the budget."""
   letter, changes, fields = KINDS[kind]
