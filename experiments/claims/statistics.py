@@ -1,11 +1,11 @@
-"""Differences between models, with how sure they are (scipy.stats; Holm 1979, Efron 1979)."""
+"""Differences between models, with how sure they are (Student 1908, Holm 1979, Efron 1979)."""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ def paired(differences: Sequence[float], alpha: float = 0.05) -> Paired:
   if deviation <= 1e-12 * abs(mean):
     return Paired(mean, 0.0, float(mean == 0), mean, mean)
   error = deviation / math.sqrt(count)
-  reach = float(stats.t.ppf(1 - alpha / 2, count - 1)) * error
-  p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
+  reach = float(special.stdtrit(count - 1, 1 - alpha / 2)) * error
+  p = 2 * float(special.stdtr(count - 1, -abs(mean) / error))
   return Paired(mean, deviation, p, mean - reach, mean + reach)
 
 
@@ -86,7 +86,9 @@ def seeds_needed(
     return 2 if deviation == 0 and mean else None
   counts = np.arange(2, most + 1)
   shifts = abs(mean) / deviation * np.sqrt(counts)
-  limits = stats.t.ppf(1 - alpha / 2, counts - 1)
-  powers = stats.nct.sf(limits, counts - 1, shifts) + stats.nct.cdf(-limits, counts - 1, shifts)
+  limits = special.stdtrit(counts - 1, 1 - alpha / 2)
+  powers = (
+    special.nctdtr(counts - 1, shifts, -limits) + 1 - special.nctdtr(counts - 1, shifts, limits)
+  )
   enough = np.flatnonzero(powers >= power)
   return int(counts[enough[0]]) if enough.size else None

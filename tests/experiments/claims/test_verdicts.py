@@ -75,7 +75,7 @@ def test_the_text_widens_an_interval():
 
 def test_holm_makes_each_of_several_claims_harder():
   """p = 0.04 alone is confirmed; beside another of 0.04 it is not."""
-  differences = (-0.04, -0.06, -0.094)  # p = 0.055 / 2 < 0.05
+  differences = (-0.044, -0.06, -0.088)
   found = scores([3.0 + d for d in differences], (3.0, 3.0, 3.0))
   first, second = toy.claim('first'), toy.claim('second')
   alone = judged(found, first)
