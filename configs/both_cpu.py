@@ -30,6 +30,9 @@ def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, **SIZES)
   config = cart_cpu.recipe(model(given), given.seed)
   config.eval.whole_tokens = 131_072
+  if given.which == 'cart':
+    config.train.telemetry_every = 50
+    config.eval.jacobian_iterations = 40
   return config
 
 

@@ -20,7 +20,7 @@ HEAD = """\
 Every claim of the two papers that runs can decide, with what was published, what can be said \
 against it, and a verdict. The rule of each verdict was written before the runs \
 (`experiments/claims/registered/`), and `python -m experiments.claims --report` computes all \
-numbers here from the records of finished runs in [results/claims](results/claims).
+numbers here from the records of finished runs in `docs/results/claims/`.
 
 A difference is the loss of the first model less that of the second, paired by seed: the same \
 order of the text, the same validation text; below 0 the first is better. Its interval of 95 % \

@@ -21,7 +21,8 @@ def arm(which: str, costs_as: str = '') -> Arm:
 
   width = budgets.matched_width(model, BODY, both_cpu.HEAD, output=False)
   name = which + ('-training' if costs_as else '')
-  return Arm(name, f'configs/both_cpu.py:which={which},C={width}', {'train.steps': 400}, costs_as)
+  changes = {'train.steps': 400, 'eval.jacobian_iterations': 0}
+  return Arm(name, f'configs/both_cpu.py:which={which},C={width}', changes, costs_as)
 
 
 def cpu() -> Design:
