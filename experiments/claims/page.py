@@ -86,7 +86,7 @@ def link(claim: Claim) -> str:
 
 def section(claim: Claim, judged: list[Judged], found: Mapping) -> list[str]:
   """Returns the paragraphs of one claim."""
-  rule = ' '.join(inspect.getdoc(claim.rule).split())
+  rule = ' '.join((inspect.getdoc(claim.rule) or '').split())
   parts = [
     f'## {claim.name}',
     f'{claim.sentence} ({claim.where})',

@@ -97,7 +97,8 @@ def decide(judged: Judged, at: Callable[[float], list[Estimate]], level: float |
     counts = [
       statistics.seeds_needed(one.seeds.mean, one.seeds.deviation, level) for one in decisive
     ]
-    needed = None if None in counts else max(counts)
+    known = [count for count in counts if count is not None]
+    needed = max(known) if len(known) == len(counts) else None
   return dataclasses.replace(judged, verdict=verdict, level=level, seeds_needed=needed)
 
 
