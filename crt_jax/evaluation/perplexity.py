@@ -25,11 +25,13 @@ class Sums:
     cross_entropy: of all targets, in nats.
     targets: how many counted.
     batches: how many were scored.
+    means: of each batch, its mean cross-entropy.
   """
 
   cross_entropy: float = 0.0
   targets: int = 0
   batches: int = 0
+  means: list[float] = dataclasses.field(default_factory=list)
 
 
 NOTHING = Sums()
@@ -118,17 +120,21 @@ def evaluate(
     after: called after each batch with the sums so far.
 
   Returns:
-    'cross_entropy' in nats per target, 'perplexity' = exp of it, 'bits_per_byte', and 'targets'.
+    'cross_entropy' in nats per target, 'perplexity' = exp of it, 'bits_per_byte', 'targets', and
+    'means', the cross-entropy of each batch: of whole sets the one stretch of text after the other.
 
   Raises:
     ValueError: no target counts, or the model does not have this form.
   """
   sums = begin
+  means = list(sums.means)
   for mean, targets in _one_behind(
     _cross_entropy(model, params, batch, depth, sequential) for batch in batches
   ):
-    total = sums.cross_entropy + float(mean) * int(targets)
-    sums = Sums(total, sums.targets + int(targets), sums.batches + 1)
+    mean, targets = float(mean), int(targets)
+    total = sums.cross_entropy + mean * targets
+    means.append(mean)
+    sums = Sums(total, sums.targets + targets, sums.batches + 1, means)
     after(sums)
   if sums.targets == 0:
     raise ValueError('nothing to evaluate: no batch has a target that counts')
@@ -138,6 +144,7 @@ def evaluate(
     'perplexity': math.exp(min(mean, 700.0)) if math.isfinite(mean) else mean,
     'bits_per_byte': bytes_per_token and mean / math.log(2) / bytes_per_token,
     'targets': sums.targets,
+    'means': sums.means,
   }
 
 

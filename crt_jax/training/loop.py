@@ -156,7 +156,7 @@ def validate(run: Run) -> dict:
     f'validation_{name}' + (f'_{of}' if several else ''): value
     for of, record in found.items()
     for name, value in record.items()
-    if name != 'targets' and value is not None
+    if name not in ('targets', 'means') and value is not None
   }
 
 

@@ -58,6 +58,7 @@ def test_parallel_weighs_every_target_the_same(model, params, depth):
   assert found['cross_entropy'] == pytest.approx(expected, rel=1e-5)
   assert found['perplexity'] == pytest.approx(math.exp(expected), rel=1e-4)
   assert found['bits_per_byte'] == pytest.approx(expected / math.log(2) / 3.5, rel=1e-5)
+  assert np.dot(found['means'], counts) / 18 == pytest.approx(found['cross_entropy'], rel=1e-12)
 
 
 def test_sequential_is_the_limit_of_the_parallel_form(model, params):

@@ -1,0 +1,104 @@
+"""From a sweep's directory to records to the page, the same bytes each time."""
+
+import json
+
+import pytest
+
+from experiments import sweep_files
+from experiments.claims import page, records, sweep_file
+from experiments.claims.claim import runs
+from experiments.claims.registered import CLAIMS
+from tests.experiments.claims import toy
+
+
+@pytest.fixture
+def claim():
+  return toy.claim()
+
+
+def written(claims, kept, docs):
+  (docs / 'figures').mkdir(parents=True, exist_ok=True)
+  page.write(claims, kept, docs)
+  figure = docs / 'figures' / 'claims.png'
+  return (docs / 'claims.md').read_bytes(), figure.read_bytes() if figure.exists() else b''
+
+
+def test_the_page_is_the_same_bytes_and_says_what_is_missing(claim, tmp_path):
+  losses = {'crt': [2.9, 2.901, 2.903], 'layers': [3.0, 3.0, 3.001]}
+  kept = tmp_path / 'kept'
+  kept.mkdir()
+  (kept / 'toy-cpu.json').write_text(json.dumps(toy.records(claim, losses)))
+  claims = {'toy': claim, 'shared': toy.claim('shared', shares='toy')}
+  text, figure = written(claims, kept, tmp_path / 'a')
+  assert (text, figure) == written(
+    {'toy': toy.claim(), 'shared': claims['shared']}, kept, tmp_path / 'b'
+  )
+  text = text.decode()
+  assert figure.startswith(b'\x89PNG') and '(figures/claims.png)' in text
+  assert '**confirmed**' in text and 'Missing are 3 of 9 runs: layers-training.' in text
+  assert 'crt - layers | yes | -9.4' in text
+  assert f'| {round(10 * flops(text, "crt") / flops(text, "layers"))} (as crt) |' in text
+  assert 'The runs and their budgets are those of [toy](#toy).' in text
+  assert '6 runs, 0.1 h of training on a processor.' in text
+
+
+def flops(text, arm):
+  """Training FLOPs of an arm in the table of budgets, which shows three digits."""
+  [row] = [line for line in text.splitlines() if line.startswith(f'| {arm} |')]
+  return float(row.split('|')[5])
+
+
+def test_a_page_without_any_record(claim, tmp_path):
+  text, figure = written({'toy': claim}, tmp_path, tmp_path)
+  assert b'**runs missing**' in text and b'Missing are 9 of 9 runs' in text and not figure
+
+
+def test_finished_runs_are_collected(claim, tmp_path):
+  """One that has not finished, and one with other settings, stay away."""
+  named, workdir, kept = runs(claim, 'cpu'), tmp_path / 'runs', tmp_path / 'kept'
+  listed = {}
+  for (arm, seed), run in named.items():
+    folder = workdir / run.name
+    folder.mkdir(parents=True)
+    listed[run.name] = {'flags': sweep_files.flags(run, {}), 'steps': 10}
+    row = {'set': 'novel', 'protocol': 'whole', 'form': 'parallel', 'depth': None}
+    row |= {'is_inference_metric': True, 'cross_entropy': 3.123456789, 'perplexity': 22.7}
+    row |= {'bits_per_byte': 2.0, 'targets': 250, 'means': [3.0, 3.1, 3.2]}
+    evaluation = {'training_seconds': 5.0, 'origin': {'device': 'a', 'command': '/private'}}
+    evaluation['results'] = {'sampled': [], 'whole': [row]}
+    evaluation['results']['data'] = {'batch_size': 10, 'sequence_length': 10}
+    (folder / 'evaluation.json').write_text(json.dumps(evaluation))
+    if (arm, seed) != ('crt', 1):
+      (folder / 'finished.json').write_text('{}')
+  other = named['layers', 2].name
+  listed[other]['flags'] = ['--config=other.py']
+  (workdir / 'sweep.json').write_text(json.dumps({'config': '', 'runs': listed}))
+  assert records.collect([claim], 'cpu', workdir, kept) == 7
+  found = records.read(claim, 'cpu', kept)
+  assert named.keys() - found.keys() == {('crt', 1), ('layers', 2)}
+  record = found['layers', 1]
+  assert record['results'][0]['cross_entropy'] == 3.123457
+  assert record['results'][0]['batch_tokens'] == 100
+  assert '/private' not in (kept / 'toy-cpu.json').read_text()
+  assert records.collect([claim], 'cpu', workdir, kept) == 7
+  longer = toy.claim()
+  longer.designs['cpu'] = lambda: changed(toy.design())
+  assert ('crt', 2) not in records.read(longer, 'cpu', kept)
+
+
+def changed(design):
+  """The same design with another length of its first arm."""
+  design.arms[0].changes['train.steps'] = 11
+  return design
+
+
+def test_a_sweep_lists_shared_runs_once():
+  spec = 'claims=convergence_loss+equal_training+layers_or_recurrence,size=cpu'
+  found = sweep_file.get_sweep(spec)
+  expected = runs(CLAIMS['convergence_loss'], 'cpu') | runs(CLAIMS['equal_training'], 'cpu')
+  assert [run.name for run in found] == [run.name for run in expected.values()]
+
+
+def test_the_committed_page_is_what_the_records_say(tmp_path):
+  text, _ = written(CLAIMS, records.RESULTS, tmp_path)
+  assert text == (page.DOCS / 'claims.md').read_bytes(), 'run python -m experiments.claims --report'
