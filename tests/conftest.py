@@ -60,6 +60,14 @@ def _own_flags(request):
       flags.FLAGS[name] = flag
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _programs_are_let_go():
+  """Each compiled program holds pieces of memory of which a process may have 65,530: a worker that
+  keeps those of all files crashes in the compiler."""
+  yield
+  jax.clear_caches()
+
+
 # The first example of a law compiles, so a deadline would measure XLA; a fixed sequence of examples
 # makes a failure everyone's. `pytest --hypothesis-profile=search` looks for new ones.
 hypothesis.settings.register_profile('steady', deadline=None, derandomize=True, max_examples=20)
