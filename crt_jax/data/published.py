@@ -10,7 +10,6 @@ import fnmatch
 import functools
 import gzip
 import hashlib
-import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -385,7 +384,7 @@ def _write_part(
   folder: Path, split: str, record: dict[str, Any], texts: list[str], tokens: int, place: Place
 ) -> None:
   parts = record['splits'][split]['parts']
-  lines = ''.join(json.dumps({TEXT: text}, ensure_ascii=False) + '\n' for text in texts)
+  lines = ''.join(json_text.dumps({TEXT: text}, ensure_ascii=False) + '\n' for text in texts)
   packed = gzip.compress(lines.encode('utf-8'), compresslevel=4, mtime=0)
   file = f'{split}-{len(parts):05d}.jsonl.gz'
   _write(folder / file, packed)

@@ -76,7 +76,9 @@ def empty_state(
     slots = jax.tree.map(
       lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), slots
     )
-    caches = together(slots, jax.device_put(carries, sharding.replicated(mesh)))
+    # A state is written in place; what device_put gives may lie where its input does.
+    carries = jax.tree.map(jnp.copy, jax.device_put(carries, sharding.replicated(mesh)))
+    caches = together(slots, carries)
   return dataclasses.replace(state, caches=caches)
 
 

@@ -38,7 +38,7 @@ from crt_jax.models.inputs import (
 )
 from crt_jax.models.loss import cross_entropy
 from crt_jax.recurrence.passes import Recurrence
-from crt_jax.recurrence.state import DecodeState, in_place_options, take_position
+from crt_jax.recurrence.state import DecodeState, in_place_options, take_position, unshared
 from crt_jax.rounding import ceil_div
 from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
@@ -411,8 +411,8 @@ class Model(abc.ABC, Generic[Fields]):
     last_BxC = jnp.zeros((batch, self.config.width), _stream_dtype(params))
     is_nested = is_traced(tokens_BxT, lengths_B, *jax.tree.leaves((params, state)))
     prefill_chunk = _chunk_prefiller(None if is_nested else platform_of(params))
-    if not is_nested and not donate:
-      state = jax.tree.map(jnp.copy, state)
+    if not is_nested:
+      state = unshared(state) if donate else jax.tree.map(jnp.copy, state)
     begin = 0 if is_nested else int(np.asarray(state.position_B).max())
     for j in range(count):
       if not is_nested:

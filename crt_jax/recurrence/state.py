@@ -167,6 +167,20 @@ def varying_as(x: Array, tree: Tree) -> Tree:
   return jax.tree.map(cast, tree)
 
 
+def unshared(tree: Tree) -> Tree:
+  """The tree with a copy of each array that is in it a second time, as zeros of a fresh state may
+  be: XLA lets nobody write into the same array twice."""
+  seen = set()
+
+  def own(a: Array) -> Array:
+    if id(a) in seen:
+      return jnp.copy(a)
+    seen.add(id(a))
+    return a
+
+  return jax.tree.map(own, tree)
+
+
 def in_place_options(platform: str) -> dict | None:
   """Options for `jax.jit` under which caches are written in place; None where none are needed.
 

@@ -40,7 +40,7 @@ def collect(
         count += 1
     if kept:
       folder.mkdir(parents=True, exist_ok=True)
-      lines = [f'{json.dumps(name)}: {json_text.dumps(kept[name])}' for name in sorted(kept)]
+      lines = [f'{json_text.dumps(name)}: {json_text.dumps(kept[name])}' for name in sorted(kept)]
       file.write_text('{\n' + ',\n'.join(lines) + '\n}\n', 'utf-8')  # a line a run
   return count
 
