@@ -162,6 +162,8 @@ def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
         f'data.{field}={pattern!r} matches {path}, which is none of {", ".join(suffixes)}; '
         'make the glob narrower'
       )
+  if corpus == 'tokens':
+    return sorted({part for path in paths for part in foreign_tokens.with_partner(path)})
   return paths
 
 

@@ -23,6 +23,12 @@ MEGATRON = b'MMIDIDX\x00\x00'
 MEGATRON_DTYPES = {1: '<u1', 2: '<i1', 3: '<i2', 4: '<i4', 5: '<i8', 8: '<u2'}
 
 
+def with_partner(path: Path) -> list[Path]:
+  """A file, with the index or the .bin that belongs to it: both decide what is read."""
+  both = (path.with_suffix(suffix) for suffix in SUFFIXES)
+  return [part for part in both if part == path or part.exists()]
+
+
 def read_tokens(paths: Iterable[Path], dtype: str) -> Iterator[Document]:
   """The documents of some files, in order; empty ones are left out.
 

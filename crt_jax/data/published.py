@@ -296,10 +296,8 @@ class _Reader:
     )
 
   def _open(self, name: str) -> Any:
-    try:
-      import pyarrow.parquet
-    except ImportError:
-      raise Missing('fetching needs the package pyarrow', install('fetch')) from None
+    import pyarrow.parquet
+
     path = self._source.path(self._corpus.repository, self._commit, name)
     return pyarrow.parquet.ParquetFile(path)
 

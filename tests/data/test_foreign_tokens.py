@@ -105,6 +105,19 @@ def test_tokens_become_a_data_set(tmp_path):
   assert dataset.manifest['corpus']['bytes'] == len(ids)
 
 
+@pytest.mark.parametrize('pattern', ['*.idx', '*.bin', ''])
+def test_an_index_is_read_with_its_bin_whichever_is_named(tmp_path, pattern):
+  folder = tmp_path / 'tokens'
+  folder.mkdir()
+  write_megatron(folder, [[[document, 2, 3, 4, 5, 6]] for document in range(20)])
+  config = config_of(tmp_path, files=f'{folder}/{pattern}')
+  before = data.prepare(config)
+  assert sum(count['documents'] for count in before.manifest['splits'].values()) == 20
+  raw = np.fromfile(folder / 'a.bin', '<u2')
+  (folder / 'a.bin').write_bytes((raw + 100).tobytes())  # the index stays
+  assert data.prepare(config).identity['corpus'] != before.identity['corpus']
+
+
 def test_a_validation_file_of_tokens(tmp_path):
   (tmp_path / 'train.bin').write_bytes(np.arange(50, dtype='<u2').tobytes())
   (tmp_path / 'val.bin').write_bytes(np.arange(50, 60, dtype='<u2').tobytes())
