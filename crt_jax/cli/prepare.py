@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int | None:
     return _write_tfds(_WRITE_TFDS.value)
   if _VERIFY.value and (damaged := _damaged_files()):
     print('\n'.join(f'damaged: {line}' for line in damaged))
-    print('nothing was changed; --repair makes it again (packed:DIR has to be copied again)')
+    print('nothing was changed; --repair makes it again')
     return 1
   return _prepare()
 
