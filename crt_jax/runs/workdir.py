@@ -4,6 +4,7 @@ config.json     the resolved config, where it came from, and every fork
 sharding.txt    which part of every parameter lies on a device, and its bytes
 metrics.jsonl   one object a line, in order of `step`
 tensorboard/    the same as events
+tracking.json   ids of the run in trackers (--track)
 checkpoints/    see checkpoint.py; damaged/ holds those that are not what was written, diverged/
                 those from which a step was not finite
 tokenizer/      what turns text into the token ids of this run

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.cluster.watchdog import Watchdog
+from crt_jax.runs import tracking
 from crt_jax.runs.checkpoint import steps_on_disk
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.standing import recording
@@ -34,6 +35,7 @@ def train(
   fork: bool = False,
   reset_optimizer: bool = False,
   stop: StopSignal | None = None,
+  track: str = '',
 ) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
   writes a sample.
@@ -44,6 +46,7 @@ def train(
     fork: continue a run whose config differs from this one.
     reset_optimizer: of a fork, see startup.prepare.
     stop: hears the signals of the process; None: nobody does.
+    track: 'wandb' or 'trackio', which is shown the rows too (runs/tracking.py); '' for none.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.
@@ -51,18 +54,19 @@ def train(
     Preempted: a signal came and everything is saved; exit code 75, or 130 after Ctrl-C.
     Diverged: NaN or Inf; the last good checkpoint is kept and the batch is stored.
   """
+  tracking.check(track)
   stop = stop or StopSignal()
   stop.standing = functools.partial(standing, path)
   run = prepare(config, path, fork, reset_optimizer)
   if run is None:
     return
   with recording(run.directory.path, jax.process_index() == 0):
-    train_run(run, stop)
+    train_run(run, stop, track)
 
 
-def train_run(run: Run, stop: StopSignal) -> None:
+def train_run(run: Run, stop: StopSignal, track: str = '') -> None:
   """Trains a run that is prepared to its end; raises as `train`."""
-  reporter = Reporter(run)
+  reporter = Reporter(run, track)
   try:
     with jax.set_mesh(run.mesh):
       reporter.say(cost_card(run))

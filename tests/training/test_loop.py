@@ -70,7 +70,7 @@ def test_a_run_leaves_its_records(finished):
   }  # fmt: skip
   at_the_end = rows[-1]['validation_jacobian_norm']
   assert results['jacobian']['moby_dick']['jacobian_norm'] == pytest.approx(at_the_end, rel=1e-5)
-  for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
+  for name in ('figures/training.svg', 'figures/convergence.png', 'samples/step_12.txt'):
     assert (finished / name).stat().st_size > 0
   assert list((finished / 'tensorboard').iterdir())
 
