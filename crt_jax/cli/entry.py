@@ -100,6 +100,11 @@ def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
   if 'workdir' not in FLAGS:
     default = ' (runs/<config name> when left out)' if 'config' in FLAGS else ''
     flags.DEFINE_string('workdir', None, f'{text}{default}.')
+    flags.DEFINE_multi_string(
+      'allow_model',
+      [],
+      'package.module:Class to import: a model of your own, of which the run may be.',
+    )
   return flags.FlagHolder(FLAGS, FLAGS['workdir'])
 
 
@@ -138,7 +143,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   try:
-    app.run(main, flags_parser=functools.partial(_parse, module))
+    app.run(functools.partial(_begin, main), flags_parser=functools.partial(_parse, module))
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -154,6 +159,23 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       traceback.print_exc()
     print(f'error: {line}', file=sys.stderr)
     sys.exit(USER_MISTAKE)
+
+
+def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+  """Runs `main` when the models that were typed are known: those of --allow_model and the one that
+  the config file names, which is code of the same user. A run's own config is never asked."""
+  allowed = list(FLAGS.allow_model) if 'allow_model' in FLAGS else []
+  config = FLAGS.config if 'config' in FLAGS else None
+  name = config.get('model', {}).get('name', '') if config is not None else ''
+  if ':' in name:
+    allowed.append(name)
+  if allowed:
+    from crt_jax.models.base import allow
+
+    sys.path.append(os.getcwd())  # where a console script does not look
+    for path in allowed:
+      allow(path)
+  return main(argv)
 
 
 def wants_traceback() -> bool:
