@@ -15,7 +15,16 @@ class OptimizerConfig(Section):
 
   section: ClassVar[str] = 'optimizer'
 
-  name: str = field('adamw', 'kind of optimiser', choices=('adamw', 'adam'))
+  name: str = field(
+    'adamw',
+    'kind of optimiser',
+    choices={
+      'adamw': '',
+      'adam': 'without weight decay',
+      'lion': 'wants a third to a tenth of the rate',
+      'muon': 'matrices between layers; adamw for all else',
+    },
+  )
   learning_rate: float = field(2e-4, 'highest learning rate', above=0, most=HIGHEST)
   schedule: str = field(
     'constant',
