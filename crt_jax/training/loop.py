@@ -17,6 +17,7 @@ from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.standing import recording
 from crt_jax.training import finish
 from crt_jax.training.cost_card import compiled_card, cost_card, depth_names
+from crt_jax.training.profile import Profile, profiled
 from crt_jax.training.report import Reporter
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.startup import Run, prepare
@@ -77,7 +78,8 @@ def train_run(run: Run, stop: StopSignal, track: str = '') -> None:
         stop.between_steps(),
         Watchdog(run.config.train.stall_seconds, jax.process_index()) as watch,
       ):
-        run_steps(run, reporter, stop, watch)
+        with Profile(profiled(run.config), run.directory.path / 'profile') as profile:
+          run_steps(run, reporter, stop, watch, profile)
         run.checkpoints.wait()
       finish.finish(run, scoring, reporter)
   except NonFinite as error:
@@ -109,7 +111,9 @@ def standing(path: str) -> str:
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
 
 
-def run_steps(run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog) -> None:
+def run_steps(
+  run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog, profile: Profile
+) -> None:
   """Takes the steps that are left, and validates, logs and saves on the way."""
   train_config = run.config.train
   pending = None  # the step whose metrics are still on the device
@@ -120,6 +124,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog) -
     measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     watch.beat(step)
+    profile.before(step, run.state)
     with run.clock:
       with run.input_clock:
         batch = run.place(next(run.feed))
