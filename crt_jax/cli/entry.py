@@ -103,7 +103,7 @@ def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
     flags.DEFINE_multi_string(
       'allow_model',
       [],
-      'package.module:Class to import: a model of your own, of which the run may be.',
+      'Model of your own to import, of which the run may be',
     )
   return flags.FlagHolder(FLAGS, FLAGS['workdir'])
 
@@ -196,12 +196,12 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   if parser is not None:
     words = parser.words[:] = _config_first(words)
   left = FLAGS([argv[0], *words])[1:]
-  if asks_everything:
-    app.usage(writeto_stdout=True, exitcode=DONE)
-  if asks_help:
+  if asks_help or asks_everything:
     fields = config_files.fields(FLAGS.config) if parser is not None and FLAGS.config else {}
-    print(help_text.text(module, fields))
+    print(help_text.text(module, fields, asks_everything))
     sys.stdout.flush()
+    if asks_everything:
+      app.usage(writeto_stdout=True, exitcode=DONE)
     sys.exit(DONE)
   if left:
     advice = f'--config={left[0]}' if left[0].endswith('.py') else '--name=value'

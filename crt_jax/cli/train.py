@@ -68,8 +68,8 @@ def _define_flags() -> None:
   )
   flags.DEFINE_enum(
     'track',
-    '',
-    ['', 'wandb', 'trackio'],
+    None,
+    ['wandb', 'trackio'],
     'Show the run in a tracker too, one that goes on under the id that it has; WANDB_MODE=offline '
     'needs no account.',
   )
@@ -99,4 +99,4 @@ def main(argv: list[str]) -> None:
       config = cli.require_config()
       if texts.is_batch():
         texts.refuse_stand_ins(config, *cli.typed_config())
-      loop.train(config, FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer, _STOP, FLAGS.track)
+      loop.train(config, FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer, _STOP, FLAGS.track or '')

@@ -252,8 +252,17 @@ def test_help_teaches(here):
   assert result.stdout.count('\n') < 60
 
 
-def test_help_with_a_config_shows_its_fields(here):
-  result = start(here, 'entry', CONFIG, '--config.train.steps=7', '--help')
+def test_help_of_training_is_one_screen(here):
+  for config in ([], ['--config=configs/quickstart.py']):
+    result = start(ROOT, 'experiments.main', *config, '--help')
+    assert result.returncode == 0 and result.stdout.count('\n') <= 62
+    assert 'configs/quickstart.py' in result.stdout and '--helpfull' in result.stdout
+  full = start(ROOT, 'experiments.main', '--helpfull').stdout
+  assert '--join_timeout=' in full and 'configs/cart_d1024.py' in full
+
+
+def test_helpfull_with_a_config_shows_its_fields(here):
+  result = start(here, 'entry', CONFIG, '--config.train.steps=7', '--helpfull')
   assert result.returncode == 0
   steps = r'^  --config.train.steps=7 +int +updates of the parameters$'
   of_no_schema = r'^  --config.model.ff=256 +int$'
