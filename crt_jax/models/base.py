@@ -381,6 +381,21 @@ class Model(abc.ABC, Generic[Fields]):
     hidden = self.hidden(params, tokens_BxT, depth, key)
     return Output(self.head(params, hidden.hidden_BxTxC), hidden)
 
+  def each_pass(
+    self, params: Params, tokens_BxT: AnyArray, depth: int | None = None
+  ) -> list[Output]:
+    """What `apply` gives after 1, 2, ... `depth` passes of a CRT or loops of a CART: hidden states,
+    and logits by the model's own head (a logit lens). Each is computed from the beginning.
+
+    Raises:
+      ValueError: the model has no passes, or `depth` is none of its depths.
+    """
+    require(self.passes, f'model.name={self.config.name!r} has no recurrent passes; use apply')
+    last = self.resolve_depth(depth)
+    assert last is not None
+    apply = jax.jit(self.apply, static_argnames='depth')
+    return [apply(params, tokens_BxT, depth=d) for d in range(1, last + 1)]
+
   def sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> Array:
     """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
     check_tokens(tokens_BxT, self.config.vocab_size)
