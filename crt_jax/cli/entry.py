@@ -191,7 +191,9 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   asks_help = any(HELP.fullmatch(word) for word in words[:end])
   asks_everything = '--helpfull' in words[:end]  # absl would exit with 1
   words = [
-    w for i, w in enumerate(words) if i >= end or not (HELP.fullmatch(w) or w == '--helpfull')
+    _from_home(w)
+    for i, w in enumerate(words)
+    if i >= end or not (HELP.fullmatch(w) or w == '--helpfull')
   ]
   if parser is not None:
     words = parser.words[:] = _config_first(words)
@@ -213,6 +215,18 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
     _finish_config(parser)
   _finish_workdir()
   return argv[:1]
+
+
+def _from_home(word: str) -> str:
+  """A word with the home directory where --output=~/x names it, which no shell does; a prompt is no
+  path."""
+  name, _, value = word.partition('=')
+  if not value.startswith('~/') or name.endswith('prompt'):
+    return word
+  try:
+    return f'{name}={storage.local_path(name, value)}'
+  except ValueError as error:
+    raise Mistake(str(error)) from None
 
 
 def _is_for_people(record: LogRecord) -> bool:

@@ -1,6 +1,7 @@
 """The command line as a person meets it: exit codes, one line on stderr, help (in subprocesses)."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -232,6 +233,17 @@ def test_signals_are_heard_before_anything_heavy_is_imported(here):
   code = 'import sys; import crt_jax.cli.train; print({"absl", "numpy", "jax"} & set(sys.modules))'
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert done.stdout == 'set()\n', done.stderr
+
+
+def test_a_path_may_begin_with_the_home_directory_wherever_one_is_taken(here):
+  """No shell replaces the ~ of --config=~/x.py."""
+  home = {'HOME': str(here)}
+  result = start(here, 'entry', '--config=~/configs/quickstart.py', '--workdir=~/runs/a', **home)
+  assert json.loads(result.stdout)['workdir'] == f'{here}/runs/a', result.stderr
+  result = start(here, 'entry', CONFIG, '--do=~/x', **home)  # is no Python; the error shows it
+  assert f'{here}/x' in result.stderr
+  result = start(here, 'entry', CONFIG, "--do=print('~/x')", **home)
+  assert result.stdout.endswith('~/x\n')
 
 
 def test_help_teaches(here):
