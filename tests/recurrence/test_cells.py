@@ -4,6 +4,7 @@ import functools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import crt_jax
@@ -62,3 +63,13 @@ def test_a_cell_decodes_what_it_was_trained_for(cell):
   model = model_of(cell)
   expected = model.apply(params, tokens, depth=LENGTH + 1).logits_BxTxV
   assert_close(model.sequential(params, tokens), expected, FLOAT64)
+
+
+@pytest.mark.parametrize('cell', ['LSTM', 'GatedMean'])
+def test_the_state_is_carried(cell):
+  params, _, _ = reference(cell)
+  block = cells()[cell](model_of(cell).config).block(params['layers'])
+  x_BxTxC = np.random.default_rng(0).standard_normal((2, 3, BASE['width']))
+  other_BxTxC = x_BxTxC.copy()
+  other_BxTxC[:, 0] += 1.0
+  assert np.abs(block(x_BxTxC)[0] - block(other_BxTxC)[0])[:, -1].max() > 1e-3
