@@ -39,7 +39,6 @@ from ml_collections import ConfigDict
 import crt_jax
 from benchmarks import results
 from benchmarks.cases import CASES, config_of
-from benchmarks.traced_flops import traced_flops
 from crt_jax import accounting, cli, placing, sharding
 from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import did_you_mean
@@ -47,6 +46,7 @@ from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernel_choice
 from crt_jax.models.base import Model
+from crt_jax.models.traced_flops import traced_flops
 from crt_jax.runs import train_state
 from crt_jax.training import optimizer, step
 from crt_jax.types import Array, Batch, Tree

@@ -29,4 +29,5 @@ def __getattr__(name: str) -> Any:
   """Imports JAX at the first use of the library: an entry point answers signals before that."""
   if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  return getattr(importlib.import_module(_MODULES[name]), name)
+  globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)  # and not again
+  return globals()[name]

@@ -3,8 +3,8 @@
   python -m experiments.depth_sweep --workdir=runs/cart_cpu --depths=1,2,4,6,8,10,12,16
 
 R loops of a CART, K passes of a CRT; the parameters stay as they are. Writes depth_sweep.json and
-figures/depth_sweep.png beside the run: what config.eval scores, at every depth. --whole=false
-leaves the whole validation set out, for a quick look.
+figures/depth_sweep.png (.svg) beside the run: what config.eval scores, at every depth.
+--whole=false leaves the whole validation set out, for a quick look.
 """
 
 from absl import flags
@@ -45,7 +45,7 @@ def main(argv: list[str]):
   workdir.write_json(directory.path / 'depth_sweep.json', record)
   title = f'{config.model.name}, {config.data.corpus}, step {run.step}'
   for name, of_set in ending.by_set(results).items():
-    file = directory.folder('figures') / f'depth_sweep{name and "_" + name}.png'
+    file = directory.folder('figures') / f'depth_sweep{name and "_" + name}'
     figures.perplexity_against_depth(of_set, file, record['origin'], title, passes.label, trained)
   print(f'written to {directory.path}: depth_sweep.json and figures')
 

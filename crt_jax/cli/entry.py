@@ -100,6 +100,11 @@ def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
   if 'workdir' not in FLAGS:
     default = ' (runs/<config name> when left out)' if 'config' in FLAGS else ''
     flags.DEFINE_string('workdir', None, f'{text}{default}.')
+    flags.DEFINE_multi_string(
+      'allow_model',
+      [],
+      'Model of your own to import, of which the run may be',
+    )
   return flags.FlagHolder(FLAGS, FLAGS['workdir'])
 
 
@@ -138,7 +143,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   try:
-    app.run(main, flags_parser=functools.partial(_parse, module))
+    app.run(functools.partial(_begin, main), flags_parser=functools.partial(_parse, module))
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -156,6 +161,23 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(USER_MISTAKE)
 
 
+def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+  """Runs `main` when the models that were typed are known: those of --allow_model and the one that
+  the config file names, which is code of the same user. A run's own config is never asked."""
+  allowed = list(FLAGS.allow_model) if 'allow_model' in FLAGS else []
+  config = FLAGS.config if 'config' in FLAGS else None
+  name = config.get('model', {}).get('name', '') if config is not None else ''
+  if ':' in name:
+    allowed.append(name)
+  if allowed:
+    from crt_jax.models.base import allow
+
+    sys.path.append(os.getcwd())  # where a console script does not look
+    for path in allowed:
+      allow(path)
+  return main(argv)
+
+
 def wants_traceback() -> bool:
   """Whether the person wants to see where a mistake was noticed."""
   return '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0')
@@ -169,17 +191,19 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   asks_help = any(HELP.fullmatch(word) for word in words[:end])
   asks_everything = '--helpfull' in words[:end]  # absl would exit with 1
   words = [
-    w for i, w in enumerate(words) if i >= end or not (HELP.fullmatch(w) or w == '--helpfull')
+    _from_home(w)
+    for i, w in enumerate(words)
+    if i >= end or not (HELP.fullmatch(w) or w == '--helpfull')
   ]
   if parser is not None:
     words = parser.words[:] = _config_first(words)
   left = FLAGS([argv[0], *words])[1:]
-  if asks_everything:
-    app.usage(writeto_stdout=True, exitcode=DONE)
-  if asks_help:
+  if asks_help or asks_everything:
     fields = config_files.fields(FLAGS.config) if parser is not None and FLAGS.config else {}
-    print(help_text.text(module, fields))
+    print(help_text.text(module, fields, asks_everything))
     sys.stdout.flush()
+    if asks_everything:
+      app.usage(writeto_stdout=True, exitcode=DONE)
     sys.exit(DONE)
   if left:
     advice = f'--config={left[0]}' if left[0].endswith('.py') else '--name=value'
@@ -191,6 +215,18 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
     _finish_config(parser)
   _finish_workdir()
   return argv[:1]
+
+
+def _from_home(word: str) -> str:
+  """A word with the home directory where --output=~/x names it, which no shell does; a prompt is no
+  path."""
+  name, _, value = word.partition('=')
+  if not value.startswith('~/') or name.endswith('prompt'):
+    return word
+  try:
+    return f'{name}={storage.local_path(name, value)}'
+  except ValueError as error:
+    raise Mistake(str(error)) from None
 
 
 def _is_for_people(record: LogRecord) -> bool:

@@ -1,4 +1,5 @@
-"""The text of `--help`: what the entry point does, its flags, and how a config is changed."""
+"""The text of `--help`, of one screen: what the entry point does, its flags, and how a config is
+changed; of `--helpfull` too, which adds the rarer flags, all config files and all fields."""
 
 import shlex
 import textwrap
@@ -13,10 +14,22 @@ from crt_jax.program import program
 
 FLAGS = flags.FLAGS
 FIELD = 44  # columns of a field and its value
+FLAG = 26  # columns of a flag
+RARE = (
+  'allow_model',
+  'coordinator',
+  'distributed',
+  'join_timeout',
+  'num_processes',
+  'process_id',
+  'reset_optimizer',
+  'traceback',
+)
 
 METAVARS = {
   'config': 'FILE[:NAME=VALUE,...]',
   'workdir': 'DIR',
+  'allow_model': 'MODULE:CLASS',
   'slurm': 'OPTION=VALUE,...',
   'gpus': 'N,N,...',
 }
@@ -33,7 +46,7 @@ Any field of the config can be set on the command line:
 """
 EXIT_CODES = """\
 Exit codes: 0 done; 2 a mistake in what was asked, told in one line; 75 stopped and saved, run the
-same command again to go on. `--helpfull` also lists the flags of the libraries.
+same command again to go on.
 """
 
 
@@ -45,21 +58,23 @@ def own_flags(module: ModuleType) -> list[str]:
   return sorted(names, key=lambda name: (first.index(name) if name in first else 9, name))
 
 
-def text(module: ModuleType, fields: dict[str, tuple[type, Any]]) -> str:
-  """Returns the help; with a config, also every field with its type and present value."""
+def text(module: ModuleType, fields: dict[str, tuple[type, Any]], is_full: bool = False) -> str:
+  """Returns the help; in full and with a config, also every field with its type and value."""
   about = (module.__doc__ or '').strip('\n')
   if program() not in SCRIPTS:
     for script, in_a_clone in SCRIPTS.items():
       about = about.replace(script, in_a_clone)
-  parts = [about, _flags(module)]
+  shown = [name for name in own_flags(module) if is_full or name not in RARE]
+  parts = [about, _flags(shown)]
   if 'config' in FLAGS:
-    parts.append(OVERRIDES + (_fields(fields) if fields else _configs()))
-  return '\n\n'.join(part.rstrip() for part in [*parts, EXIT_CODES] if part)
+    parts.append(OVERRIDES + (_fields(fields) if fields and is_full else _configs(is_full)))
+  more = '' if is_full else f'Everything: {program()} --helpfull, and the flags of the libraries.'
+  return '\n\n'.join(part.rstrip() for part in [*parts, EXIT_CODES + more] if part)
 
 
-def _flags(module: ModuleType) -> str:
+def _flags(names: list[str]) -> str:
   lines = ['Flags:']
-  for name in own_flags(module):
+  for name in names:
     flag = FLAGS[name]
     choices = getattr(flag.parser, 'enum_values', None)
     if flag.boolean:
@@ -70,20 +85,29 @@ def _flags(module: ModuleType) -> str:
     default = '' if flag.default in (None, '', False, []) else f' (default: {flag.default})'
     text = ' '.join(f'{flag.help}{default}'.split())
     text = text.removeprefix(f'<{"|".join(choices)}>: ') if choices else text
-    lines.append(f'  {head}')
-    lines += textwrap.wrap(text, 94, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
+    wrapped = textwrap.wrap(text, 100 - FLAG)
+    first = wrapped.pop(0) if len(head) + 4 <= FLAG else ''
+    lines.append(f'  {head:{FLAG - 2}}{first}'.rstrip())
+    lines += [' ' * FLAG + line for line in wrapped]
   return '\n'.join(lines)
 
 
-def _configs() -> str:
+def _configs(is_full: bool) -> str:
+  """Each config file with its summary; the first alone, where the help is to be short."""
   typed = program()
   same = next((names for names in SCRIPTS.items() if typed in names), (typed,))
   files = config_files.available(same)
+  first = next((file for file in files if file.endswith('quickstart.py')), None)
+  others = f'  and {len(files) - 1} others, which --helpfull lists'
+  if first is not None and len(files) > 1 and not is_full:
+    files = {first: files[first]}
+  else:
+    others = ''
   width = max(map(len, files), default=0)
   lines = [f'  {file:{width}}  {summary}' for file, summary in files.items()]
-  listing = ['Config files:', *lines] if files else []
+  listing = ['Config files:', *lines, *filter(None, [others])] if files else []
   hint = 'All fields of one, with their values:'
-  return '\n'.join([hint, f'  {typed} --config=FILE --help', '', *listing])
+  return '\n'.join([hint, f'  {typed} --config=FILE --helpfull', '', *listing])
 
 
 def _fields(fields: dict[str, tuple[type, Any]]) -> str:

@@ -11,7 +11,7 @@ recurrence, and writes a sample of text. The directory then holds
   config.json      every value of the config, and what it ran on
   sharding.txt     which parameter lies on which mesh axis, and the bytes per device
   metrics.jsonl    one line per report: step, loss, perplexity, ...
-  tensorboard/     the same for TensorBoard
+  tensorboard/     the same for TensorBoard, with config, scores, figures and sample
   checkpoints/     the newest ones and the best one
   evaluation.json, figures/, samples/
 
@@ -66,6 +66,13 @@ def _define_flags() -> None:
     "With --fork: where the changed config gives the optimiser's state another structure, begin it "
     'anew; parameters, step and learning rate go on.',
   )
+  flags.DEFINE_enum(
+    'track',
+    None,
+    ['wandb', 'trackio'],
+    'Show the run in a tracker too, one that goes on under the id that it has; WANDB_MODE=offline '
+    'needs no account.',
+  )
   distributed.define_flags()
 
 
@@ -92,4 +99,4 @@ def main(argv: list[str]) -> None:
       config = cli.require_config()
       if texts.is_batch():
         texts.refuse_stand_ins(config, *cli.typed_config())
-      loop.train(config, FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer, stop=_STOP)
+      loop.train(config, FLAGS.workdir, FLAGS.fork, FLAGS.reset_optimizer, _STOP, FLAGS.track or '')

@@ -31,12 +31,14 @@ STYLE = {
   'grid.color': '#e4e4e4',
   'axes.axisbelow': True,
 }
+KINDS = ('.png', '.svg')
 
 
 def training_curve(
   metrics: str | pathlib.Path, path: str | pathlib.Path, origin: dict, title: str = ''
 ) -> None:
-  """Draws perplexity against the step, in training and on each validation set, into a PNG or SVG.
+  """Draws perplexity against the step, in training and on each validation set, as `page_figure`
+  writes it.
 
   Args:
     metrics: metrics.jsonl; rows with 'step' and 'perplexity' or 'validation_perplexity', and
@@ -195,6 +197,7 @@ def page_figure(
   Panels lie two in a row. The origin of the numbers stands in small print below.
 
   Args:
+    path: of a .png or .svg; without such an ending both are written.
     made_from: what is shown, in words, before the origin.
     height: of a row, in inches.
   """
@@ -209,7 +212,16 @@ def page_figure(
     small = [textwrap.fill(text, 16 * width) for text in (made_from, caption(origin)) if text]
     figure.supxlabel('\n'.join(small), fontsize=8, color=GREY)
     yield axes[0] if panels == 1 else axes[:panels]
-    figure.savefig(path, dpi=150)
+    for file in files_of(path):
+      figure.savefig(file, dpi=150)
+
+
+def files_of(path: str | pathlib.Path) -> list[pathlib.Path]:
+  """The files of a figure: the one that is named, or a PNG and an SVG."""
+  path = pathlib.Path(path)
+  if path.suffix in KINDS:
+    return [path]
+  return [path.with_name(path.name + kind) for kind in KINDS]
 
 
 def _annotate(axes: Axes, x: float, y: float, text: str) -> None:

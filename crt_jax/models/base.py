@@ -24,6 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crt_jax import schema
+from crt_jax.keys import random_key
 from crt_jax.models import device_defaults, kernel_choice
 from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
@@ -37,6 +38,7 @@ from crt_jax.models.inputs import (
   padded_with_zeros,
 )
 from crt_jax.models.loss import cross_entropy
+from crt_jax.models.traced_flops import traced_flops
 from crt_jax.recurrence.passes import Recurrence
 from crt_jax.recurrence.state import DecodeState, in_place_options, take_position, unshared
 from crt_jax.rounding import ceil_div
@@ -73,17 +75,21 @@ class Output:
   hidden: Hidden
 
 
-def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = None) -> 'Model':
+def build(
+  config: ConfigDict | Mapping[str, Any] | ModelConfig, device: jax.Device | None = None
+) -> 'Model':
   """The model that `config` describes.
 
   Args:
-    config: a ConfigDict or mapping with `name` and that model's fields; the rest takes its default.
+    config: a ConfigDict or mapping with `name` and that model's fields, of which the rest takes its
+      default, or the `config` of a model.
     device: what 'auto' fields are decided for (models/device_defaults.py), such as
       jax.devices()[0]; None = what runs anywhere. It decides how the model is computed, not what.
   Raises:
     ValueError: an unknown key, a missing or unfit value; names the field and the fix.
   """
-  model = model_class(str(config.get('name', '')))
+  name = config.name if isinstance(config, ModelConfig) else config.get('name', '')
+  model = model_class(str(name))
   fields = schema.resolve(model.Config, config)
   require(
     # pyrefly: ignore [missing-attribute]: JAX makes its options when it is imported
@@ -95,8 +101,13 @@ def build(config: ConfigDict | Mapping[str, Any], device: jax.Device | None = No
 
 
 def model_class(name: str) -> type['Model']:
-  """The class of the models of this name; ValueError where there is none."""
-  one_of('model.name', name, MODELS)
+  """The class of the models of this name; ValueError where none is registered. Nothing is imported
+  because a config names it: a run may come from anywhere."""
+  try:
+    one_of('model.name', name, MODELS)
+  except ValueError as error:
+    own = name if ':' in name else 'package.module:Class'
+    raise ValueError(f'{error}; to import a model of your own: --allow_model={own}') from None
   found = MODELS[name]
   if isinstance(found, str):
     module, cls = found.split(':')
@@ -114,6 +125,26 @@ def register(name: str, cls: type['Model']) -> None:
     raise ValueError(f'model.name={name!r} is taken by another model; register another name')
   MODELS[name] = cls
   schema.MODELS[name] = cls.Config
+
+
+def allow(path: str) -> None:
+  """Imports and registers the class of models 'package.module:Class', under this name. It runs what
+  stands in that module: call it with what a user has typed, never with what a file says.
+
+  Raises:
+    ValueError: there is no such class of models.
+  """
+  module, _, name = path.partition(':')
+  try:
+    cls = getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(
+      f'{path!r} cannot be imported ({error}); write package.module:Class, as seen from here'
+    ) from None
+  require(
+    isinstance(cls, type) and issubclass(cls, Model), f'{path!r} is no class of crt_jax.Model'
+  )
+  register(path, cls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +179,6 @@ class Model(abc.ABC, Generic[Fields]):
   @abc.abstractmethod
   def axes(self) -> dict:
     """The tree of `init` with a PartitionSpec of logical axis names at each leaf."""
-
-  @abc.abstractmethod
-  def parts(self, params: dict) -> Any:
-    """The model's pure pieces, closed over `params`."""
 
   @abc.abstractmethod
   def hidden(
@@ -195,12 +222,35 @@ class Model(abc.ABC, Generic[Fields]):
     """The state behind each row's first lengths_B tokens (None: all, which fit), and hidden_BxTxC
     at every position."""
 
+  def parts(self, params: dict) -> Any:
+    """The model's pure pieces, closed over `params`, for studies that take it apart.
+
+    Raises:
+      ValueError: it names none.
+    """
+    raise ValueError(f'model.name={self.config.name!r} has no parts; give it `parts`')
+
   # ---- what it costs -------------------------------------------------------------------------
 
-  @staticmethod
-  @abc.abstractmethod
-  def counts(fields: Fields) -> dict[str, Part]:
-    """What the model of these fields is made of, by name: 'embedding', 'head' and the rest."""
+  @classmethod
+  def counts(cls, fields: Fields) -> dict[str, Part]:
+    """What the model of these fields is made of, by name: 'embedding', 'head' and the rest.
+
+    Counted from the arrays of `init` and the products of `hidden` at one position, which leaves
+    attention out; a model with formulas gives them (models/counts.py).
+    """
+    model = cls(cls.Config(**vars(fields)))
+    params = jax.eval_shape(model.init, random_key(0))
+    token_1x1 = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    flops = traced_flops(lambda p, t: model.hidden(p, t).hidden_BxTxC, params, token_1x1)
+    sizes = {name: sum(a.size for a in jax.tree.leaves(part)) for name, part in params.items()}
+    table, head = sizes.pop('embedding', 0), sizes.pop('head', 0)
+    stored = sum(sizes.values())
+    return {
+      'embedding': Part(vectors=table),
+      'head': Part(matrices=head),
+      'body': Part(vectors=stored, borrowed=flops // 2),
+    }
 
   @staticmethod
   def work(fields: Fields, training: bool, sequential: bool) -> dict[str, Work]:
@@ -330,6 +380,21 @@ class Model(abc.ABC, Generic[Fields]):
     """Logits of every position by parallel passes, for tests and small uses."""
     hidden = self.hidden(params, tokens_BxT, depth, key)
     return Output(self.head(params, hidden.hidden_BxTxC), hidden)
+
+  def each_pass(
+    self, params: Params, tokens_BxT: AnyArray, depth: int | None = None
+  ) -> list[Output]:
+    """What `apply` gives after 1, 2, ... `depth` passes of a CRT or loops of a CART: hidden states,
+    and logits by the model's own head (a logit lens). Each is computed from the beginning.
+
+    Raises:
+      ValueError: the model has no passes, or `depth` is none of its depths.
+    """
+    require(self.passes, f'model.name={self.config.name!r} has no recurrent passes; use apply')
+    last = self.resolve_depth(depth)
+    assert last is not None
+    apply = jax.jit(self.apply, static_argnames='depth')
+    return [apply(params, tokens_BxT, depth=d) for d in range(1, last + 1)]
 
   def sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> Array:
     """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""

@@ -117,7 +117,14 @@ def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, 
   run = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
   run.defvjp(forward, backward)
   live, ints = apart((state.caches, Carry(state.recurrent)), _has_gradient)
-  live, ints, y_J = run(consts, live, e_JxBxcxC, ints, (position_JxB, *others_J))
+  try:
+    live, ints, y_J = run(consts, live, e_JxBxcxC, ints, (position_JxB, *others_J))
+  except TypeError as error:
+    if 'forward-mode' not in str(error):
+      raise
+    raise TypeError(
+      "backward='replay' has no forward-mode derivatives (jvp); set backward='scan' or 'segments'"
+    ) from None
   (caches, carry), position_B = together(live, ints), state.position_B + count * chunk
   return dataclasses.replace(
     state, caches=caches, recurrent=carry.value, position_B=position_B

@@ -1,14 +1,14 @@
-"""The numbers of a run on disk: metrics.jsonl and, the same, as TensorBoard events."""
+"""The numbers of a run on disk: metrics.jsonl and, the same, for TensorBoard and a tracker."""
 
 import os
 import pathlib
-import time
-
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 
 from crt_jax import json_text
+from crt_jax.runs import tensorboard, tracking
+
+# Groups of what TensorBoard and trackers show; what else a model measures is of its recurrence.
+TRAIN = ('loss', 'cross_entropy', 'perplexity', 'learning_rate', 'grad_norm', 'targets')
+SPEED = ('tokens_per_second', 'mfu', 'input_seconds', 'training_seconds', 'tokens')
 
 
 class NonFinite(Exception):
@@ -21,59 +21,71 @@ class NonFinite(Exception):
 
 
 class MetricsWriter:
-  """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard. Each row is on its way to
-  disk when `write` returns."""
+  """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard and a tracker. Each row is
+  on its way to disk when `write` returns."""
 
-  def __init__(self, path: pathlib.Path, events: pathlib.Path, first_step: int):
-    """Opens both for steps after `first_step`; later rows, of a run that was killed, are cut away.
+  def __init__(self, folder: pathlib.Path, config: dict, first_step: int, track: str = ''):
+    """Opens them for steps after `first_step`; later rows, of a run that was killed, are cut away.
+
+    Args:
+      folder: the work directory.
+      config: of the run, plain.
+      track: one of tracking.TRACKERS, or '' for none.
 
     Raises:
       OSError: a file cannot be written.
     """
-    cut_back(path, first_step)
-    self._path = path
-    self._rows = open(path, 'a', encoding='utf-8')
-    events.mkdir(exist_ok=True)
-    # The event writer itself and not SummaryWriter, whose thread dies silently on a full disk.
-    self._events = EventsWriter(str(events / 'events'))
-    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._events.write_event(
-      event_pb2.Event(wall_time=time.time(), step=first_step + 1, session_log=restart)
+    self._path = folder / 'metrics.jsonl'
+    cut_back(self._path, first_step)
+    self._rows = open(self._path, 'a', encoding='utf-8')
+    self._shown = (
+      tensorboard.Events(folder / 'tensorboard', config, first_step),
+      *([tracking.Tracker(track, folder, config)] if track else ()),
     )
-    self._events.flush()
 
   def write(self, row: dict) -> None:
     """Writes one row; `step` is one of its fields. Raises OSError that names the file."""
-    event = event_pb2.Event(wall_time=time.time(), step=row['step'])
-    for name, value in scalars(row):
-      event.summary.value.extend(summary.scalar(name, value).value)
     try:
       self._rows.write(json_text.dumps(row) + '\n')
       self._rows.flush()
-      self._events.write_event(event)
-      self._events.flush()
+      for show in self._shown:
+        show.write(row['step'], tagged(row))
     except OSError as error:
       raise OSError(
         f'{self._path} could not be written ({error.strerror}); free some space and run the '
         'same command again'
       ) from None
 
+  def conclude(
+    self, step: int, scores: dict[str, float], text: str | None, figures: list[pathlib.Path]
+  ) -> None:
+    """Shows what the end of a run adds: scores by their tags, a sample, and figures (PNG)."""
+    for show in self._shown:
+      show.conclude(step, scores, text, figures)
+
   def close(self) -> None:
-    """Closes both files; what a full disk has left unwritten was reported by `write`."""
-    for file in (self._rows, self._events):
+    """Closes all; what a full disk has left unwritten was reported by `write`."""
+    for file in (self._rows, *self._shown):
       try:
         file.close()
       except OSError:
         pass
 
 
-def scalars(row: dict):
-  """Yields (name, number) of a row without its step; a list is name_1, name_2, ..."""
+def tagged(row: dict) -> dict[str, float]:
+  """Returns the numbers of a row, without its step, under grouped tags; a list is x_1, x_2, ..."""
+  found = {}
   for name, value in row.items():
+    if name.startswith('validation_'):
+      tag = name.replace('_', '/', 1)
+    else:
+      group = 'train' if name in TRAIN else 'speed' if name in SPEED else 'recurrence'
+      tag = f'{group}/{name}'
     if isinstance(value, list):
-      yield from ((f'{name}_{index}', x) for index, x in enumerate(value, start=1))
+      found |= {f'{tag}_{index}': x for index, x in enumerate(value, start=1)}
     elif name != 'step':
-      yield name, value
+      found[tag] = value
+  return found
 
 
 def cut_back(path: pathlib.Path, step: int) -> None:

@@ -45,10 +45,11 @@ def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: 
   opt_state = jax.eval_shape(optimizer.init, params)
   opt_shardings = optax.tree.map_params(
     optimizer.init,
-    lambda _, s: s,
+    lambda x, s: x if _is_masked(x) else s,
     opt_state,
     param_shardings,
     transform_non_params=lambda _: replicated,
+    is_leaf=_is_masked,
   )
   state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
   shardings = TrainState(replicated, param_shardings, opt_shardings)
@@ -103,6 +104,11 @@ def begin_optimizer_anew(
     compiler_options=quick_compile(abstract),
   )
   return jitted
+
+
+def _is_masked(x: object) -> bool:
+  """Whether a part of the optimiser leaves a parameter to another part."""
+  return isinstance(x, optax.MaskedNode)
 
 
 def _is_schedule(x: object) -> bool:

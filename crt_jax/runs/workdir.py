@@ -4,10 +4,12 @@ config.json     the resolved config, where it came from, and every fork
 sharding.txt    which part of every parameter lies on a device, and its bytes
 metrics.jsonl   one object a line, in order of `step`
 tensorboard/    the same as events
+tracking.json   ids of the run in trackers (--track)
 checkpoints/    see checkpoint.py; damaged/ holds those that are not what was written, diverged/
                 those from which a step was not finite
 tokenizer/      what turns text into the token ids of this run
 figures/  samples/  evaluation.json
+profile/        of the steps train.profile, for TensorBoard or Perfetto
 failure.txt     how it last failed, until it is started again (standing.py)
 attempts/       of a run that a sweep started: its output, and why an attempt failed
 lock            who trains here (lock.py); empty when nobody does
@@ -184,7 +186,7 @@ def saved_config(path: str | pathlib.Path) -> dict:
 def changed_fields(saved: dict, config: dict) -> dict[str, list]:
   """Returns dotted name -> [saved, now] of every field in which two plain configs differ. A field
   that a saved config does not have, being older, counts as its default; what is said about the
-  experiment does not count."""
+  experiment does not count, nor which steps are profiled."""
   old, new = schema.flat(saved), schema.flat(config)
   for name in new.keys() - old.keys():
     default = schema.default(name, old.get('model.name', ''))
@@ -193,7 +195,7 @@ def changed_fields(saved: dict, config: dict) -> dict[str, list]:
   return {
     name: [old.get(name, '(absent)'), new.get(name, '(absent)')]
     for name in [*old, *(name for name in new if name not in old)]
-    if not name.startswith(f'{schema.ABOUT}.')
+    if not name.startswith((f'{schema.ABOUT}.', 'train.profile'))
     and (name not in old or name not in new or old[name] != new[name])
   }
 

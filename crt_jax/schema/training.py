@@ -1,6 +1,7 @@
 """`config.optimizer`, `config.train`, `config.mesh`: how parameters are updated, and where."""
 
 import dataclasses
+import re
 from typing import ClassVar
 
 from crt_jax.schema.fields import LARGEST, Section, field, require
@@ -15,7 +16,16 @@ class OptimizerConfig(Section):
 
   section: ClassVar[str] = 'optimizer'
 
-  name: str = field('adamw', 'kind of optimiser', choices=('adamw', 'adam'))
+  name: str = field(
+    'adamw',
+    'kind of optimiser',
+    choices={
+      'adamw': '',
+      'adam': 'without weight decay',
+      'lion': 'wants a third to a tenth of the rate',
+      'muon': 'matrices between layers; adamw for all else',
+    },
+  )
   learning_rate: float = field(2e-4, 'highest learning rate', above=0, most=HIGHEST)
   schedule: str = field(
     'constant',
@@ -73,6 +83,7 @@ class TrainConfig(Section):
   telemetry_every: int = field(
     0, 'steps between expensive statistics', least=0, most=LARGEST, zero='never'
   )
+  profile: str = field('', "first and last step of which a profile is recorded, as '100-105'")
   stall_seconds: float = field(
     600.0,
     'of one step, after which each process says where it stands',
@@ -80,6 +91,20 @@ class TrainConfig(Section):
     most=HIGHEST,
     zero='never',
   )
+
+  def check(self) -> None:
+    first, last = self.profiled
+    require(
+      not self.profile or 1 <= first <= last <= self.steps,
+      f'train.profile={self.profile!r} must be a first and a last step of '
+      f"train.steps={self.steps}, as '100-105'",
+    )
+
+  @property
+  def profiled(self) -> tuple[int, int]:
+    """First and last step of `profile`; 0, 0 for none and for what is no such text."""
+    steps = re.fullmatch(r'(\d+)-(\d+)', self.profile)
+    return (int(steps[1]), int(steps[2])) if steps else (0, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,17 @@ def headline(model: Model, results: dict) -> str:
   )
 
 
+def numbers(model: Model, results: dict) -> dict[str, float]:
+  """Returns the scores behind the headline by their tags in TensorBoard and trackers."""
+  rows = {name: principal(model, of_set) for name, of_set in by_set(results).items()}
+  return {
+    f'evaluation/{score}{name and "_" + name}': row[score]
+    for name, row in rows.items()
+    for score in ('perplexity', 'bits_per_byte', 'solved')
+    if row.get(score) is not None
+  }
+
+
 def principal(model: Model, results: dict) -> dict:
   """The row of one set that says most: of the most text, in the form in which the model is used."""
   rows = results.get('whole') or results['sampled']

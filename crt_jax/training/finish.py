@@ -4,6 +4,7 @@
 import contextlib
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
       'results': results,
       'origin': origin(),
     }
-    write(run.directory, config, record, text)
+    drawn = write(run.directory, config, record, text)
+    reporter.conclude(ending.numbers(run.model, results), text, drawn)
     workdir.finish(run.directory, step, run.clock.seconds)
     scoring.forget(run.directory.path)
   say(f'finished; everything is in {run.directory.path}')
@@ -131,18 +133,26 @@ def sample(model: Model, params: Params, tokenizer: Tokenizer, config: ConfigDic
   return tokenizer.decode(arguments['prompts'][0] + tokens)
 
 
-def write(directory: workdir.Workdir, config: ConfigDict, record: dict, text: str | None) -> None:
-  """Writes evaluation.json and the sample, and draws the figures from the run's own records."""
+def write(
+  directory: workdir.Workdir, config: ConfigDict, record: dict, text: str | None
+) -> list[pathlib.Path]:
+  """Writes evaluation.json and the sample, and draws the figures from the run's own records.
+
+  Returns: the figures, as PNG.
+  """
   workdir.write_json(directory.evaluation, record)
   if text is not None:
     (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
   folder, origin = directory.folder('figures'), record['origin']
   title = f'{config.model.name}, {config.data.corpus}, step {record["step"]}'
+  drawn = []
   if record['step']:
-    figures.training_curve(directory.metrics, folder / 'training.png', origin, title)
+    drawn.append(folder / 'training')
+    figures.training_curve(directory.metrics, drawn[-1], origin, title)
   counted = model_class(config.model.name).passes
   passes = counted.label if counted else ''
   for name, results in ending.by_set(record['results']).items():
     if len({row['depth'] for row in results['sampled'] if math.isfinite(row['perplexity'])}) > 1:
-      file = folder / f'convergence{name and "_" + name}.png'
-      figures.perplexity_against_depth(results, file, origin, title, passes)
+      drawn.append(folder / f'convergence{name and "_" + name}')
+      figures.perplexity_against_depth(results, drawn[-1], origin, title, passes)
+  return [figures.files_of(file)[0] for file in drawn]

@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.cluster.watchdog import Watchdog
+from crt_jax.runs import tracking
 from crt_jax.runs.checkpoint import steps_on_disk
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.standing import recording
 from crt_jax.training import finish
 from crt_jax.training.cost_card import compiled_card, cost_card, depth_names
+from crt_jax.training.profile import Profile, profiled
 from crt_jax.training.report import Reporter
 from crt_jax.training.scoring import Scoring
 from crt_jax.training.startup import Run, prepare
@@ -34,6 +36,7 @@ def train(
   fork: bool = False,
   reset_optimizer: bool = False,
   stop: StopSignal | None = None,
+  track: str = '',
 ) -> None:
   """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
   writes a sample.
@@ -44,6 +47,7 @@ def train(
     fork: continue a run whose config differs from this one.
     reset_optimizer: of a fork, see startup.prepare.
     stop: hears the signals of the process; None: nobody does.
+    track: 'wandb' or 'trackio', which is shown the rows too (runs/tracking.py); '' for none.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.
@@ -51,18 +55,19 @@ def train(
     Preempted: a signal came and everything is saved; exit code 75, or 130 after Ctrl-C.
     Diverged: NaN or Inf; the last good checkpoint is kept and the batch is stored.
   """
+  tracking.check(track)
   stop = stop or StopSignal()
   stop.standing = functools.partial(standing, path)
   run = prepare(config, path, fork, reset_optimizer)
   if run is None:
     return
   with recording(run.directory.path, jax.process_index() == 0):
-    train_run(run, stop)
+    train_run(run, stop, track)
 
 
-def train_run(run: Run, stop: StopSignal) -> None:
+def train_run(run: Run, stop: StopSignal, track: str = '') -> None:
   """Trains a run that is prepared to its end; raises as `train`."""
-  reporter = Reporter(run)
+  reporter = Reporter(run, track)
   try:
     with jax.set_mesh(run.mesh):
       reporter.say(cost_card(run))
@@ -73,7 +78,8 @@ def train_run(run: Run, stop: StopSignal) -> None:
         stop.between_steps(),
         Watchdog(run.config.train.stall_seconds, jax.process_index()) as watch,
       ):
-        run_steps(run, reporter, stop, watch)
+        with Profile(profiled(run.config), run.directory.path / 'profile') as profile:
+          run_steps(run, reporter, stop, watch, profile)
         run.checkpoints.wait()
       finish.finish(run, scoring, reporter)
   except NonFinite as error:
@@ -105,7 +111,9 @@ def standing(path: str) -> str:
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
 
 
-def run_steps(run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog) -> None:
+def run_steps(
+  run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog, profile: Profile
+) -> None:
   """Takes the steps that are left, and validates, logs and saves on the way."""
   train_config = run.config.train
   pending = None  # the step whose metrics are still on the device
@@ -116,6 +124,7 @@ def run_steps(run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog) -
     measures = train_config.telemetry_every > 0 and step % train_config.telemetry_every == 0
     depth = run.model.depth_at(run.config.seed, step - 1)
     watch.beat(step)
+    profile.before(step, run.state)
     with run.clock:
       with run.input_clock:
         batch = run.place(next(run.feed))

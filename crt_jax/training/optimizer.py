@@ -1,5 +1,7 @@
-"""The optimiser of a run: AdamW (or Adam) behind a clip by global norm, and its learning rate
-(docs/crt.md, 8.2)."""
+"""The optimiser of a run behind a clip by global norm, and its learning rate (docs/crt.md, 8.2)."""
+
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from ml_collections import ConfigDict
 
 from crt_jax import sharding
 from crt_jax.models.base import Model
-from crt_jax.types import Tree
+from crt_jax.types import Array, Tree
 
 # The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter
 # than clip_norm.
@@ -43,7 +45,7 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.GradientTransformation:
-  """Returns clip -> the update of OPTIMIZERS -> learning rate, as config.optimizer says.
+  """Returns clip -> OPTIMIZERS -> weight decay -> learning rate, as config.optimizer says.
 
   Args:
     config: config.optimizer.
@@ -51,28 +53,90 @@ def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.Gradie
     steps: config.train.steps, the length of the cosine.
   """
   parts = [] if config.clip_norm == 0 else [clip_by_norm(config.clip_norm)]
-  parts += OPTIMIZERS[config.name](config, model)
+  parts.append(OPTIMIZERS[config.name](config, model))
+  if config.weight_decay:  # times the learning rate, as in PyTorch
+    mask = decay_mask(model, config.decay_mask)
+    parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
   if config.frozen:
     parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
   return optax.chain(*parts)
 
 
-def adam(config: ConfigDict, model: Model) -> list[optax.GradientTransformation]:
-  """Returns Adam without weight decay."""
+def adam(config: ConfigDict, model: Model) -> optax.GradientTransformation:
+  """Returns the direction of Adam."""
   del model
-  return [optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)]
+  return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
 
 
-def adamw(config: ConfigDict, model: Model) -> list[optax.GradientTransformation]:
-  """Returns Adam, then weight decay that the learning rate multiplies, as in PyTorch."""
-  if not config.weight_decay:
-    return adam(config, model)
-  mask = decay_mask(model, config.decay_mask)
-  return [*adam(config, model), optax.add_decayed_weights(config.weight_decay, mask)]
+def lion(config: ConfigDict, model: Model) -> optax.GradientTransformation:
+  """Returns the direction of Lion, the sign of a momentum (arXiv:2302.06675)."""
+  del model
+  return optax.scale_by_lion(b1=config.b1, b2=config.b2)
 
 
-OPTIMIZERS = {'adamw': adamw, 'adam': adam}  # a new one: here, and in schema/training.py
+def muon(config: ConfigDict, model: Model) -> optax.GradientTransformation:
+  """Returns the direction of Muon for matrices and of Adam for all else, both of the size that the
+  learning rate of AdamW suits (arXiv:2502.16982, 2.2)."""
+  numbers = jax.tree_util.tree_map_with_path(
+    lambda path, spec: matrix_of(path, spec) or optax.MaskedNode(),
+    model.axes(),
+    is_leaf=sharding.is_spec,
+  )
+  is_matrix = jax.tree.map(_is_numbers, numbers, is_leaf=_is_numbers_or_none)
+
+  def of_matrices(updates: Tree, state: optax.OptState, params: optax.Params | None = None):
+    del params
+    return jax.tree.map(_sized, numbers, updates, is_leaf=_is_numbers), state
+
+  return optax.chain(
+    optax.masked(
+      optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=numbers),
+        optax.GradientTransformation(optax.init_empty_state, of_matrices),
+      ),
+      is_matrix,
+    ),
+    optax.masked(adam(config, model), jax.tree.map(lambda is_muon: not is_muon, is_matrix)),
+  )
+
+
+def _is_numbers(x: object) -> bool:
+  return isinstance(x, optax.contrib.MuonDimensionNumbers)
+
+
+def _is_numbers_or_none(x: object) -> bool:
+  return isinstance(x, optax.contrib.MuonDimensionNumbers | optax.MaskedNode)
+
+
+def _sized(numbers: Any, update: Array) -> Array:
+  """An orthogonal update with entries of root mean square 0.2, as those of Adam have."""
+  sides = numbers.reduction_axis, numbers.output_axis
+  longest = max(math.prod(update.shape[i] for i in side) for side in sides)
+  return 0.2 * math.sqrt(longest) * update
+
+
+# A new one: here, and in schema/training.py.
+OPTIMIZERS = {'adamw': adam, 'adam': adam, 'lion': lion, 'muon': muon}
+# Axes of a parameter along which it holds matrices of their own, tables, and those of one side.
+APART = ('layers', 'loops', 'qkv', 'keys_values', 'gate_up', 'history')
+TABLES = ('vocab', 'positions', 'loop_code')
+HEADS = ('heads', 'kv_heads', 'head_width')
+
+
+def matrix_of(path: tuple, spec: PartitionSpec) -> optax.contrib.MuonDimensionNumbers | None:
+  """Returns which dimensions of a parameter, [..., out, in], are the two sides of its matrices;
+  None for what is no matrix between layers: tables, output layer, biases, norm scales, gates."""
+  sides = [i for i, name in enumerate(spec) if name not in APART]
+  if is_vector(path, spec) or len(sides) < 2 or any(name in TABLES for name in spec):
+    return None
+  of_heads = [i for i in sides if spec[i] in HEADS]
+  rest = [i for i in sides if i not in of_heads]
+  if of_heads and rest:
+    outputs, inputs = (rest, of_heads) if sides[-1] in of_heads else (of_heads, rest)
+  else:  # the last two: heads that have a matrix each are apart too
+    outputs, inputs = sides[-2:-1], sides[-1:]
+  return optax.contrib.MuonDimensionNumbers(tuple(inputs), tuple(outputs))
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:

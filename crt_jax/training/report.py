@@ -2,6 +2,7 @@
 the row goes."""
 
 import math
+import pathlib
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import jax
 
 from crt_jax import accounting
 from crt_jax.runs.metrics import MetricsWriter, NonFinite
+from crt_jax.runs.workdir import plain
 from crt_jax.training.terminal import ProgressLine
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class Reporter:
   """Turns metrics on the device into rows; rows go to disk and to the terminal from the first
   process only."""
 
-  def __init__(self, run: 'Run'):
+  def __init__(self, run: 'Run', track: str = ''):
+    """`track`: a tracker that is shown the same (runs/tracking.py); '' for none."""
     config = run.config
     self._log_every, self._steps = config.train.log_every, config.train.steps
     self._clock = run.clock
@@ -64,9 +67,7 @@ class Reporter:
     self._since, self._flops, self._input_since = self._start, 0.0, 0.0
     self._writer = self._line = None
     if jax.process_index() == 0:
-      self._writer = MetricsWriter(
-        run.directory.metrics, run.directory.path / 'tensorboard', run.first_step
-      )
+      self._writer = MetricsWriter(run.directory.path, plain(config), run.first_step, track)
       self._line = ProgressLine(self._steps, run.first_step)
 
   def read(self, step: int, depth: int | None, metrics: dict, input_seconds: float) -> dict:
@@ -130,6 +131,13 @@ class Reporter:
     """Ends the bar of the steps, so that another one may stand there."""
     if self._line is not None:
       self._line.close()
+
+  def conclude(
+    self, scores: dict[str, float], text: str | None, figures: list[pathlib.Path]
+  ) -> None:
+    """Adds what the end of a run has given to what TensorBoard and trackers show."""
+    if self._writer is not None:
+      self._writer.conclude(self._steps, scores, text, figures)
 
   def close(self) -> None:
     """Closes files and bar."""

@@ -10,7 +10,7 @@ done, so the same command goes on where it was stopped. At the end the directory
 
   base.json, gradients.json, NAME.json   the pieces; base.npz, the parameters
   gradients.txt, fine_tuning.txt         tables
-  gradients.png, fine_tuning.png
+  gradients.png, fine_tuning.png         figures, and the same as .svg
   results.json                           all of it, with hardware and versions
 """
 

@@ -5,7 +5,7 @@ In pieces, each with a file of its own, so that the same command goes on where i
   base.json, base.npz    a model trained by parallel passes, and its parameters
   gradients.json         every estimator's gradient against the exact one, fresh and trained
   NAME.json              the model fine-tuned in one way, evaluated
-  results.json, *.png    all of them
+  results.json, *.png, *.svg    all of them
 """
 
 import pathlib
@@ -182,4 +182,4 @@ def draw(folder: pathlib.Path, record: dict, kind: str) -> None:
   text = table(record)
   (folder / f'{kind}.txt').write_text(text + '\n', 'utf-8')
   print(text)
-  figure(record, folder / f'{kind}.png')
+  figure(record, folder / f'{kind}')

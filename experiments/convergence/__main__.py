@@ -6,7 +6,7 @@ per position and by prefix length, for pass K = 1, 2, ...: the distance of the l
 the perplexity, by how much each pass shrinks the change of the one before, and after how many
 passes nothing is left but float32 rounding. Several directories, of one config but for the seed,
 give mean and spread; every checkpoint that they hold is measured. The output directory gets
-convergence.json, convergence.txt and convergence.png.
+convergence.json, convergence.txt and the figure (.png, .svg).
 
   python -m experiments.main --config=configs/convergence.py:seed=42 --workdir=runs/c42
 
@@ -78,7 +78,7 @@ def main(argv: list[str]):
   text = page.table(result)
   (folder / 'convergence.txt').write_text(text + '\n', 'utf-8')
   print(text)
-  figure.convergence(result, folder / 'convergence.png')
+  figure.convergence(result, folder / 'convergence')
   print(f'{result["rows"]} validation windows; written to {folder}')
 
 

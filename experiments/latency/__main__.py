@@ -7,8 +7,8 @@
 
 The machine is measured first: reading, one kernel, one call. Then a table is printed, a row for
 each model and point; the work directory gets latency.json (with hardware, versions and commit) and
-the figures latency.png and advantage.png. Rows that lie there from the same command on the same
-device are kept, so an interrupted run goes on; --fresh measures all again.
+the figures latency and advantage (.png, .svg). Rows that lie there from the same command on the
+same device are kept, so an interrupted run goes on; --fresh measures all again.
 """
 
 import dataclasses
@@ -128,9 +128,9 @@ def _write(
   )
   (directory / 'latency.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
   print(table.comparison(rows))
-  figures.latency(result, directory / 'latency.png')
-  drawn = figures.advantage(result, directory / 'advantage.png')
-  names = 'latency.json, latency.png' + (' and advantage.png' if drawn else '')
+  figures.latency(result, directory / 'latency')
+  drawn = figures.advantage(result, directory / 'advantage')
+  names = 'latency.json, latency.png' + (', advantage.png' if drawn else '') + ' (.svg too)'
   print(f'{directory}/: {names}', file=sys.stderr)
 
 

@@ -9,7 +9,7 @@ transformer/N=3. A level counts as solved above 90 % of right answers (11.3). Th
 
   NAME/           the run of a model
   results.json    accuracies of every model by level, at every validation and at the end
-  levels.png      levels solved against depth
+  levels.png, .svg  levels solved against depth
 
 The sizes are those of the config. At size=cpu, on one core of an AMD EPYC, a step takes about
 0.07 s by backpropagation through time, 0.07 s a layer of a transformer, 0.09 s a parallel pass.
@@ -62,7 +62,7 @@ def main(argv: list[str]):
     print(f'{model}: {words(models[model])}', flush=True)
     record = {'study': 'pointer_chasing', 'models': models, 'origin': origin()}
     workdir.write_json(folder / 'results.json', record)
-    figure.levels(record, folder / 'levels.png')
+    figure.levels(record, folder / 'levels')
   print(f'finished; everything is in {folder}')
 
 

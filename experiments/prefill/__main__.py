@@ -6,7 +6,7 @@ For every length and every way of reading, prompts are taken from the validation
 says the time to read them (without compiling) and how far the next-token distribution behind them
 is from the exact one. A `sequential` prefill is exact; `parallel` runs K passes over the whole
 prompt, `chunked` over stretches of c positions, each started from where the one before has ended.
-The output directory gets prefill.json and prefill.png.
+The output directory gets prefill.json and the figure (.png, .svg).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from absl import flags
 from crt_jax import cli
 
 _WORKDIR = cli.define_workdir('Directory of a trained run; only read')
-_OUTPUT = flags.DEFINE_string('output', None, 'Where prefill.json and prefill.png go; required.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Where prefill.json and its figure go; required.')
 _LENGTHS = flags.DEFINE_list(
   'lengths', ['64', '128', '256', '512', '1024', '2048', '4096'], 'Tokens of a prompt.'
 )
@@ -107,7 +107,7 @@ def _write(run: _Run, rows: list[dict], directory: pathlib.Path) -> None:
   )
   directory.mkdir(parents=True, exist_ok=True)
   (directory / 'prefill.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
-  figure.prefill(result, directory / 'prefill.png')
+  figure.prefill(result, directory / 'prefill')
   print(f'written to {directory}')
 
 

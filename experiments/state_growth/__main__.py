@@ -54,7 +54,7 @@ def main(argv: list[str]):
     'origin': origin(),
   }
   workdir.write_json(output, record)
-  figure.state_growth(record, output.with_suffix('.png'))
+  figure.state_growth(record, output.with_suffix(''))
   print(f'written to {output}')
 
 

@@ -8,7 +8,7 @@ At the end the directory holds
 
   variants/NAME.json   history, validation and Jacobian of every seed
   results.json         all of them, with hardware and versions
-  figure.png
+  figure.png, .svg
 """
 
 from absl import flags

@@ -53,7 +53,7 @@ def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
     return
   record = {'study': config.study.figure, 'origin': origin(), 'variants': results}
   workdir.write_json(pathlib.Path(path) / 'results.json', record)
-  figures.draw(record, pathlib.Path(path) / 'figure.png')
+  figures.draw(record, pathlib.Path(path) / 'figure')
   print('\n'.join(summary(name, result) for name, result in results.items()))
   print(f'finished; everything is in {path}')
 

@@ -1,6 +1,7 @@
 """The command line as a person meets it: exit codes, one line on stderr, help (in subprocesses)."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -234,6 +235,17 @@ def test_signals_are_heard_before_anything_heavy_is_imported(here):
   assert done.stdout == 'set()\n', done.stderr
 
 
+def test_a_path_may_begin_with_the_home_directory_wherever_one_is_taken(here):
+  """No shell replaces the ~ of --config=~/x.py."""
+  home = {'HOME': str(here)}
+  result = start(here, 'entry', '--config=~/configs/quickstart.py', '--workdir=~/runs/a', **home)
+  assert json.loads(result.stdout)['workdir'] == f'{here}/runs/a', result.stderr
+  result = start(here, 'entry', CONFIG, '--do=~/x', **home)  # is no Python; the error shows it
+  assert f'{here}/x' in result.stderr
+  result = start(here, 'entry', CONFIG, "--do=print('~/x')", **home)
+  assert result.stdout.endswith('~/x\n')
+
+
 def test_help_teaches(here):
   result = start(here, 'entry', '--help')
   assert (result.returncode, result.stderr) == (0, '')
@@ -252,8 +264,17 @@ def test_help_teaches(here):
   assert result.stdout.count('\n') < 60
 
 
-def test_help_with_a_config_shows_its_fields(here):
-  result = start(here, 'entry', CONFIG, '--config.train.steps=7', '--help')
+def test_help_of_training_is_one_screen(here):
+  for config in ([], ['--config=configs/quickstart.py']):
+    result = start(ROOT, 'experiments.main', *config, '--help')
+    assert result.returncode == 0 and result.stdout.count('\n') <= 62
+    assert 'configs/quickstart.py' in result.stdout and '--helpfull' in result.stdout
+  full = start(ROOT, 'experiments.main', '--helpfull').stdout
+  assert '--join_timeout=' in full and 'configs/cart_d1024.py' in full
+
+
+def test_helpfull_with_a_config_shows_its_fields(here):
+  result = start(here, 'entry', CONFIG, '--config.train.steps=7', '--helpfull')
   assert result.returncode == 0
   steps = r'^  --config.train.steps=7 +int +updates of the parameters$'
   of_no_schema = r'^  --config.model.ff=256 +int$'

@@ -320,3 +320,18 @@ def test_depth_outside_its_range_is_refused_by_name(name):
   else:
     with pytest.raises(ValueError, match='depth=4'):
       model.decode_state(BATCH, LENGTH, depth=4)
+
+
+@each_family
+def test_each_pass_is_what_apply_gives_at_its_depth(name):
+  model, params, tokens, _ = prepared(name)
+  if model.passes is None:
+    with pytest.raises(ValueError, match="'transformer' has no recurrent passes; use apply"):
+      model.each_pass(params, tokens)
+    return
+  outputs = model.each_pass(params, tokens)
+  assert len(outputs) == model.resolve_depth(None) > 1
+  expected = jitted(model, 'apply')(params, tokens)
+  assert_close(outputs[-1].logits_BxTxV, expected.logits_BxTxV, FLOAT32)
+  assert_close(outputs[-1].hidden.hidden_BxTxC, expected.hidden.hidden_BxTxC, FLOAT32)
+  assert np.abs(outputs[0].logits_BxTxV - outputs[-1].logits_BxTxV).max() > 1e-3

@@ -95,8 +95,10 @@ def test_replay_has_no_forward_mode():
   model = crt_jax.build(BASE | dict(driver='sequential', backward='replay'))
   params, tokens = params_of(model), tokens_of()
   hidden = lambda params: model.training_hidden(params, tokens).hidden_BxTxC  # noqa: E731
-  with pytest.raises(TypeError, match='forward-mode'):
+  with pytest.raises(TypeError, match=r"no forward-mode .*; set backward='scan' or 'segments'"):
     jax.jvp(hidden, (params,), (params,))
+  with pytest.raises(TypeError, match='forward-mode'):  # JAX's own words, of what is compiled
+    jax.jvp(jax.jit(hidden), (params,), (params,))
 
 
 @pytest.mark.parametrize('name', LOOPS)

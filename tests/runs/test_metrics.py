@@ -1,18 +1,23 @@
 """Rows on disk: appended, cut back on resume, and the same in TensorBoard's format."""
 
+import base64
 import io
 import json
 import sys
+import types
 
 import pytest
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from crt_jax.runs import metrics
 from crt_jax.training import report, terminal
 
+CONFIG = {'model': {'name': 'crt', 'width': 64, 'tied': True}, 'seed': 42}
 
-def write(path, steps, first_step=0):
-  writer = metrics.MetricsWriter(path / 'metrics.jsonl', path / 'tensorboard', first_step)
+
+def write(path, steps, first_step=0, track=''):
+  writer = metrics.MetricsWriter(path, CONFIG, first_step, track)
   for step in steps:
     writer.write({'step': step, 'loss': step / 2})
   writer.close()
@@ -54,17 +59,99 @@ def events(folder):
       at += 12 + size + 4
 
 
+def summaries(folder):
+  """(step, tag) -> the value of it."""
+  return {(e.step, v.tag): v for e in events(folder / 'tensorboard') for v in e.summary.value}
+
+
 def test_tensorboard_has_the_same_numbers_and_knows_the_restart(tmp_path):
   write(tmp_path, [1, 2], first_step=0)
-  scalars = {
-    e.step: (e.summary.value[0].tag, e.summary.value[0].simple_value)
-    for e in events(tmp_path / 'tensorboard')
-    if e.summary.value
-  }
-  assert scalars == {1: ('loss', 0.5), 2: ('loss', 1.0)}
+  write(tmp_path, [2], first_step=1)
+  found = summaries(tmp_path)
+  assert {step: found[step, 'train/loss'].simple_value for step in (1, 2)} == {1: 0.5, 2: 1.0}
   starts = [e for e in events(tmp_path / 'tensorboard') if e.HasField('session_log')]
-  assert [e.step for e in starts] == [1]  # TensorBoard drops what it had from this step on
+  assert [e.step for e in starts] == [1, 2]  # TensorBoard drops what it had from this step on
 
+
+def test_tags_are_grouped_and_a_list_is_numbered():
+  row = dict(step=3, loss=1.0, mfu=0.5, depth=2, residual=[7.0, 8.0], validation_perplexity=9.0)
+  assert metrics.tagged(row) == {
+    'train/loss': 1.0,
+    'speed/mfu': 0.5,
+    'recurrence/depth': 2,
+    'recurrence/residual_1': 7.0,
+    'recurrence/residual_2': 8.0,
+    'validation/perplexity': 9.0,
+  }
+
+
+def test_tensorboard_shows_config_scores_sample_and_figures(tmp_path):
+  (tmp_path / 'convergence.png').write_bytes(PNG)
+  writer = metrics.MetricsWriter(tmp_path, CONFIG, 0)
+  writer.conclude(4, {'evaluation/perplexity': 7.0}, 'Call me', [tmp_path / 'convergence.png'])
+  writer.close()
+  found = summaries(tmp_path)
+  assert '"width": 64' in found[0, 'config/text_summary'].tensor.string_val[0].decode()
+  assert found[4, 'evaluation/perplexity'].simple_value == 7.0
+  assert 'Call me' in found[4, 'sample/text_summary'].tensor.string_val[0].decode()
+  image = found[4, 'figures/convergence'].image
+  assert (image.width, image.height, image.encoded_image_string) == (1, 1, PNG)
+  started = HParamsPluginData.FromString(
+    found[4, '_hparams_/session_start_info'].metadata.plugin_data.content
+  ).session_start_info
+  assert started.hparams['model.width'].number_value == 64
+  assert started.hparams['model.name'].string_value == 'crt'
+  declared = HParamsPluginData.FromString(
+    found[4, '_hparams_/experiment'].metadata.plugin_data.content
+  ).experiment
+  assert [one.name.tag for one in declared.metric_infos] == ['evaluation/perplexity']
+
+
+class Library(types.ModuleType):
+  """Stands in for a tracker: notes its calls."""
+
+  def __init__(self, name):
+    super().__init__(name)
+    self.calls = []
+
+  def init(self, **options):
+    self.calls.append(('init', options))
+    return self
+
+  def Image(self, path):
+    return f'image of {path}'
+
+  def __getattr__(self, name):
+    return lambda *given, **named: self.calls.append((name, given, named))
+
+
+@pytest.mark.parametrize('name', ['wandb', 'trackio'])
+def test_a_tracker_has_the_same_rows_and_goes_on_under_the_same_id(tmp_path, monkeypatch, name):
+  library = Library(name)
+  monkeypatch.setitem(sys.modules, name, library)
+  write(tmp_path, [1, 2], track=name)
+  write(tmp_path, [3], first_step=2, track=name)
+  first, again = (call[1] for call in library.calls if call[0] == 'init')
+  assert first == again and first['resume'] == 'allow' and first['config'] == CONFIG
+  logged = [call for call in library.calls if call[0] == 'log']
+  assert [call[1][0]['train/loss'] for call in logged] == [0.5, 1.0, 1.5]
+  if name == 'wandb':  # whose own steps cannot go back to a checkpoint
+    assert first['id'] and [call[1][0]['step'] for call in logged] == [1, 2, 3]
+  else:
+    assert first['name'] and [call[2]['step'] for call in logged] == [1, 2, 3]
+  assert [call[0] for call in library.calls].count('finish') == 2
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command(monkeypatch):
+  monkeypatch.setattr(metrics.tracking.importlib.util, 'find_spec', lambda name: None)
+  line = r"--track=wandb needs wandb; .*pip install -e '.*\[wandb\]'"
+  with pytest.raises(ValueError, match=line):
+    metrics.tracking.check('wandb')
+
+
+PNG = base64.b64decode(
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=='
+)
 
 ROW = dict(
   step=5,
@@ -161,7 +248,7 @@ def test_perplexity_does_not_overflow():
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
-  writer = metrics.MetricsWriter(tmp_path / 'metrics.jsonl', tmp_path / 'tensorboard', 0)
+  writer = metrics.MetricsWriter(tmp_path, CONFIG, 0)
   writer.write({'step': 1, 'loss': 0.5, 'validation_perplexity': float('nan'), 'x': [float('inf')]})
   writer.close()
   assert lines(tmp_path) == [{'step': 1, 'loss': 0.5, 'validation_perplexity': None, 'x': [None]}]

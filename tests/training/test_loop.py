@@ -20,6 +20,7 @@ from crt_jax.data import tokenizers
 from crt_jax.models import device_defaults
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.training import ending, finish, loop, report, startup
+from crt_jax.training.profile import Profile
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
@@ -70,7 +71,7 @@ def test_a_run_leaves_its_records(finished):
   }  # fmt: skip
   at_the_end = rows[-1]['validation_jacobian_norm']
   assert results['jacobian']['moby_dick']['jacobian_norm'] == pytest.approx(at_the_end, rel=1e-5)
-  for name in ('figures/training.png', 'figures/convergence.png', 'samples/step_12.txt'):
+  for name in ('figures/training.svg', 'figures/convergence.png', 'samples/step_12.txt'):
     assert (finished / name).stat().st_size > 0
   assert list((finished / 'tensorboard').iterdir())
 
@@ -141,7 +142,7 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkey
   )  # fmt: skip
   monkeypatch.setattr(loop, 'validate', lambda run: {})
   stop = types.SimpleNamespace(requested=lambda step: False)
-  loop.run_steps(run, Reporter(), stop, Watchdog(0, 0))
+  loop.run_steps(run, Reporter(), stop, Watchdog(0, 0), Profile((0, 0), None))
   expected = 'dispatch 1, dispatch 2, read 1, dispatch 3, read 2, dispatch 4, read 3, read 4'
   assert said == expected.split(', ')
   assert run.clock.seconds >= run.input_clock.seconds >= 4 * 0.02

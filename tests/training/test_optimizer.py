@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from crt_jax import schema
+from crt_jax import schema, sharding
+from crt_jax.runs import train_state
 from crt_jax.training import optimizer as optimizer_lib
 from tests.close import assert_close
 from tests.contract.models import model_of
@@ -203,3 +204,62 @@ def test_decay_alone_draws_the_published_curve():
 def test_wrong_values_name_the_field(field, value):
   with pytest.raises(ValueError, match=f'optimizer.{field}='):
     schema.resolve(schema.OptimizerConfig, optimizer_config(**{field: value}))
+
+
+def test_lion_moves_by_the_sign_of_its_momentum():
+  config = optimizer_config(name='lion', weight_decay=0.0, clip_norm=0.0)
+  first, last, _ = take_steps(config, [fake_batch(0)], FakeModel())
+  for name in first:
+    moved = np.abs(np.asarray(last[name] - first[name]))
+    assert np.all((moved < 1e-6) | (np.abs(moved - config.learning_rate) < 1e-6))
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam():
+  moved = {}
+  for name in ('muon', 'adam'):
+    config = optimizer_config(name=name, weight_decay=0.0, clip_norm=0.0)
+    first, last, _ = take_steps(config, [fake_batch(0)], FakeModel())
+    moved[name] = {path: np.asarray(last[path] - first[path]) for path in first}
+  core = moved['muon'].pop('core/weight')
+  values = np.linalg.svd(core, compute_uv=False)
+  assert values.max() < 2 * values.min()  # Newton-Schulz brings singular values near to each other
+  assert 0.1 < np.sqrt(np.mean(core**2)) / config.learning_rate < 0.3
+  for path, change in moved['muon'].items():
+    np.testing.assert_array_equal(change, moved['adam'][path])
+
+
+@pytest.mark.parametrize('name', ['crt', 'cart', 'llama'])
+def test_every_matrix_between_layers_is_split_into_its_two_sides(name):
+  model = model_of(name)
+  numbers = flat_numbers(model)
+  shapes = flat(jax.eval_shape(model.init, jax.random.key(0)))
+  width = model.config.width
+  for path, found in numbers.items():
+    if found is not None:
+      sides = [
+        np.prod([shapes[path].shape[i] for i in side])
+        for side in (found.output_axis, found.reduction_axis)
+      ]
+      assert min(sides) > 1, path
+  assert sum(found is not None for found in numbers.values()) >= 4
+  assert all(found is None for path, found in numbers.items() if shapes[path].shape == (width,))
+
+
+def flat_numbers(model):
+  leaves = jax.tree_util.tree_leaves_with_path(
+    model.axes(), is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+  )
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): optimizer_lib.matrix_of(path, spec)
+    for path, spec in leaves
+  }
+
+
+@pytest.mark.parametrize('name', ['lion', 'muon'])
+def test_the_state_of_an_optimiser_lies_where_its_parameters_do(name):
+  model = model_of('crt')
+  optimizer = optimizer_lib.make_optimizer(optimizer_config(name=name), model, steps=2)
+  mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+  abstract = train_state.abstract_state(model, optimizer, mesh)
+  moments = [x for x in jax.tree.leaves(abstract.opt_state) if x.ndim >= 2 and x.size > 3 * 8]
+  assert moments and any(not x.sharding.is_fully_replicated for x in moments)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 import crt_jax
-from benchmarks.traced_flops import traced_flops
 from crt_jax import accounting
+from crt_jax.models.traced_flops import traced_flops
 
 BATCH, LENGTH, WIDTH, VOCAB = 4, 32, 32, 64
 COMMON = dict(vocab_size=VOCAB, width=WIDTH)

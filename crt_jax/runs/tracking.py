@@ -1,0 +1,59 @@
+"""A run for an experiment tracker, `--track`: Weights & Biases or trackio, by the same calls."""
+
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+import uuid
+
+from crt_jax.program import install
+from crt_jax.runs.workdir import read_json, write_json
+
+TRACKERS = ('wandb', 'trackio')
+ID = 'tracking.json'  # beside config.json: a run that goes on is the same run there
+
+
+def check(name: str) -> None:
+  """Raises ValueError, with the command that installs it, where a tracker is missing."""
+  if name and name not in sys.modules and importlib.util.find_spec(name) is None:
+    raise ValueError(f'--track={name} needs {name}; {install(name)}')
+
+
+class Tracker:
+  """One run in a tracker; which server, and whether it is offline, are the tracker's variables."""
+
+  def __init__(self, name: str, folder: pathlib.Path, config: dict):
+    """Begins it, or goes on with it."""
+    file, fresh = folder / ID, uuid.uuid4().hex[:8]
+    known = {name: fresh} | (read_json(file) if file.exists() else {})
+    write_json(file, known)
+    self._is_wandb = name == 'wandb'
+    if self._is_wandb:
+      options = {'id': known[name], 'name': folder.name, 'dir': str(folder)}
+    else:
+      options = {'name': f'{folder.name}-{known[name]}'}
+    project = os.environ.get(f'{name.upper()}_PROJECT', 'crt_jax')
+    self._library = importlib.import_module(name)
+    self._run = self._library.init(project=project, config=config, resume='allow', **options)
+    if self._is_wandb:
+      self._run.define_metric('*', step_metric='step')
+
+  def write(self, step: int, values: dict) -> None:
+    """Logs the values of a step."""
+    if self._is_wandb:  # whose own count of steps cannot go back to a checkpoint
+      self._run.log({'step': step, **values})
+    else:
+      self._run.log(values, step=step)
+
+  def conclude(
+    self, step: int, scores: dict[str, float], text: str | None, figures: list[pathlib.Path]
+  ) -> None:
+    """Logs what the end of a run adds."""
+    images = {f'figures/{file.stem}': self._library.Image(str(file)) for file in figures}
+    self.write(step, scores | images | ({} if text is None else {'sample': text}))
+
+  def close(self) -> None:
+    """Ends it; a run that an error has ended counts as failed where the tracker can say so."""
+    failed = {'exit_code': 1} if self._is_wandb and sys.exc_info()[0] is not None else {}
+    self._run.finish(**failed)
