@@ -4,9 +4,10 @@
   crt-export --workdir=runs/crt --output=models/crt --format=safetensors
 
 In the format huggingface a transformer of style llama or gpt2 becomes a folder that `transformers`
-opens with its own classes: config.json, model.safetensors, tokenizer.json. The format safetensors
-holds the parameters of any model as they are here, by their paths. crt_jax.load and crt-convert
---source=DIR open both and find the same numbers.
+opens with its own classes: config.json, model.safetensors, tokenizer.json. Beside those of a CRT or
+a CART lies modeling_crt_jax.py, with which it opens them where trust_remote_code=True. The format
+safetensors holds the parameters of any model as they are here, by their paths. crt_jax.load and
+crt-convert --source=DIR open all of these and find the same numbers.
 """
 
 from absl import flags

@@ -42,7 +42,7 @@ def slots(config: CRTConfig | CARTConfig) -> Iterator[Slot]:
     shape, is_stacked = shapes[path].shape, axes[0] in ('layers', 'loops')
     for index in [(i,) for i in range(shape[0])] if is_stacked else [()]:
       name, ndim = _name(config, path, index), len(shape) - len(index)
-      outputs = ndim - (path[-1] == 'weight')
+      outputs = ndim - (path[-1] != 'bias')
       merged = -2 if path[-2] == 'out' and ndim == 3 else outputs if outputs > 1 else 0
       yield Slot(name, path, index, merged)
 

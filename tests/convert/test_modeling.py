@@ -2,7 +2,7 @@
 greedy text, loss, gradients. Run by `make test-pretrained`; skipped where the packages are missing.
 """
 
-import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -13,13 +13,13 @@ from crt_jax import exporting
 from crt_jax.convert import modeling
 from crt_jax.convert.slots import arrays_of
 from tests.close import assert_close
-from tests.contract.models import CONFIGS, tokens_of
+from tests.contract.models import CONFIGS, exact_depth, params_of, tokens_of
 from tests.convert.test_export import trained
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-LENGTH = 11
+LENGTH = 7
 _CRT = CONFIGS['crt']
 CASES = {name: CONFIGS[name] for name in CONFIGS if name.startswith(('crt', 'cart'))}
 CASES = {name: c for name, c in CASES.items() if c['name'] in ('crt', 'cart')} | {
@@ -33,11 +33,16 @@ CASES['crt_llama_tied_pure'] = CASES['crt_llama'] | dict(correction='tied_pure')
 CASES['crt_corrected'] = _CRT | dict(start='corrected')
 
 
-@pytest.fixture(scope='module', params=CASES)
-def both(request, tmp_path_factory):
-  """Our model and, opened from the folder that was written, theirs."""
-  given = trained(CASES[request.param])
-  folder = tmp_path_factory.mktemp(request.param) / 'out'
+@pytest.fixture(params=CASES)
+def both(request, tmp_path, float64):
+  """Our model and, opened from the folder that was written, theirs; in float64, as weights here
+  are so large that errors grow from pass to pass."""
+  fields = CASES[request.param] | dict(dtype='float64')
+  return opened(trained(fields, make=functools.partial(params_of, dtype='float64')), tmp_path)
+
+
+def opened(given, tmp_path):
+  folder = tmp_path / 'out'
   exporting.export(given, folder, 'huggingface')
   peer = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
   assert type(peer).__name__ == 'CRTJaxForCausalLM'
@@ -48,27 +53,43 @@ def tensor(a):
   return torch.from_numpy(np.array(a)).long()
 
 
+def compare_logits(given, peer, tolerance):
+  """Behind T + 1 passes a CRT is exact, so these and the recurrence have one result."""
+  model, tokens = given.model, tokens_of(given.model, length=LENGTH)
+  depth = exact_depth(model, LENGTH)
+  expected = jax.jit(functools.partial(model.apply, depth=depth))(given.params, tokens)
+  for form in {None, depth}:
+    with torch.no_grad():
+      found = peer(tensor(tokens), depth=form).logits.numpy()
+    assert_close(found, expected.logits_BxTxV, tolerance, form)
+
+
 def test_logits(both):
   given, peer, _ = both
-  model, tokens = given.model, tokens_of(given.model, length=LENGTH)
-  depths = [None, 1, 4] if model.recurs_along_sequence else [None, 1]
-  with jax.default_matmul_precision('highest'), torch.no_grad():
-    for depth in depths:
-      if depth is None:
-        expected = jax.jit(model.sequential)(given.params, tokens)
-      else:
-        apply = jax.jit(model.apply, static_argnames='depth')
-        expected = apply(given.params, tokens, depth=depth).logits_BxTxV
-      assert_close(peer(tensor(tokens), depth=depth).logits.numpy(), expected, 1e-5, depth)
+  compare_logits(given, peer, 1e-10)
 
 
+@pytest.mark.parametrize('case', ('crt_llama', 'cart'))
+def test_logits_in_float32(tmp_path, case):
+  """Of parameters as they are drawn for training."""
+  given, peer, _ = opened(
+    trained(CONFIGS[case], make=lambda model: jax.jit(model.init)(jax.random.key(0))), tmp_path
+  )
+  with jax.default_matmul_precision('highest'):
+    compare_logits(given, peer, 1e-5)
+
+
+@pytest.mark.parametrize(
+  'both',
+  ('crt', 'crt_sa', 'crt_px', 'crt_windowed', 'crt_gpt2', 'crt_cart_per_loop', 'cart'),
+  indirect=True,
+)
 def test_greedy_text_of_ragged_prompts(both):
   """Padding on the left leaves no trace, and the cache gives what the whole text gives."""
   given, peer, folder = both
-  longest = given.model.max_positions or 40
-  count = longest - LENGTH
+  count, longest = 17, 17 + LENGTH
   tokens = np.asarray(tokens_of(given.model, batch=3, length=LENGTH))
-  lengths = (3, 6, LENGTH)
+  lengths = (2, 4, LENGTH)
   prompts = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
   greedy = crt_jax.Sampling(temperature=0)
   texts = crt_jax.generate(
@@ -88,6 +109,9 @@ def test_greedy_text_of_ragged_prompts(both):
   assert beams.shape == found.shape
 
 
+@pytest.mark.parametrize(
+  'both', ('crt', 'crt_llama', 'crt_concat', 'crt_tied_pure', 'cart_self_unshared'), indirect=True
+)
 def test_loss_and_gradients(both):
   given, peer, _ = both
   weight = dict(convergence_weight=0.3) if given.model.recurs_along_sequence else {}
@@ -95,36 +119,32 @@ def test_loss_and_gradients(both):
   vars(peer.c).update(weight)
   tokens = np.asarray(tokens_of(model, length=LENGTH + 1))
   batch = dict(tokens=tokens[:, :-1], targets=tokens[:, 1:])
-  with jax.default_matmul_precision('highest'):
-    value_and_grad = jax.jit(jax.value_and_grad(model.loss, has_aux=True))
-    (expected, _), gradients = value_and_grad(given.params, batch)
+  value_and_grad = jax.jit(jax.value_and_grad(model.loss, has_aux=True))
+  (expected, _), gradients = value_and_grad(given.params, batch)
   peer.train().zero_grad()
   targets = tensor(batch['targets'])
   loss = peer(tensor(batch['tokens']), labels=targets, shift_labels=targets).loss
   loss.backward()
-  peer.eval()
-  assert_close(loss.item(), expected, 1e-5)
+  assert_close(loss.item(), expected, 1e-6)  # transformers makes it of float32 logits
   theirs = {name: p.grad for name, p in peer.named_parameters()}
   gradients = arrays_of(modeling.slots(model.config), gradients)
   assert gradients.keys() == theirs.keys()
   for name, gradient in gradients.items():
     found = theirs[name]
     found = np.zeros_like(gradient) if found is None else found.numpy()
-    assert_close(found, gradient, 1e-4, name)
+    assert_close(found, gradient, 1e-5, name)
 
 
-def test_what_was_trained_there_comes_back(both, tmp_path):
-  given, peer, _ = both
+@pytest.mark.parametrize('case', ('crt', 'cart'))
+def test_what_was_trained_there_comes_back(tmp_path, case):
+  given, peer, folder = opened(trained(CONFIGS[case]), tmp_path)
   with torch.no_grad():
     for parameter in peer.parameters():
       parameter.mul_(0.5)
-  peer.save_pretrained(tmp_path)
-  tokenizer = transformers.AutoTokenizer.from_pretrained(both[2], trust_remote_code=True)
-  tokenizer.save_pretrained(tmp_path)
-  with torch.no_grad():
-    for parameter in peer.parameters():
-      parameter.mul_(2)
-  found = crt_jax.load(str(tmp_path))
-  assert found.model.config == dataclasses.replace(given.model.config)
+  peer.save_pretrained(tmp_path / 'again')
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+  tokenizer.save_pretrained(tmp_path / 'again')
+  found = crt_jax.load(str(tmp_path / 'again'))
+  assert found.model.config == given.model.config
   halves = jax.tree.map(lambda a: np.asarray(a) / 2, given.params)
   jax.tree.map(np.testing.assert_array_equal, found.params, halves)
