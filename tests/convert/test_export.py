@@ -121,11 +121,11 @@ def test_mistakes(given, message):
     export.main([])
 
 
-def test_a_model_that_is_no_object_is_named(tmp_path):
+def test_fields_that_make_no_model_are_named(tmp_path):
   exporting.export(trained(CONFIGS['cart']), tmp_path / 'out', 'safetensors')
   file = tmp_path / 'out' / 'config.json'
   for changed, message in (
-    (dict(model='cart'), "model='cart' must be an object of fields"),
+    (dict(model='cart'), "model='cart' must be an object with name"),
     (dict(model=dict(name='cart')), 'must be an object with name, vocab_size'),
     (dict(model=dict(name='card', vocab_size=9)), "model.name='card'"),
     (dict(model=dict(name='cart', vocab_size=258, width=9)), 'model.width=9'),
