@@ -42,6 +42,6 @@ def _of_bytes(tokenizer: ByteTokenizer) -> str:
   vocabulary = {chr(b) if chr(b) in alphabet else next(others): b for b in range(256)}
   whole = hf.Tokenizer(hf.models.BPE(vocab=vocabulary, merges=[]))
   whole.pre_tokenizer, whole.decoder = byte_level, hf.decoders.ByteLevel()
-  ends = {tokenizer.bos: '<bos>', tokenizer.eos: '<eos>'}
-  whole.add_special_tokens([ends[index] for index in sorted(ends.keys() - {None})])
+  ends = ((tokenizer.bos, '<bos>'), (tokenizer.eos, '<eos>'))  # in the order of their ids
+  whole.add_special_tokens([name for index, name in ends if index is not None])
   return whole.to_str()

@@ -66,6 +66,11 @@ class Place(NamedTuple):
     """New keys and values behind those that the cache has in a slot, which keeps them."""
     return (k, v) if self.cache is None else self.cache.update(k, v, slot)
 
+  def kept(self, slot: int) -> Tensor | None:
+    """The keys that the cache has in a slot."""
+    layers = [] if self.cache is None else self.cache.layers
+    return layers[slot].keys if len(layers) > slot else None
+
 
 def rotate(x_BxHxTxA: Tensor, position_BxT: Tensor, c: SimpleNamespace) -> Tensor:
   """Turns pairs of each head by angles that grow with the position, of the kind c.rotary."""
@@ -309,7 +314,8 @@ class CARTBlock(nn.Module):
     return self.coda(ring[0], place, c.prelude_layers)
 
   def _anchored(self, x: Tensor, place: Place, slot: int) -> tuple[Tensor, Tensor]:
-    return place.joined(*self.anchor(self.anchor_norm(x)), slot)
+    k, v = self.anchor(self.anchor_norm(x))
+    return place.joined(k, v, slot)
 
   def _code(self, r: int, like: Tensor) -> Tensor:
     """The sinusoidal code of loop r."""
@@ -424,11 +430,11 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     """
     cache = cache if cache is not None else past_key_values
     keeps = not self.training and (use_cache is not False or cache is not None)
-    in_passes = self.is_crt and (self.training or depth is not None)
-    if in_passes and cache is not None and cache.get_seq_length():
-      raise ValueError('parallel passes begin with the text; leave out depth, or the cache')
     if depth is None and self.training:
       depth = self._drawn()
+    in_passes = self.is_crt and depth is not None
+    if in_passes and cache is not None and cache.get_seq_length():
+      raise ValueError('parallel passes begin with the text; leave out depth, or the cache')
     if in_passes:
       cache = None
     elif cache is None and (keeps or self.is_crt):
@@ -440,12 +446,11 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     extra = 0.0
     if not self.is_crt:
       hidden = self.layers(e_BxTxC, place, depth)
+    elif depth is None:
+      hidden = self._recurrence(e_BxTxC, place, real_BxTx1)
     else:
       e_BxTxC = F.dropout(e_BxTxC, self.c.dropout, self.training)
-      if in_passes:
-        hidden, extra = self._passes(e_BxTxC, place, real_BxTx1, depth)
-      else:
-        hidden = self._recurrence(e_BxTxC, place, real_BxTx1)
+      hidden, extra = self._passes(e_BxTxC, place, real_BxTx1, depth)
     kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
     normed = self.final_norm(hidden[:, kept])
     output = self.get_output_embeddings()
@@ -499,7 +504,7 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
   def _recurrence(self, e: Tensor, place: Place, real: Tensor) -> Tensor:
     """What the head reads of the exact recurrence, position by position."""
     last, read, slot = self._last(), [], self.layers.slots
-    kept = place.cache.layers[slot].keys if len(place.cache.layers) > slot else None
+    kept = place.kept(slot)
     s = torch.zeros_like(e[:, :1]) if kept is None else kept[:, 0, -1:]
     for t in range(e.shape[1]):
       here = place.at(t)
