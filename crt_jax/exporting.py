@@ -44,6 +44,7 @@ def export(trained: Trained, folder: Path, form: str) -> None:
       save_file(arrays, scratch / SINGLE, metadata={'format': 'pt'})
     except SafetensorError as error:
       raise OSError(f'{scratch / SINGLE} cannot be written ({error})') from None
+    shutil.copymode(scratch / CONFIG, scratch / SINGLE)  # the library lets nobody else read it
 
 
 def module_of(config: ModelConfig, form: str) -> ModuleType:

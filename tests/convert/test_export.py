@@ -3,30 +3,18 @@
 import json
 
 import pytest
+import tokenizers
 from absl import flags
 from absl.testing import flagsaver
 from safetensors import SafetensorError
 
 import crt_jax
-from crt_jax import exporting, schema
+from crt_jax import exporting
 from crt_jax.cli import Mistake, export
 from crt_jax.convert import FORMATS
-from crt_jax.data.tokenizers import ByteTokenizer
-from crt_jax.loading import Trained
-from tests.contract.models import CONFIGS, params_of
+from tests.contract.models import CONFIGS
 from tests.convert import folders
-
-BYTES = ByteTokenizer(bos=256, eos=257)
-
-
-def trained(fields, tokenizer=BYTES, make=params_of):
-  """A model of random parameters, as `crt_jax.load` gives it."""
-  fields = fields | dict(vocab_size=tokenizer.vocab_size)
-  model = crt_jax.build(fields)
-  config = schema.experiment(schema.complete(type(model).Config, fields))
-  config.model.vocab_size = tokenizer.vocab_size
-  config.data.sequence_length = 24
-  return Trained(model, make(model), tokenizer, config, 7)
+from tests.convert.folders import BYTES, trained
 
 
 def back(given, folder, form):
@@ -66,12 +54,10 @@ def test_out_and_in_is_the_identity(tmp_path, case, form):
 
 
 def test_bytes_are_a_tokenizer_elsewhere(tmp_path):
-  import tokenizers as hf
-
   exporting.export(
     trained(CONFIGS['llama'] | dict(qkv_bias=False)), tmp_path / 'out', 'huggingface'
   )
-  theirs = hf.Tokenizer.from_file(str(tmp_path / 'out' / 'tokenizer.json'))
+  theirs = tokenizers.Tokenizer.from_file(str(tmp_path / 'out' / 'tokenizer.json'))
   text = ''.join(map(chr, range(1, 300))) + ' e\u0301 \N{GRINNING FACE}\r\n'
   assert theirs.encode(text).ids == BYTES.encode(text)
   assert theirs.decode(BYTES.encode(text)) == text

@@ -14,7 +14,7 @@ from crt_jax.convert import modeling
 from crt_jax.convert.slots import arrays_of
 from tests.close import assert_close
 from tests.contract.models import CONFIGS, exact_depth, params_of, tokens_of
-from tests.convert.test_export import trained
+from tests.convert.folders import trained
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -105,8 +105,22 @@ def test_greedy_text_of_ragged_prompts(both):
   assert found[:, LENGTH:].tolist() == texts
   again = peer.generate(**padded, **options, use_cache=False)
   assert again.tolist() == found.tolist()
-  beams = peer.generate(**padded, **options, num_beams=2)
-  assert beams.shape == found.shape
+  options |= dict(num_beams=2, max_new_tokens=6)
+  beams = [peer.generate(**padded, **options, use_cache=kept) for kept in (True, False)]
+  assert beams[0].tolist() == beams[1].tolist()
+
+
+@pytest.mark.parametrize('both', ('crt_sa', 'cart_per_loop'), indirect=True)
+def test_a_cache_can_be_cropped(both):
+  """As assisted generation does with what it rejects."""
+  given, peer, _ = both
+  tokens = tensor(tokens_of(given.model, length=LENGTH))
+  with torch.no_grad():
+    whole = peer(tokens)
+    cache = next(value for name, value in whole.items() if name != 'logits')
+    cache.crop(3 - LENGTH)
+    again = peer(tokens[:, 3:], past_key_values=cache).logits
+  assert_close(again.numpy(), whole.logits[:, 3:].numpy(), 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +147,24 @@ def test_loss_and_gradients(both):
     found = theirs[name]
     found = np.zeros_like(gradient) if found is None else found.numpy()
     assert_close(found, gradient, 1e-5, name)
+
+
+@pytest.mark.parametrize('case', ('crt', 'cart'))
+def test_it_trains_with_dropout_at_a_drawn_depth(tmp_path, case):
+  least = dict(depth_min=2) if case == 'crt' else dict(loops_min=1, backprop_loops=2)
+  fields = CONFIGS[case] | least | dict(dropout=0.1)
+  init = lambda model: jax.jit(model.init)(jax.random.key(0))  # noqa: E731
+  given, peer, _ = opened(trained(fields, make=init), tmp_path)
+  torch.manual_seed(7)
+  tokens = tensor(tokens_of(given.model, batch=4, length=LENGTH))
+  optimizer = torch.optim.AdamW(peer.train().parameters(), 1e-2)
+  losses = []
+  for _ in range(12):
+    losses.append(peer(tokens, labels=tokens).loss)
+    losses[-1].backward()
+    optimizer.step()
+    optimizer.zero_grad()
+  assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize('case', ('crt', 'cart'))
