@@ -149,6 +149,20 @@ def test_loss_and_gradients(both):
     assert_close(found, gradient, 1e-5, name)
 
 
+@pytest.mark.parametrize('both', ('crt',), indirect=True)
+def test_generation_is_exact_unless_asked(both):
+  given, peer, _ = both
+  tokens = tensor(tokens_of(given.model, length=LENGTH))
+  options = dict(max_new_tokens=5, do_sample=False, eos_token_id=None, pad_token_id=0)
+  exact = peer.generate(tokens, **options)
+  assert torch.equal(peer.train().generate(tokens, **options), exact)
+  peer.eval()
+  many = peer.generate(tokens, **options, depth=LENGTH + 5, use_cache=False)
+  assert torch.equal(many, exact)
+  with pytest.raises(ValueError, match='keep nothing: leave out depth, or set use_cache=False'):
+    peer.generate(tokens, **options, depth=2)
+
+
 @pytest.mark.parametrize('case', ('crt', 'cart'))
 def test_it_trains_with_dropout_at_a_drawn_depth(tmp_path, case):
   least = dict(depth_min=2) if case == 'crt' else dict(loops_min=1, backprop_loops=2)

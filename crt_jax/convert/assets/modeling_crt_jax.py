@@ -429,15 +429,13 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
         with, drawn where they were drawn.
     """
     cache = cache if cache is not None else past_key_values
-    keeps = not self.training and (use_cache is not False or cache is not None)
-    if depth is None and self.training:
+    keeps = cache is not None or (not self.training and use_cache is not False)
+    if depth is None and self.training and cache is None:
       depth = self._drawn()
     in_passes = self.is_crt and depth is not None
-    if in_passes and cache is not None and cache.get_seq_length():
-      raise ValueError('parallel passes begin with the text; leave out depth, or the cache')
-    if in_passes:
-      cache = None
-    elif cache is None and (keeps or self.is_crt):
+    if in_passes and cache is not None:
+      raise ValueError('parallel passes keep nothing: leave out depth, or set use_cache=False')
+    if cache is None and (keeps or self.is_crt) and not in_passes:
       cache = DynamicCache()
     place, real_BxTx1 = self._place(input_ids, attention_mask, cache)
     e_BxTxC = self.embedding(input_ids)
@@ -451,15 +449,14 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     else:
       e_BxTxC = F.dropout(e_BxTxC, self.c.dropout, self.training)
       hidden, extra = self._passes(e_BxTxC, place, real_BxTx1, depth)
-    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    normed = self.final_norm(hidden[:, kept])
+    asked = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    normed = self.final_norm(hidden[:, asked])
     output = self.get_output_embeddings()
     logits = output(normed) if output else F.linear(normed, self.embedding.weight)
     loss = None
     if labels is not None:
       loss = self.loss_function(logits, labels, vocab_size=self.c.vocab_size, **options) + extra
-    kept = {KEPT: cache if keeps and not in_passes else None}
-    return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
+    return CausalLMOutputWithPast(loss=loss, logits=logits, **{KEPT: cache if keeps else None})
 
   def _drawn(self) -> int:
     """How many passes or loops a training step runs."""
