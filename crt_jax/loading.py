@@ -12,7 +12,7 @@ from crt_jax import schema
 from crt_jax.convert import pretrained
 from crt_jax.data import vocabularies
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
-from crt_jax.models.base import Model, build
+from crt_jax.models.base import Model, build, model_class
 from crt_jax.runs import checkpoint
 
 
@@ -62,7 +62,8 @@ def read_pretrained(
   """What `load` does with a Hugging Face folder or a .gguf file."""
   path = source.path
   try:
-    config = schema.experiment(schema.transformer_model(**source.fields))
+    cls = model_class(source.fields['name']).Config
+    config = schema.experiment(schema.complete(cls, source.fields))
     config.model.vocab_size = source.fields['vocab_size']
     model = build(config.model, jax.devices()[0])
   except ValueError as error:

@@ -5,9 +5,11 @@ is no damage. Reading is tried again a few times; then the caller gets one line,
 moved, deleted or built anew.
 """
 
+import contextlib
 import errno
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +49,20 @@ def local_path(name: str, path: str | Path) -> Path:
     raise ValueError(
       f'{name}={path!r}: there is no home directory here; set {name} to a whole path'
     ) from None
+
+
+@contextlib.contextmanager
+def written_whole(folder: str | Path) -> Iterator[Path]:
+  """A folder to write into, which is `folder` when all is written and is removed otherwise."""
+  scratch = Path(f'{folder}.partial')
+  shutil.rmtree(scratch, ignore_errors=True)
+  try:
+    scratch.mkdir(parents=True)
+    yield scratch
+    os.rename(scratch, folder)
+  except BaseException:
+    shutil.rmtree(scratch, ignore_errors=True)
+    raise
 
 
 def retried(path: str | Path, read: Callable[..., Read], *arguments: Any, **options: Any) -> Read:

@@ -19,7 +19,7 @@ LEVELS = (
   ('models', 'crt_jax'),
   ('accounting', 'decoding', 'evaluation', 'convert'),
   ('runs', 'cluster'),
-  ('training', 'loading'),
+  ('training', 'loading', 'exporting'),
   ('cli',),
   ('configs',),
   ('experiments',),
@@ -57,11 +57,13 @@ sys.exit('imported: tensorflow' if 'tensorflow' in sys.modules else 0)
 
 
 def sources() -> dict[str, str]:
-  """Returns the text of every module of ours by its dotted name."""
+  """Returns the text of every module of ours by its dotted name; assets are data, not modules."""
   found = {}
   for package in PACKAGES:
     for file in sorted((ROOT / package).glob('**/*.py')):
       parts = file.relative_to(ROOT).with_suffix('').parts
+      if 'assets' in parts:
+        continue
       found['.'.join(parts[:-1] if parts[-1] == '__init__' else parts)] = file.read_text('utf-8')
   return found
 

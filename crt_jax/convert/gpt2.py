@@ -6,6 +6,7 @@ from typing import Any
 from crt_jax.convert.settings import Settings
 from crt_jax.convert.slots import Slot
 from crt_jax.schema import TransformerConfig
+from crt_jax.schema.fields import require
 
 PREFIX = 'transformer.'
 IGNORED = ('.attn.bias', '.attn.masked_bias')  # the causal mask
@@ -32,6 +33,31 @@ def fields(given: Settings) -> dict[str, Any]:
     heads=given['n_head'],
     feed_forward_width=given.get('n_inner', 0),
     max_positions=given['n_positions'],
+  )
+
+
+def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
+  """The config.json, the inverse of `fields`; ValueError for a window, which GPT-2 has not."""
+  require(
+    not config.window,
+    f'model.window={config.window}: the GPT-2 of transformers attends to all positions; use '
+    '--format=safetensors',
+  )
+  return dict(
+    model_type='gpt2',
+    architectures=['GPT2LMHeadModel'],
+    vocab_size=config.vocab_size,
+    n_embd=config.width,
+    n_layer=config.layers,
+    n_head=config.heads,
+    n_inner=config.feed_forward_width or None,
+    n_positions=positions,
+    activation_function='gelu_new',
+    layer_norm_epsilon=1e-5,
+    embd_pdrop=0.0,
+    attn_pdrop=config.dropout,
+    resid_pdrop=config.dropout,
+    tie_word_embeddings=True,
   )
 
 

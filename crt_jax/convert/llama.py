@@ -5,7 +5,9 @@ from typing import Any
 
 from crt_jax.convert.settings import Settings
 from crt_jax.convert.slots import Slot
+from crt_jax.models.layer_stacks import swiglu_width
 from crt_jax.schema import TransformerConfig
+from crt_jax.schema.fields import require
 
 PREFIX = 'model.'
 IGNORED = ('rotary_emb.inv_freq',)  # of early files: it follows from rope_theta
@@ -60,6 +62,49 @@ def _angles(given: Settings) -> dict[str, Any]:
       rotary_low=rope['low_freq_factor'],
       rotary_high=rope['high_freq_factor'],
       rotary_positions=rope['original_max_position_embeddings'],
+    )
+  return found
+
+
+def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
+  """The config.json, the inverse of `fields`; ValueError where no family has the switches."""
+  switches = dict(qwen3=config.qk_norm, qwen2=config.qkv_bias, mistral=config.window)
+  on = [kind for kind, switch in switches.items() if switch] or ['llama']
+  require(
+    len(on) == 1,
+    'model.qk_norm, model.qkv_bias and model.window are of Qwen3, Qwen2 and Mistral, and no '
+    'model of transformers has two of them; use --format=safetensors',
+  )
+  return dict(
+    model_type=on[0],
+    architectures=[f'{on[0].title()}ForCausalLM'],
+    vocab_size=config.vocab_size,
+    hidden_size=config.width,
+    num_hidden_layers=config.layers,
+    num_attention_heads=config.heads,
+    num_key_value_heads=config.kv_heads or config.heads,
+    head_dim=config.head_width,
+    intermediate_size=config.feed_forward_width or swiglu_width(config.width),
+    hidden_act='silu',
+    rms_norm_eps=config.norm_eps,
+    max_position_embeddings=positions,
+    sliding_window=config.window or None,
+    tie_word_embeddings=config.tied,
+    rope_theta=config.rotary_theta,
+    rope_scaling=_scaling(config),
+  )
+
+
+def _scaling(config: TransformerConfig) -> dict[str, Any] | None:
+  """The inverse of what `_angles` reads."""
+  if config.rotary_scaling == 'none':
+    return None
+  found = dict(rope_type=config.rotary_scaling, factor=config.rotary_factor)
+  if config.rotary_scaling == 'llama3':
+    found |= dict(
+      low_freq_factor=config.rotary_low,
+      high_freq_factor=config.rotary_high,
+      original_max_position_embeddings=config.rotary_positions,
     )
   return found
 

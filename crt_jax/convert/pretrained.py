@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from crt_jax.convert import gguf_file, gpt2, huggingface, llama
+from crt_jax.convert import gguf_file, gpt2, huggingface, llama, modeling, tree
 from crt_jax.convert.slots import check_names, read_params
 from crt_jax.models.base import Model
 from crt_jax.types import Params
@@ -20,6 +20,8 @@ FAMILIES: dict[str, ModuleType] = {
   'qwen2': llama,
   'qwen3': llama,
   'gpt2': gpt2,
+  modeling.KIND: modeling,
+  tree.KIND: tree,
 }
 # What is missing for the others that people ask for.
 MISSING = {

@@ -1,9 +1,7 @@
 """A trained model as the beginning of a run: with fewer layers, a correction, in another type."""
 
 import dataclasses
-import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 
 import jax
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from crt_jax import data, schema
+from crt_jax import data, schema, storage
 from crt_jax.convert import warm_start
 from crt_jax.keys import random_key
 from crt_jax.loading import Trained
@@ -92,9 +90,8 @@ def begin_run(path: str, trained: Trained) -> None:
   )
   dataset.check_vocabulary(config.model.vocab_size)
   trained.model.check_length(config.data.sequence_length)
-  final, scratch = pathlib.Path(path), pathlib.Path(f'{path}.partial')
   if config.data.tokenizer not in ('bytes', 'bpe'):
-    config.data.tokenizer = str(final.absolute() / 'tokenizer')
+    config.data.tokenizer = str(pathlib.Path(path).absolute() / 'tokenizer')
   record = {
     'config': workdir.plain(config),
     'origin': origin(),
@@ -103,9 +100,7 @@ def begin_run(path: str, trained: Trained) -> None:
     'settled': device_defaults.decided(trained.model.config),
     'training_seconds': 0.0,
   }
-  shutil.rmtree(scratch, ignore_errors=True)
-  try:
-    scratch.mkdir(parents=True)
+  with storage.written_whole(path) as scratch:
     directory = workdir.Workdir(scratch)
     workdir.begin(directory, config)
     trained.tokenizer.save(directory.folder('tokenizer'))
@@ -115,7 +110,3 @@ def begin_run(path: str, trained: Trained) -> None:
       checkpoints.wait()
     finally:
       checkpoints.close()
-    os.rename(scratch, final)
-  except BaseException:
-    shutil.rmtree(scratch, ignore_errors=True)
-    raise

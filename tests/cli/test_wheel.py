@@ -80,7 +80,13 @@ def test_the_wheel_holds_crt_jax_alone(wheel):
   assert {name for name in names if not name.endswith('.dist-info')} == {'crt_jax'}
 
 
-@pytest.mark.parametrize('name', ['crt-train', 'crt-generate', 'crt-prepare', 'crt-convert'])
+def test_the_wheel_holds_what_is_copied_beside_weights(wheel):
+  assert 'crt_jax/convert/assets/modeling_crt_jax.py' in zipfile.ZipFile(wheel).namelist()
+
+
+@pytest.mark.parametrize(
+  'name', ['crt-train', 'crt-generate', 'crt-prepare', 'crt-convert', 'crt-export']
+)
 def test_a_script_helps_and_refuses(scripts, tmp_path, name):
   done = call(scripts / name, '--help', cwd=tmp_path)
   assert (done.returncode, done.stderr) == (0, '')

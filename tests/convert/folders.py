@@ -8,12 +8,16 @@ import tokenizers as hf
 from safetensors.numpy import save_file
 
 import crt_jax
+from crt_jax import schema
 from crt_jax.convert import pretrained
 from crt_jax.convert.settings import Settings
 from crt_jax.convert.slots import arrays_of
+from crt_jax.data.tokenizers import ByteTokenizer
+from crt_jax.loading import Trained
 from tests.contract.models import params_of
 
 TOKENS = 300
+BYTES = ByteTokenizer(bos=256, eos=257)
 _LLAMA = dict(
   model_type='llama',
   vocab_size=TOKENS,
@@ -82,3 +86,13 @@ def write(folder, case, shards=0, change=lambda arrays: arrays, **changes):
 
 def same_bits(found, expected):
   jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def trained(fields, tokenizer=BYTES, make=params_of):
+  """A model of random parameters, as `crt_jax.load` gives it."""
+  fields = fields | dict(vocab_size=tokenizer.vocab_size)
+  model = crt_jax.build(fields)
+  config = schema.experiment(schema.complete(type(model).Config, fields))
+  config.model.vocab_size = tokenizer.vocab_size
+  config.data.sequence_length = 24
+  return Trained(model, make(model), tokenizer, config, 7)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import crt_jax
+from crt_jax import exporting
 from crt_jax.convert import pretrained
 from crt_jax.convert.slots import arrays_of
 from crt_jax.training import conversion
@@ -153,6 +154,23 @@ def test_greedy_text_of_ragged_prompts(both, float64):
       options = dict(max_new_tokens=50, do_sample=False, pad_token_id=0, eos_token_id=None)
       expected = wide.generate(ids, attention_mask=torch.ones_like(ids), **options)
       assert text == expected[0, len(prompt) :].tolist()
+
+
+def test_out_again_it_is_the_same_model(both, tmp_path):
+  """Its own class, the same logits to the bit, the same tokens."""
+  peer, folder = both
+  found = crt_jax.load(folder)
+  exporting.export(found, tmp_path / 'out', 'huggingface')
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out').eval()
+  assert type(again) is type(peer)
+  tokens = torch.arange(LENGTH)[None]
+  with torch.no_grad():
+    assert torch.equal(again(tokens).logits, peer(tokens).logits)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  text = "the word, and  it's long:\n1234 \N{GRINNING FACE}"
+  assert tokenizer(text).input_ids == found.tokenizer.encode(text)
+  ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+  assert ends == (found.tokenizer.bos, found.tokenizer.eos)
 
 
 def test_what_we_write_opens_there(tmp_path):

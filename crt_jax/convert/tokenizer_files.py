@@ -1,0 +1,47 @@
+"""A tokenizer as files that both this project and `transformers` open."""
+
+from pathlib import Path
+
+import tokenizers as hf
+
+from crt_jax import json_text
+from crt_jax.data.tokenizers import DEFINITION, ByteTokenizer, JsonTokenizer
+
+CONFIG = 'tokenizer_config.json'
+
+
+def write(folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, positions: int) -> None:
+  """Writes them into a folder.
+
+  Args:
+    positions: of the longest text that the model was trained on.
+  """
+  tokenizer.save(folder)
+  if isinstance(tokenizer, ByteTokenizer):
+    (folder / DEFINITION).write_text(_of_bytes(tokenizer), 'utf-8')
+  whole = hf.Tokenizer.from_file(str(folder / DEFINITION))
+  ends = {
+    f'{kind}_token': whole.id_to_token(index)
+    for kind, index in (('bos', tokenizer.bos), ('eos', tokenizer.eos))
+    if index is not None
+  }
+  description = ends | dict(
+    tokenizer_class='PreTrainedTokenizerFast',
+    model_max_length=positions,
+    clean_up_tokenization_spaces=False,
+  )
+  (folder / CONFIG).write_text(json_text.dumps(description, indent=2) + '\n', 'utf-8')
+
+
+def _of_bytes(tokenizer: ByteTokenizer) -> str:
+  """The tokenizer.json of bytes: a byte-level BPE that merges nothing."""
+  byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  alphabet = sorted(byte_level.alphabet())
+  # A printable byte stands for itself; the others follow, in order, behind the 256th character.
+  others = (character for character in alphabet if ord(character) > 255)
+  vocabulary = {chr(b) if chr(b) in alphabet else next(others): b for b in range(256)}
+  whole = hf.Tokenizer(hf.models.BPE(vocab=vocabulary, merges=[]))
+  whole.pre_tokenizer, whole.decoder = byte_level, hf.decoders.ByteLevel()
+  ends = ((tokenizer.bos, '<bos>'), (tokenizer.eos, '<eos>'))  # in the order of their ids
+  whole.add_special_tokens([name for index, name in ends if index is not None])
+  return whole.to_str()

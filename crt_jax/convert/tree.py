@@ -1,0 +1,58 @@
+"""Models of this project as their parameters are: each is an array, by its path with dots."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from crt_jax.convert.settings import Settings
+from crt_jax.convert.slots import Slot
+from crt_jax.models.base import Model, model_class
+from crt_jax.schema import ModelConfig
+from crt_jax.schema.fields import require
+
+KIND = 'crt_jax_tree'
+PREFIX, IGNORED = '', ()
+
+
+def longest(given: Settings) -> int:
+  """The positions that it was trained on."""
+  return given['max_position_embeddings']
+
+
+def fields(given: Settings) -> dict[str, Any]:
+  """All fields of its model."""
+  model = given['model']
+  require(
+    isinstance(model, dict) and {'name', 'vocab_size'} <= model.keys(),
+    f'{given.place}: model={model!r} must be an object with name, vocab_size and other fields',
+  )
+  return model
+
+
+def settings(config: ModelConfig, positions: int) -> dict[str, Any]:
+  """The config.json, the inverse of `fields`."""
+  return dict(
+    model_type=KIND,
+    model=dataclasses.asdict(config),
+    vocab_size=config.vocab_size,
+    max_position_embeddings=positions,
+  )
+
+
+def slots(config: ModelConfig) -> Iterator[Slot]:
+  """Every array of a model."""
+  for path, _ in leaves(model_of(config).axes()):
+    yield Slot('.'.join(path), path)
+
+
+def model_of(config: ModelConfig) -> Model:
+  """The model of a checked configuration."""
+  return model_class(config.name)(config)
+
+
+def leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+  """The leaves of a nested dict, each with its path."""
+  found = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return [(tuple(key.key for key in path), leaf) for path, leaf in found]
