@@ -54,7 +54,7 @@ def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.Gradie
   """
   parts = [] if config.clip_norm == 0 else [clip_by_norm(config.clip_norm)]
   parts.append(OPTIMIZERS[config.name](config, model))
-  if config.weight_decay:  # times the learning rate, as in PyTorch
+  if config.weight_decay and config.name != 'adam':  # times the learning rate, as in PyTorch
     mask = decay_mask(model, config.decay_mask)
     parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
