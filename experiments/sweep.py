@@ -7,8 +7,9 @@
 
 A finished run is skipped, an interrupted one goes on, one that failed is started again --retries
 times: so the same command goes on where it was stopped, and with local runs it ends when all have
-ended. With Slurm it submits one job array and returns; each job looks after itself. --status shows
-where the runs stand. --config.FIELD=VALUE sets a field of every run. The directory then holds
+ended. With Slurm it submits one job array and returns; each job looks after itself. --only starts
+some of the runs, --status shows where all stand. --config.FIELD=VALUE sets a field of every run.
+The directory then holds
 
   NAME/             the work directory of a run, as experiments.main leaves it
   NAME/attempts/    the output of every attempt, and the traceback of those that failed
@@ -16,6 +17,7 @@ where the runs stand. --config.FIELD=VALUE sets a field of every run. The direct
   results.sqlite    all runs: config, metrics, evaluation, what they were made with
 """
 
+import fnmatch
 import pathlib
 import signal
 
@@ -37,6 +39,9 @@ _RETRIES = flags.DEFINE_integer(
 )
 _STATUS = flags.DEFINE_bool(
   'status', False, 'Start nothing: show where the runs stand and collect the results.'
+)
+_ONLY = flags.DEFINE_list(
+  'only', [], "Start those alone whose names fit a pattern, as '*-s42,baseline-*'; empty: all."
 )
 _GPUS = flags.DEFINE_list('gpus', [], 'GPUs that local runs take turns at, as 0,1,2,3; empty: all.')
 _MINUTES = flags.DEFINE_integer(
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
-  """Checks every run of the sweep, then writes sweep.json; returns --config and what it lists."""
+  """Checks every run of the sweep, writes sweep.json; returns --config and what to start."""
   spec = config_flags.get_config_filename(flags.FLAGS['config'])
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   runs = sweep_files.load(spec)
@@ -86,9 +91,20 @@ def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
   plan.check(runs, overrides, workdir)
   if _EXECUTOR.value == 'slurm':
     plan.refuse_stand_ins(spec, runs, overrides)
+  wanted = chosen(listing['runs'], _ONLY.value or ['*'])
   workdir.mkdir(parents=True, exist_ok=True)
   records.write_json(workdir / plan.LISTING, merged)
-  return spec, listing['runs']
+  return spec, wanted
+
+
+def chosen(runs: dict[str, dict], patterns: list[str]) -> dict[str, dict]:
+  """Returns the runs whose names fit a pattern of --only."""
+  for pattern in patterns:
+    if not fnmatch.filter(runs, pattern):
+      raise cli.Mistake(f'--only={pattern} fits no run; there are {", ".join(list(runs)[:3])}, ...')
+  return {
+    name: run for name, run in runs.items() if any(fnmatch.fnmatch(name, p) for p in patterns)
+  }
 
 
 def launch(name: str, config: list[str], workdir: pathlib.Path, processes: int) -> attempts.Launch:

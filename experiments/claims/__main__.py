@@ -2,6 +2,7 @@
 
   python -m experiments.claims --list
   python -m experiments.claims --run=layers_or_recurrence --size=cpu
+  python -m experiments.claims --run=layers_or_recurrence --only="*crt2*,*layers4*"
   python -m experiments.claims --collect --size=cpu
   python -m experiments.claims --report
 

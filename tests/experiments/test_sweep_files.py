@@ -10,6 +10,7 @@ import pytest
 from configs.base import Run
 from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import Mistake
+from experiments import sweep as sweep_program
 from experiments import sweep_files
 from experiments.jobs import plan
 
@@ -111,6 +112,12 @@ def test_a_mistake_in_one_run_is_found_before_any_starts(tmp_path):
     plan.check(runs, {}, tmp_path)
 
 
+def test_only_some_runs():
+  runs = dict.fromkeys(['a-s1', 'a-s2', 'b-s1', 'b-s2'], {})
+  assert sweep_program.chosen(runs, ['*']) == runs
+  assert list(sweep_program.chosen(runs, ['*-s1', 'b-s?'])) == ['a-s1', 'b-s1', 'b-s2']
+
+
 @pytest.mark.parametrize(
   'words, said',
   [
@@ -121,6 +128,7 @@ def test_a_mistake_in_one_run_is_found_before_any_starts(tmp_path):
     (['--executor=slurm', '--slurm=partition'], 'expected options of sbatch'),
     (['--executor=slurm', '--slurm=time=60'], 'use --minutes'),
     (['--status'], 'holds no sweep'),
+    (['--only=a,b*'], '--only=b* fits no run; there are a, ...'),
     (['--config.train.step=5'], 'did you mean --config.train.steps?'),
   ],
 )
