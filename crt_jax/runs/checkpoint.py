@@ -1,7 +1,8 @@
 """Checkpoints: what a run needs to continue to the same bits, written in the background and checked
 when read.
 
-A checkpoint holds three items: `params`, `optimizer` (moments and step) and `record` (JSON: config,
+A checkpoint holds three items: `params` (their moving average where there is one, and then
+`optimizer` has what is trained on), `optimizer` (moments and step) and `record` (JSON: config,
 versions, clock, data, and a checksum of every array). The tokenizer lies once beside all of them,
 and each record has its hash. No iterator is saved, because the step determines the data. Kept are
 the newest `keep`, the one with the lowest validation cross-entropy, and one whose own loss is known
@@ -46,7 +47,7 @@ from crt_jax.runs.checksums import (
 from crt_jax.runs.damage import one_line, warn
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.orbax_messages import QuietOrbax
-from crt_jax.runs.train_state import TrainState
+from crt_jax.runs.train_state import TrainState, exchanged
 from crt_jax.types import Params, Tree
 
 ITEMS = ('params', 'optimizer', 'record')
@@ -97,7 +98,7 @@ class Checkpoints:
       OSError: this or the checkpoint before it could not be written.
       NonFinite: the state has a number that is not finite; nothing is written.
     """
-    step = int(state.step)
+    step, state = int(state.step), exchanged(state)
     if step in self._manager.all_steps():
       return
     with self._failures():
@@ -296,7 +297,7 @@ def read_state(
   read = manager.restore(step, args=items)
   state = TrainState(read['optimizer']['step'], read['params'], read['optimizer']['opt_state'])
   verify(state, record)
-  return state, record
+  return exchanged(state), record
 
 
 def load_record(workdir: str, step: int) -> dict:

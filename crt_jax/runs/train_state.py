@@ -3,6 +3,7 @@ the start."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,49 @@ class TrainState:
   step: Tree  # int32 scalar, the number of updates done
   params: Tree
   opt_state: Tree
+
+  @property
+  def evaluated(self) -> Params:
+    """The parameters that are scored and that others load: their moving average where the optimiser
+    keeps one."""
+    return exchanged(self).params
+
+
+class AverageState(NamedTuple):
+  """State of `moving_average`."""
+
+  count: Array
+  params_average: Any
+
+
+def moving_average(decay: float) -> optax.GradientTransformation:
+  """Keeps an exponential moving average of the parameters after each update, and changes no update.
+
+  Update n keeps the smaller of `decay` and (n - 1) / (n + 8) of the average before: the initial
+  parameters are forgotten at once, and a short run has an average of its own length.
+  """
+
+  def init(params: Any) -> AverageState:
+    return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+  def update(updates: Any, state: Any, params: Any = None):
+    count = state.count + 1
+    new_share = 1 - jnp.minimum(decay, (count - 1) / (8 + count))
+    updated = optax.apply_updates(params, updates)
+    average = optax.incremental_update(updated, state.params_average, new_share)
+    return updates, AverageState(count, average)
+
+  return optax.GradientTransformation(init, update)
+
+
+def exchanged(state: TrainState) -> TrainState:
+  """Returns the state with the parameters and their moving average in each other's place, as a
+  checkpoint holds it; the state itself where the optimiser keeps no average."""
+  average = optax.tree.get(state.opt_state, 'params_average')
+  if average is None:
+    return state
+  opt_state = optax.tree.set(state.opt_state, params_average=state.params)
+  return TrainState(state.step, average, opt_state)
 
 
 def abstract_state(model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

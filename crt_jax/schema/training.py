@@ -53,6 +53,13 @@ class OptimizerConfig(Section):
   clip_norm: float = field(
     1.0, 'largest norm of the global gradient', least=0, most=HIGHEST, zero='off'
   )
+  ema_decay: float = field(
+    0.0,
+    'decay of a moving average of the parameters, which is then what is scored and loaded',
+    least=0,
+    below=1,
+    zero='none',
+  )
 
   def check(self) -> None:
     require(

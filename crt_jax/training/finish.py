@@ -37,9 +37,9 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
   say('evaluating')
   reporter.end_bar()
   config, step = run.config, run.config.train.steps
-  results = scored.score(run.state.params, run.directory.path, step)
+  results = scored.score(run.state.evaluated, run.directory.path, step)
   say(ending.scores(run.model, results))
-  text = sample(run.model, run.state.params, run.dataset.tokenizer, config)
+  text = sample(run.model, run.state.evaluated, run.dataset.tokenizer, config)
   if text is not None:
     say(ending.sample(text))
   elif not run.model.has_sequential_form:

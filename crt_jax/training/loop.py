@@ -100,7 +100,7 @@ def compile_all(run: Run, reporter: Reporter) -> Scoring:
   if number:
     reporter.say(compiled_card(run))
   reporter.say('compiling     the evaluation, and trying it on one batch ...')
-  scoring = Scoring.rehearsed(run.model, run.state.params, run.dataset, run.config, run.place)
+  scoring = Scoring.rehearsed(run.model, run.state.evaluated, run.dataset, run.config, run.place)
   reporter.say(scoring.estimate())
   return scoring
 
@@ -157,7 +157,7 @@ def validate(run: Run) -> dict:
   the best checkpoint is chosen, is their mean.
   """
   found = evaluation.during_training(
-    run.model, run.state.params, run.dataset, run.config, run.place
+    run.model, run.state.evaluated, run.dataset, run.config, run.place
   )
   several = len(found) > 1
   mean = sum(record['cross_entropy'] for record in found.values()) / len(found)

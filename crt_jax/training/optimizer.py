@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from crt_jax import sharding
 from crt_jax.models.base import Model
+from crt_jax.runs.train_state import moving_average
 from crt_jax.types import Array, Tree
 
 # The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter
@@ -45,7 +46,7 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.GradientTransformation:
-  """Returns clip -> OPTIMIZERS -> weight decay -> learning rate, as config.optimizer says.
+  """Returns clip -> OPTIMIZERS -> weight decay -> learning rate -> average, of config.optimizer.
 
   Args:
     config: config.optimizer.
@@ -60,6 +61,8 @@ def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.Gradie
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
   if config.frozen:
     parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
+  if config.ema_decay:
+    parts.append(moving_average(config.ema_decay))
   return optax.chain(*parts)
 
 

@@ -30,6 +30,7 @@ def optimizer_config(**overrides):
       decay_mask='all',
       frozen=(),
       clip_norm=0.5,
+      ema_decay=0.0,
     )
   )
   config.update(overrides)
