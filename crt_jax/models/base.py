@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import importlib
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -106,7 +107,7 @@ def model_class(name: str) -> type['Model']:
   try:
     one_of('model.name', name, MODELS)
   except ValueError as error:
-    own = name if ':' in name else 'package.module:Class'
+    own = name if re.fullmatch(r'[\w.]+:\w+', name) else 'package.module:Class'
     raise ValueError(f'{error}; to import a model of your own: --allow_model={own}') from None
   found = MODELS[name]
   if isinstance(found, str):
