@@ -394,8 +394,7 @@ class Model(abc.ABC, Generic[Fields]):
     require(self.passes, f'model.name={self.config.name!r} has no recurrent passes; use apply')
     last = self.resolve_depth(depth)
     assert last is not None
-    apply = jax.jit(self.apply, static_argnames='depth')
-    return [apply(params, tokens_BxT, depth=d) for d in range(1, last + 1)]
+    return [_jitted_apply(self, params, tokens_BxT, d) for d in range(1, last + 1)]
 
   def sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> Array:
     """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
@@ -533,6 +532,11 @@ def _jitted_sequential(platform: str | None):
     static_argnames=('self', 'depth'),
     compiler_options=in_place_options(platform) if platform else None,
   )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _jitted_apply(model: Model, params: Params, tokens_BxT: AnyArray, depth: int) -> Output:
+  return model.apply(params, tokens_BxT, depth)
 
 
 def _stream_dtype(params: dict):

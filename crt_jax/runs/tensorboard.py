@@ -2,14 +2,13 @@
 beside the config, its sample and its figures."""
 
 import contextlib
-import json
 import pathlib
 import struct
 import sys
 import time
 from collections.abc import Iterator
 
-from crt_jax import schema
+from crt_jax import json_text, schema
 
 
 @contextlib.contextmanager
@@ -48,7 +47,7 @@ class Events:
     self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns() % 10**9:09}')
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._write(first_step + 1, session_log=start)
-    text = json.dumps(config, indent=2).replace('\n', '\n    ')
+    text = json_text.dumps(config, indent=2).replace('\n', '\n    ')
     self._write(first_step, summary=summary.text('config', f'    {text}'))
 
   def write(self, step: int, values: dict[str, float]) -> None:
