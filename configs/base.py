@@ -19,6 +19,7 @@ class Run(NamedTuple):
   name: str  # of its folder
   config: str  # what to give as --config
   changes: dict[str, Any] = {}  # dotted fields that differ from that file
+  after: str = ''  # the run of this sweep whose parameters it begins with; it waits for that one
 
 
 def crt_model(**changes: Any) -> dict:

@@ -65,18 +65,16 @@ def main(argv: list[str]) -> int:
   options = slurm_options()
   spec, runs = plan_runs(workdir)
   found = standings(workdir, runs, slurm.queued(workdir))
-  launches = [
-    launch(one.name, runs[one.name]['flags'], workdir, slurm.processes(options))
-    for one in found
-    if may_start(one)
-  ]
+  startable = [one.name for one in found if may_start(one)]
   if _EXECUTOR.value == 'local':
-    return run_here(launches, workdir)
-  if launches:
+    return run_here(runs, startable, workdir)
+  if ready := may_begin(runs, startable, workdir):
+    launches = [launch(name, runs[name], workdir, slurm.processes(options)) for name in ready]
     title = pathlib.Path(spec.partition(':')[0]).stem
     limits = (_PARALLEL.value, _MINUTES.value)
     jobs = slurm.submit(launches, workdir, title, *limits, options, _SETUP.value)
     print(f'submitted {len(jobs)} jobs, at most {_PARALLEL.value} at a time')
+  say_waiting(runs, [name for name in startable if name not in ready])
   show(workdir)
   return cli.DONE
 
@@ -107,11 +105,28 @@ def chosen(runs: dict[str, dict], patterns: list[str]) -> dict[str, dict]:
   }
 
 
-def launch(name: str, config: list[str], workdir: pathlib.Path, processes: int) -> attempts.Launch:
+def may_begin(runs: dict[str, dict], names: list[str], workdir: pathlib.Path) -> list[str]:
+  """Returns the runs that begin with no other one, or with one that has finished."""
+  return [
+    name
+    for name in names
+    if 'after' not in runs[name] or (workdir / runs[name]['after'] / 'finished.json').exists()
+  ]
+
+
+def say_waiting(runs: dict[str, dict], names: list[str]) -> None:
+  for name in names:
+    after = runs[name]['after']
+    print(f'{name} begins with {after}; when that has finished, the same command starts it')
+
+
+def launch(name: str, run: dict, workdir: pathlib.Path, processes: int) -> attempts.Launch:
   """Returns how a run is started: as a person would, in its own directory."""
   folder = (workdir / name).resolve()
-  distributed = '--distributed=on' if processes > 1 else '--distributed=off'
-  command = sweep_files.command(config, str(folder), distributed)
+  more = ['--distributed=on' if processes > 1 else '--distributed=off']
+  if 'after' in run:
+    more.append(f'--config.train.init_from={folder.parent / run["after"]}')
+  command = sweep_files.command(run['flags'], str(folder), *more)
   return attempts.Launch.of(name, folder, command, _RETRIES.value, processes)
 
 
@@ -140,15 +155,18 @@ def may_start(one: status.Standing) -> bool:
   return one.state not in (status.FINISHED, status.RUNNING, status.QUEUED)
 
 
-def run_here(launches: list[attempts.Launch], workdir: pathlib.Path) -> int:
+def run_here(runs: dict[str, dict], startable: list[str], workdir: pathlib.Path) -> int:
   """Runs all that is left on this machine and shows what came of it; returns the exit code."""
-  pool = local.Pool(_PARALLEL.value, tuple(_GPUS.value))
-  pool.run(launches)
+  pool, waiting = local.Pool(_PARALLEL.value, tuple(_GPUS.value)), startable
+  while pool.stopped_by is None and (ready := may_begin(runs, waiting, workdir)):
+    pool.run([launch(name, runs[name], workdir, processes=1) for name in ready])
+    waiting = [name for name in waiting if name not in ready]
   found = show(workdir)
   if pool.stopped_by is not None:
     print('stopped; the same command goes on')
     return cli.PREEMPTED if pool.stopped_by == signal.SIGTERM else cli.INTERRUPTED
-  return cli.DONE if all(one.state == status.FINISHED for one in found) else 1
+  say_waiting(runs, waiting)
+  return cli.DONE if all(one.state == status.FINISHED for one in found if one.name in runs) else 1
 
 
 def show(workdir: pathlib.Path) -> list[status.Standing]:

@@ -23,8 +23,8 @@ def load(spec: str) -> list[Run]:
   """Returns the runs of `FILE[:ARGUMENTS]`, in their order.
 
   Raises:
-    Mistake: no such file, no list of runs in it, an empty one, or a name that is given twice or
-      makes no folder.
+    Mistake: no such file, no list of runs in it, an empty one, a name that is given twice or
+      makes no folder, or a run that begins after none above it.
   """
   runs = config_files.call(spec, 'get_sweep')
   path = spec.partition(':')[0]
@@ -37,6 +37,12 @@ def load(spec: str) -> list[Run]:
       raise Mistake(f'{path} lists {times} runs of the name {name!r}; names are folders, so unique')
     if not re.fullmatch(r'[\w=,+-][\w=,.+-]*', name) or name in RESERVED:
       raise Mistake(f'{path}: {name!r} is no name of a folder; use letters, digits and _ - = , . +')
+  names = [run.name for run in runs]
+  for run in runs:
+    if run.after and run.after not in names[: names.index(run.name)]:
+      raise Mistake(
+        f'{path}: run {run.name} is to begin after {run.after!r}, which is not above it'
+      )
   return runs
 
 

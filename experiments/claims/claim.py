@@ -39,12 +39,15 @@ class Arm:
     config: what to give as --config, without a seed.
     changes: dotted fields that differ from it.
     costs_as: the arm whose training FLOPs this one takes, by its steps; '' = its own steps.
+    begins_as: the arm whose trained parameters it begins with, then in another order of the text;
+      '' = drawn.
   """
 
   name: str
   config: str
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   costs_as: str = ''
+  begins_as: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +142,9 @@ def runs(claim: Claim, size: str) -> dict[tuple[str, int], Run]:
   for seed in design.seeds:  # first all arms of one seed: pairs are complete early
     for arm in design.arms:
       steps = budgets.derived_steps(arm, design.arms)
-      changes = {**arm.changes, 'seed': seed} | ({'train.steps': steps} if arm.costs_as else {})
-      found[arm.name, seed] = Run(run_name(claim, size, arm, seed), arm.config, changes)
+      order = seed + bool(arm.begins_as)
+      changes = {**arm.changes, 'seed': order} | ({'train.steps': steps} if arm.costs_as else {})
+      before = next((one for one in design.arms if one.name == arm.begins_as), None)
+      after = run_name(claim, size, before, seed) if before else ''
+      found[arm.name, seed] = Run(run_name(claim, size, arm, seed), arm.config, changes, after)
   return found

@@ -1,7 +1,8 @@
 """What a sweep is about to do, checked before it does any of it.
 
 WORKDIR/sweep.json says what the directory holds: 'config', the sweep as it was asked for, and
-'runs', for each its 'flags' (what differs between the commands) and its 'steps'.
+'runs', for each its 'flags' (what differs between the commands), its 'steps' and, where it begins
+with the parameters of another run, the name of that ('after').
 """
 
 import pathlib
@@ -18,10 +19,12 @@ LISTING = 'sweep.json'
 
 def listing(spec: str, runs: list[Run], overrides: dict[str, Any]) -> dict:
   """Returns the contents of sweep.json."""
-  entries = {}
+  entries: dict[str, dict[str, Any]] = {}
   for run in runs:
     steps = sweep_files.config_of(run, overrides).train.steps
     entries[run.name] = {'flags': sweep_files.flags(run, overrides), 'steps': steps}
+    if run.after:
+      entries[run.name]['after'] = run.after
   return {'config': spec, 'runs': entries}
 
 

@@ -1,5 +1,6 @@
 """What a sweep may list, and what its command line refuses in one line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def sweep(folder, runs, name='sweep.py'):
     ('None', ['list of configs.base.Run']),
     ("[('a', 'b')]", ['list of configs.base.Run']),
     ("[Run('a', 'x.py'), Run('b', 'x.py'), Run('a', 'y.py')]", ["2 runs of the name 'a'"]),
+    ("[Run('a', 'x.py', {}, 'b'), Run('b', 'x.py')]", ["run a is to begin after 'b'"]),
     ("[Run('../a', 'x.py')]", ['no name of a folder']),
     ("[Run('slurm', 'x.py')]", ['no name of a folder']),
     ('undefined', ['sweep.py:5', 'NameError']),
@@ -148,3 +150,34 @@ def test_the_command_line_refuses_in_one_line(tmp_path, words, said):
   assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
   assert said in result.stderr
   assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_another_when_that_has_finished(tmp_path):
+  steps = {'train.steps': 2, 'train.eval_every': 2, 'train.checkpoint_every': 2}
+  file = sweep(
+    tmp_path,
+    f"""[
+      Run('first', {TINY!r} + ':transformer', {steps}),
+      Run('second', {TINY!r}, {steps | {'model.depth_min': 0}}, after='first'),
+    ]""",
+  )
+
+  def start(*words):
+    return subprocess.run(
+      [sys.executable, '-m', 'experiments.sweep', f'--config={file}', '--workdir=runs', *words],
+      cwd=tmp_path,
+      env={**os.environ, 'PYTHONPATH': str(ROOT), 'CRT_JAX_CACHE': str(tmp_path / 'cache')},
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+
+  result = start('--only=second')
+  assert result.returncode == 1, result
+  assert 'second begins with first; when that has finished, the same command' in result.stdout
+  result = start()
+  assert result.returncode == 0, result
+  assert start('--only=second').returncode == 0
+  config = json.loads((tmp_path / 'runs' / 'second' / 'config.json').read_text())
+  assert config['train']['init_from'] == str(tmp_path / 'runs' / 'first')

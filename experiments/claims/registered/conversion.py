@@ -1,6 +1,41 @@
-"""A CRT from a trained transformer (crt.md, 10.9). No runs: no arm starts from another yet."""
+"""A CRT from a trained transformer (crt.md, 10.9).
 
-from experiments.claims.claim import Claim, Published, better_everywhere
+A transformer of two layers is trained, then trained on in two ways: as it is, and with a correction
+that begins at zero. The first gets as many steps, and as many training FLOPs, as the second; a CRT
+that was one from the start gets the steps of both parts. All that goes on does so with a new
+optimiser and in the same new order of the text.
+"""
+
+from experiments.claims.claim import Arm, Claim, Comparison, Design, Published, better_everywhere
+from experiments.claims.registered.layers_or_recurrence import SCORED, TEXTS
+
+TRANSFORMER = 'configs/crt_small.py:N=2,C=160,heads=20'
+CRT = 'configs/crt_small.py:D=2,C=160,heads=20'
+
+
+def cpu() -> Design:
+  arms, comparisons = [], []
+  for text, (own, _) in TEXTS.items():
+    changes = SCORED | own
+    steps = own['train.steps']
+    begun, converted = Arm(f'{text}-begun', TRANSFORMER, changes), f'{text}-converted'
+    arms += [
+      begun,
+      Arm(converted, CRT, changes, begins_as=begun.name),
+      Arm(f'{text}-plain', TRANSFORMER, changes, begins_as=begun.name),
+      Arm(f'{text}-plain-training', TRANSFORMER, changes, converted, begun.name),
+      Arm(f'{text}-scratch', CRT, changes | {'train.steps': 2 * steps}),
+    ]
+    for against, title, decides in (
+      ('plain', 'trained on as it is, as many steps', True),
+      ('plain-training', 'trained on as it is, training FLOPs', True),
+      ('scratch', 'a CRT from the start, steps of both parts', False),
+      ('begun', 'the transformer that it was', False),
+    ):
+      name = f'{text}, converted - {title}'
+      comparisons.append(Comparison(name, converted, f'{text}-{against}', decisive=decides))
+  return Design(tuple(arms), tuple(comparisons))
+
 
 CLAIM = Claim(
   name='conversion',
@@ -17,4 +52,5 @@ CLAIM = Claim(
     'a new optimiser at a constant rate',
   ),
   rule=better_everywhere,
+  designs={'cpu': cpu},
 )

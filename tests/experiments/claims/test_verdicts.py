@@ -180,9 +180,23 @@ def test_the_headline_compares_equal_heads_at_equal_cost():
   assert body['sotu-stateless2'].parameters == body['sotu-crt2'].parameters
 
 
+def test_a_converted_run_begins_with_one_of_its_seed_and_another_order_of_the_text():
+  claim = CLAIMS['conversion']
+  found = runs(claim, 'cpu')
+  for (arm, seed), run in found.items():
+    text, _, kind = arm.partition('-')
+    begins = kind not in ('begun', 'scratch')
+    assert run.after == (found[f'{text}-begun', seed].name if begins else '')
+    assert run.changes['seed'] == seed + begins
+  steps = {arm.name: budgets.of(arm, claim.design('cpu').arms) for arm in claim.design('cpu').arms}
+  plain, converted = steps['novel-plain-training'], steps['novel-converted']
+  assert plain.steps > converted.steps
+  assert plain.training_flops == pytest.approx(converted.training_flops, rel=0.01)
+
+
 def test_mistakes_on_the_command_line(monkeypatch):
   monkeypatch.setattr(program, '_SIZE', type('', (), {'value': 'cpu'}))
-  for names, line in ((['toys'], 'is no claim; there are'), (['conversion'], 'has no runs at')):
+  for names, line in ((['toys'], 'is no claim; there are'), (['decode_speed'], 'has no runs at')):
     monkeypatch.setattr(program, '_RUN', type('', (), {'value': names}))
     with pytest.raises(Mistake, match=line):
       program.choose(CLAIMS)
