@@ -122,10 +122,10 @@ def say_waiting(runs: dict[str, dict], names: list[str]) -> None:
 
 def launch(name: str, run: dict, workdir: pathlib.Path, processes: int) -> attempts.Launch:
   """Returns how a run is started: as a person would, in its own directory."""
-  folder = (workdir / name).resolve()
+  folder = plan.folder_of(name, workdir)
   more = ['--distributed=on' if processes > 1 else '--distributed=off']
   if 'after' in run:
-    more.append(f'--config.train.init_from={folder.parent / run["after"]}')
+    more.append(f'--config.train.init_from={plan.folder_of(run["after"], workdir)}')
   command = sweep_files.command(run['flags'], str(folder), *more)
   return attempts.Launch.of(name, folder, command, _RETRIES.value, processes)
 

@@ -78,6 +78,11 @@ def refuse_stand_ins(spec: str, runs: list[Run], overrides: dict[str, Any]) -> N
     texts.refuse_stand_ins(config, spec, [*run.changes, *overrides])
 
 
+def folder_of(name: str, workdir: pathlib.Path) -> pathlib.Path:
+  """Returns the work directory of a run."""
+  return (workdir / name).resolve()
+
+
 def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> None:
   """Builds every run's model and checks its config, text and directory, as the run itself will.
 
@@ -91,10 +96,12 @@ def check(runs: list[Run], overrides: dict[str, Any], workdir: pathlib.Path) -> 
   seen = []  # config.data, of which a sweep has few
   for run in runs:
     config = sweep_files.config_of(run, overrides)
+    if run.after:
+      config.train.init_from = str(folder_of(run.after, workdir))
     try:
       config, model = startup.check_config(config)
       evaluation.forms(evaluation.scoring_model(model, config), config)
-      run_directory.check_workdir(workdir / run.name, config, fork=False)
+      run_directory.check_workdir(folder_of(run.name, workdir), config, fork=False)
       if config.data not in seen:
         data.check_present(config.data)
         seen.append(config.data)

@@ -179,5 +179,5 @@ def test_a_run_begins_with_another_when_that_has_finished(tmp_path):
   result = start()
   assert result.returncode == 0, result
   assert start('--only=second').returncode == 0
-  config = json.loads((tmp_path / 'runs' / 'second' / 'config.json').read_text())
-  assert config['train']['init_from'] == str(tmp_path / 'runs' / 'first')
+  begun = json.loads((tmp_path / 'runs' / 'second' / 'begins_with.json').read_text())
+  assert begun == {'workdir': str(tmp_path / 'runs' / 'first'), 'step': 2}
