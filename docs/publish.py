@@ -11,12 +11,12 @@ between <!-- NAME --> and <!-- /NAME --> is replaced.
 import importlib
 import json
 import pathlib
-import re
 from types import ModuleType
 
 from absl import flags
 
 from crt_jax import cli
+from experiments import pages
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'
@@ -69,21 +69,8 @@ def kept(name: str) -> pathlib.Path:
 def show(name: str, texts: dict[str, str]) -> None:
   """Writes the texts between the marks of their pages."""
   for page, text in texts.items():
-    (ROOT / page).write_text(filled(ROOT / page, text, name), 'utf-8')
+    (ROOT / page).write_text(pages.filled(ROOT / page, text, name), 'utf-8')
     print(f'{page} shows {name}')
-
-
-def filled(page: pathlib.Path, text: str, mark: str) -> str:
-  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
-
-  Raises:
-    Mistake: the marks are not there exactly once.
-  """
-  marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
-  whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text('utf-8'))
-  if count != 1:
-    raise cli.Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
-  return whole
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -65,3 +66,16 @@ def spread(values: Sequence[float] | np.ndarray, form: str) -> str:
   """'0.12 (0.1 to 0.15)', mean, lowest and highest, or one number where all are alike."""
   low, mean, high = (f'{x:{form}}' for x in (min(values), sum(values) / len(values), max(values)))
   return mean if low == high else f'{mean} ({low} to {high})'
+
+
+def filled(page: pathlib.Path, text: str, mark: str) -> str:
+  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
+
+  Raises:
+    Mistake: the marks are not there exactly once.
+  """
+  marked = re.compile(rf'(<!-- {mark} -->\n).*?(<!-- /{mark} -->)', re.DOTALL)
+  whole, count = marked.subn(lambda match: f'{match[1]}{text}\n{match[2]}', page.read_text('utf-8'))
+  if count != 1:
+    raise Mistake(f'{page}: found {count} pairs of <!-- {mark} --> marks, wanted one')
+  return whole

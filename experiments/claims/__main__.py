@@ -10,7 +10,7 @@
 --run starts the runs through experiments.sweep, whose flags it takes too (--executor=slurm,
 --parallel, --retries, ...): the same command goes on where it was stopped. When local runs have
 ended, and with --collect, finished ones are added to docs/results/claims/. --report writes
-docs/claims.md and its figure from these records alone, the same each time.
+docs/claims.md, its figure and the table in README from these records alone, the same each time.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ import pathlib
 from absl import flags
 
 from crt_jax import cli
-from experiments import sweep
+from experiments import pages, sweep
 from experiments.claims import claim as claims
 from experiments.claims.claim import Claim
 
@@ -28,13 +28,15 @@ _SIZE = flags.DEFINE_enum('size', 'cpu', claims.SIZES, 'Of the runs.')
 _COLLECT = flags.DEFINE_bool(
   'collect', False, 'Keep the records of what has finished in --workdir.'
 )
-_REPORT = flags.DEFINE_bool('report', False, 'Write docs/claims.md and its figure.')
+_REPORT = flags.DEFINE_bool(
+  'report', False, 'Write docs/claims.md, its figure and the table in README.'
+)
 SWEEP = 'experiments/claims/sweep_file.py'
 flags.FLAGS.set_default('workdir', 'runs/claims')  # of all sizes
 
 
 def main(argv: list[str]) -> int:
-  from experiments.claims import page, records
+  from experiments.claims import page, readme, records
   from experiments.claims.registered import CLAIMS
 
   asked = [_LIST.value, bool(_RUN.value), _COLLECT.value, _REPORT.value]
@@ -45,6 +47,8 @@ def main(argv: list[str]) -> int:
     return cli.DONE
   if _REPORT.value:
     page.write(CLAIMS)
+    path = records.ROOT / 'README.md'
+    path.write_text(pages.filled(path, readme.text(CLAIMS), 'claims'), 'utf-8')
     return cli.DONE
   code = cli.DONE
   if _RUN.value:

@@ -6,6 +6,7 @@ import pytest
 
 from crt_jax.cli.user_errors import Mistake
 from docs import publish
+from experiments import pages
 
 
 @pytest.mark.parametrize('name', (*publish.STUDIES, *publish.COMPILED))
@@ -14,7 +15,7 @@ def test_the_page_shows_what_is_kept(name, tmp_path):
   record = json.loads(publish.kept(name).read_text('utf-8'))
   for page, text in publish.page_of(name).texts(record, name, tmp_path).items():
     page = publish.ROOT / page
-    assert publish.filled(page, text, name) == page.read_text('utf-8')
+    assert pages.filled(page, text, name) == page.read_text('utf-8')
   for figure in tmp_path.iterdir():
     assert (publish.FIGURES / figure.name).exists()
 
@@ -24,6 +25,6 @@ def test_what_cannot_be_published(tmp_path):
     publish.page_of('latency').read(tmp_path, 'latency')
   page = tmp_path / 'page.md'
   page.write_text('<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\n', 'utf-8')
-  assert publish.filled(page, 'new', 'a') == '<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\n'
+  assert pages.filled(page, 'new', 'a') == '<!-- a -->\nnew\n<!-- /a -->\n<!-- b -->\n'
   with pytest.raises(Mistake, match='found 0 pairs of <!-- b --> marks'):
-    publish.filled(page, 'new', 'b')
+    pages.filled(page, 'new', 'b')

@@ -1,11 +1,12 @@
 """From a sweep's directory to records to the page, the same bytes each time."""
 
 import json
+import math
 
 import pytest
 
-from experiments import sweep_files
-from experiments.claims import page, records, sweep_file
+from experiments import pages, sweep_files
+from experiments.claims import page, readme, records, sweep_file
 from experiments.claims.claim import runs
 from experiments.claims.registered import CLAIMS
 from tests.experiments.claims import toy
@@ -102,3 +103,29 @@ def test_a_sweep_lists_shared_runs_once():
 def test_the_committed_page_is_what_the_records_say(tmp_path):
   text, _ = written(CLAIMS, records.RESULTS, tmp_path)
   assert text == (page.DOCS / 'claims.md').read_bytes(), 'run python -m experiments.claims --report'
+
+
+def test_the_table_in_readme(tmp_path, monkeypatch):
+  path = records.ROOT / 'README.md'
+  assert pages.filled(path, readme.text(CLAIMS), 'claims') == path.read_text('utf-8')
+  claim = CLAIMS['layers_or_recurrence']
+  result = {'set': 'novel', 'form': 'sequential', 'is_inference_metric': True}
+  kept = {
+    run.name: {
+      'flags': sweep_files.flags(run, {}),
+      'results': [
+        result | {'cross_entropy': math.log(50 + (seed == 42) + 2 * (arm[6:9] == 'lay'))}
+      ],
+    }
+    for (arm, seed), run in runs(claim, 'cpu').items()
+    if arm != 'novel-stateless2' or seed != 42
+  }
+  (tmp_path / 'layers_or_recurrence-cpu.json').write_text(json.dumps(kept))
+  monkeypatch.setattr(records.read, '__defaults__', (tmp_path,))
+  lines = readme.text(CLAIMS).splitlines()
+  assert lines[2].startswith('| CRT, 2 layers | 1.') and '| 50.33 (50.00 to 51.00) |' in lines[2]
+  assert [line.split('|')[1].strip() for line in lines[3:5]] == [
+    'transformer, 4 layers',
+    'the same, as many training FLOPs as the CRT',
+  ]
+  assert '| 52.33 (52.00 to 53.00) |' in lines[3] and lines[5] == '', 'a seed is missing'
