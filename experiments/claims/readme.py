@@ -39,7 +39,7 @@ TEXT = """\
 Perplexity of the exact recurrence on held-out text of the novel, mean and, in brackets, lowest \
 and highest of {seeds} seeds; FLOPs per token without the output layer; minutes about, on two \
 cores. `python -m experiments.claims --run=layers_or_recurrence,cart_or_dense` repeats it, with \
-other texts, budgets and controls; intervals and verdicts are in [docs/claims.md](docs/claims.md)."""
+other texts, budgets and controls; intervals and verdicts: [docs/claims.md](docs/claims.md)."""
 
 
 def text(claims: Mapping[str, Claim]) -> str:
