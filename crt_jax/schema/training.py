@@ -78,6 +78,9 @@ class TrainConfig(Section):
   init_from: str = field(
     '', 'work directory of a trained model to begin with (a transformer for a CRT)'
   )
+  keep_layers: tuple[int, ...] = field(
+    (), 'layers of init_from to begin with, from 0 and rising, as (0,1,5); () = all', least=0
+  )
   accumulation: int = field(
     1, 'slices of the batch per update; divides data.batch_size', least=1, most=2**20
   )
@@ -100,6 +103,11 @@ class TrainConfig(Section):
   )
 
   def check(self) -> None:
+    kept = self.keep_layers
+    require(
+      list(kept) == sorted(set(kept)) and (self.init_from != '' or not kept),
+      f'train.keep_layers={kept} must be rising numbers of layers of train.init_from',
+    )
     first, last = self.profiled
     require(
       not self.profile or 1 <= first <= last <= self.steps,

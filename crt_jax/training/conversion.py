@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,26 @@ from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.provenance import origin
 from crt_jax.runs.train_state import TrainState
 from crt_jax.schema.fields import require
+from crt_jax.types import Params
+
+
+def fields_of_some(fields: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
+  """Returns `config.model` with `layers` alone, () = all; ValueError where it has them not."""
+  fields = dict(fields)
+  if layers:
+    count = fields.get('layers', 0)
+    require(
+      count > max(layers), f'keep_layers names layer {max(layers)}; the model has {count}, from 0'
+    )
+    fields['layers'] = len(layers)
+  return fields
+
+
+def params_of_some(params: Params, layers: Sequence[int]) -> Params:
+  """Returns the parameters with `layers` alone, () = all."""
+  if not layers:
+    return params
+  return params | dict(layers=jax.tree.map(lambda a: a[np.array(layers)], params['layers']))
 
 
 def converted(
@@ -40,15 +61,8 @@ def converted(
   Raises:
     ValueError: a layer that it does not have, or a model that cannot become a CRT.
   """
-  fields, params = dict(trained.config.model), trained.params
-  if layers:
-    count = getattr(trained.model.config, 'layers', 0)
-    require(
-      count > max(layers),
-      f'--keep_layers names layer {max(layers)}; the model has {count}, from 0',
-    )
-    fields['layers'] = len(layers)
-    params = params | dict(layers=jax.tree.map(lambda a: a[np.array(layers)], params['layers']))
+  fields = fields_of_some(trained.config.model, layers)
+  params = params_of_some(trained.params, layers)
   fields['dtype'] = dtype or fields['dtype']
   model = build(fields, jax.devices()[0])
   params = jax.tree.map(lambda a: jnp.asarray(a, model.config.param_dtype), params)

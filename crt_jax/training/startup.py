@@ -4,7 +4,7 @@ or at the last checkpoint."""
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from crt_jax.runs import checkpoint, train_state, workdir
 from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
 from crt_jax.training import optimizer, sharding_table, step
+from crt_jax.training.conversion import fields_of_some, params_of_some
 from crt_jax.training.report import Clock
 from crt_jax.training.terminal import Stages, show_any_text
 from crt_jax.types import Params
@@ -178,7 +179,8 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   beginning = first_parameters(config, path, plan.changed)
   source = None
   if beginning:
-    source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer)
+    kept = config.train.keep_layers
+    source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer, kept)
   directory = workdir.open_workdir(path, config)
   agreement.agree('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
@@ -268,9 +270,12 @@ def saved_beginning(path: str) -> dict | None:
 
 
 def trained_source(
-  beginning: dict, model: Model, mesh: Mesh, tokenizer: Tokenizer
+  beginning: dict, model: Model, mesh: Mesh, tokenizer: Tokenizer, kept: Sequence[int] = ()
 ) -> tuple[Model, Params]:
   """Returns a trained model and its parameters, where `model` can begin with them.
+
+  Args:
+    kept: the layers of it that are taken; () = all.
 
   Raises:
     ValueError: they cannot be read, or that model or its tokenizer does not fit this one.
@@ -279,7 +284,7 @@ def trained_source(
 
   def place(trained: ConfigDict):
     try:
-      warm_start.check(model, crt_jax.build(trained.model))
+      warm_start.check(model, crt_jax.build(fields_of_some(trained.model, kept)))
     except ValueError as error:
       raise ValueError(f'train.init_from={folder}: {error}') from None
     return mesh
@@ -293,7 +298,8 @@ def trained_source(
     )
   if jax.process_index() == 0:
     print(f'begins with   step {step} of {folder} ({trained.model.name})')
-  return crt_jax.build(trained.model), params
+  some = crt_jax.build(fields_of_some(trained.model, kept))
+  return some, params_of_some(params, kept)
 
 
 def devices() -> dict:

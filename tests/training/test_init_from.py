@@ -2,9 +2,12 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
+import crt_jax
+from crt_jax import sharding
 from crt_jax.cluster import preemption
 from crt_jax.data import tokenizers
 from crt_jax.runs import checkpoint
@@ -42,6 +45,30 @@ def test_a_crt_begins_as_a_trained_transformer(tmp_path, monkeypatch, capsys):
   assert [row['step'] for row in rows] == [1, 2]
   np.testing.assert_allclose(rows[0]['loss'], rows_of(same)[0]['loss'], rtol=1e-6)
   assert rows[1]['loss'] != pytest.approx(rows_of(same)[1]['loss'], rel=1e-4)
+
+
+def test_some_layers_of_a_trained_transformer(tmp_path):
+  """The first loss is that of the transformer with those layers, for a CRT too."""
+  source, short = tmp_path / 'source', {'train.steps': 2, 'train.log_every': 1} | PLAIN
+  del short['model.depth_min']
+  train(tiny_config('transformer', **short | {'model.layers': 3}), source)
+  kept = short | {'train.init_from': str(source), 'train.keep_layers': (0, 2)}
+  kept |= {'model.layers': 2}
+  train(tiny_config('transformer', **kept), tmp_path / 'same')
+  train(tiny_config(**kept | PLAIN), tmp_path / 'crt')
+  config, params, tokenizer, step = checkpoint.load_params(source)
+  beginning, mesh = {'workdir': str(source), 'step': step}, sharding.make_mesh(config.mesh)
+  model = crt_jax.build(tiny_config('transformer', **kept).model)
+  _, some = startup.trained_source(beginning, model, mesh, tokenizer, (0, 2))
+  for path, x in jax.tree_util.tree_leaves_with_path(some['layers']):
+    whole = dict(jax.tree_util.tree_leaves_with_path(params['layers']))[path]
+    np.testing.assert_array_equal(x, np.asarray(whole)[[0, 2]])
+  losses = [rows_of(tmp_path / name)[0]['loss'] for name in ('same', 'crt')]
+  np.testing.assert_allclose(*losses, rtol=1e-6)
+  with pytest.raises(ValueError, match='keep_layers names layer 3; the model has 3, from 0'):
+    train(tiny_config('transformer', **kept | {'train.keep_layers': (0, 3)}), tmp_path / 'new')
+  with pytest.raises(ValueError, match=r'train.keep_layers=\(2, 0\) must be rising'):
+    train(tiny_config('transformer', **kept | {'train.keep_layers': (2, 0)}), tmp_path / 'new')
 
 
 def test_a_trained_model_that_does_not_fit_is_refused(tmp_path, monkeypatch):
