@@ -13,6 +13,7 @@ from experiments.claims.registered import (
   parallel_passes,
   pointer_chasing,
   recurrence_or_capacity,
+  retrofit,
   width_growth,
 )
 
@@ -31,5 +32,6 @@ CLAIMS: dict[str, Claim] = {
     cart_ablations,
     decode_speed,
     both_recurrences,
+    retrofit,
   )
 }
