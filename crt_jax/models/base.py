@@ -343,8 +343,11 @@ class Model(abc.ABC, Generic[Fields]):
     return []
 
   def check_telemetry(self) -> None:
-    """Raises ValueError where `loss` takes no probe_R."""
-    return
+    """Raises ValueError where `loss` has no statistics of a recurrence to give."""
+    require(
+      self.passes,
+      f'model.name={self.config.name!r} has no recurrence to measure; set train.telemetry_every=0',
+    )
 
   def loss(
     self,
@@ -366,6 +369,8 @@ class Model(abc.ABC, Generic[Fields]):
       counted), each auxiliary term and each statistic by name.
     """
     check_tokens(batch['targets'], self.config.vocab_size, lowest=-math.inf)
+    if probe_R is not None:
+      self.check_telemetry()
     hidden = self.training_hidden(params, batch['tokens'], depth, key, probe_R=probe_R)
     head = functools.partial(self.head, params)
     config, targets_BxT = self.config, batch['targets']

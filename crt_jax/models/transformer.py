@@ -100,6 +100,8 @@ class Transformer(Model[TransformerConfig]):
     probe_R: Array | None = None,
   ) -> Hidden:
     self.resolve_depth(depth)
+    if telemetry or probe_R is not None:
+      self.check_telemetry()
     x_BxTxC = embed(self._modules(), params, tokens_BxT)
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
 

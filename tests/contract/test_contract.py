@@ -328,6 +328,8 @@ def test_each_pass_is_what_apply_gives_at_its_depth(name):
   if model.passes is None:
     with pytest.raises(ValueError, match="'transformer' has no recurrent passes; use apply"):
       model.each_pass(params, tokens)
+    with pytest.raises(ValueError, match='has no recurrence to measure'):
+      model.hidden(params, tokens, telemetry=True)
     return
   outputs = model.each_pass(params, tokens)
   assert len(outputs) == model.resolve_depth(None) > 1
