@@ -32,6 +32,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+needs_float16 = pytest.mark.skipif(
+  MAX_ISA == 'SSE4_2', reason='XLA compiles no float16 for processors without F16C'
+)
+
 jax.config.update('jax_num_cpu_devices', 8)  # before the first use of a device
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -10,6 +10,7 @@ import pytest
 from crt_jax.runs import checkpoint as checkpoint_lib
 from crt_jax.runs import checksums
 from crt_jax.runs import train_state as state_lib
+from tests.conftest import needs_float16
 from tests.runs.test_checkpoint import (
   abstract_and_state,
   assert_same,
@@ -54,7 +55,10 @@ def test_elements_far_apart_whose_low_bits_are_zero():
   assert checksum(swapped(x, 0, 1 << 16)) != checksum(x)
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32', 'int32', 'int8', 'uint16'])
+@pytest.mark.parametrize(
+  'dtype',
+  ['bfloat16', pytest.param('float16', marks=needs_float16), 'float32', 'int32', 'int8', 'uint16'],
+)
 def test_of_every_type_each_bit_counts(dtype):
   x = jnp.arange(40, dtype=dtype).reshape(5, 8)
   sums = {checksum(x), checksum(x[::-1])}

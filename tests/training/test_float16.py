@@ -13,6 +13,9 @@ import crt_jax
 from crt_jax import sharding
 from crt_jax.runs.train_state import TrainState
 from crt_jax.training.step import SCALES, finite_gradients, train_step
+from tests.conftest import needs_float16
+
+pytestmark = needs_float16
 
 FIELDS = dict(name='crt', vocab_size=64, width=32, heads=2, layers=2, depth=2, rotary='integer')
 BATCH, LENGTH = 8, 16
