@@ -102,7 +102,7 @@ def test_every_axis_is_varied_alone(config):
     (dict(batches=(0,)), 'batch=0 must be at least 1'),
     (dict(contexts=()), '--config.contexts is empty'),
     (dict(tokens=0), '--config.tokens=0 must be at least 1'),
-    (dict(peers=('keras',)), "--config.peers names 'keras'; known: torch, transformers"),
+    (dict(peers=('keras',)), "--config.peers names 'keras'; known: torch, torch_compiled"),
     (dict(prefill='fast'), "prefill='fast' must be one of"),
     (dict(temperature=-1.0), 'temperature=-1.0 must be'),
     (dict(models=dict(mine=dict(name='crt'))), 'model.vocab_size is missing'),
@@ -116,9 +116,9 @@ def test_refused_before_anything_is_compiled(config, changes, message):
 
 
 def test_a_peer_that_is_not_installed(monkeypatch):
-  monkeypatch.setitem(rows.PEERS, 'torch', 'no_such_package.peer')
+  monkeypatch.setitem(rows.PEERS, 'torch', 'no_such_package:timer')
   with pytest.raises(Mistake, match="'torch' needs no_such_package: .* -m pip install -e"):
-    rows.peer_module('torch')
+    rows.peer_timer('torch')
 
 
 def test_models_of_other_configs_are_rows(config):
@@ -139,7 +139,7 @@ def test_models_of_other_configs_are_rows(config):
 def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatch):
   flags.FLAGS.mark_as_parsed()
   found = machine.Machine(bandwidth=1e10, launch=1e-6, dispatch=1e-5, round_trip=1e-5)
-  monkeypatch.setattr(machine, 'measure', lambda megabytes: found)
+  monkeypatch.setattr(machine, 'measure', lambda megabytes, dtype: found)
   monkeypatch.setattr(entry_point, '_CONFIG', type('Flag', (), dict(value=config)))
   with config.unlocked():
     config.batches, config.contexts, config.dispatches = (1,), (1,), (4,)
