@@ -30,6 +30,7 @@ from typing import Any
 
 from absl import flags
 
+from configs import latency_smoke
 from crt_jax import cli, json_text
 from crt_jax.runs.provenance import commit, now
 
@@ -37,7 +38,6 @@ PAIR = '--config.only=crt_d1_c2048,transformer_n6'
 FOUR = f'{PAIR},crt_d5_c1120,transformer_n12'
 LATENCY = ('--config=configs/latency.py', '--config.peers=()', '--workdir={output}/latency')
 TOYS = (
-  '--config=configs/latency_smoke.py',
   '--config.batches=(1,)',
   '--config.contexts=(1,)',
   '--config.dispatches=(4,)',
@@ -47,7 +47,7 @@ ONE_BATCH, ONE_CONTEXT = '--config.batches=(1,)', '--config.contexts=(1,)'
 ONE_DTYPE, ONE_DISPATCH = "--config.dtypes=('bfloat16',)", '--config.dispatches=(64,)'
 TRAIN_TOY = ('--smoke', '--steps=1', '--groups=1')
 QUICK_TESTS = '(118- or not materialised) and not a_run_on and not toy_size'
-PEERS = "--config.peers=('torch','torch_compiled','transformers_static')"
+PEERS = f'--config.peers={latency_smoke.PEERS}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ STEPS = (
   ),
   _latency(
     'latency', 75, 130, FOUR, ONE_BATCH, ONE_CONTEXT, ONE_DTYPE, ONE_DISPATCH,
-    smoke=(*TOYS, '--workdir={output}/latency'),
+    smoke=('--config=configs/latency_smoke.py', '--workdir={output}/latency', *TOYS),
   ),
   _training('cart_d1024', *TRAIN_TOY),
   _training('crt_d5_c1120', *TRAIN_TOY),
@@ -131,7 +131,7 @@ STEPS = (
       *LATENCY[:1], '--workdir={scratch}', PEERS, PAIR,
       ONE_BATCH, ONE_CONTEXT, ONE_DTYPE, ONE_DISPATCH,
     ),
-    (*TOYS, '--workdir={scratch}', PEERS, '--config.only=plain'),
+    ('--config=configs/latency_smoke.py:peers', '--workdir={scratch}', *TOYS),
     needs='torch',
   ),  # fmt: skip
   _latency('latency by tokens a call', 60, 150, PAIR, ONE_BATCH, ONE_CONTEXT, ONE_DTYPE),
@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
     limit = left if _SMOKE.value else min(left, step.limit)
     print(f'{_clock(time.monotonic() - begun)}  {step.name} ...', flush=True)
     about = dict(step=step.name, **same, at=now(), load=os.getloadavg()[0])
-    row = about | run(step, limit, output, environment)
+    row: dict[str, Any] = about | run(step, limit, output, environment)
     with open(output / RESULTS, 'a', encoding='utf-8') as file:
       file.write(json_text.dumps(row) + '\n')
     last = '' if row['outcome'] == DONE else f': {(row["said"] or ["it said nothing"])[-1]}'
