@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import latency
 from crt_jax.cli.config_files import parse_arguments
 
+ARGUMENTS = ('', 'peers')
 PEERS = ('torch', 'torch_compiled', 'transformers_static')
 
 

@@ -113,25 +113,22 @@ def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
   others use is faster at some minutes than at others."""
   import crt_jax
   from crt_jax.decoding.sampling import Sampling
-  from crt_jax.recurrence.state import SEEN
   from experiments.latency import decoder as timing
   from experiments.latency import floors
   from experiments.latency.machine import quantiles, read_bandwidth
 
   point = entry.point
   model, params = timing.random_params(crt_jax.build(entry.fields), point.dtype)
-  # The same for every way of dispatch, so that reading the prompt is compiled once for all.
-  longest_call = max(config.dispatches)
-  capacity = round_up(point.context + config.warmup + config.tokens + 2 * longest_call, SEEN)
+  cache_slots = capacity(config, point.context)
   sampling = Sampling(config.temperature, config.top_k)
-  decoder = timing.Decoder(model, params, point, capacity, sampling)
+  decoder = timing.Decoder(model, params, point, cache_slots, sampling)
   timers = {'crt_jax': functools.partial(_round, decoder, config)}
   about = {}
   for peer in config.peers:
     arguments = (entry.fields, point.batch, point.context, point.dtype)
     try:
       make = functools.partial(
-        peer_timer(peer), *arguments, capacity, threads=len(os.sched_getaffinity(0))
+        peer_timer(peer), *arguments, cache_slots, threads=len(os.sched_getaffinity(0))
       )
       _, about[peer] = make()
     except ValueError:
@@ -170,6 +167,13 @@ def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
     machine=dataclasses.asdict(machine),
     load=os.getloadavg()[0],
   )
+
+
+def capacity(config: ConfigDict, context: int) -> int:
+  """Slots of the caches: the same for every way of dispatch, so that one program reads prompts."""
+  from crt_jax.recurrence.state import SEEN
+
+  return round_up(context + config.warmup + config.tokens + 2 * max(1, *config.dispatches), SEEN)
 
 
 def _round(decoder: 'Decoder', config: ConfigDict) -> list[float]:

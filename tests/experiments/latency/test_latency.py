@@ -85,8 +85,29 @@ def test_the_machine():
   found = machine.measure(megabytes=1, repeats=2)
   assert found.bandwidth > 1e8
   assert 0 < found.launch < 1e-2 and 0 < found.dispatch < 1e-1 and 0 < found.round_trip < 1e-1
+  make, read = machine._reader(1, 'float32')
+  machine.read_bandwidth(1, 'float32', repeats=1)
+  assert make._cache_size() == read._cache_size() == 1, 'compiled once in a process'
+  assert jnp.isfinite(read(make())).all() and len(set(make()[0].tolist())) > 100
   assert machine.quantiles([2.0]) == (2.0, 2.0)
   assert machine.quantiles([float(i) for i in range(101)]) == (50.0, 95.0)
+
+
+def test_one_size_of_caches_holds_every_way_of_dispatch(config):
+  with config.unlocked():
+    config.tokens, config.warmup, config.dispatches = 250, 10, (64, 1, 0)
+  found = rows.capacity(config, context=100)
+  for dispatch in config.dispatches:
+    call = timing.Point(dispatch=dispatch).call_tokens
+    assert found >= 100 + sum(-(-part // call) * call for part in (250, 10))
+
+
+def test_rows_of_another_device_or_commit_are_measured_again(tmp_path):
+  lines = [dict(identity=f'{d}{c}', device=d, commit=c) for d in 'ab' for c in 'xy']
+  lines.append(dict(identity='older', device='a'))
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('\n'.join(map(json.dumps, lines)))
+  assert list(entry_point._finished(path, dict(device='a', commit='y'))) == ['ay']
 
 
 def test_every_axis_is_varied_alone(config):
