@@ -1,6 +1,6 @@
 """Makes the most of a few minutes on a GPU or TPU: what is worth most is measured first.
 
-  python -m benchmarks.accelerator --dry_run                       the plan, with times
+  python -m benchmarks.accelerator --dry-run                       the plan, with times
   python -m benchmarks.accelerator --minutes=9 --output=runs/gpu
   python -m benchmarks.accelerator --smoke --output=runs/smoke     all of it as toys, on a CPU
 
@@ -21,6 +21,7 @@ import datetime
 import importlib.util
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -145,10 +146,10 @@ STEPS = (
 _MINUTES = flags.DEFINE_float('minutes', 9.0, 'Of everything together.', lower_bound=0.1)
 _OUTPUT = flags.DEFINE_string('output', 'runs/accelerator', 'Folder of results; it is added to.')
 _COMMIT = flags.DEFINE_string('commit', '', 'What is measured, where there is no .git.')
-_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the plan and measure nothing.')
+_DRY_RUN = flags.DEFINE_bool('dry-run', False, 'Print the plan and measure nothing.')
 _SMOKE = flags.DEFINE_bool('smoke', False, 'Toys on a CPU, without limits of single steps.')
 
-RESULTS, LOG = 'results.jsonl', 'log.txt'
+RESULTS, LOG, TUNED = 'results.jsonl', 'log.txt', 'autotuned.txtpb'
 LINES = 60  # of its output that a row keeps
 DONE = 'done'
 PLATFORMS = dict(gpu='cuda,cpu', tpu='tpu,cpu')  # value of JAX_PLATFORMS, by backend
@@ -166,6 +167,7 @@ def main(argv: list[str]) -> None:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the step too
   output.mkdir(parents=True, exist_ok=True)
   environment = os.environ | dict(PYTHONUNBUFFERED='1')
+  is_tuning_kept = True
   if _SMOKE.value:
     environment['JAX_PLATFORMS'] = 'cpu'
 
@@ -174,14 +176,18 @@ def main(argv: list[str]) -> None:
     limit = left if _SMOKE.value else min(left, step.limit)
     print(f'{_clock(time.monotonic() - begun)}  {step.name} ...', flush=True)
     about = dict(step=step.name, **same, at=now(), load=os.getloadavg()[0])
-    row: dict[str, Any] = about | run(step, limit, output, environment)
+    row: dict[str, Any] = about | run(step, limit, output, environment, is_tuning_kept)
     with open(output / RESULTS, 'a', encoding='utf-8') as file:
       file.write(json_text.dumps(row) + '\n')
     last = '' if row['outcome'] == DONE else f': {(row["said"] or ["it said nothing"])[-1]}'
     print(f'       {row["outcome"]} after {row["seconds"]:.0f} s{last}', flush=True)
     return row
 
-  device = measure(DEVICE)['found'].get('device.json', {})
+  first = measure(DEVICE)
+  if first['outcome'] != DONE:  # a version of XLA that does not know the flag ends every process
+    is_tuning_kept = False
+    first = measure(DEVICE)
+  device = first['found'].get('device.json', {})
   same['device'] = device.get('device', '')
   if device.get('platform') == 'cpu' and not _SMOKE.value:
     raise cli.Mistake(
@@ -224,14 +230,18 @@ def plan(steps: list[Step], seconds: float) -> str:
     begins = _clock(start) if start + step.takes <= seconds else 'later'
     command = step.command(_SMOKE.value, scratch='SCRATCH', output=_OUTPUT.value)
     lines.append(f'{begins:>6}{step.takes:7}{step.limit:7}  {step.name}')
-    lines.append(f'{"":22}python {" ".join(command[1:])}')
+    lines.append(f'{"":22}{shlex.join(["python", *command[1:]])}')
     start += step.takes
   lines.append(f'{_clock(start)} in all as expected; each step has its limit and what is left')
   return '\n'.join(lines)
 
 
 def run(
-  step: Step, limit: float, output: pathlib.Path, environment: dict[str, str]
+  step: Step,
+  limit: float,
+  output: pathlib.Path,
+  environment: dict[str, str],
+  is_tuning_kept: bool = True,
 ) -> dict[str, Any]:
   """Runs a step for `limit` seconds at most; what its row says beside its name."""
   start = time.monotonic()
@@ -239,13 +249,18 @@ def run(
     log.write(f'\n== {step.name}, {now()}\n'.encode())
     log.flush()
     begin = log.tell()
-    tuned = f'--xla_gpu_dump_autotune_results_to={scratch}/autotuned.txtpb'
+    if is_tuning_kept:
+      words = (
+        environment.get('XLA_FLAGS', ''),
+        f'--xla_gpu_dump_autotune_results_to={scratch}/{TUNED}',
+      )
+      environment = environment | dict(XLA_FLAGS=' '.join(words))
     command = step.command(_SMOKE.value, scratch=scratch, output=str(output))
     process = subprocess.Popen(
       command,
       stdout=log,
       stderr=subprocess.STDOUT,
-      env=environment | dict(XLA_FLAGS=f'{environment.get("XLA_FLAGS", "")} {tuned}'),
+      env=environment,
       process_group=0,  # so that its children end with it
     )
     try:
@@ -263,7 +278,7 @@ def run(
     outcome=DONE if code == 0 else ended,
     seconds=round(time.monotonic() - start, 1),
     limit=round(limit),
-    command=' '.join(command[1:]).replace(scratch, '{scratch}'),
+    command=shlex.join(['python', *command[1:]]).replace(scratch, '{scratch}'),
     said=said,
     found={name: content for name, content in found.items() if content is not None},
   )

@@ -28,11 +28,11 @@ def measured(tmp_path, monkeypatch):
   flags.FLAGS.mark_as_parsed()
   monkeypatch.setattr(accelerator.signal, 'signal', lambda *_: None)
   description, output = tmp_path / 'device.json', tmp_path / 'results'
-  device = step('device', str(description), '{scratch}/device.json', module='json.tool')
-  monkeypatch.setattr(accelerator, 'DEVICE', device)
+  described = step('device', str(description), '{scratch}/device.json', module='json.tool')
 
-  def run(*steps, device_name='a GPU', platform='gpu', commit='abc', **changes):
+  def run(*steps, device=described, device_name='a GPU', platform='gpu', commit='abc', **changes):
     description.write_text(json.dumps(dict(device=device_name, platform=platform)))
+    monkeypatch.setattr(accelerator, 'DEVICE', device)
     monkeypatch.setattr(accelerator, 'STEPS', (device, *steps))
     with flagsaver.flagsaver(output=str(output), commit=commit, **changes):
       accelerator.main([])
@@ -65,6 +65,15 @@ def test_what_is_done_is_left_out_and_what_failed_waits(measured):
   assert [name for name, _ in measured(DONE)[12:]] == ['device']
 
 
+def test_a_device_that_says_nothing_is_asked_again_without_flags_of_xla(measured):
+  device = step('device', '{scratch}/none.json', module='json.tool')
+  assert measured(DONE, device=device) == [
+    ('device', 'failed with exit code 2'),
+    ('device', 'failed with exit code 2'),
+    ('done', 'done'),
+  ]
+
+
 def test_what_cannot_be_done_is_not_begun(measured, capsys):
   long, absent = step('long', takes=700), step('absent', needs='no_such_module')
   assert measured(long, absent, DONE) == [('device', 'done'), ('done', 'done')]
@@ -85,7 +94,7 @@ def test_a_row_that_was_cut_off_is_measured_again(measured, tmp_path):
 def test_the_plan(capsys, monkeypatch, tmp_path):
   flags.FLAGS.mark_as_parsed()
   monkeypatch.setattr(accelerator.subprocess, 'Popen', None)  # nothing is run
-  with flagsaver.flagsaver(dry_run=True, commit='abc', output=str(tmp_path / 'none')):
+  with flagsaver.flagsaver(**{'dry-run': True}, commit='abc', output=str(tmp_path / 'none')):
     accelerator.main([])
   text = capsys.readouterr().out
   assert not (tmp_path / 'none').exists()
