@@ -6,7 +6,6 @@ linear layers, caches of fixed size, softmax and multinomial. And the same step 
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -191,13 +190,13 @@ def compiled_timer(
 ) -> tuple[Callable[[int], list[float]], dict]:
   """As `timer`, of one compiled program a token; compiled at the first of them."""
   # Turns share the last one, which takes longer to compile than to run.
-  decoder, device = _compiled(json.dumps(fields), batch, dtype, capacity, threads)
+  decoder, device = _compiled(tuple(fields.items()), batch, dtype, capacity, threads)
   return _run(decoder, context), dict(what=f'{_name(device)}, torch.compile', launches=0)
 
 
 @functools.lru_cache(maxsize=1)
-def _compiled(fields: str, *arguments: Any) -> tuple[Decoder, str]:
-  return _decoder(Compiled, json.loads(fields), *arguments)
+def _compiled(fields: tuple, *arguments: Any) -> tuple[Decoder, str]:
+  return _decoder(Compiled, dict(fields), *arguments)
 
 
 def _decoder(
