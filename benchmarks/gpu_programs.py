@@ -46,8 +46,12 @@ def device_of(target: str) -> jax.Device:
 
 def decoding_of(name: str, target: str) -> dict:
   """The row of a model of configs/latency.py: one call that draws TOKENS tokens."""
-  device = device_of(target)
-  compiled, thunks = compile_with_thunks(lower_decoding(models()[name], device))
+  return decoding_on(device_of(target), models()[name])
+
+
+def decoding_on(device: jax.Device, fields: dict) -> dict:
+  """The same on any device. On a CPU XLA lists no kernels, and those of the program are counted."""
+  compiled, thunks = compile_with_thunks(lower_decoding(fields, device))
   text = compiled.as_text() or ''
   program, found = Program(text), kernels(thunks)
   loop = program.token_loop()
@@ -109,7 +113,7 @@ def compile_with_thunks(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compile
     compiled = lowered.compile(compiler_options=dict(xla_dump_to=folder))
     # Later versions of XLA write the list before and after its last passes.
     files = sorted(glob.glob(f'{folder}/*thunk_sequence*.txt'), key=lambda name: 'after' in name)
-    return compiled, pathlib.Path(files[-1]).read_text('utf-8')
+    return compiled, pathlib.Path(files[-1]).read_text('utf-8') if files else ''
 
 
 def _placed(tree: Tree, device: jax.Device) -> Tree:
@@ -134,7 +138,7 @@ def _row(
 def _predicted(device: jax.Device, kernels: int, moved: int) -> dict:
   """Microseconds where kernels are recorded in a graph and where each is launched by itself."""
   bandwidth = datasheet_bandwidth(device.device_kind)
-  reading = 1e6 * moved / bandwidth
+  reading = 1e6 * moved / bandwidth if bandwidth else 0.0
   return dict(
     in_graph=round(kernels * IN_GRAPH_US + reading, 1),
     launched=round(kernels * LAUNCHED_US + reading, 1),

@@ -1,11 +1,14 @@
-"""The same CRTs and transformers decoding in plain PyTorch eager with a KV cache: a peer for speed.
+"""The same CRTs and transformers decoding in PyTorch with a KV cache: two peers for speed.
 
-One token at a time in a Python loop, as the CRT paper measured (crt.md, 10.10): separate linear
-layers, caches of fixed size, softmax and multinomial.
+Eager, one token at a time in a Python loop, as the CRT paper measured (crt.md, 10.10): separate
+linear layers, caches of fixed size, softmax and multinomial. And the same step compiled by
+`torch.compile`, with shapes that never change and, on a GPU, CUDA graphs.
 """
 
+import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +30,25 @@ class Layer(nn.Module):
     self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
   def forward(
-    self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Tensor, Tensor], position: int
+    self,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    cache: tuple[Tensor, Tensor],
+    position: int | Tensor,
+    mask: Tensor | None,
   ) -> Tensor:
     u = self.norm1(x)
     shape = (x.shape[0], self.heads, 1, x.shape[-1] // self.heads)
     q, k, v = (linear(u).view(shape) for linear in (self.query, self.key, self.value))
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
     keys, values = cache
-    keys[:, :, position : position + 1], values[:, :, position : position + 1] = k, v
-    mixed = functional.scaled_dot_product_attention(
-      q, keys[:, :, : position + 1], values[:, :, : position + 1]
-    )
+    if isinstance(position, int):
+      keys[:, :, position : position + 1], values[:, :, position : position + 1] = k, v
+      keys, values = keys[:, :, : position + 1], values[:, :, : position + 1]
+    else:
+      keys.index_copy_(2, position, k), values.index_copy_(2, position, v)
+    mixed = functional.scaled_dot_product_attention(q, keys, values, mask)
     x = x + self.out(mixed.reshape(x.shape))
     return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
@@ -70,18 +81,51 @@ class Decoder(nn.Module):
     self.token = torch.zeros((batch, 1), dtype=torch.long, device=device)
     self.position = 0
 
+  def hidden(
+    self, token: Tensor, summary: Tensor, position: int | Tensor, mask: Tensor | None = None
+  ) -> Tensor:
+    """The output of the last layer at a position, whose keys and values go into the caches."""
+    x = self.table(token)
+    if self.correction is not None:
+      x = x + self.correction(summary + x)
+    cos, sin = self.cos[position], self.sin[position]
+    for layer, cache in zip(self.block, self.caches, strict=True):
+      x = layer(x, cos, sin, cache, position, mask)
+    return x
+
+  def probabilities(self, x: Tensor) -> Tensor:
+    """Of the next token, [B, V]."""
+    return self.head(self.norm(x))[:, -1].float().softmax(-1)
+
   @torch.inference_mode()
   def step(self) -> None:
     """Consumes the last token and draws the next."""
-    x = self.table(self.token)
-    if self.correction is not None:
-      x = x + self.correction(self.summary + x)
-    cos, sin = self.cos[self.position], self.sin[self.position]
-    for layer, cache in zip(self.block, self.caches, strict=True):
-      x = layer(x, cos, sin, cache, self.position)
-    self.summary = x
-    logits = self.head(self.norm(x))[:, -1]
-    self.token = torch.multinomial(logits.float().softmax(-1), 1)
+    self.summary = self.hidden(self.token, self.summary, self.position)
+    self.token = torch.multinomial(self.probabilities(self.summary), 1)
+    self.position += 1
+
+
+class Compiled(Decoder):
+  """The same as one compiled program a token: it reads all slots of the caches, behind a mask."""
+
+  def __init__(self, *arguments: Any, compile: Callable = torch.compile):
+    super().__init__(*arguments)
+    for tensor in (part for cache in self.caches for part in cache):
+      torch._dynamo.mark_static_address(tensor)  # a CUDA graph writes into it
+    self.slots = torch.arange(self.caches[0][0].shape[2], device=self.token.device)
+    self.compiled = compile(self._next, mode='reduce-overhead', fullgraph=True, dynamic=False)
+
+  def _next(self, token: Tensor, summary: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    x = self.hidden(token, summary, position, (self.slots <= position)[None, None, None])
+    p = self.probabilities(x)
+    # The largest of p over exponential noise is drawn with p, without asking the host anything.
+    return (p / torch.empty_like(p).exponential_()).argmax(-1, keepdim=True), x
+
+  @torch.no_grad()
+  def step(self) -> None:
+    where = torch.full((1,), self.position, device=self.token.device)
+    found = self.compiled(self.token, self.summary, where)
+    self.token, self.summary = (tensor.clone() for tensor in found)  # the next run overwrites it
     self.position += 1
 
 
@@ -136,15 +180,44 @@ def timer(
   Raises:
     ValueError: another model.
   """
+  decoder, device = _decoder(Decoder, fields, batch, dtype, capacity, threads)
+  about = dict(launches=launches(decoder), launch=launch_cost(device))
+  return _run(decoder, context), dict(what=f'{_name(device)}, eager', **about)
+
+
+def compiled_timer(
+  fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int
+) -> tuple[Callable[[int], list[float]], dict]:
+  """As `timer`, of one compiled program a token; compiled at the first of them."""
+  # Turns share the last one, which takes longer to compile than to run.
+  decoder, device = _compiled(tuple(fields.items()), batch, dtype, capacity, threads)
+  return _run(decoder, context), dict(what=f'{_name(device)}, torch.compile', launches=0)
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(fields: tuple, *arguments: Any) -> tuple[Decoder, str]:
+  return _decoder(Compiled, dict(fields), *arguments)
+
+
+def _decoder(
+  kind: type[Decoder], fields: dict, batch: int, dtype: str, capacity: int, threads: int
+) -> tuple[Decoder, str]:
+  """A decoder and its device."""
   kinds = dict(crt=('correction', 'add'), transformer=('style', 'roformer'))
   field, value = kinds.get(fields['name'], ('name', None))
   if fields.get(field, value) != value:
     raise ValueError("only the CRT paper's models have a PyTorch peer")
   torch.set_num_threads(threads)
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  decoder = Decoder(fields, batch, capacity, dtype, device)
-  what = f'PyTorch {torch.__version__} eager on {device}'
-  about = dict(what=what, launches=launches(decoder), launch=launch_cost(device))
+  return kind(fields, batch, capacity, dtype, device), device
+
+
+def _name(device: str) -> str:
+  return f'PyTorch {torch.__version__} on {device}'
+
+
+def _run(decoder: Decoder, context: int) -> Callable[[int], list[float]]:
+  """What times tokens, the first at position `context`."""
   decoder.position = context
 
   def run(tokens: int) -> list[float]:
@@ -156,4 +229,4 @@ def timer(
       seconds.append(time.perf_counter() - start)
     return seconds
 
-  return run, about
+  return run

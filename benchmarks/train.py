@@ -49,7 +49,8 @@ from crt_jax.models.base import Model
 from crt_jax.models.traced_flops import traced_flops
 from crt_jax.runs import train_state
 from crt_jax.training import optimizer, step
-from crt_jax.types import Array, Batch, Tree
+from crt_jax.types import Batch, Tree
+from experiments.latency.machine import matrix_product
 
 # What is recomputed, and in how many slices the batch is worked off: the fastest first.
 SETTINGS = {'model.remat': ('auto', 'layer'), 'train.accumulation': (1, 2, 4)}
@@ -298,25 +299,6 @@ def recomputed_flops(model: Model, config: ConfigDict) -> float:
   stored = dict(backward='scan') if model.config.name == 'crt' else {}
   extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30, **stored)
   return extra / (rows * config.data.sequence_length)
-
-
-def matrix_product(dtype: str, size: int, products: int = 20) -> float:
-  """FLOP/s of one device in a square product [size, size] of `dtype`, best of three."""
-  generator = np.random.default_rng(0)
-  a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
-  b = b / size**0.5  # what is multiplied again and again keeps its size
-
-  @jax.jit
-  def chain(a: Array, b: Array):
-    return jax.lax.fori_loop(0, products, lambda _, a: (a @ b).astype(a.dtype), a)
-
-  jax.block_until_ready(chain(a, b))
-  best = float('inf')
-  for _ in range(3):
-    start = time.perf_counter()
-    jax.block_until_ready(chain(a, b))
-    best = min(best, time.perf_counter() - start)
-  return 2 * products * size**3 / best
 
 
 def peak_bytes() -> int | None:

@@ -59,7 +59,7 @@ def base() -> ConfigDict:
   config.prefill = 'chunked'  # for the time to the first token: passes over 64 positions at a time
   config.temperature = 1.0  # 0 = the likeliest token
   config.top_k = 0  # 0 = all
-  config.peers = ('torch',)  # 'torch', 'transformers'; need `pip install -e .[peers]`; () = none
+  config.peers = ('torch',)  # of rows.PEERS; need `pip install -e .[peers]`; () = none
   config.bandwidth_megabytes = 512  # of the weight whose reading measures the machine
   return config
 

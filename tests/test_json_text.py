@@ -66,7 +66,7 @@ def test_places_that_go_on_leave_the_line_out(text, reason, tmp_path):
   file = tmp_path / 'metrics.jsonl'
   file.write_bytes(ROW + b'\n' + text + b'\n')
   assert records.rows(file) == [json.loads(ROW)]
-  assert list(latency._finished(file, 'cpu')) == ['a']
+  assert list(latency._finished(file, dict(device='cpu'))) == ['a']
   metrics.cut_back(file, 9)
   assert file.read_bytes() == ROW + b'\n'
   file.write_bytes(text)

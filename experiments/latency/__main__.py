@@ -6,9 +6,10 @@
   python -m experiments.latency --config=configs/latency_smoke.py    seconds; whether it works
 
 The machine is measured first: reading, one kernel, one call. Then a table is printed, a row for
-each model and point; the work directory gets latency.json (with hardware, versions and commit) and
-the figures latency and advantage (.png, .svg). Rows that lie there from the same command on the
-same device are kept, so an interrupted run goes on; --fresh measures all again.
+each model and point; the work directory gets latency.json (with hardware, versions and commit),
+whole after every row, and at the end the figures latency and advantage (.png, .svg). Rows that lie
+there from the same commit and device are kept, so an interrupted run goes on, and a command with
+more models or points adds to it; --fresh measures all again.
 """
 
 import dataclasses
@@ -39,29 +40,32 @@ def main(argv: list[str]):
 
   from crt_jax import json_text
   from crt_jax.runs.provenance import origin
+  from crt_jax.runs.workdir import write_json
   from experiments.latency import machine
 
   directory = pathlib.Path(_WORKDIR.value)
   directory.mkdir(parents=True, exist_ok=True)
   made_with = origin()
-  found = machine.measure(config.bandwidth_megabytes)
+  found = machine.measure(config.bandwidth_megabytes, config.dtypes[0])
   print(table.describe(found, made_with['device']))
-  rows = []
+  same = {name: made_with[name] for name in ('device', 'commit')}
   if _FRESH.value:
     (directory / ROWS).unlink(missing_ok=True)
-  done = _finished(directory / ROWS, made_with['device'])
+  measured = _finished(directory / ROWS, same)
   print(table.HEADER)
   for entry in plan:
-    row = done.get(entry.identity())
+    row = measured.get(entry.identity())
     if row is None:
-      row = table.measure(entry, config, found)
-      row |= dict(identity=entry.identity(), device=made_with['device'])
+      row = table.measure(entry, config, found) | dict(identity=entry.identity(), **same)
       with open(directory / ROWS, 'a', encoding='utf-8') as file:
         file.write(json_text.dumps(row) + '\n')
-    rows.append(row)
+      measured[entry.identity()] = row
     print(table.line(row), flush=True)
-  table.compare(rows, config.matches.to_dict())
-  _write(directory, config, dataclasses.asdict(found), rows, made_with)
+    rows = [measured[each.identity()] for each in plan if each.identity() in measured]
+    table.compare(rows, config.matches.to_dict())
+    result = _result(config, dataclasses.asdict(found), rows, made_with)
+    write_json(directory / 'latency.json', result)
+  _draw(directory, result)
 
 
 def _models(config: ConfigDict) -> dict[str, dict]:
@@ -94,8 +98,8 @@ def _specs(text: str) -> list[str]:
   return specs
 
 
-def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
-  """Rows of an earlier run on this device; a line that was cut off is left out."""
+def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
+  """Rows of an earlier run on this device and commit; a line that was cut off is left out."""
   from crt_jax import json_text
 
   found = {}
@@ -104,19 +108,14 @@ def _finished(path: pathlib.Path, device: str) -> dict[str, dict]:
       row = json_text.parse(line)
     except ValueError:
       continue
-    if row['device'] == device:
+    if same.items() <= row.items():
       found[row['identity']] = row
   return found
 
 
-def _write(
-  directory: pathlib.Path, config: ConfigDict, machine: dict, rows: list[dict], made_with: dict
-):
-  """The JSON and the figures, and what the table cannot show."""
-  from crt_jax import json_text
-  from experiments.latency import figures
-
-  result = dict(
+def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict) -> dict:
+  """What latency.json holds."""
+  return dict(
     what='decode latency per token; seconds unless named otherwise',
     config=config.to_dict(),
     machine=machine,
@@ -126,8 +125,13 @@ def _write(
     paper=table.PAPER,
     **made_with,
   )
-  (directory / 'latency.json').write_text(json_text.dumps(result, indent=1) + '\n', 'utf-8')
-  print(table.comparison(rows))
+
+
+def _draw(directory: pathlib.Path, result: dict):
+  """The figures, and what the table cannot show."""
+  from experiments.latency import figures
+
+  print(table.comparison(result['rows']))
   figures.latency(result, directory / 'latency')
   drawn = figures.advantage(result, directory / 'advantage')
   names = 'latency.json, latency.png' + (', advantage.png' if drawn else '') + ' (.svg too)'

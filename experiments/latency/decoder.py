@@ -60,8 +60,16 @@ class Decoder:
     launches: kernels per token of the compiled program; 0 where it is not one program.
   """
 
-  def __init__(self, model: Model, params: dict, point: Point, capacity: int, sampling: Sampling):
-    """Compiles; `capacity` is the context and all tokens that will be timed."""
+  def __init__(
+    self,
+    model: Model,
+    params: dict,
+    point: Point,
+    capacity: int,
+    sampling: Sampling,
+    options: dict[str, Any] | None = None,
+  ):
+    """Compiles with `options`; `capacity` is the context and all tokens that will be timed."""
     self.point, self._params = point, params
     self.model, self._sampling, self._capacity = model, sampling, capacity
     self._key_B = row_keys(0, jnp.arange(point.batch))
@@ -72,7 +80,7 @@ class Decoder:
     else:
       arguments = (model, sampling, point.dispatch, params, self._key_B, *self._state)
       decode = chunk_decoder(sharding.platform_of(params))
-      compiled = decode.lower(*arguments).compile()
+      compiled = decode.lower(*arguments).compile(compiler_options=options)
       # What happens once per call, before and after the tokens, is shared by them.
       self.launches = round(launches(compiled.as_text() or '') / point.dispatch)
       self._call = functools.partial(compiled, params, self._key_B)
@@ -154,17 +162,21 @@ _sample = jax.jit(
 )
 
 
+@functools.lru_cache(maxsize=1)
 def random_params(model: Model, dtype: str) -> tuple:
-  """The model in that dtype and small random parameters, prepared; nothing is kept twice."""
+  """The model in that dtype and small random parameters, prepared; nothing is kept twice.
+
+  Rows of one model and dtype share the last ones: compiling them takes as long as the decoding.
+  """
   model, shapes = (
     dataclasses.replace(model, config=dataclasses.replace(model.config, dtype=dtype)),
     jax.eval_shape(model.init, random_key(0)),
   )
-  make = jax.jit(lambda: prepare(model, jax.tree.map(_small, shapes))[1])
+  make = jax.jit(lambda: prepare(model, jax.tree.map(varied, shapes))[1])
   return model, make()
 
 
-def _small(shape: jax.ShapeDtypeStruct) -> jax.Array:
+def varied(shape: jax.ShapeDtypeStruct) -> jax.Array:
   """Numbers of both signs that vary, and no more: their values change nothing about the time."""
   indices = jax.lax.iota(jnp.uint32, shape.size) * jnp.uint32(2654435761)
   return ((indices >> 8).astype(jnp.float32) / 2**24 - 0.5).reshape(shape.shape) / 10

@@ -1,6 +1,8 @@
 """What the machine can do, measured before anything else: reading, starting a kernel, a call."""
 
 import dataclasses
+import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -8,20 +10,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from crt_jax.decoding.sampling import Sampling
 from crt_jax.models.base import build
 from crt_jax.types import Array
-from experiments.latency.decoder import Decoder, Point, random_params
+from experiments.latency.decoder import Decoder, Point, random_params, varied
 
-WIDTHS = (1120, 2048, 8192)  # of the weights whose product with one vector is timed
-ALLOCATIONS = 2  # of each: which pages a weight gets changes the result by a third
+WIDTH = 2048  # of the weight that is read
+READS = 8  # of it in one call, which share the way to the device and back
+# Of XLA: a GPU launches each kernel by itself instead of recording groups of them in a graph.
+OUT_OF_GRAPH = {'xla_gpu_graph_min_graph_size': 10**6}
+ALLOCATIONS = 2  # which pages a weight gets changes the result by a third
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
   """Attributes:
-  bandwidth: bytes/s of the fastest product of an [out, in] weight with one vector.
+  bandwidth: bytes/s of the fastest products of a random weight with one vector, in one program.
   launch: seconds for one more kernel inside a compiled program.
   dispatch: seconds for one more call of a compiled program from Python, without waiting for it.
   round_trip: the same, waiting for its result.
@@ -33,36 +39,64 @@ class Machine:
   round_trip: float
 
 
-def measure(megabytes: int = 512, repeats: int = 12) -> Machine:
+def measure(megabytes: int = 512, dtype: str = 'float32', repeats: int = 12) -> Machine:
   """Measures the default device.
 
   Args:
     megabytes: size of the weight that is read; more than any cache holds.
     repeats: of each; the best counts, since everything else can only be slower.
   """
-  return Machine(read_bandwidth(megabytes, repeats), launch_cost(repeats), *call_costs(repeats))
+  bandwidth = read_bandwidth(megabytes, dtype, repeats)
+  return Machine(bandwidth, launch_cost(repeats), *call_costs(repeats))
 
 
-def read_bandwidth(megabytes: int, repeats: int) -> float:
-  """Bytes per second of the best [out, in] matrix-vector product over such a weight, float32."""
+def read_bandwidth(megabytes: int, dtype: str, repeats: int) -> float:
+  """Bytes per second of the best READS products of an [out, in] weight with a vector.
+
+  On a CPU the weight is float32 whatever the dtype: there a product in 16 bits is no mere reading.
+  """
+  make, read = _reader(megabytes, 'float32' if jax.default_backend() == 'cpu' else dtype)
   best = 0.0
-  product = jax.jit(lambda w, x: jax.lax.dot_general(x, w, (((1,), (1,)), ((), ()))))
-  for width in WIDTHS * ALLOCATIONS:
-    weight_OxI = jnp.ones((megabytes * 2**20 // 4 // width, width), jnp.float32)
-    seconds = best_time(product, weight_OxI, jnp.ones((1, width), jnp.float32), repeats=repeats)
-    best = max(best, weight_OxI.nbytes / seconds)
+  for _ in range(ALLOCATIONS):
+    weight_OxI = make()
+    seconds = best_time(read, weight_OxI, repeats=repeats)
+    best = max(best, READS * weight_OxI.nbytes / seconds)
   return best
 
 
-def launch_cost(repeats: int) -> float:
+@functools.cache
+def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[Array], Array]]:
+  """What makes such a weight and what reads it; each is compiled once in a process."""
+  numbers = megabytes * 2**20 // jnp.dtype(dtype).itemsize
+  width = min(WIDTH, math.isqrt(numbers))
+  shape = jax.ShapeDtypeStruct((numbers // width, width), dtype)
+
+  @jax.jit
+  def read(weight_OxI: Array):
+    ones_1xI = jnp.ones((1, width), dtype)
+
+    def one(_: int, x_1xI: Array):
+      y_1xO = jax.lax.dot_general(x_1xI, weight_OxI, (((1,), (1,)), ((), ())))
+      # Only some of it is used, and the barrier has all of it computed.
+      return ones_1xI + 1e-3 * jax.lax.optimization_barrier(y_1xO)[:, :width]
+
+    return jax.lax.fori_loop(0, READS, one, ones_1xI)
+
+  return jax.jit(lambda: varied(shape).astype(dtype)), read
+
+
+def launch_cost(repeats: int, options: dict[str, Any] | None = None) -> float:
   """Seconds per kernel of a decode program whose bytes and arithmetic are negligible.
 
   A chain of single operations would not do: XLA:CPU compiles a small loop into one function.
+
+  Args:
+    options: of the compiler, such as OUT_OF_GRAPH.
   """
   toy = dict(name='transformer', vocab_size=64, width=32, heads=2, layers=8, rotary='standard')
   point = Point(dispatch=32)
   model, params = random_params(build(toy), point.dtype)
-  decoder = Decoder(model, params, point, 64, Sampling(temperature=0))
+  decoder = Decoder(model, params, point, 64, Sampling(temperature=0), options)
   decoder.time(point.dispatch)
   return min(decoder.time(repeats * point.dispatch)) / decoder.launches
 
@@ -77,6 +111,19 @@ def call_costs(repeats: int) -> tuple[float, float]:
     return x
 
   return best_time(calls, few, repeats=repeats) / 100, best_time(one, few, repeats=100 * repeats)
+
+
+def matrix_product(dtype: str, size: int, products: int = 20) -> float:
+  """FLOP/s of one device in a square product [size, size] of `dtype`, best of three."""
+  generator = np.random.default_rng(0)
+  a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
+  b = b / size**0.5  # what is multiplied again and again keeps its size
+
+  @jax.jit
+  def chain(a: Array, b: Array):
+    return jax.lax.fori_loop(0, products, lambda _, a: (a @ b).astype(a.dtype), a)
+
+  return 2 * products * size**3 / best_time(chain, a, b, repeats=3)
 
 
 def best_time(function: Callable, *arguments: Any, repeats: int) -> float:

@@ -6,13 +6,13 @@ import importlib
 import json
 import os
 from collections.abc import Callable
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from crt_jax.cli.user_errors import Mistake
 from crt_jax.program import install
+from crt_jax.rounding import round_up
 
 if TYPE_CHECKING:
   from experiments.latency.decoder import Decoder, Point
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
   from experiments.latency.machine import Machine
 
 PEERS = dict(
-  torch='benchmarks.peer_torch_decode', transformers='benchmarks.peer_transformers_decode'
+  torch='benchmarks.peer_torch_decode:timer',
+  torch_compiled='benchmarks.peer_torch_decode:compiled_timer',
+  transformers='benchmarks.peer_transformers_decode:timer',
+  transformers_static='benchmarks.peer_transformers_decode:static_timer',
 )
 # crt.md, 10.10: milliseconds per token on one A100-SXM4-80GB, bfloat16 autocast, eager PyTorch.
 PAPER = dict(
@@ -29,7 +32,7 @@ PAPER = dict(
 HEADER = (
   f'{"model":17}{"batch":>6}{"context":>8} {"dtype":9}{"dispatch":>9}{"ms":>9}{"p95":>9}'
   f'{"tokens/s":>10}{"first ms":>10}{"streamed":>10}{"resident":>10}{"launches":>10}'
-  f'{"% s":>5}{"% r":>5}{"% l":>5}{"% d":>5}  peers'
+  f'{"% s":>5}{"% r":>5}{"% l":>5}{"% d":>5}{"load":>6}  peers'
 )
 
 
@@ -67,7 +70,7 @@ def plan(config: ConfigDict, models: dict[str, dict]) -> list[Entry]:
   one_of('prefill', config.prefill, PREFILL_METHODS)
   Sampling(config.temperature, config.top_k)
   for peer in config.peers:
-    peer_module(peer)
+    peer_timer(peer)
   for fields in models.values():
     crt_jax.build(fields)
   points = [Point(*values) for values in _points(config)]
@@ -87,16 +90,17 @@ def _points(config: ConfigDict) -> list[tuple]:
   return list(dict.fromkeys(varied))
 
 
-def peer_module(name: str) -> ModuleType:
-  """The module that times a peer.
+def peer_timer(name: str) -> Callable:
+  """The function that makes what times a peer.
 
   Raises:
     Mistake: it is unknown, or what it needs is not installed.
   """
   if name not in PEERS:
     raise Mistake(f'--config.peers names {name!r}; known: {", ".join(PEERS)}')
+  module, _, function = PEERS[name].partition(':')
   try:
-    return importlib.import_module(PEERS[name])
+    return getattr(importlib.import_module(module), function)
   except ModuleNotFoundError as error:
     raise Mistake(
       f'the peer {name!r} needs {error.name}: {install("peers")}, or leave it '
@@ -115,22 +119,22 @@ def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
 
   point = entry.point
   model, params = timing.random_params(crt_jax.build(entry.fields), point.dtype)
-  capacity = point.context + config.warmup + config.tokens + 2 * point.call_tokens
+  cache_slots = capacity(config, point.context)
   sampling = Sampling(config.temperature, config.top_k)
-  decoder = timing.Decoder(model, params, point, capacity, sampling)
+  decoder = timing.Decoder(model, params, point, cache_slots, sampling)
   timers = {'crt_jax': functools.partial(_round, decoder, config)}
   about = {}
   for peer in config.peers:
     arguments = (entry.fields, point.batch, point.context, point.dtype)
     try:
       make = functools.partial(
-        peer_module(peer).timer, *arguments, capacity, threads=len(os.sched_getaffinity(0))
+        peer_timer(peer), *arguments, cache_slots, threads=len(os.sched_getaffinity(0))
       )
       _, about[peer] = make()
     except ValueError:
       continue  # this peer has no such model
     timers[peer] = functools.partial(_peer_round, make, config)
-  read = functools.partial(read_bandwidth, config.bandwidth_megabytes, repeats=4)
+  read = functools.partial(read_bandwidth, config.bandwidth_megabytes, point.dtype, repeats=2)
   before = read()
   seconds = timing.alternate(timers, config.rounds)
   machine = dataclasses.replace(machine, bandwidth=max(before, read()))
@@ -161,7 +165,15 @@ def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
     datasheet_share=_datasheet_share(traffic, median),
     peers=peers,
     machine=dataclasses.asdict(machine),
+    load=os.getloadavg()[0],
   )
+
+
+def capacity(config: ConfigDict, context: int) -> int:
+  """Slots of the caches: the same for every way of dispatch, so that one program reads prompts."""
+  from crt_jax.recurrence.state import SEEN
+
+  return round_up(context + config.warmup + config.tokens + 2 * max(1, *config.dispatches), SEEN)
 
 
 def _round(decoder: 'Decoder', config: ConfigDict) -> list[float]:
@@ -246,7 +258,7 @@ def line(row: dict) -> str:
     f'{1e3 * row["first_token"]:10.1f}{1e3 * floor["streamed"]:10.3f}'
     f'{1e3 * floor["resident"]:10.3f}{1e3 * floor["launches"]:10.3f}'
     f'{share["streamed"]:5.0%}{share["resident"]:5.0%}{share["launches"]:5.0%}'
-    f'{row["draw"] / row["seconds"]:5.0%}  {peers}{paper}'
+    f'{row["draw"] / row["seconds"]:5.0%}{row["load"]:6.1f}  {peers}{paper}'
   )
 
 

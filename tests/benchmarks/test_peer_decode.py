@@ -1,4 +1,4 @@
-"""The PyTorch peer computes the model that it is compared with; skipped without PyTorch."""
+"""The PyTorch peers compute the model that they are compared with; skipped without PyTorch."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +10,19 @@ from tests.contract.models import params_of
 torch = pytest.importorskip('torch')
 
 
+@pytest.mark.parametrize('is_static', (False, True))
 @pytest.mark.parametrize('name', ('crt', 'transformer'))
-def test_the_peer_is_the_same_model(name):
+def test_the_peer_is_the_same_model(name, is_static):
   from benchmarks import peer_torch_decode
 
   fields = dict(name=name, vocab_size=23, width=16, heads=2, layers=2)
   model = crt_jax.build(fields | dict(rotary='integer_reversed'))
   params = params_of(model)
-  peer = peer_torch_decode.Decoder(fields, 1, 8, 'float32', 'cpu')
+  arguments = (fields, 1, 8, 'float32', 'cpu')
+  if is_static:
+    peer = peer_torch_decode.Compiled(*arguments, compile=lambda function, **_: function)
+  else:
+    peer = peer_torch_decode.Decoder(*arguments)
   copy_params(peer, params)
   state = model.decode_state(1, 8)
   for token in (3, 1, 4):

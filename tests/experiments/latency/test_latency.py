@@ -85,8 +85,29 @@ def test_the_machine():
   found = machine.measure(megabytes=1, repeats=2)
   assert found.bandwidth > 1e8
   assert 0 < found.launch < 1e-2 and 0 < found.dispatch < 1e-1 and 0 < found.round_trip < 1e-1
+  make, read = machine._reader(1, 'float32')
+  machine.read_bandwidth(1, 'float32', repeats=1)
+  assert make._cache_size() == read._cache_size() == 1, 'compiled once in a process'
+  assert jnp.isfinite(read(make())).all() and len(set(make()[0].tolist())) > 100
   assert machine.quantiles([2.0]) == (2.0, 2.0)
   assert machine.quantiles([float(i) for i in range(101)]) == (50.0, 95.0)
+
+
+def test_one_size_of_caches_holds_every_way_of_dispatch(config):
+  with config.unlocked():
+    config.tokens, config.warmup, config.dispatches = 250, 10, (64, 1, 0)
+  found = rows.capacity(config, context=100)
+  for dispatch in config.dispatches:
+    call = timing.Point(dispatch=dispatch).call_tokens
+    assert found >= 100 + sum(-(-part // call) * call for part in (250, 10))
+
+
+def test_rows_of_another_device_or_commit_are_measured_again(tmp_path):
+  lines = [dict(identity=f'{d}{c}', device=d, commit=c) for d in 'ab' for c in 'xy']
+  lines.append(dict(identity='older', device='a'))
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('\n'.join(map(json.dumps, lines)))
+  assert list(entry_point._finished(path, dict(device='a', commit='y'))) == ['ay']
 
 
 def test_every_axis_is_varied_alone(config):
@@ -102,7 +123,7 @@ def test_every_axis_is_varied_alone(config):
     (dict(batches=(0,)), 'batch=0 must be at least 1'),
     (dict(contexts=()), '--config.contexts is empty'),
     (dict(tokens=0), '--config.tokens=0 must be at least 1'),
-    (dict(peers=('keras',)), "--config.peers names 'keras'; known: torch, transformers"),
+    (dict(peers=('keras',)), "--config.peers names 'keras'; known: torch, torch_compiled"),
     (dict(prefill='fast'), "prefill='fast' must be one of"),
     (dict(temperature=-1.0), 'temperature=-1.0 must be'),
     (dict(models=dict(mine=dict(name='crt'))), 'model.vocab_size is missing'),
@@ -116,9 +137,9 @@ def test_refused_before_anything_is_compiled(config, changes, message):
 
 
 def test_a_peer_that_is_not_installed(monkeypatch):
-  monkeypatch.setitem(rows.PEERS, 'torch', 'no_such_package.peer')
+  monkeypatch.setitem(rows.PEERS, 'torch', 'no_such_package:timer')
   with pytest.raises(Mistake, match="'torch' needs no_such_package: .* -m pip install -e"):
-    rows.peer_module('torch')
+    rows.peer_timer('torch')
 
 
 def test_models_of_other_configs_are_rows(config):
@@ -139,7 +160,7 @@ def test_models_of_other_configs_are_rows(config):
 def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatch):
   flags.FLAGS.mark_as_parsed()
   found = machine.Machine(bandwidth=1e10, launch=1e-6, dispatch=1e-5, round_trip=1e-5)
-  monkeypatch.setattr(machine, 'measure', lambda megabytes: found)
+  monkeypatch.setattr(machine, 'measure', lambda megabytes, dtype: found)
   monkeypatch.setattr(entry_point, '_CONFIG', type('Flag', (), dict(value=config)))
   with config.unlocked():
     config.batches, config.contexts, config.dispatches = (1,), (1,), (4,)

@@ -1,0 +1,59 @@
+"""Decoding as compiled for the device that is here, beside what was predicted without it.
+
+  python -m benchmarks.kernels --output=kernels.json
+
+A prediction is a row of benchmarks/results/aot_gpu.json for the same device kind (benchmarks.aot).
+It is compared only where the version of JAX is the same: another one makes other kernels. Here
+products are tuned on the device, there they are the defaults.
+"""
+
+import json
+import pathlib
+
+import jax
+from absl import flags
+
+from benchmarks import results
+from benchmarks.gpu_programs import TARGETS, decoding_on
+from configs import latency, latency_smoke
+from crt_jax import cli
+
+COMPARED = ('kernels_per_token', 'kernels_run_per_token', 'memory_bytes', 'bytes')
+PREDICTIONS = pathlib.Path(__file__).parent / 'results' / 'aot_gpu.json'
+MODELS = ('crt_d1_c2048', 'transformer_n6', 'crt_d5_c1120', 'transformer_n12')
+
+_SMOKE = flags.DEFINE_bool('smoke', False, 'One toy: does it run?')
+
+
+def main(argv: list[str]):
+  del argv
+  known = latency.models()
+  fields = {name: known[name] for name in MODELS}
+  if _SMOKE.value:
+    fields = {'plain': latency_smoke.get_config().models.plain.to_dict()}
+  predictions = json.loads(PREDICTIONS.read_text('utf-8'))['results']
+  device, rows = jax.devices()[0], {}
+  for name, model in fields.items():
+    row = decoding_on(device, model)
+    predicted = prediction(predictions, name, device.device_kind)
+    rows[name] = row | dict(predicted=compare(row, predicted))
+    results.publish(dict(decoding=rows))  # what is there already outlives the next one
+
+
+def prediction(results: dict, name: str, device_kind: str) -> dict | None:
+  """The committed row of a model for this kind of device; None where there is none."""
+  target = next((name for name in TARGETS if name in device_kind.lower()), '')
+  return results.get(f'decode {name}', {}).get(target)
+
+
+def compare(row: dict, predicted: dict | None) -> dict | str:
+  """Measured and predicted of each of COMPARED, or why they cannot be compared."""
+  if predicted is None:
+    return 'no prediction for this device'
+  if predicted['jax'] != row['jax']:
+    return f'predicted with jax {predicted["jax"]}, compiled with {row["jax"]}'
+  return {name: dict(here=row[name], predicted=predicted[name]) for name in COMPARED}
+
+
+if __name__ == '__main__':
+  cli.run(main)
