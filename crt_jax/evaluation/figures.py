@@ -116,6 +116,45 @@ def perplexity_against_depth(
       _draw_gaps(axes[1], parallel, exact, passes)
 
 
+def scores_against_depth(
+  rows: Sequence[dict],
+  path: str | pathlib.Path,
+  origin: dict,
+  title: str,
+  passes: str,
+  trained: Sequence[int] = (),
+) -> None:
+  """Draws the scores of tasks against the number of passes, a panel for each task and kind of
+  number, with the standard error around them and a CRT's exact recurrence as a line.
+
+  Args:
+    rows: what `harness.evaluate` returned in every form, each with 'form' and 'depth'.
+    origin, passes, trained: as of `perplexity_against_depth`.
+  """
+  panels: dict[tuple[str, str], dict[str, list[dict]]] = {}
+  for row in rows:  # acc and acc_norm of a task are shares of one kind
+    panel = panels.setdefault((row['task'], row['metric'].partition('_')[0]), {})
+    panel.setdefault(row['metric'], []).append(row)
+  with page_figure(path, title, origin, len(panels)) as axes:
+    for ax, ((task, kind), metrics) in zip(
+      [axes] if len(panels) == 1 else axes, panels.items(), strict=True
+    ):
+      for color, (metric, scored) in zip(itertools.cycle(COLORS), metrics.items(), strict=False):
+        parallel = sorted((r for r in scored if r['form'] == 'parallel'), key=lambda r: r['depth'])
+        depths, values = _columns([(r['depth'], r['value']) for r in parallel])
+        errors = [r['stderr'] or 0 for r in parallel]
+        ax.errorbar(depths, values, errors, color=color, marker='o', capsize=3, label=metric)
+        for exact in (r['value'] for r in scored if r['form'] == 'sequential'):
+          words = f'{metric}, exact recurrence: {_digits(exact)}'
+          ax.axhline(exact, color=color, linestyle='--', label=words)
+      for depth in trained:
+        ax.axvline(depth, color=GREY, linewidth=1, zorder=0)
+      ax.set_title(f'{task}, {metrics[next(iter(metrics))][0]["documents"]} documents', fontsize=10)
+      ax.set_ylabel(kind)
+      depth_axis(ax, depths, passes)
+      ax.legend(frameon=False, fontsize=9)
+
+
 def caption(origin: dict) -> str:
   """One line of 'device', 'devices', 'versions', 'python' and 'at'; what is missing is left out."""
   parts = []

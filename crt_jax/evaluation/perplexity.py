@@ -6,7 +6,7 @@ The two forms are different functions of the same parameters, so every number sa
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 from ml_collections import ConfigDict
@@ -128,7 +128,7 @@ def evaluate(
   """
   sums = begin
   means = list(sums.means)
-  for mean, targets in _one_behind(
+  for mean, targets in one_behind(
     _cross_entropy(model, params, batch, depth, sequential) for batch in batches
   ):
     mean, targets = float(mean), int(targets)
@@ -157,7 +157,7 @@ def _cross_entropy(model: Model, params: Params, batch: Batch, depth: int | None
   return cross_entropy(head, hidden_BxTxC, batch['targets'], model.config.vocab_size)
 
 
-def _one_behind(values: Iterable):
+def one_behind(values: Iterable) -> Iterator:
   """The same values, each given out once the next was started: the device does not wait."""
   previous = None
   for value in values:

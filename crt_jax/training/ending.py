@@ -80,8 +80,29 @@ def table(model: Model, results: dict) -> str:
     lines.append([row['set'], scored, f'{row["targets"]:,}', how, perplexity, last])
   if any(map(shares, rows)):
     head[-1] = 'right answers'
+  return _aligned(lines, '<<><>>', rows)
+
+
+def table_of_tasks(model: Model, rows: list[dict]) -> str:
+  """Returns one line per task and metric of what `evaluation.harness` found, and a column for each
+  form of the model; behind them the largest of their standard errors."""
+  scored: dict[tuple, dict[str, dict]] = {}
+  for row in rows:
+    line = scored.setdefault((row['task'], row['documents'], row['metric']), {})
+    line[short_form(model, row) + ('' if row['is_inference_metric'] else ' *')] = row
+  forms = list(next(iter(scored.values()), ()))
+  lines = [['task', 'documents', 'metric', *forms, '+-']]
+  for (task, documents, metric), of_form in scored.items():
+    errors = [row['stderr'] for row in of_form.values() if row['stderr'] is not None]
+    values = [*(row['value'] for row in of_form.values()), *([max(errors)] if errors else [])]
+    numbers = [f'{value:.4f}' if abs(value) < 100 else f'{value:.1f}' for value in values]
+    lines.append([task, str(documents or ''), metric, *numbers, *([] if errors else [''])])
+  return _aligned(lines, '<><>' + '>' * len(forms), rows)
+
+
+def _aligned(lines: list[list[str]], align: str, rows: list[dict]) -> str:
+  """Returns a table, and below it what is to be known of a form that has a star."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  align = '<<><>>'
   text = [
     '  '.join(f'{c:{a}{w}}' for c, a, w in zip(line, align, widths, strict=True)).rstrip()
     for line in lines
@@ -102,6 +123,13 @@ def form(model: Model, row: dict) -> str:
   if row['depth'] is None or model.passes is None:
     return 'a transformer'
   return f'{model.passes.letter}={row["depth"]} {model.passes.name}'
+
+
+def short_form(model: Model, row: dict) -> str:
+  """Returns the same in a word: 'exact', 'K=3', or 'score' where there is only one form."""
+  if row['form'] == 'sequential':
+    return 'exact'
+  return f'{model.passes.letter}={row["depth"]}' if model.passes else 'score'
 
 
 def sample(text: str) -> str:

@@ -1,0 +1,132 @@
+"""How likely texts are behind others, token by token, in few compiled shapes."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from crt_jax.evaluation.perplexity import Form, hidden_of, one_behind
+from crt_jax.models.base import Model
+from crt_jax.models.inputs import check_positions, check_tokens
+from crt_jax.rounding import ceil_div
+from crt_jax.schema.fields import require
+from crt_jax.types import Array, Params
+
+SHORTEST = 32  # positions of the smallest shape; each further one has twice as many
+
+Tokens = Sequence[int]
+
+
+class Likelihood(NamedTuple):
+  """Of tokens behind others.
+
+  Attributes:
+    log: the natural logarithm of their probability.
+    is_greedy: whether each of them is the likeliest at its place.
+  """
+
+  log: float
+  is_greedy: bool
+
+
+def likelihoods(
+  model: Model,
+  params: Params,
+  pairs: Sequence[tuple[Tokens, Tokens]],
+  form: Form,
+  *,
+  context: int,
+  batch_size: int = 16,
+  after: Callable[[int], object] = lambda rows: None,
+) -> list[Likelihood]:
+  """How likely the second part of each pair is behind the first.
+
+  Texts of like length share a batch. They are padded on the right, where no position that counts
+  looks, to a power of two times 32 or to the context: as many programs are compiled as there are
+  such lengths.
+
+  Args:
+    pairs: tokens, at least one in each part.
+    form: how the model is used.
+    context: positions that are read at most; what is too long is cut on the left.
+    after: called after each batch with the number of its pairs.
+
+  Raises:
+    ValueError: a part without tokens, a second part longer than the context, a context beyond the
+      positions that were learned, an id outside the vocabulary, logits that are not finite.
+  """
+  check_positions(context, model.max_positions)
+  rows = [_row(*pair, context) for pair in pairs]
+  # The longest first: if memory is too small, that shows at once.
+  order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+  count = min(batch_size, len(rows))
+  batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+  padded = [_padded([rows[i] for i in batch], count, context) for batch in batches]
+  for tokens_BxT, targets_BxT in padded:
+    check_tokens(tokens_BxT, model.config.vocab_size)
+    check_tokens(targets_BxT, model.config.vocab_size, lowest=-1)
+  found: dict[int, Likelihood] = {}
+  scored = one_behind(
+    (batch, *_score(model, params, *arrays, form))
+    for batch, arrays in zip(batches, padded, strict=True)
+  )
+  for batch, logs_BxT, is_greedy_B in scored:
+    log_B = np.asarray(logs_BxT).sum(-1, dtype=np.float64)
+    for i, log, is_greedy in zip(batch, log_B, np.asarray(is_greedy_B), strict=False):
+      require(
+        np.isfinite(log),
+        f'text {i}: the logits of the model are not finite, so nothing can be scored; use another '
+        'checkpoint',
+      )
+      found[i] = Likelihood(float(log), bool(is_greedy))
+    after(len(batch))
+  return [found[i] for i in range(len(rows))]
+
+
+def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[int]]:
+  """What is read, and at each of its positions the token that is scored or -1."""
+  require(len(before) > 0, 'no token stands before what is scored; give at least one')
+  require(
+    1 <= len(scored) <= context,
+    f'{len(scored)} tokens are to be scored at once, and the context has room for 1 to {context}; '
+    'shorten the text, or raise the context',
+  )
+  tokens = [*before, *scored][-(context + 1) :]
+  return tokens[:-1], [-1] * (len(tokens) - 1 - len(scored)) + [*scored]
+
+
+def _padded(
+  rows: list[tuple[list[int], list[int]]], count: int, context: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The batch in its shape; rows that fill it up score nothing."""
+  longest = max(len(tokens) for tokens, _ in rows)
+  length = min(context, SHORTEST * 2 ** (ceil_div(longest, SHORTEST) - 1).bit_length())
+  tokens_BxT = np.zeros((count, length), np.int32)
+  targets_BxT = np.full((count, length), -1, np.int32)
+  for i, (tokens, targets) in enumerate(rows):
+    tokens_BxT[i, : len(tokens)] = tokens
+    targets_BxT[i, : len(targets)] = targets
+  return tokens_BxT, targets_BxT
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'form'))
+def _score(model: Model, params: Params, tokens_BxT: Array, targets_BxT: Array, form: Form):
+  """The logarithm of each target's probability, 0 where none counts, and whether the row is greedy.
+
+  The head runs row by row, so that memory does not hold B*T*V logits.
+  """
+
+  def score_row(row: tuple[Array, Array]):
+    hidden_TxC, targets_T = row
+    logits_TxV = model.head(params, hidden_TxC)
+    counted_T = targets_T >= 0
+    loss_T = optax.softmax_cross_entropy_with_integer_labels(logits_TxV, targets_T * counted_T)
+    is_greedy = jnp.all(~counted_T | (jnp.argmax(logits_TxV, axis=-1) == targets_T))
+    return jnp.where(counted_T, -loss_T, 0), is_greedy
+
+  hidden_BxTxC = hidden_of(model, params, tokens_BxT, form)
+  return jax.lax.map(score_row, (hidden_BxTxC, targets_BxT))
