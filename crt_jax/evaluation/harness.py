@@ -213,7 +213,7 @@ def tasks_of(names: Sequence[str], include_path: str | None = None) -> Any:
   try:
     from lm_eval.tasks import TaskManager
   except ImportError as error:
-    raise ValueError(f'{error.name} is not installed: {install("tasks")}') from None
+    raise ValueError(f'--tasks needs {error.name}: {install("tasks")}') from None
   require(
     include_path is None or Path(include_path).is_dir(),
     f'--include_path={include_path} is no folder; give one that holds tasks as .yaml files',
