@@ -133,9 +133,10 @@ def scores_against_depth(
   """
   panels: dict[tuple[str, str], dict[str, list[dict]]] = {}
   for row in rows:  # acc and acc_norm of a task are shares of one kind
-    panel = panels.setdefault((row['task'], row['metric'].partition('_')[0]), {})
+    panel = panels.setdefault((row['task'], row['metric'].removesuffix('_norm')), {})
     panel.setdefault(row['metric'], []).append(row)
-  with page_figure(path, title, origin, len(panels)) as axes:
+  documents = dict.fromkeys(f'{r["documents"]} documents of {r["task"]}' for r in rows)
+  with page_figure(path, title, origin, len(panels), ', '.join(documents)) as axes:
     for ax, ((task, kind), metrics) in zip(
       [axes] if len(panels) == 1 else axes, panels.items(), strict=True
     ):
@@ -145,14 +146,14 @@ def scores_against_depth(
         errors = [r['stderr'] or 0 for r in parallel]
         ax.errorbar(depths, values, errors, color=color, marker='o', capsize=3, label=metric)
         for exact in (r['value'] for r in scored if r['form'] == 'sequential'):
-          words = f'{metric}, exact recurrence: {_digits(exact)}'
+          words = f'exact recurrence: {_digits(exact)}'
           ax.axhline(exact, color=color, linestyle='--', label=words)
-      for depth in trained:
-        ax.axvline(depth, color=GREY, linewidth=1, zorder=0)
-      ax.set_title(f'{task}, {metrics[next(iter(metrics))][0]["documents"]} documents', fontsize=10)
-      ax.set_ylabel(kind)
+      for i, depth in enumerate(trained):
+        words = f'trained with {"-".join(map(str, dict.fromkeys((min(trained), max(trained)))))}'
+        ax.axvline(depth, color=GREY, linewidth=1, zorder=0, label=None if i else words)
+      ax.set_ylabel(f'{task}: {kind}')
       depth_axis(ax, depths, passes)
-      ax.legend(frameon=False, fontsize=9)
+      _legend_above(ax)
 
 
 def caption(origin: dict) -> str:
@@ -199,7 +200,11 @@ def _draw_values(
     axes.axhline(exact, color=ORANGE, linestyle='--', label=f'exact recurrence: {_digits(exact)}')
   axes.set_ylabel('perplexity per token')
   depth_axis(axes, depths, passes)
-  # Above the panel, where no curve can pass.
+  _legend_above(axes)
+
+
+def _legend_above(axes: Axes) -> None:
+  """Says above the panel, where no curve can pass, what is drawn."""
   axes.legend(
     loc='lower left',
     bbox_to_anchor=(0, 1),

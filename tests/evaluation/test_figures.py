@@ -104,3 +104,23 @@ def test_training_curve(tmp_path, drawn):
   assert drawn['lines'] == [[[10, 80], [20, 20]], [[20, 21.5]]]
   label = 'validation: 21.50 at the end, 4.426 bits per byte'
   assert {'quickstart', 'optimiser step', label, CAPTION} <= set(drawn['texts'])
+
+
+def test_scores_of_tasks_against_depth(tmp_path, drawn):
+  def row(form, depth, metric, value, stderr):
+    return dict(task='piqa', documents=40, form=form, depth=depth, metric=metric) | dict(
+      value=value, stderr=stderr
+    )
+
+  rows = [
+    row('parallel', 4, 'acc', 0.75, 0.1),
+    row('parallel', 2, 'acc', 0.5, 0.1),
+    row('parallel', 2, 'acc_norm', 0.25, None),
+    row('sequential', None, 'acc', 0.625, 0.1),
+  ]
+  path = tmp_path / 'figure'
+  figures.scores_against_depth(rows, path, ORIGIN, 'crt', 'parallel passes K', (2, 3, 4))
+  assert path.with_suffix('.png').exists() and path.with_suffix('.svg').exists()
+  wanted = {'piqa: acc', 'acc_norm', 'exact recurrence: 0.6250', 'trained with 2-4'}
+  assert wanted | {f'40 documents of piqa\n{CAPTION}'} <= set(drawn['texts'])
+  assert [[2, 0.5], [4, 0.75]] in drawn['lines'] and [[0, 0.625], [1, 0.625]] in drawn['lines']
