@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 WAITS = (0.2, 1.0, 3.0)  # seconds before each further try
+# mountpoint-s3 would not do: it neither renames nor appends.
+MOUNTS = {'gs': 'gcsfuse', 's3': 'rclone mount --vfs-cache-mode full'}
 # Missing is evidence, as is a folder in the place of a file.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # What a lock gives on a file system that has none.
@@ -38,10 +40,11 @@ def local_path(name: str, path: str | Path) -> Path:
   Raises:
     ValueError: this machine knows no such home directory, or it is a bucket; names the field.
   """
-  if re.match(r'\w+://', str(path)):
+  if scheme := re.match(r'(\w+)://', str(path)):
+    mount = MOUNTS.get(scheme[1], 'FUSE')
     raise ValueError(
-      f'{name}={path!r}: only file systems are read and written; mount the bucket (gcsfuse, '
-      'mountpoint-s3) and give the folder'
+      f'{name}={path!r}: only file systems are read and written; mount the bucket ({mount}) and '
+      'give the folder'
     )
   try:
     return Path(path).expanduser()
