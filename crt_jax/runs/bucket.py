@@ -98,7 +98,7 @@ def opened(path: str) -> 'Bucket':
   return bucket
 
 
-def check(path: str) -> str:
+def check(path: str, flag: str = '--workdir') -> str:
   """Returns the path of a run in a bucket as all processes write it.
 
   Raises:
@@ -106,9 +106,9 @@ def check(path: str) -> str:
   """
   name, _, run = path.removeprefix(SCHEME).strip('/').partition('/')
   if not name or not run:
-    raise ValueError(f'--workdir={path}: a run needs a name, as in {SCHEME}{name or "bucket"}/run')
+    raise ValueError(f'{flag}={path}: a run needs a name, as in {SCHEME}{name or "bucket"}/run')
   if importlib.util.find_spec('gcsfs') is None:
-    raise ValueError(f'--workdir={path} needs gcsfs; {install("gcs")}')
+    raise ValueError(f'{flag}={path} needs gcsfs; {install("gcs")}')
   return f'{SCHEME}{name}/{run}'
 
 

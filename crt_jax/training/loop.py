@@ -105,6 +105,8 @@ def compile_all(run: Run, reporter: Reporter) -> Scoring:
 
 def standing(path: str) -> str:
   """Returns what of a run is saved, in words."""
+  if bucket.is_bucket(path):  # which may not answer, and a signal does not wait
+    return f'what is saved is in {path}'
   steps = bucket.steps_on_disk(bucket.place(path) / 'checkpoints')
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
 

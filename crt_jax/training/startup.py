@@ -246,9 +246,11 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     ValueError: there is no checkpoint to begin with, processes see different ones, or a fork asks
       for another beginning.
   """
-  folder = config.train.init_from and str(
-    storage.local_path('train.init_from', config.train.init_from)
-  )
+  folder = config.train.init_from
+  if bucket.is_bucket(folder):
+    folder = bucket.check(folder, 'train.init_from')
+  elif folder:
+    folder = str(storage.local_path('train.init_from', folder))
   own = checkpoint.steps_on_disk(bucket.place(path) / 'checkpoints')
   if 'train.init_from' in changed and own:
     raise ValueError(

