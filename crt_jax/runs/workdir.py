@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 from crt_jax import json_text, schema, storage
 from crt_jax.cluster.launcher import wait_until
 from crt_jax.runs import bucket
+from crt_jax.runs.bucket import hold
 from crt_jax.runs.lock import NAME as LOCK
 from crt_jax.runs.lock import released as released
 from crt_jax.runs.provenance import now, origin
@@ -117,7 +118,7 @@ def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
     return workdir
   try:
     workdir.path.mkdir(parents=True, exist_ok=True)
-    bucket.hold(path)
+    hold(path)
     begin(workdir, config)
     bucket.upload(path)
   except storage.OutOfReach:
