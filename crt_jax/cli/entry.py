@@ -95,11 +95,33 @@ def _config_parser() -> _ConfigParser | None:
   return parser if isinstance(parser, _ConfigParser) else None
 
 
-def define_workdir(text: str = 'Directory of the run') -> flags.FlagHolder:
-  """Defines `--workdir`, by default `runs/<config name>` where the entry point has a config."""
+class _WorkdirParser(flags.ArgumentParser):
+  """Reads `--workdir`: a folder or, where the entry point knows how, a run in a bucket."""
+
+  def __init__(self, buckets: bool):
+    self.buckets = buckets
+
+  def parse(self, argument: str) -> str:
+    from crt_jax.runs import bucket
+
+    try:
+      if self.buckets and bucket.is_bucket(argument):
+        return bucket.check(argument)
+      return argument and str(storage.local_path('--workdir', argument))
+    except ValueError as error:
+      raise Mistake(str(error)) from None
+
+
+def define_workdir(text: str = 'Directory of the run', buckets: bool = False) -> flags.FlagHolder:
+  """Defines `--workdir`, by default `runs/<config name>` where the entry point has a config.
+
+  Args:
+    text: the help.
+    buckets: whether it may be `gs://BUCKET/RUN`.
+  """
   if 'workdir' not in FLAGS:
     default = ' (runs/<config name> when left out)' if 'config' in FLAGS else ''
-    flags.DEFINE_string('workdir', None, f'{text}{default}.')
+    flags.DEFINE(_WorkdirParser(buckets), 'workdir', None, f'{text}{default}.')
     flags.DEFINE_multi_string(
       'allow_model',
       [],
@@ -286,14 +308,8 @@ def _finish_config(parser: _ConfigParser) -> None:
 
 
 def _finish_workdir() -> None:
-  """Gives `--workdir` its default, and a home directory its name."""
-  if 'workdir' not in FLAGS:
-    return
-  if FLAGS.workdir:
-    try:
-      FLAGS.workdir = str(storage.local_path('--workdir', FLAGS.workdir))
-    except ValueError as error:
-      raise Mistake(str(error)) from None
+  """Gives `--workdir` its default."""
+  if 'workdir' not in FLAGS or FLAGS.workdir:
     return
   if 'config' not in FLAGS:
     raise Mistake('--workdir is missing, as in --workdir=runs/quickstart')

@@ -15,7 +15,7 @@ from absl import flags
 from crt_jax import cli, storage
 from crt_jax.convert import FORMATS
 
-_WORKDIR = cli.define_workdir('Directory of the run, which is only read')
+_WORKDIR = cli.define_workdir('Directory of the run, which is only read', buckets=True)
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to write, which must not exist.')
 _FORMAT = flags.DEFINE_enum('format', FORMATS[0], FORMATS, 'Whose names the arrays have.')
 _STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')

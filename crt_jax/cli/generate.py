@@ -29,7 +29,7 @@ from crt_jax.cli import prompt_file
 if TYPE_CHECKING:
   from crt_jax.data.tokenizers import Tokenizer
 
-_WORKDIR = cli.define_workdir('Directory of the run; only read')
+_WORKDIR = cli.define_workdir('Directory of the run; only read', buckets=True)
 _STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
 _PROMPT = flags.DEFINE_string('prompt', None, 'The beginning of the text, at least one character.')
 _NUM_TOKENS = flags.DEFINE_integer(

@@ -50,7 +50,7 @@ def _define_flags() -> None:
   from crt_jax.cli import distributed
 
   cli.define_config(required=False)
-  cli.define_workdir('Directory of the run: new, empty, or holding this very run')
+  cli.define_workdir('Directory of the run: new, empty, or holding this very run', buckets=True)
   flags.DEFINE_enum(
     'mode',
     'train',

@@ -169,7 +169,9 @@ def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
 
 def _matches(field: str, pattern: str) -> list[Path]:
   """The files that a glob matches, or the folder that it names."""
-  whole = storage.local_path(f'data.{field}', pattern)
+  if '://' in pattern and _alternatives(pattern) != [pattern]:
+    return []
+  whole = storage.local_path(f'data.{field}', pattern, reads=True)
   matches = [Path(match) for match in glob.glob(str(whole), recursive=True)]
   return [match for match in matches if match == whole or not match.is_dir()]
 

@@ -87,13 +87,13 @@ def comes_with_model(name: str) -> bool:
   """Whether `data.tokenizer` is a .gguf file or a folder: of Hugging Face, of a run, or of the
   tokenizer of a run."""
   return name.endswith('.gguf') or (
-    not name.startswith('gpt2') and storage.local_path('data.tokenizer', name).is_dir()
+    not name.startswith('gpt2') and storage.local_path('data.tokenizer', name, reads=True).is_dir()
   )
 
 
 def of_model(name: str) -> Tokenizer:
   """The tokenizer of such a place; ValueError where there is none that can be read."""
-  path = storage.local_path('data.tokenizer', name)
+  path = storage.local_path('data.tokenizer', name, reads=True)
   if path.suffix == '.gguf':
     return gguf_vocabulary.read(path)
   for folder in (path, path / 'tokenizer'):
@@ -188,12 +188,12 @@ def _words(pieces: Iterator[str]) -> Iterator[str]:
 def _files(name: str) -> list[Path]:
   """[tokenizer.json] or [vocabulary, merges]."""
   if not name.startswith('gpt2'):
-    path = storage.local_path('data.tokenizer', name)
+    path = storage.local_path('data.tokenizer', name, reads=True)
     if not path.is_file():
       raise missing.files('tokenizer', name)
     return [path]
   if name != 'gpt2':
-    folder = storage.local_path('data.tokenizer', name.removeprefix('gpt2:'))
+    folder = storage.local_path('data.tokenizer', name.removeprefix('gpt2:'), reads=True)
     for names in _GPT2_FILES:
       if all((folder / file).is_file() for file in names):
         return [folder / file for file in names]

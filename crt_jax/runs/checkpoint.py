@@ -31,8 +31,9 @@ from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
-from crt_jax.runs import damage, retention
+from crt_jax.runs import bucket, damage, retention
 from crt_jax.runs import workdir as workdir_lib
+from crt_jax.runs.bucket import steps_on_disk as steps_on_disk
 from crt_jax.runs.checksums import (
   CHECKSUM,
   Damaged,
@@ -58,7 +59,7 @@ class Checkpoints:
   """The checkpoints of one work directory, for the run that writes them."""
 
   def __init__(self, workdir: str | pathlib.Path, keep: int):
-    self.workdir = pathlib.Path(workdir)
+    self.workdir = bucket.place(workdir)
     self.directory = self.workdir / 'checkpoints'
     self.keep = keep
     self._quiet = QuietOrbax()
@@ -83,7 +84,7 @@ class Checkpoints:
       best_mode='min',
       cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(self.directory.absolute(), options=options, item_names=ITEMS)
+    return ocp.CheckpointManager(absolute(self.directory), options=options, item_names=ITEMS)
 
   def save(self, state: TrainState, record: dict, cross_entropy: float | None = None) -> None:
     """Starts writing a checkpoint; the arrays are copied before it returns, so the state may be
@@ -205,6 +206,8 @@ class Checkpoints:
     """Moves a part of `checkpoints/` to a place in the work directory, numbered from 0."""
     if jax.process_index() != 0:
       return
+    if bucket.is_bucket(self.workdir):
+      return bucket.opened(str(self.workdir)).move(f'{self.directory.name}/{what}', place)
     (self.workdir / place).parent.mkdir(exist_ok=True)
     number = 0
     while (self.workdir / f'{place}.{number}').exists():
@@ -267,6 +270,8 @@ class _WriteFailures:
 def check_space(directory: pathlib.Path, tree: Tree) -> None:
   """Raises OSError unless the arrays fit the disk: asking costs nothing, and half a checkpoint
   helps nobody."""
+  if bucket.is_bucket(directory):
+    return
   needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + SPARE_BYTES
   free = shutil.disk_usage(directory).free
   if free < needed:
@@ -284,7 +289,7 @@ def read_state(
   check_shapes(record, {'params': abstract.params})
   try:
     check_optimizer(
-      record, pathlib.Path(manager.directory) / str(step) / 'optimizer', abstract.opt_state
+      record, bucket.place(manager.directory) / str(step) / 'optimizer', abstract.opt_state
     )
   except OtherOptimizer:
     if anew is None:
@@ -302,7 +307,7 @@ def read_state(
 
 def load_record(workdir: str, step: int) -> dict:
   """Returns what the checkpoint of a step says about its run."""
-  with QuietOrbax(), reader(pathlib.Path(workdir) / 'checkpoints') as manager:
+  with QuietOrbax(), reader(bucket.place(workdir) / 'checkpoints') as manager:
     return read_record(manager, step)
 
 
@@ -325,7 +330,7 @@ def load_params(
       parameter that does not fit the mesh.
     OutOfReach: the checkpoint could not be read, which says nothing against it.
   """
-  directory = pathlib.Path(workdir) / 'checkpoints'
+  directory = bucket.place(workdir) / 'checkpoints'
   newest(workdir)
   steps = steps_on_disk(directory)
   if step is not None and step not in steps:
@@ -349,7 +354,7 @@ def load_params(
 
 def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
   """Returns the tokenizer of a run; ValueError if it is not the one of the checkpoint's record."""
-  folder = pathlib.Path(workdir) / 'tokenizer'
+  folder = bucket.local(workdir) / 'tokenizer'
   tokenizer = tokenizers.load(folder)
   if tokenizer.hash != record['data']['tokenizer']:
     raise ValueError(
@@ -363,7 +368,12 @@ def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
   """Returns a manager that leaves the directory as it is."""
   options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
   manager = functools.partial(ocp.CheckpointManager, options=options, item_names=ITEMS)
-  return storage.retried(directory, manager, directory.absolute())
+  return storage.retried(directory, manager, absolute(directory))
+
+
+def absolute(directory: Any) -> Any:
+  """Returns a directory as Orbax wants it."""
+  return directory if bucket.is_bucket(directory) else directory.absolute()
 
 
 def abstract_params(model: Model, mesh: Mesh | None) -> Params:
@@ -398,19 +408,11 @@ def read_record(manager: ocp.CheckpointManager, step: int) -> dict:
   return record
 
 
-def steps_on_disk(directory: pathlib.Path) -> list[int]:
-  """Returns the steps that have a committed checkpoint, oldest first; reads names only."""
-  directory = pathlib.Path(directory)
-  if not directory.is_dir():
-    return []
-  return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-
-
 def newest(workdir: str) -> int:
   """Returns the step of a run's newest checkpoint; ValueError where it has none."""
-  steps = steps_on_disk(pathlib.Path(workdir) / 'checkpoints')
+  steps = steps_on_disk(bucket.place(workdir) / 'checkpoints')
   if not steps:
-    why = '' if pathlib.Path(workdir).exists() else ' (no such directory)'
+    why = '' if bucket.local(workdir).exists() else ' (no such directory)'
     raise ValueError(
       f'{workdir}: no checkpoint here{why}; give the --workdir of a run, or train one in it'
     )

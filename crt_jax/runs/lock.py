@@ -76,7 +76,7 @@ def hold(path: pathlib.Path) -> None:
     is_locked = _lock(path, handle)
     # A process of this host that lives would have kept the lock.
     if not (is_locked and is_here(found)) and is_alive(path):
-      raise _in_use(path)
+      raise in_use(path, holder(path))
     lock = Lock(handle)
   except BaseException:
     os.close(handle)
@@ -85,7 +85,7 @@ def hold(path: pathlib.Path) -> None:
     time.sleep(SETTLE_SECONDS)
     if not is_mine(holder(path)):
       lock.release()
-      raise _in_use(path)
+      raise in_use(path, holder(path))
   _held.append(lock)
 
 
@@ -94,11 +94,11 @@ def _lock(path: pathlib.Path, handle: int) -> bool:
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    raise _in_use(path) from None
+    raise in_use(path, holder(path)) from None
   except OSError as error:
     if error.errno not in storage.NO_LOCKS:
       raise
-    _warn(
+    warn(
       f'--workdir={path}: this file system has no locks ({error.strerror}); only the text of its '
       f'file {NAME} keeps a second process out'
     )
@@ -141,7 +141,7 @@ def is_alive(path: pathlib.Path) -> bool:
   found = holder(path)
   if not found or is_here(found) and not runs(found['process']):
     return False
-  _warn(f'--workdir={path} was held by {named(found)}; waiting to see whether it still is')
+  warn(f'--workdir={path} was held by {named(found)}; waiting to see whether it still is')
   deadline = time.monotonic() + LOOK_SECONDS
   while time.monotonic() < deadline:
     time.sleep(min(1.0, REFRESH_SECONDS / 5))
@@ -164,8 +164,8 @@ def runs(process: int) -> bool:
   return True
 
 
-def _in_use(path: pathlib.Path) -> ValueError:
-  found = holder(path)
+def in_use(path: str | pathlib.Path, found: dict) -> ValueError:
+  """Returns what to say of a directory that has a holder."""
   who = named(found) if found else 'which has not said who it is'
   return ValueError(
     f'--workdir={path} is in use by another process ({who}); wait for it or stop it'
@@ -185,7 +185,8 @@ def now() -> str:
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+  """Prints a warning where a person and a log both see it."""
   print(f'warning: {message}', file=sys.stderr, flush=True)
 
 

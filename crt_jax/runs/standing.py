@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from crt_jax.runs import lock
+from crt_jax.runs import bucket, lock
 
 FAILURE = 'failure.txt'
 LAST_LINES = 8
@@ -20,15 +20,15 @@ def describe(path: str | pathlib.Path) -> str:
   Raises:
     ValueError: there is no run.
   """
-  path = pathlib.Path(path)
-  saved = _read(path / 'config.json')
+  path, folder = bucket.place(path), bucket.local(path)
+  saved = _read(folder / 'config.json')
   if 'config' not in saved:
     raise ValueError(f'--workdir={path} holds no run (config.json is missing or cannot be read)')
   train, data = saved['config']['train'], saved['config']['data']
-  rows = _rows(path / 'metrics.jsonl')
+  rows = _rows(folder / 'metrics.jsonl')
   last = rows[-1] if rows else {}
   step, steps = last.get('step', 0), train['steps']
-  state = state_of(path)
+  state = state_of(folder)
   lines = [f'{path}: {state}', f'  step         {step:,} of {steps:,} ({step / steps:.0%})']
   if last:
     lines.append(f'  loss         {_number(last.get("loss"))}')
@@ -42,11 +42,10 @@ def describe(path: str | pathlib.Path) -> str:
     lines.append(f'  speed        {rate:,.0f} tokens/s, about {_minutes(seconds)} left to train')
   if last.get('training_seconds'):
     lines.append(f'  trained for  {_minutes(last["training_seconds"])}')
-  checkpoints = path / 'checkpoints'
-  kept = sorted(int(p.name) for p in checkpoints.glob('*') if p.name.isdigit())
+  kept = bucket.steps_on_disk(path / 'checkpoints')
   lines.append(f'  checkpoints  {", ".join(map(str, kept)) or "none yet"}')
   with contextlib.suppress(OSError):
-    failed = (path / FAILURE).read_text('utf-8').rstrip().splitlines()[-LAST_LINES:]
+    failed = (folder / FAILURE).read_text('utf-8').rstrip().splitlines()[-LAST_LINES:]
     lines += ['  last failure', *(f'    {line}' for line in failed)]
   return '\n'.join(lines)
 

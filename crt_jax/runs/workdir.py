@@ -28,8 +28,9 @@ from ml_collections import ConfigDict
 
 from crt_jax import json_text, schema, storage
 from crt_jax.cluster.launcher import wait_until
+from crt_jax.runs import bucket
+from crt_jax.runs.bucket import hold
 from crt_jax.runs.lock import NAME as LOCK
-from crt_jax.runs.lock import hold
 from crt_jax.runs.lock import released as released
 from crt_jax.runs.provenance import now, origin
 
@@ -43,7 +44,8 @@ class Workdir:
   """A directory that `open_workdir` has found fit for a run."""
 
   def __init__(self, path: str | pathlib.Path):
-    self.path = pathlib.Path(path)
+    self.name = str(bucket.place(path))
+    self.path = bucket.local(path)
 
   @property
   def metrics(self) -> pathlib.Path:
@@ -62,7 +64,7 @@ class Workdir:
 
 def finished_step(path: str | pathlib.Path) -> int | None:
   """Returns the last step of a run that has ended, else None."""
-  marker = pathlib.Path(path) / FINISHED
+  marker = bucket.local(path) / FINISHED
   return read_json(marker, 'step')['step'] if marker.exists() else None
 
 
@@ -75,15 +77,15 @@ def check_workdir(path: str | pathlib.Path, config: ConfigDict, fork: bool) -> d
   Raises:
     ValueError: the directory holds something else, or a run with another config and `fork` is off.
   """
-  path = pathlib.Path(path)
-  if not path.exists():
+  path, folder = bucket.place(path), bucket.local(path)
+  if not folder.exists():
     return {}
-  if not path.is_dir():
+  if not folder.is_dir():
     raise ValueError(f'--workdir={path} is a file; choose a directory')
-  if not (path / CONFIG).exists():
+  if not (folder / CONFIG).exists():
     entries = sorted(
       p.name
-      for p in path.iterdir()
+      for p in folder.iterdir()
       if not p.name.startswith(CONFIG) and p.name not in (ATTEMPTS, LOCK)
     )
     if entries:
@@ -116,8 +118,11 @@ def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
     return workdir
   try:
     workdir.path.mkdir(parents=True, exist_ok=True)
-    hold(workdir.path)
+    hold(path)
     begin(workdir, config)
+    bucket.upload(path)
+  except storage.OutOfReach:
+    raise
   except OSError as error:
     raise ValueError(
       f'--workdir={path} cannot be written ({error.strerror or error}); choose another directory'
@@ -136,7 +141,13 @@ def seen(workdir: Workdir) -> dict:
   """Returns what this process finds in a directory that process 0 has opened: all have to see the
   same, or checkpoints would be written in pieces into several places."""
   file = workdir.path / CONFIG
-  wait_until(file.exists, SECONDS_TO_APPEAR)
+
+  def appeared() -> bool:
+    if jax.process_index() != 0:
+      bucket.fetch(workdir.name)
+    return file.exists()
+
+  wait_until(appeared, SECONDS_TO_APPEAR)
   digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else 'not there'
   return {CONFIG: digest}
 
@@ -177,7 +188,7 @@ def _with_tuples(value: Any) -> Any:
 
 def saved_config(path: str | pathlib.Path) -> dict:
   """Returns the config of the run in a work directory, as plain JSON."""
-  file = pathlib.Path(path) / CONFIG
+  file = bucket.local(path) / CONFIG
   if not file.exists():
     raise ValueError(f'{path}: no {CONFIG} here, so this is not the --workdir of a run')
   return read_json(file, 'config')['config']

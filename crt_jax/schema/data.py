@@ -140,7 +140,7 @@ class DataConfig(Section):
   def packed_folder(self) -> Path | None:
     """The folder of 'packed:FOLDER', None for other corpora."""
     kind, _, folder = self.corpus.partition(':')
-    return storage.local_path('data.corpus', folder) if kind == PACKED else None
+    return storage.local_path('data.corpus', folder, reads=True) if kind == PACKED else None
 
   @property
   def pattern(self) -> dict[str, int]:
@@ -250,7 +250,10 @@ def _check_tokenizer(config: DataConfig) -> None:
   name = config.tokenizer
   if name in TOKENIZERS[:3] or name.startswith('gpt2:'):
     return
-  if not storage.local_path('data.tokenizer', name).exists() and Path(name).suffix != '.json':
+  if (
+    not storage.local_path('data.tokenizer', name, reads=True).exists()
+    and Path(name).suffix != '.json'
+  ):
     raise ValueError(
       f'data.tokenizer={name!r} is neither a file, a folder nor one of {", ".join(TOKENIZERS)}'
       f'{near(name, TOKENIZERS[:3])}'

@@ -19,7 +19,7 @@ from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
 from crt_jax.loading import Trained, load
 from crt_jax.models.base import Model, model_class
-from crt_jax.runs import checkpoint, workdir
+from crt_jax.runs import bucket, checkpoint, workdir
 from crt_jax.runs.provenance import origin
 from crt_jax.training import ending, scoring
 from crt_jax.training.scoring import Scoring
@@ -55,8 +55,9 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
     reporter.conclude(ending.numbers(run.model, results), text, drawn)
     workdir.finish(run.directory, step, run.clock.seconds)
     scoring.forget(run.directory.path)
-  say(f'finished; everything is in {run.directory.path}')
-  say(ending.next_commands(run.model, config, run.directory.path))
+    bucket.upload(run.directory.name)
+  say(f'finished; everything is in {run.directory.name}')
+  say(ending.next_commands(run.model, config, run.directory.name))
 
 
 def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
@@ -89,7 +90,8 @@ def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
     record = {'step': run.step, 'results': results, 'origin': origin()}
     write(directory, run.config, record, text)
     scoring.forget(directory.path)
-    print(f'checkpoint of step {run.step}; written to {directory.evaluation}')
+    bucket.upload(path)
+    print(f'checkpoint of step {run.step}; written to {directory.name}/{directory.evaluation.name}')
 
 
 def mesh_of(config: ConfigDict) -> Mesh:

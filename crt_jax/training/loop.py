@@ -2,7 +2,6 @@
 happen."""
 
 import functools
-import pathlib
 
 import jax
 import numpy as np
@@ -11,8 +10,7 @@ from ml_collections import ConfigDict
 from crt_jax import evaluation
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.cluster.watchdog import Watchdog
-from crt_jax.runs import tracking
-from crt_jax.runs.checkpoint import steps_on_disk
+from crt_jax.runs import bucket, tracking
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.standing import recording
 from crt_jax.training import finish
@@ -107,7 +105,9 @@ def compile_all(run: Run, reporter: Reporter) -> Scoring:
 
 def standing(path: str) -> str:
   """Returns what of a run is saved, in words."""
-  steps = steps_on_disk(pathlib.Path(path) / 'checkpoints')
+  if bucket.is_bucket(path):  # which may not answer, and a signal does not wait
+    return f'what is saved is in {path}'
+  steps = bucket.steps_on_disk(bucket.place(path) / 'checkpoints')
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
 
 
@@ -182,6 +182,7 @@ def store_batch(run: Run, error: NonFinite) -> str:
     'there is no good checkpoint' if good is None else f'the last good checkpoint is of step {good}'
   )
   return (
-    f'error: step {error.step} is not finite ({error}); the batch is in {file}; {kept}; '
+    f'error: step {error.step} is not finite ({error}); the batch is in '
+    f'{run.directory.name}/diverged/{file.name}; {kept}; '
     f'lower optimizer.learning_rate and {"begin anew" if good is None else "continue"} with --fork'
   )

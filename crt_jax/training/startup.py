@@ -3,7 +3,6 @@ or at the last checkpoint."""
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.models import device_defaults, kernel_choice
 from crt_jax.models.base import Model
-from crt_jax.runs import checkpoint, train_state, workdir
+from crt_jax.runs import bucket, checkpoint, train_state, workdir
 from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
 from crt_jax.training import optimizer, sharding_table, step
@@ -54,6 +53,7 @@ class Run:
 
   def save(self, cross_entropy: float | None = None) -> None:
     """Starts writing a checkpoint of the present state."""
+    bucket.upload(self.directory.name)  # first: a checkpoint finds its rows beside it
     record = {**self.record, 'training_seconds': self.clock.seconds}
     self.checkpoints.save(self.state, record, cross_entropy)
 
@@ -187,7 +187,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   if is_first:
     table = sharding_table.layout(plan.model.axes(), plan.abstract)
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
-  checkpoints = checkpoint.Checkpoints(directory.path, config.train.keep_checkpoints)
+  checkpoints = checkpoint.Checkpoints(path, config.train.keep_checkpoints)
   if beginning and is_first:
     workdir.write_json(directory.path / BEGINNING, beginning)
   anew = None
@@ -206,6 +206,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
     check_continuation(config, path, record, dataset.identity, decided)
   if plan.changed:
     workdir.record_fork(directory, config, plan.changed, int(start.step))
+  bucket.upload(path)
   return directory, checkpoints, start, clock
 
 
@@ -245,10 +246,12 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     ValueError: there is no checkpoint to begin with, processes see different ones, or a fork asks
       for another beginning.
   """
-  folder = config.train.init_from and str(
-    storage.local_path('train.init_from', config.train.init_from)
-  )
-  own = checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints')
+  folder = config.train.init_from
+  if bucket.is_bucket(folder):
+    folder = bucket.check(folder, 'train.init_from')
+  elif folder:
+    folder = str(storage.local_path('train.init_from', folder))
+  own = checkpoint.steps_on_disk(bucket.place(path) / 'checkpoints')
   if 'train.init_from' in changed and own:
     raise ValueError(
       f'train.init_from={folder!r}: {path} has begun already, at step {own[-1]}; '
@@ -265,7 +268,7 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
 
 def saved_beginning(path: str) -> dict | None:
   """Returns what a run has begun with, None where its parameters were drawn."""
-  file = pathlib.Path(path) / BEGINNING
+  file = bucket.local(path) / BEGINNING
   return workdir.read_json(file) if file.exists() else None
 
 

@@ -169,6 +169,10 @@ def test_workdir_as_given(here):
     ([CONFIG, '--flagfile=nowhere'], 'nowhere'),
     (['--mode=eval'], '--workdir is missing'),
     ([CONFIG, '--workdir=gs://bucket/run'], "--workdir='gs://bucket/run': only file systems"),
+    (
+      [CONFIG, '--workdir=s3://bucket/run'],
+      'mount the bucket (rclone mount --vfs-cache-mode full)',
+    ),
     # Inside main.
     ([CONFIG, '--do=raise ValueError("width=9: use 8")'], 'error: width=9: use 8\n'),
     ([CONFIG, '--do=open("/nowhere/at/all")'], '/nowhere/at/all: No such file or directory'),

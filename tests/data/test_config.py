@@ -125,15 +125,26 @@ def test_a_machine_without_a_home_directory_is_told_the_field(field, read, monke
   ('field', 'read'),
   [
     ('data.cache_dir', lambda path: resolve({'cache_dir': path}).cache_root),
-    ('data.tokenizer', lambda path: resolve({'tokenizer': path})),
-    ('data.files', lambda path: open_corpus(resolve({'corpus': 'files', 'files': path}))),
-    ('data.corpus', lambda path: resolve({'corpus': f'packed:{path}'}).packed_folder),
     ('data.tfds_dir', lambda path: open_corpus(resolve({'corpus': 'tfds:a', 'tfds_dir': path}))),
   ],
 )
 def test_a_bucket_is_refused_by_its_field(field, read):
   with pytest.raises(ValueError, match=f"^{field}='gs://texts/a': only file systems.*mount"):
     read('gs://texts/a')
+
+
+@pytest.mark.parametrize(
+  ('field', 'read'),
+  [
+    ('data.tokenizer', lambda path: resolve({'tokenizer': path})),
+    ('data.files', lambda path: open_corpus(resolve({'corpus': 'files', 'files': path}))),
+    ('data.corpus', lambda path: resolve({'corpus': f'packed:{path}'}).packed_folder),
+  ],
+)
+def test_what_is_read_from_a_bucket_names_the_package(field, read, monkeypatch):
+  monkeypatch.setattr('crt_jax.staging.importlib.util.find_spec', lambda name: None)
+  with pytest.raises(ValueError, match=rf"^{field}='s3://texts/a' needs s3fs; .*pip install"):
+    read('s3://texts/a')
 
 
 def test_the_cache_folder_is_configured_or_from_the_environment(monkeypatch, tmp_path):
