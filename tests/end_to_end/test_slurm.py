@@ -165,7 +165,7 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   start_now(slurm, job)
   wait_for(lambda: not queue(slurm), seconds=PATIENCE)
   log = (tmp_path / 'log').read_text()
-  assert 'everything is saved' in log and 'continuing after step' in log, log
+  assert 'saved at step' in log and 'continuing after step' in log, log
   assert (tmp_path / 'two/finished.json').exists(), log
   cache = pathlib.Path(slurm['CRT_JAX_CACHE'])
   code, out = runs.finish(tmp_path / 'one', cache, sizes=sizes, extra=FLAGS)
