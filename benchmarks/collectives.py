@@ -220,7 +220,7 @@ def _sent(kind: str, size: int, group: int) -> int:
 
 def _result_bytes(shape: str, operation: str) -> int:
   arrays = [array_bytes(*array) for array in _ARRAY.findall(shape)]
-  if operation == 'all-gather-start':  # (operands, results)
+  if operation in ('all-gather-start', 'reduce-scatter-start'):  # (operands, results)
     arrays = arrays[len(arrays) // 2 :]
   elif operation == 'collective-permute-start':  # (operand, result, contexts)
     arrays = arrays[1:2]

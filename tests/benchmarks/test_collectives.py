@@ -73,7 +73,7 @@ ENTRY %main (p: f32[8,4]) -> f32[] {
   %inside = f32[8,4]{1,0} all-gather(%p), replica_groups={{0,1},{2,3}}, dimensions={0}
   %sum = f32[8,4]{1,0} all-reduce(%p), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
   %all = f32[8,4]{1,0} all-gather(%p), replica_groups=[1,4]<=[4], dimensions={0}
-  %part = f32[2,4]{1,0} reduce-scatter(%p), replica_groups={{0,1,2,3}}, dimensions={0}
+  %part = (f32[8,4]{1,0}, f32[2,4]{1,0}) reduce-scatter-start(%p), replica_groups={{0,1,2,3}}, dimensions={0}
   %named = f32[9] all-reduce(%p), replica_groups=mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'x'}, to_apply=%add
   %other = f32[9] all-reduce(%p), replica_groups=mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'y'}, to_apply=%add
   %send = (f32[2,4]{1,0}, u32[], token[]) send(%p, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_GATHER"}
