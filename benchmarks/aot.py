@@ -15,6 +15,8 @@ The batch is the config's own. Its rows lie on `data` x `fsdp`; devices beyond t
 hidden units and vocabulary (`tensor`), and where these do not divide, the batch grows to one row a
 device. Weights are gathered by layer, which needs the least memory. `--scaling` compiles a few
 configs on 1, 2, 4 and 8 CPU devices instead, in each of WAYS, with a batch that grows with them.
+`--slices` compiles for two TPU v5e slices of 16 chips and for four nodes of eight H100, which a
+slower network connects, with `data` or `fsdp` across it (config.mesh.across).
 
 For a GPU (h100, h200, a100: benchmarks/targets) decoding of the models in configs/latency.py and
 the training steps of benchmarks.train are compiled, see benchmarks/gpu_programs.py.
@@ -51,7 +53,7 @@ import crt_jax
 from benchmarks.cases import CASES
 from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
-from benchmarks.gpu_programs import decoding_of, device_of, training_of
+from benchmarks.gpu_programs import decoding_of, devices_of_nodes, training_of
 from configs.latency import models
 from crt_jax import accounting, sharding
 from crt_jax.cli import config_files
@@ -71,11 +73,13 @@ _TARGET = flags.DEFINE_list(
 )
 _DECODE = flags.DEFINE_list('decode', [], 'For a GPU: models to decode; without --train, all.')
 _TRAIN = flags.DEFINE_list('train', [], 'For a GPU: training steps; without --decode, all.')
+_SLICES = flags.DEFINE_bool('slices', False, 'What is sent between slices or nodes instead.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.')
 
 GIB = 2**30
 MEMORY = {'v5e': 16 * GIB}  # of one chip, of which the runtime keeps some
 SCALED = ('crt_d5_c1120', 'transformer_n12-heads=16', 'cart_d1024')
+SLICES = ('2*v5e:4x4', '4*h100:8')
 # How rows and weights may lie: the axis of the mesh, and config.mesh.gather.
 WAYS = {
   'data': ('data', 'step'),
@@ -103,13 +107,16 @@ def specs() -> dict[str, str]:
 
 
 def devices_of(target: str) -> list:
-  """The devices of 'cpu:N', or of a GPU or a TPU slice such as 'v5e:4x4' that is not there."""
-  if target in GPUS:
-    return [device_of(target)]
-  kind, _, size = target.partition(':')
+  """The devices of 'cpu:N', or of a GPU or a TPU slice such as 'v5e:4x4' that is not there; of
+  several nodes or slices in '4*h100:8' and '2*v5e:4x4'."""
+  count, _, one = target.rpartition('*')
+  kind, _, size = one.partition(':')
+  if kind in GPUS:
+    return devices_of_nodes(kind, int(count or 1), int(size or 1))
   if kind == 'cpu':
     return jax.devices()[: int(size)]
-  return topologies.get_topology_desc(platform='tpu', topology_name=target).devices
+  slices = {'num_slices': int(count)} if count else {}
+  return topologies.get_topology_desc(platform='tpu', topology_name=one, **slices).devices
 
 
 def plan(config: ConfigDict, count: int) -> tuple[dict[str, int], int]:
@@ -132,7 +139,8 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
   with config.unlocked():
     config.data.batch_size = batch
   model = crt_jax.build(config.model, devices[0])
-  mesh = sharding.make_mesh(ml_collections.ConfigDict(sizes), devices)
+  placed = ml_collections.ConfigDict(sizes | {'across': config.mesh.across})
+  mesh = sharding.make_mesh(placed, devices)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
   schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
   abstract = train_state.abstract_state(model, tx, mesh)
@@ -145,7 +153,10 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
   options = CPU_OPTIONS if devices[0].platform == 'cpu' else None
   compiled = lowered.compile(compiler_options=options)
   seconds = time.process_time() - start
-  sent = collectives(compiled.as_text() or '')
+  # A described topology of GPUs says that all nodes are one slice.
+  kind = 'process_index' if devices[0].platform == 'cuda' else 'slice_index'
+  slices = [getattr(device, kind, 0) for device in mesh.devices.flat]
+  sent = collectives(compiled.as_text() or '', slices if len(set(slices)) > 1 else ())
   return {
     'mesh': sizes,
     'batch_size': batch,
@@ -156,6 +167,7 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
     'state_bytes': sharding_table.whole_bytes(abstract),
     'collectives': {kind: vars(each) for kind, each in sent.items()},
     'sent_bytes_a_device': sum(each.sent_bytes for each in sent.values()),
+    'network_bytes_a_device': sum(each.network_bytes for each in sent.values()),
     'cpu_seconds_to_compile': round(seconds, 1),
   }
 
@@ -198,6 +210,21 @@ def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
   return compile_step(config, sizes, batch, jax.devices()[:count])
 
 
+def across_slices(spec: str, target: str, axis: str) -> dict:
+  """One row of the table of slices: a row of the batch for each device, no dropout."""
+  config = config_files.load(spec)
+  devices = devices_of(target)
+  slices = int(target.partition('*')[0])
+  with config.unlocked():
+    config.model.dropout = 0.0
+    config.model.attention_kernel = 'xla'  # sends what cuDNN's does, and needs no library
+    config.mesh.across = axis
+  sizes = dict(data=slices, fsdp=len(devices) // slices, tensor=1)
+  if axis == 'fsdp':
+    sizes = dict(data=1, fsdp=len(devices), tensor=1)
+  return compile_step(config, sizes, len(devices) * config.train.accumulation, devices)
+
+
 def main(argv: list[str]):
   del argv
   prepare_process()
@@ -210,8 +237,12 @@ def main(argv: list[str]):
   jobs: dict[str, tuple] = {target: (result_of, target) for target in others}
   if _SCALING.value:
     jobs = {f'{way} {n}': (scaling, n, *WAYS[way]) for way in WAYS for n in (1, 2, 4, 8)}
+  if _SLICES.value:
+    targets = list(filter(is_there, SLICES))
+    jobs = {f'{t} {axis}': (across_slices, t, axis) for t in targets for axis in ('data', 'fsdp')}
   if jobs:
-    names = chosen(every, _ONLY.value or (SCALED if _SCALING.value else ['*']))
+    few = SCALED if _SCALING.value or _SLICES.value else ['*']
+    names = chosen(every, _ONLY.value or few)
     compile_all({name: every[name] for name in names}, jobs, list(every))
 
 

@@ -5,6 +5,9 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 from crt_jax.rounding import ceil_div
 
@@ -19,6 +22,10 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _CHANNEL = re.compile(r'channel_id=(\d+)')
+# What a TPU sends to other slices, through its host.
+_TO_SLICES = re.compile(
+  r'_xla_megascale_target="\{([\d,:]+)\}.*?_xla_megascale_transfer_type="(\w+)"'
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -30,11 +37,14 @@ class Collective:
     count: how often one runs.
     result_bytes: of their results on one device, added up.
     sent_bytes: what one device sends if the algorithm is a ring.
+    network_bytes: its share of what its slice of a TPU, or its node of GPUs, sends to the others,
+      where those of one slice add up first.
   """
 
   count: int = 0
   result_bytes: int = 0
   sent_bytes: int = 0
+  network_bytes: int = 0
 
   def __add__(self, other: 'Collective'):
     pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
@@ -44,8 +54,11 @@ class Collective:
     return Collective(*(times * a for a in dataclasses.astuple(self)))
 
 
-def collectives(text: str) -> dict[str, Collective]:
+def collectives(text: str, slices: Sequence[int] = ()) -> dict[str, Collective]:
   """Kind -> what the entry computation of an HLO module does of it, through all that it calls.
+
+  Args:
+    slices: the slice or node of each device of the mesh, in its order; () where there is but one.
 
   Raises:
     ValueError: a loop with collectives in it does not say how often it runs.
@@ -59,15 +72,15 @@ def collectives(text: str) -> dict[str, Collective]:
       entry = name if line.startswith('ENTRY') else entry
     elif name:
       bodies[name].append(line)
-  found = _Module(bodies).total(entry)
+  found = _Module(bodies, slices).total(entry)
   return {kind: found[kind] for kind in KINDS if found[kind].count}
 
 
 class _Module:
   """The computations of an HLO module, and what each sends."""
 
-  def __init__(self, bodies: dict[str, list[str]]):
-    self._bodies = bodies
+  def __init__(self, bodies: dict[str, list[str]], slices: Sequence[int]):
+    self._bodies, self._slices = bodies, slices
     self._known = {}
     self._seen = collections.Counter()  # collectives of a channel in a computation
 
@@ -95,11 +108,14 @@ class _Module:
     if instruction is None:
       return
     shape, operation = instruction.groups()
-    if operation.removesuffix('-start') in KINDS:
+    to_slices = _TO_SLICES.search(line) if operation == 'send' else None
+    if to_slices or operation.removesuffix('-start') in KINDS:
       channel = _CHANNEL.search(line)
       channel = channel[1] if channel else computation
-      channels[channel, self._seen[computation, channel]] = _collective(
-        shape, operation, line, computation
+      channels[channel, self._seen[computation, channel]] = (
+        _between_slices(shape, *to_slices.groups())
+        if to_slices
+        else _collective(shape, operation, line, computation, self._slices)
       )
       self._seen[computation, channel] += 1
       return
@@ -162,13 +178,32 @@ def _operands(line: str) -> list[str]:
   return re.findall(r'%([\w.\-]+)', inside[1]) if inside else []
 
 
-def _collective(shape: str, operation: str, line: str, computation: str):
+def _between_slices(shape: str, target: str, transfer: str):
+  """Kind and size of what a device sends to the same one of other slices."""
+  kind, others = transfer.lower().replace('_', '-'), len(_numbers(target)) - 1
+  [size, *_] = [array_bytes(*array) for array in _ARRAY.findall(shape)]
+  result = {'all-gather': size * (others + 1), 'reduce-scatter': size // (others + 1)}
+  sent = _sent(kind, result.get(kind, size), others + 1)
+  return kind, Collective(1, result.get(kind, size), sent, sent)
+
+
+def _numbers(text: str) -> list[int]:
+  """1,2 or 1:3 -> the numbers that are meant."""
+  ends = [[int(end) for end in part.split(':')] for part in text.split(',')]
+  return [number for first, *last in ends for number in range(first, (last or [first])[0] + 1)]
+
+
+def _collective(shape: str, operation: str, line: str, computation: str, slices: Sequence[int]):
   """Kind and size of one instruction."""
   kind = operation.removesuffix('-start')
   size, group = _result_bytes(shape, operation), _group_size(line)
   if 'all-reduce-scatter' in computation:  # how a TPU writes one: an all-reduce, then its slice
     return 'reduce-scatter', Collective(1, size // group, size * (group - 1) // group)
-  return kind, Collective(1, size, _sent(kind, size, group))
+  crossed = len({slices[device] for device in _first_group(line)}) if slices else 1
+  each = group // crossed  # devices of a slice that share what it sends
+  whole = size * each if kind == 'reduce-scatter' else size
+  between = _sent(kind, whole, crossed) // each if crossed > 1 else 0
+  return kind, Collective(1, size, _sent(kind, size, group), between)
 
 
 def _sent(kind: str, size: int, group: int) -> int:
@@ -185,7 +220,7 @@ def _sent(kind: str, size: int, group: int) -> int:
 
 def _result_bytes(shape: str, operation: str) -> int:
   arrays = [array_bytes(*array) for array in _ARRAY.findall(shape)]
-  if operation == 'all-gather-start':  # (operands, results)
+  if operation in ('all-gather-start', 'reduce-scatter-start'):  # (operands, results)
     arrays = arrays[len(arrays) // 2 :]
   elif operation == 'collective-permute-start':  # (operand, result, contexts)
     arrays = arrays[1:2]
@@ -199,6 +234,31 @@ def array_bytes(dtype: str, dims: str) -> int:
   for dim in filter(None, dims.split(',')):
     size *= int(dim)
   return size * bits // 8
+
+
+def _first_group(line: str) -> list[int]:
+  """The devices of one collective, by their place in the mesh."""
+  if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
+    return _numbers(match[1])
+  if match := re.search(r'replica_groups=\[\d+,(\d+)\]<=(\S+?),? ', line):
+    return _device_ids(match[2]).ravel()[: int(match[1])].tolist()
+  named = re.search(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S+)\))? \{('[\w', ]+)\}", line
+  )
+  if named:
+    sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+    ids = _device_ids(named[2] or f'[{math.prod(sizes.values())}]').reshape(list(sizes.values()))
+    return (
+      ids[tuple(slice(None if f"'{axis}'" in named[3] else 1) for axis in sizes)].ravel().tolist()
+    )
+  raise ValueError(f'which devices take part is not read from: {line.strip()[:300]}')
+
+
+def _device_ids(text: str) -> np.ndarray:
+  """[4,8]T(1,0) -> the numbers from 0 in that shape, transposed."""
+  shape, order = (re.findall(r'\d+', part) for part in f'{text}T'.split('T')[:2])
+  ids = np.arange(math.prod(map(int, shape))).reshape([int(size) for size in shape])
+  return ids.transpose([int(axis) for axis in order] or None)
 
 
 def _group_size(line: str) -> int:

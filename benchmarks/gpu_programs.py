@@ -37,11 +37,16 @@ IN_GRAPH_US, LAUNCHED_US = 2.25, 4.5
 
 def device_of(target: str) -> jax.Device:
   """The GPU of TARGETS; RuntimeError where the plugin is missing."""
-  text = TARGETS[target].read_text('utf-8')
-  [device] = topologies.get_topology_desc(
-    platform='cuda', topology='1x1x1', target_config=text
-  ).devices
+  [device] = devices_of_nodes(target, 1, 1)
   return device
+
+
+def devices_of_nodes(target: str, nodes: int, each: int) -> list[jax.Device]:
+  """The GPUs of so many nodes, a process each."""
+  text = TARGETS[target].read_text('utf-8')
+  return topologies.get_topology_desc(
+    platform='cuda', topology=f'{nodes}x1x{each}', target_config=text
+  ).devices
 
 
 def decoding_of(name: str, target: str) -> dict:

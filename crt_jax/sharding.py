@@ -12,6 +12,7 @@ What happens when a dimension does not divide:
     that have no width. Splitting is a matter of memory only, so this never changes a result.
 """
 
+import collections
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -84,9 +87,43 @@ def make_mesh(
   """Returns the mesh of a config.mesh over all devices (Auto axes: the compiler places what we do
   not)."""
   devices = jax.devices() if devices is None else devices
-  sizes = mesh_shape(config, len(devices))
   types = (AxisType.Auto,) * len(MESH_AXES)
-  return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
+  return Mesh(arranged(config, devices), MESH_AXES, axis_types=types)
+
+
+def arranged(config: schema.MeshConfig | ConfigDict, devices: Sequence[jax.Device]) -> np.ndarray:
+  """Returns the devices in the shape of the mesh, so that only what config.mesh.across says crosses
+  the network between slices of a TPU, or nodes of GPUs (JAX calls both a slice).
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices, or that axis does not divide by
+      the number of slices.
+  """
+  sizes = mesh_shape(config, len(devices))
+  outer = _across(schema.resolve(schema.MeshConfig, config).across, sizes, devices)
+  if max(outer) == 1:
+    return mesh_utils.create_device_mesh(
+      list(sizes.values()), devices, allow_split_physical_axes=True
+    )
+  inner = [size // slices for size, slices in zip(sizes.values(), outer, strict=True)]
+  return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+
+
+def _across(across: str, sizes: dict[str, int], devices: Sequence[jax.Device]) -> list[int]:
+  """Over how many slices each axis of the mesh goes."""
+  counts = collections.Counter(getattr(device, 'slice_index', 0) for device in devices)
+  even = len(set(counts.values())) == 1
+  left, found = len(counts) if even else 1, []
+  for axis, size in sizes.items():
+    found.append(math.gcd(size, left) if across in (axis, 'any') else 1)
+    left //= found[-1]
+  if left > 1 or not (even or across == 'any'):
+    raise ValueError(
+      f'mesh.across={across!r}: mesh.{across}={sizes[across]} cannot be laid over {len(counts)} '
+      f'slices or nodes of {", ".join(map(str, sorted(set(counts.values()))))} devices; use a '
+      f"multiple of {len(counts)} and as many devices on each, or mesh.across='any'"
+    )
+  return found
 
 
 def tensor_mesh(size: int) -> Mesh:

@@ -37,7 +37,12 @@ STUDIES = {
 }
 
 # What benchmarks.aot has compiled; its records lie with those of the benchmarks.
-COMPILED = {'aot': 'aot', 'scaling': 'weak_scaling', 'predicted': 'weak_scaling'}
+COMPILED = {
+  'aot': 'aot',
+  'scaling': 'weak_scaling',
+  'predicted': 'weak_scaling',
+  'slices': 'slices',
+}
 
 
 def main(argv: list[str]):

@@ -2,6 +2,7 @@
 
 python -m benchmarks.aot --output=benchmarks/results/aot.json
 python -m benchmarks.aot --scaling --output=benchmarks/results/weak_scaling.json
+python -m benchmarks.aot --slices --output=benchmarks/results/slices.json
 """
 
 import pathlib
@@ -21,7 +22,8 @@ GPUS = (8, 16, 32, 64, 128, 256)
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
   """The table of that name, and what it was compiled with."""
   results = record['results']
-  parts = {'aot': fits_table, 'scaling': scaling_table, 'predicted': predicted_table}[name](results)
+  tables = {'aot': fits_table, 'scaling': scaling_table, 'predicted': predicted_table}
+  parts = (tables | {'slices': slices_table})[name](results)
   parts += unfinished(record) if name == 'aot' else []
   return {'docs/scaling.md': pages.paragraphs(*parts, made(record))}
 
@@ -102,6 +104,23 @@ def scaling_table(results: dict) -> list[str]:
       kinds = [kind_cell(cell['collectives'].get(kind)) for kind in KINDS[:3]]
       sent, size = cell['sent_bytes_a_device'] / MIB, cell['bytes_a_device'] / GIB
       rows.append([name, way, count, *kinds, f'{sent:,.1f}', f'{size:.2f}'])
+  return [pages.table(head, rows)]
+
+
+def slices_table(results: dict) -> list[str]:
+  """A line per config, slices or nodes, and axis that goes across: what is sent over either
+  network."""
+  head = ['config', 'devices', 'across', 'mesh', 'sent by a device, MiB', 'over the slow network']
+  rows = []
+  for name, found in results.items():
+    for label, cell in found.items():
+      target, axis = label.split(' ')
+      if 'error' in cell:
+        rows.append([name, target, axis, cell['error'].splitlines()[0]])
+        continue
+      mesh = ' x '.join(str(size) for size in cell['mesh'].values())
+      sent = [cell[f'{kind}_bytes_a_device'] / MIB for kind in ('sent', 'network')]
+      rows.append([name, target, axis, mesh, *(f'{mib:,.1f}' for mib in sent)])
   return [pages.table(head, rows)]
 
 

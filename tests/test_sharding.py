@@ -123,6 +123,79 @@ def test_eight_devices_give_the_losses_of_one(shape):
   )
 
 
+class InSlice:
+  """A device of this machine that says that it lies in a slice."""
+
+  def __init__(self, device, slice_index):
+    self.device, self.slice_index = device, slice_index
+
+  def __getattr__(self, name):
+    return getattr(self.device, name)
+
+
+def in_slices(*numbers):
+  return [InSlice(*pair) for pair in zip(jax.devices(), numbers, strict=True)]
+
+
+TWO, FOUR = (0, 1, 1, 0) * 2, (3, 1, 2, 0) * 2  # in no order
+
+
+@pytest.mark.parametrize(
+  ('shape', 'across', 'slices', 'crossed'),
+  [
+    (dict(data=2, fsdp=4), 'any', TWO, (2, 1, 1)),
+    (dict(data=4, tensor=2), 'any', TWO, (2, 1, 1)),
+    (dict(data=1, fsdp=8), 'any', TWO, (1, 2, 1)),
+    (dict(data=2, fsdp=4), 'any', FOUR, (2, 2, 1)),
+    (dict(data=2, fsdp=2, tensor=2), 'fsdp', TWO, (1, 2, 1)),
+    (dict(data=2, fsdp=2, tensor=2), 'tensor', TWO, (1, 1, 2)),
+  ],
+)
+def test_one_axis_crosses_the_slow_network(shape, across, slices, crossed):
+  config = mesh_config(**shape)
+  config.across = across
+  devices = sharding.arranged(config, in_slices(*slices))
+  number = np.vectorize(lambda device: device.slice_index)(devices)
+  for axis, count in enumerate(crossed):
+    lines = np.moveaxis(number, axis, -1).reshape(-1, number.shape[axis])
+    assert all(len(set(line)) == count for line in lines), number
+  assert sorted(device.id for device in devices.flat) == list(range(8))
+
+
+@pytest.mark.parametrize(
+  ('across', 'slices', 'message'),
+  [
+    ('fsdp', FOUR, "mesh.across='fsdp': mesh.fsdp=2 cannot be laid over 4 .* a multiple of 4"),
+    ('data', (0,) * 5 + (1,) * 3, 'over 2 slices or nodes of 3, 5 devices.*as many'),
+  ],
+)
+def test_an_axis_that_cannot_cross_is_refused(across, slices, message):
+  config = mesh_config(fsdp=2)
+  config.across = across
+  with pytest.raises(ValueError, match=message):
+    sharding.arranged(config, in_slices(*slices))
+  assert sharding.arranged(mesh_config(fsdp=2), in_slices(*slices)).shape == (4, 2, 1)
+
+
+def test_slices_give_the_losses_of_the_plain_mesh(monkeypatch):
+  model, config = FakeModel(dropout=0.2), mesh_config(data=2, fsdp=2, tensor=2)
+  batches = [fake_batch(i, batch=16, uncounted=2) for i in range(2)]
+  mesh = sharding.make_mesh(config)
+  _, plain = run_steps(model, batches, mesh=mesh)
+  arranged, places = sharding.arranged, [mesh.devices.tolist()]
+  for config.across in ('data', 'fsdp', 'tensor'):
+    placed = arranged(config, in_slices(*TWO))
+    on_devices = np.vectorize(lambda placed: placed.device, otypes=[object])(placed)
+    monkeypatch.setattr(sharding, 'arranged', lambda *_, found=on_devices: found)
+    mesh = sharding.make_mesh(config)
+    assert mesh.devices.tolist() not in places
+    places.append(mesh.devices.tolist())
+    _, hybrid = run_steps(model, batches, mesh=mesh)
+    np.testing.assert_allclose(
+      [row['loss'] for row in hybrid], [row['loss'] for row in plain], rtol=1e-6
+    )
+
+
 def test_weights_are_gathered_not_activations():
   """FSDP moves parameters between devices; an activation of [rows, T, ...] in a collective means
   the batch is not split."""

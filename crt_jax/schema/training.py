@@ -143,6 +143,11 @@ class MeshConfig(Section):
       'layer': 'where they are used, which stores less',
     },
   )
+  across: str = field(
+    'any',
+    'the axis that crosses the slow network, between slices of a TPU or nodes of GPUs',
+    choices={'any': 'data, then fsdp, then tensor', 'data': '', 'fsdp': '', 'tensor': ''},
+  )
 
   def check(self) -> None:
     sizes = {'data': self.data, 'fsdp': self.fsdp, 'tensor': self.tensor}

@@ -69,7 +69,7 @@ def test_by_layer_only_what_can_be_had_in_no_other_way(step, layer, row, monkeyp
 def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(aot, 'specs', lambda: {'first': TINY, 'tiny': TINY})
   file = tmp_path / 'aot.json'
-  common = dict(output=str(file), scaling='false')
+  common = dict(output=str(file), scaling='false', slices='false')
   with flagsaver.as_parsed(**common, only='tiny', target='cpu:2,v9:1x1'):
     aot.main([])
     found = json.loads(file.read_text())

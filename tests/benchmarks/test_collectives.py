@@ -68,6 +68,29 @@ def test_every_way_it_is_written():
   }
 
 
+SLICES = """\
+ENTRY %main (p: f32[8,4]) -> f32[] {
+  %inside = f32[8,4]{1,0} all-gather(%p), replica_groups={{0,1},{2,3}}, dimensions={0}
+  %sum = f32[8,4]{1,0} all-reduce(%p), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
+  %all = f32[8,4]{1,0} all-gather(%p), replica_groups=[1,4]<=[4], dimensions={0}
+  %part = (f32[8,4]{1,0}, f32[2,4]{1,0}) reduce-scatter-start(%p), replica_groups={{0,1,2,3}}, dimensions={0}
+  %named = f32[9] all-reduce(%p), replica_groups=mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'x'}, to_apply=%add
+  %other = f32[9] all-reduce(%p), replica_groups=mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'y'}, to_apply=%add
+  %send = (f32[2,4]{1,0}, u32[], token[]) send(%p, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_GATHER"}
+}
+"""  # noqa: E501
+
+
+def test_what_goes_between_slices():
+  """Of two with two devices each: half of what the slice sends to the other."""
+  found = collectives(SLICES, [0, 0, 1, 1])
+  # One of each slice, two of one, and again one of each.
+  assert found['all-reduce'] == Collective(3, 128 + 72, 128 + 72, 128 + 36)
+  assert found['reduce-scatter'] == Collective(1, 32, 96, 32)  # 64 for both
+  assert found['all-gather'] == Collective(3, 2 * 128 + 64, 64 + 96 + 32, 0 + 32 + 32)
+  assert collectives(SLICES)['all-reduce'].network_bytes == 0
+
+
 def test_unlike_collectives_of_one_channel_both_count():
   text = TPU.replace(
     'bf16[8,4]{1,0} all-gather(%p), channel_id=7', 'bf16[8,8] all-gather(%p), channel_id=7', 1

@@ -1,9 +1,9 @@
 """Sweeps and multi-process runs under a real Slurm of one node, which the test starts and stops.
 
-  python -m pytest -m slow tests/end_to_end/test_slurm.py -rs
+  make test-slurm
 
 A job array with a bound on parallel jobs, of which one job is told to save and one is killed in the
-middle; and the batch script of BUILD.md with two tasks, preempted once.
+middle; and deploy/slurm_nodes.sbatch with two tasks, preempted once.
 """
 
 import json
@@ -143,23 +143,17 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   assert 'submitted' not in sweep(slurm, *words)
 
 
-def batch_script(heading):
-  """Returns the first batch script of BUILD.md after a heading."""
-  text = (ROOT / 'BUILD.md').read_text().partition(heading)[2]
-  return re.search(r'```bash\n(#!/bin/bash\n.*?)```', text, re.DOTALL)[1]
-
-
 def test_the_batch_script_for_several_processes(slurm, tmp_path):
   """Two processes share a batch; SIGTERM saves both at one step, the script requeues itself."""
   sizes = ('--config.train.steps=150', '--config.train.checkpoint_every=10')
   sizes += ('--config.train.log_every=1', '--config.train.eval_every=150')
   sizes += ('--config.model.depth_min=0',)
-  script = batch_script('Several nodes')
+  script = (ROOT / 'deploy/slurm_nodes.sbatch').read_text()
   command = re.search(r'-m experiments.main .*', script)[0]
   flags = f'--distributed=on --config.mesh.fsdp=2 --workdir={tmp_path / "two"} {" ".join(sizes)}'
   ours = f'-m experiments.main --config=tests/training/tiny.py {flags}'
   script = script.replace(command, ours).replace('.venv/bin/python', sys.executable)
-  # This node has no GPU and few cores; everything else is as on the page.
+  # This node has no GPU and few cores; everything else is as in the file.
   script = re.sub(r'(?m)^#SBATCH --(nodes|ntasks|gpus|cpus|mem|time|output).*\n', '', script)
   here = f'#SBATCH --ntasks=2 --cpus-per-task=1 --time=30 --output={tmp_path}/log\n'
   script = script.replace('#SBATCH', here + '#SBATCH', 1)
@@ -171,7 +165,7 @@ def test_the_batch_script_for_several_processes(slurm, tmp_path):
   start_now(slurm, job)
   wait_for(lambda: not queue(slurm), seconds=PATIENCE)
   log = (tmp_path / 'log').read_text()
-  assert 'everything is saved' in log and 'continuing after step' in log, log
+  assert 'saved at step' in log and 'continuing after step' in log, log
   assert (tmp_path / 'two/finished.json').exists(), log
   cache = pathlib.Path(slurm['CRT_JAX_CACHE'])
   code, out = runs.finish(tmp_path / 'one', cache, sizes=sizes, extra=FLAGS)
