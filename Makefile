@@ -52,6 +52,9 @@ quickstart: $(VENV)/installed
 	$(run) -m experiments.main --config=configs/quickstart.py --workdir=$(WORKDIR) $(ARGS)
 	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=120 --temperature=0.8 --top_k=50
 
+# Compiled programs stay for the next time, which halves the work; `make clean` removes them.
+laws test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/programs
+
 laws: $(VENV)/installed-test
 	$(run) -m pytest -m 'laws and not slow and not exhaustive' -n 2 --dist loadfile $(PYTEST_ARGS)
 
