@@ -26,9 +26,9 @@ pytest.importorskip('gcsfs', reason="pip install -e '.[gcs]'")
 PATH = f'gs://{gcs_server.BUCKET}/of/tiny'
 
 
-@pytest.fixture(scope='module')
-def server(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('google') / 'objects'
+@pytest.fixture
+def server(tmp_path):
+  folder = tmp_path / 'objects'
   with gcs_server.served(folder) as variables, pytest.MonkeyPatch.context() as patch:
     for name, value in variables.items():
       patch.setenv(name, value)
