@@ -22,7 +22,7 @@ def forest(judged: list[Judged], path: pathlib.Path) -> bool:
   if not rows:
     path.unlink(missing_ok=True)
     return False
-  with page_figure(path, 'Decisive comparisons', {}, height=1.2 + 0.3 * len(rows)) as axes:
+  with page_figure(path, 'Decisive comparisons', {}, height=1.5 + 0.3 * len(rows)) as axes:
     for y, (one, estimate) in enumerate(rows):
       color = COLORS.get(one.verdict, BLUE)
       axes.plot([estimate.low, estimate.high], [y, y], color=color)
@@ -31,5 +31,5 @@ def forest(judged: list[Judged], path: pathlib.Path) -> bool:
     names = [f'{one.claim.name}, {one.size}: {estimate.comparison.name}' for one, estimate in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel('difference in nats per token, 95 % interval; left of 0 the first is better')
+    axes.set_xlabel('difference in nats per token, 95 % interval;\nleft of 0 the first is better')
   return True

@@ -48,9 +48,10 @@ def text(claims: Mapping[str, Claim]) -> str:
   for name, validation, arms in ROWS:
     claim, scores = claims[name], records.read(claims[name], SIZE)
     design = claim.design(SIZE)
-    for arm in design.arms:
+    by_name = {arm.name: arm for arm in design.arms}
+    for arm in [by_name[name] for name in arms]:
       kept = [scores.get((arm.name, seed)) for seed in design.seeds]
-      if arm.name not in arms or None in kept:
+      if None in kept:
         continue
       budget, seeds = budgets.of(arm, design.arms), design.seeds
       losses = [verdicts.row(record, validation)['cross_entropy'] for record in kept if record]
