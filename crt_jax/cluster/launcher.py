@@ -190,8 +190,6 @@ def join(place: Place, timeout: float) -> None:
   joined = threading.Event()
   threading.Thread(target=_give_up, args=(place, timeout, joined), daemon=True).start()
   jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from ours
-  # On CPUs two programs may be under way at once, and Gloo knows their messages by order alone.
-  jax.config.update('jax_cpu_enable_async_dispatch', False)
   jax.distributed.initialize(
     place.coordinator,
     place.num_processes,
