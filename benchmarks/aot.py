@@ -154,7 +154,7 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
   compiled = lowered.compile(compiler_options=options)
   seconds = time.process_time() - start
   # A described topology of GPUs says that all nodes are one slice.
-  kind = 'process_index' if devices[0].platform == 'cuda' else 'slice_index'
+  kind = 'slice_index' if devices[0].platform == 'tpu' else 'process_index'
   slices = [getattr(device, kind, 0) for device in mesh.devices.flat]
   sent = collectives(compiled.as_text() or '', slices if len(set(slices)) > 1 else ())
   return {

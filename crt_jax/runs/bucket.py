@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from crt_jax import storage
+from crt_jax import json_text, storage
 from crt_jax.cluster import preemption
 from crt_jax.program import install
 from crt_jax.runs import lock
@@ -313,7 +313,7 @@ class Lock:
     """Writes it, if it is of that generation still; whether this process holds it now."""
     from google.api_core.exceptions import PreconditionFailed
 
-    text, blob = json.dumps({**self._text, 'refreshed': lock.now()}), self._blob()
+    text, blob = json_text.dumps({**self._text, 'refreshed': lock.now()}), self._blob()
     try:
       blob.upload_from_string(text, if_generation_match=generation, **self._patient)
       self._generation = int(blob.generation)
