@@ -394,8 +394,10 @@ class Model(abc.ABC, Generic[Fields]):
     and logits by the model's own head (a logit lens). Each is computed from the beginning.
 
     Raises:
-      ValueError: the model has no passes, or `depth` is none of its depths.
+      ValueError: the model has no passes, `depth` is none of its depths, or a token lies outside the
+        vocabulary.
     """
+    check_tokens(tokens_BxT, self.config.vocab_size)
     require(self.passes, f'model.name={self.config.name!r} has no recurrent passes; use apply')
     last = self.resolve_depth(depth)
     assert last is not None

@@ -110,9 +110,9 @@ def train_and_keep(
     'seconds': sum(seconds) / max(len(seconds), 1) * config.train.steps,
     'history': history,
     'data': dataset.identity,
-    'validation': _validation(model, rows_of(states.params), dataset, config),
+    'validation': _validation(model, rows_of(states.evaluated), dataset, config),
   }
-  return record, states.params, model, dataset
+  return record, states.evaluated, model, dataset
 
 
 def rows_of(params_S: dict) -> list[dict]:

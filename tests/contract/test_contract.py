@@ -331,6 +331,8 @@ def test_each_pass_is_what_apply_gives_at_its_depth(name):
     with pytest.raises(ValueError, match='has no recurrence to measure'):
       model.hidden(params, tokens, telemetry=True)
     return
+  with pytest.raises(ValueError, match='outside the vocabulary'):
+    model.each_pass(params, tokens + model.config.vocab_size)
   outputs = model.each_pass(params, tokens)
   assert len(outputs) == model.resolve_depth(None) > 1
   expected = jitted(model, 'apply')(params, tokens)
