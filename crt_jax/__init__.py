@@ -7,7 +7,8 @@ if TYPE_CHECKING:
   from crt_jax.decoding.loop import generate
   from crt_jax.decoding.sampling import Sampling
   from crt_jax.loading import Trained, load
-  from crt_jax.models.base import Model, build, register
+  from crt_jax.models.base import Model
+  from crt_jax.models.registry import build, register
   from crt_jax.recurrence.state import DecodeState
 
 __all__ = ['DecodeState', 'Model', 'Sampling', 'Trained', 'build', 'generate', 'load', 'register']
@@ -18,10 +19,10 @@ _MODULES = {
   'Model': 'crt_jax.models.base',
   'Sampling': 'crt_jax.decoding.sampling',
   'Trained': 'crt_jax.loading',
-  'build': 'crt_jax.models.base',
+  'build': 'crt_jax.models.registry',
   'generate': 'crt_jax.decoding.loop',
   'load': 'crt_jax.loading',
-  'register': 'crt_jax.models.base',
+  'register': 'crt_jax.models.registry',
 }
 
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from crt_jax import schema
 from crt_jax.models import corrections
-from crt_jax.models.base import model_class
 from crt_jax.models.counts import Part, Work
+from crt_jax.models.registry import model_class
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ from crt_jax import schema
 from crt_jax.convert import pretrained
 from crt_jax.data import vocabularies
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
-from crt_jax.models.base import Model, build, model_class
+from crt_jax.models.base import Model
+from crt_jax.models.registry import build, model_class
 from crt_jax.runs import checkpoint
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import crt_jax
 from crt_jax import schema
-from crt_jax.models import base
+from crt_jax.models import registry
 from crt_jax.models.transformer import Transformer
 from tests.training import tiny
 
@@ -31,7 +31,7 @@ def test_what_is_no_run_is_named(tmp_path):
 
 
 def test_a_registered_model_is_built_by_its_name(monkeypatch):
-  for table in (base.MODELS, schema.MODELS):  # gone after the test
+  for table in (registry.MODELS, schema.MODELS):  # gone after the test
     monkeypatch.setitem(table, 'mine', None)
     del table['mine']
 

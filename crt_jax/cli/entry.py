@@ -192,7 +192,7 @@ def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | No
   if ':' in name:
     allowed.append(name)
   if allowed:
-    from crt_jax.models.base import allow
+    from crt_jax.models.registry import allow
 
     sys.path.append(os.getcwd())  # where a console script does not look
     for path in allowed:

@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from crt_jax.convert.slots import Slot, arrays_of, check_names, read_params
 from crt_jax.keys import random_key
 from crt_jax.models import corrections
-from crt_jax.models.base import Model, build
+from crt_jax.models.base import Model
 from crt_jax.models.cart import CART, CARTConfig
 from crt_jax.models.crt import CRT, CRTConfig
+from crt_jax.models.registry import build
 from crt_jax.models.transformer import Transformer, TransformerConfig
 from crt_jax.schema.fields import require
 

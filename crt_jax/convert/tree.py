@@ -8,7 +8,8 @@ import jax
 
 from crt_jax.convert.settings import Settings
 from crt_jax.convert.slots import Slot
-from crt_jax.models.base import Model, model_class
+from crt_jax.models.base import Model
+from crt_jax.models.registry import model_class
 from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import require
 

@@ -1,4 +1,4 @@
-"""The contract that every model keeps, and `build`.
+"""The contract that every model keeps.
 
 Shape letters, used in names (`x_BxTxC`) and, in lower case, in einsums:
   B batch, T positions, S attended positions (cache slots), C width, H query heads, G key/value
@@ -13,20 +13,15 @@ takes the configured one.
 import abc
 import dataclasses
 import functools
-import importlib
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from crt_jax import schema
 from crt_jax.keys import random_key
-from crt_jax.models import device_defaults, kernel_choice
 from crt_jax.models.config import RecurrentPasses
 from crt_jax.models.counts import Part, Work
 from crt_jax.models.inputs import (
@@ -49,11 +44,6 @@ from crt_jax.sharding import platform_of
 from crt_jax.types import AnyArray, Array, Batch, Params
 
 Fields = TypeVar('Fields', bound=ModelConfig)
-MODELS: dict[str, str | type['Model']] = {
-  'transformer': 'crt_jax.models.transformer:Transformer',
-  'crt': 'crt_jax.models.crt:CRT',
-  'cart': 'crt_jax.models.cart:CART',
-}
 PREFILL_METHODS = ('sequential', 'parallel', 'chunked')
 
 
@@ -74,78 +64,6 @@ class Output:
 
   logits_BxTxV: Array
   hidden: Hidden
-
-
-def build(
-  config: ConfigDict | Mapping[str, Any] | ModelConfig, device: jax.Device | None = None
-) -> 'Model':
-  """The model that `config` describes.
-
-  Args:
-    config: a ConfigDict or mapping with `name` and that model's fields, of which the rest takes its
-      default, or the `config` of a model.
-    device: what 'auto' fields are decided for (models/device_defaults.py), such as
-      jax.devices()[0]; None = what runs anywhere. It decides how the model is computed, not what.
-  Raises:
-    ValueError: an unknown key, a missing or unfit value; names the field and the fix.
-  """
-  name = config.name if isinstance(config, ModelConfig) else config.get('name', '')
-  model = model_class(str(name))
-  fields = schema.resolve(model.Config, config)
-  require(
-    # pyrefly: ignore [missing-attribute]: JAX makes its options when it is imported
-    fields.dtype != 'float64' or jax.config.jax_enable_x64,
-    "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
-  )
-  kernel_choice.check(fields)
-  return model(device_defaults.decide(fields, device))
-
-
-def model_class(name: str) -> type['Model']:
-  """The class of the models of this name; ValueError where none is registered. Nothing is imported
-  because a config names it: a run may come from anywhere."""
-  try:
-    one_of('model.name', name, MODELS)
-  except ValueError as error:
-    own = name if re.fullmatch(r'[\w.]+:\w+', name) else 'package.module:Class'
-    raise ValueError(f'{error}; to import a model of your own: --allow_model={own}') from None
-  found = MODELS[name]
-  if isinstance(found, str):
-    module, cls = found.split(':')
-    found = getattr(importlib.import_module(module), cls)
-  return found
-
-
-def register(name: str, cls: type['Model']) -> None:
-  """Makes a class of models known under a name, for `config.model.name` (docs/adding_a_model.md).
-
-  Raises:
-    ValueError: another class has the name.
-  """
-  if MODELS.get(name, cls) is not cls:
-    raise ValueError(f'model.name={name!r} is taken by another model; register another name')
-  MODELS[name] = cls
-  schema.MODELS[name] = cls.Config
-
-
-def allow(path: str) -> None:
-  """Imports and registers the class of models 'package.module:Class', under this name. It runs what
-  stands in that module: call it with what a user has typed, never with what a file says.
-
-  Raises:
-    ValueError: there is no such class of models.
-  """
-  module, _, name = path.partition(':')
-  try:
-    cls = getattr(importlib.import_module(module), name)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(
-      f'{path!r} cannot be imported ({error}); write package.module:Class, as seen from here'
-    ) from None
-  require(
-    isinstance(cls, type) and issubclass(cls, Model), f'{path!r} is no class of crt_jax.Model'
-  )
-  register(path, cls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,7 +312,7 @@ class Model(abc.ABC, Generic[Fields]):
     and logits by the model's own head (a logit lens). Each is computed from the beginning.
 
     Raises:
-      ValueError: the model has no passes, `depth` is none of its depths, or a token lies outside the
+      ValueError: the model has no passes, `depth` is none of its depths, or a token is outside the
         vocabulary.
     """
     check_tokens(tokens_BxT, self.config.vocab_size)

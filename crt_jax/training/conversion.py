@@ -15,7 +15,7 @@ from crt_jax.convert import warm_start
 from crt_jax.keys import random_key
 from crt_jax.loading import Trained
 from crt_jax.models import device_defaults
-from crt_jax.models.base import build
+from crt_jax.models.registry import build
 from crt_jax.models.transformer import Transformer
 from crt_jax.runs import checkpoint, workdir
 from crt_jax.runs.provenance import origin

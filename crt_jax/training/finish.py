@@ -18,7 +18,8 @@ from crt_jax.cluster.preemption import StopSignal
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.evaluation import figures
 from crt_jax.loading import Trained, load
-from crt_jax.models.base import Model, model_class
+from crt_jax.models.base import Model
+from crt_jax.models.registry import model_class
 from crt_jax.runs import bucket, checkpoint, workdir
 from crt_jax.runs.provenance import origin
 from crt_jax.training import ending, scoring

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.decoding.sampling import Sampling
-from crt_jax.models.base import build
+from crt_jax.models.registry import build
 from crt_jax.types import Array
 from experiments.latency.decoder import Decoder, Point, random_params, varied
 

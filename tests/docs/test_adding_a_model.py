@@ -12,7 +12,7 @@ import pytest
 import crt_jax
 from crt_jax import accounting, schema
 from crt_jax.cli import config_files
-from crt_jax.models import base
+from crt_jax.models import registry
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'adding_a_model.md').read_text('utf-8')
@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / name).write_text(text)
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(str(tmp_path))
-  for table in (base.MODELS, schema.MODELS):
+  for table in (registry.MODELS, schema.MODELS):
     monkeypatch.setitem(table, MODEL, None)
     del table[MODEL]
   yield tmp_path
@@ -38,7 +38,7 @@ def test_the_model_is_built_counted_and_exact(folder):
   config = config_files.load('my_config.py')
   with pytest.raises(ValueError, match=f'to import a model of your own: --allow_model={MODEL}'):
     crt_jax.build(config.model)
-  base.allow(MODEL)
+  registry.allow(MODEL)
   model = crt_jax.build(config.model)
   assert crt_jax.build(model.config) == model
   stored, flops = 2 * 256 * 32 + 32 * 64, 6 * (256 * 32 + 32 * 64)
@@ -66,7 +66,7 @@ def test_a_run_never_imports_what_it_names(folder):
 )
 def test_what_is_no_model_is_refused(folder, path, why):
   with pytest.raises(ValueError, match=f"'{path}'.*{why}|'{path}' is {why}"):
-    base.allow(path)
+    registry.allow(path)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from configs import base
 from configs.studies import gate
 from crt_jax import data, schema
-from crt_jax.models import base as models
+from crt_jax.models import registry
 from crt_jax.runs.train_state import TrainState
 from crt_jax.training import optimizer
 from crt_jax.training.step import train_step
@@ -38,7 +38,7 @@ def done(tmp_path_factory):
 def test_each_stacked_seed_is_a_run_of_its_own(done):
   config = variants.variant_config(tiny(), 'a')
   result = json.loads((done / 'variants' / 'a.json').read_text())
-  model = models.build(config.model)
+  model = registry.build(config.model)
   tx = optimizer.make_optimizer(config.optimizer, model, 4)
   schedule = optimizer.make_schedule(config.optimizer, 4)
   batches = data.train_batches(data.prepare(config.data), config.data, config.seed)
