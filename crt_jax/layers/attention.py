@@ -13,6 +13,7 @@ from crt_jax.rounding import ceil_div
 from crt_jax.types import Array, Past
 
 BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the most blocks
+LONG = 1024  # positions from which on the backward pass computes the weights anew
 
 
 class Attention(nn.Module):
@@ -121,7 +122,7 @@ def attend(
   """Softmax attention of the new positions over the cache's valid slots and each other.
 
   H must be a multiple of G (grouped queries). Scores and softmax are at least float32. They are
-  materialised unless there is a `kernel`, no dropout, and nothing past.
+  materialised, block by block, unless there is a `kernel`, no dropout, and nothing past.
 
   Returns: mixed values [B, T, H, A] in the dtype of q.
   """
@@ -169,11 +170,14 @@ def attend(
     return weights if dropout is None else dropout(weights)
 
   if past is None:
-    mixed = []
-    for start, stop, first, last in blocks(length, window):
-      weights = weighted(scored(start, stop, first, last))
-      mixed.append(jnp.einsum('bgts,bsga->btga', weights, v_BxTxGxA[:, first:last]))
-    mixed = jnp.concatenate(mixed, axis=1)
+
+    def mix(block: tuple[int, int, int, int]) -> Array:
+      weights = weighted(scored(*block))
+      return jnp.einsum('bgts,bsga->btga', weights, v_BxTxGxA[:, block[2] : block[3]])
+
+    if length >= LONG and dropout is None:
+      mix = jax.checkpoint(mix, static_argnums=0)
+    mixed = jnp.concatenate([mix(block) for block in blocks(length, window)], axis=1)
   else:
     weights = weighted(jnp.concatenate([past_scores(past), scored(0, length, 0, length)], axis=-1))
     mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
@@ -186,11 +190,10 @@ def attend(
 def blocks(length: int, window: int) -> list[tuple[int, int, int, int]]:
   """Stretches of queries and the keys that they see: (first query, end, first key, end).
 
-  Scores that no query sees are then not computed, and not stored for the backward pass: with 4
-  blocks 3/8 of all. Forward and backward at T = 512 on a CPU: 0.11 s in 4 blocks or 8, 0.12 s in 2,
-  0.15 s in one (8 rows, 4 heads of 64, CPU seconds).
+  Scores that no query sees are then not computed: with 4 blocks 3/8 of all, with 8 blocks 7/16.
+  Each block lengthens the compilation; measured in docs/performance.md, 6.
   """
-  count = min(BLOCKS, max(1, length // BLOCK))
+  count = max(1, min(BLOCKS, length // BLOCK), min(2 * BLOCKS, length // (2 * BLOCK)))
   size = ceil_div(length, count)
   found = []
   for start in range(0, length, size):

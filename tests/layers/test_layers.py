@@ -275,6 +275,22 @@ def test_attention_in_blocks(window, monkeypatch):
   assert_close(found, attend_by_hand(q, k, v, None, window), FEW_PRODUCTS)
 
 
+@pytest.mark.parametrize('window', (0, 3))
+def test_a_long_text_keeps_no_attention_weights(window, monkeypatch):
+  """What the backward pass is given, and the gradient that it makes of it."""
+  monkeypatch.setattr(attention, 'BLOCK', 8)
+  q, k, v, _ = draw_attention(groups=2, length=64)
+
+  def gradient_and_kept(long: int):
+    monkeypatch.setattr(attention, 'LONG', long)
+    mixed, pull = jax.vjp(lambda *qkv: attend(*qkv, None, window, None, 'xla'), q, k, v)
+    return pull(jnp.sin(mixed)), sum(kept.size for kept in jax.tree.leaves(pull))
+
+  (expected, kept_all), (found, kept) = gradient_and_kept(65), gradient_and_kept(64)
+  jax.tree.map(lambda a, b: assert_close(a, b, FEW_PRODUCTS), found, expected)
+  assert kept <= q.size + k.size + v.size + 1 < kept_all
+
+
 def test_grouped_queries_equal_repeated_keys():
   q, k, v, (cache, position_B) = draw_attention(groups=2)
   options = dict(window=0, dropout=None, kernel='xla')
