@@ -43,6 +43,8 @@ NAMES = {
   'mlp.down_proj': 'ffn_down',
 }
 Kind = gguf.GGMLQuantizationType
+# Where a block of 256 numbers has its float16 scales; the package reads these kinds, writes none.
+SCALES = dict(Q2_K=[-4, -2], Q3_K=[-2], Q4_K=[0, 2], Q5_K=[0, 2], Q6_K=[-2])
 
 
 def their_name(name):
@@ -57,6 +59,19 @@ def for_neighbours(array, heads):
   """As llama.cpp's converter has it."""
   halves = array.reshape(heads, 2, -1, *array.shape[1:])
   return halves.swapaxes(1, 2).reshape(array.shape)
+
+
+def quantized(array, kind):
+  """Rows as a file holds them; of a kind that nobody here writes, drawn bytes with true scales."""
+  if kind.name not in SCALES:
+    return gguf.quantize(array, kind)
+  numbers, size = gguf.GGML_QUANT_SIZES[kind]
+  shape = (array.shape[0], array.shape[1] // numbers, size)
+  blocks = np.random.default_rng(array.size).integers(0, 256, shape, np.uint8)
+  for start in SCALES[kind.name]:
+    at = np.arange(start, start + 2)
+    blocks[..., at] = np.frombuffer(np.float16(0.01).tobytes(), np.uint8)
+  return blocks.reshape(array.shape[0], -1)
 
 
 def write(path, settings, kind=Kind.F32, more=lambda writer: None):
@@ -87,11 +102,10 @@ def write(path, settings, kind=Kind.F32, more=lambda writer: None):
     heads = {'q_proj': 'num_attention_heads', 'k_proj': 'num_key_value_heads'}
     role, its_kind = name.split('.')[-2], kind if array.ndim == 2 else Kind.F32
     is_turned = family == 'llama' and role in heads
-    given = for_neighbours(array, settings[heads[role]]) if is_turned else array
-    data = gguf.quantize(given, its_kind)
+    rows = quantized(array, its_kind)  # each by itself, so its place does not matter
+    data = for_neighbours(rows, settings[heads[role]]) if is_turned else rows
     writer.add_tensor(their_name(name), data, raw_dtype=its_kind)
-    # A row is quantised by itself, so its place does not matter.
-    stored[name] = gguf.dequantize(gguf.quantize(array, its_kind), its_kind)
+    stored[name] = gguf.dequantize(rows, its_kind)
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -100,9 +114,11 @@ def write(path, settings, kind=Kind.F32, more=lambda writer: None):
 
 
 @pytest.mark.parametrize('family', ('llama', 'qwen2', 'qwen3'))
-@pytest.mark.parametrize('kind', ('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1'))
+@pytest.mark.parametrize('kind', ('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1', *SCALES))
 def test_arrays_are_those_of_the_file(tmp_path, family, kind):
   settings = SETTINGS | dict(model_type=family)
+  if kind in SCALES:  # whole blocks
+    settings |= dict(hidden_size=256, intermediate_size=512, head_dim=64)
   expected = write(tmp_path / 'm.gguf', settings, Kind[kind])
   found = crt_jax.load(str(tmp_path / 'm.gguf'))
   assert found.model.config == folders.model_of(settings).config
