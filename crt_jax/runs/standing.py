@@ -89,7 +89,7 @@ def _validations(row: dict) -> list[tuple[str, Any]]:
 
 
 def _number(value: float | None) -> str:
-  return 'not finite' if value is None else f'{value:.4g}'
+  return 'not finite' if value is None else f'{value:#.4g}'
 
 
 def _minutes(seconds: float) -> str:

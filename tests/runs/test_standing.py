@@ -37,8 +37,8 @@ def test_a_run_that_trains(run):
   assert said.startswith(f'{run}: running, process {os.getpid()} on {socket.gethostname()} since S')
   for words in (
     'step         40 of 100 (40%)',
-    'loss         2.5',
-    'perplexity a 30, b 7.25 at step 20',
+    'loss         2.500',
+    'perplexity a 30.00, b 7.250 at step 20',
     '8 tokens/s, about 5.0 minutes left to train',  # 60 steps of 40 tokens
     'trained for  3.3 minutes',
     'checkpoints  40',
