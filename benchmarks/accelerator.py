@@ -88,6 +88,8 @@ def _training(case: str, *toy: str) -> Step:
 
 
 TESTS = ('tests/gpu', '-v', '--color=no')
+# Of corpora/, where experiments.fetch puts them; what is cut off goes on from its last checkpoint.
+CLAIMS = ('--run=layers_or_recurrence,conversion,cart_or_dense', '--size=gpu')
 
 
 DEVICE = Step(
@@ -141,6 +143,7 @@ STEPS = (
   _latency('latency by batch', 60, 250, PAIR, ONE_CONTEXT, ONE_DTYPE, ONE_DISPATCH),
   _latency('the rest of latency', 60, 3600),
   Step('all tests', 60, 400, 'pytest', TESTS, smoke=()),
+  Step('a piece of the claims', 200, 480, 'experiments.claims', CLAIMS, smoke=()),
 )  # fmt: skip
 
 _MINUTES = flags.DEFINE_float('minutes', 9.0, 'Of everything together.', lower_bound=0.1)

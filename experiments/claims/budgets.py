@@ -19,6 +19,9 @@ from experiments.claims.claim import Arm
 RESULTS = pathlib.Path(__file__).parents[2] / 'docs' / 'results'
 # Compiling and evaluating, by a run of crt_small on two cores.
 FIXED_SECONDS = 60
+# FLOP/s of an H100 for models of C = 640 to 1024: less than the 39 to 42 % of the datasheet that
+# the papers' models reached on an H200 (docs/performance.md, 6). No claim was run on one yet.
+GPU_SPEED = 3e14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +107,14 @@ def matched_width(model: Callable[[int], Any], budget: float, head: int, output:
   return min((narrower, width), key=lambda width: abs(excess(width)))
 
 
-def seconds(arm: Arm, arms: tuple[Arm, ...]) -> float:
-  """Returns how long a run may take on two cores: its training FLOPs at the speed of a record."""
-  task = 'pointer_chasing' if 'pointer_chasing' in config_of(arm).data.corpus else 'quickstart'
+def seconds(arm: Arm, arms: tuple[Arm, ...], size: str) -> float | None:
+  """Returns how long a run may take: on two cores its training FLOPs at the speed of a record, on
+  an H100 at GPU_SPEED; None where no FLOPs tell."""
+  is_chase = 'pointer_chasing' in config_of(arm).data.corpus
+  if size != 'cpu':
+    is_predicted = size == 'gpu' and not is_chase  # whose steps wait for each other
+    return FIXED_SECONDS + of(arm, arms).training_flops / GPU_SPEED if is_predicted else None
+  task = 'pointer_chasing' if is_chase else 'quickstart'
   return FIXED_SECONDS + of(arm, arms).training_flops / speed(task)
 
 
