@@ -204,7 +204,7 @@ def main(argv: list[str]) -> None:
 
 
 def read(path: pathlib.Path) -> list[dict]:
-  """The rows that are there; a line that was cut off is left out."""
+  """Returns the rows that are there; a line that was cut off is left out."""
   rows = []
   for line in path.read_bytes().splitlines() if path.exists() else ():
     with contextlib.suppress(ValueError):
@@ -224,7 +224,7 @@ def order(steps: tuple[Step, ...], rows: list[dict], same: dict) -> list[Step]:
 
 
 def plan(steps: list[Step], seconds: float) -> str:
-  """What would run within so many seconds, when, and for how long at most."""
+  """Returns what would run within so many seconds, when, and for how long at most."""
   lines, start = [f'{"begins":>6}{"takes":>7}{"limit":>7}  step'], 0
   for step in (DEVICE, *steps):
     begins = _clock(start) if start + step.takes <= seconds else 'later'

@@ -60,7 +60,7 @@ STUCK = 240  # seconds, after which a process that should have ended is a fault
 
 
 def get_config(arguments: str = '') -> ConfigDict:
-  """A run of seconds; also for --config=benchmarks/chaos.py:two."""
+  """Returns a run of seconds; also for --config=benchmarks/chaos.py:two."""
   small = dict(width=16, dropout=0.1)
   if arguments == 'cart':
     model = base.cart_model(prelude_layers=2, loops=3, loops_min=2, head_width=8, **small)
@@ -119,13 +119,13 @@ class Lane:
     return [subprocess.Popen(command + rank, env=environment, **pipes) for rank in ranks]
 
   def steps(self) -> list[int]:
-    """The steps of the checkpoints there are."""
+    """Returns the steps of the checkpoints there are."""
     folder = self.run / 'checkpoints'
     names = os.listdir(folder) if folder.exists() else []
     return sorted(int(name) for name in names if name.isdigit())
 
   def reached(self, since: float) -> int:
-    """The last step whose metrics are on disk; 0 where none was written since a time."""
+    """Returns the last step whose metrics are on disk; 0 where none was written since a time."""
     file = self.run / 'metrics.jsonl'
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
       if file.stat().st_mtime > since:
@@ -184,7 +184,7 @@ def damage(files: list[pathlib.Path], kind: str, rng: random.Random) -> None:
 
 
 def digest(run: pathlib.Path) -> dict:
-  """What has to be the same of two runs, by name."""
+  """Returns what has to be the same of two runs, by name."""
   from crt_jax.runs import checkpoint
 
   _, params, _, step = checkpoint.load_params(str(run))

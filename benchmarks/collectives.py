@@ -85,7 +85,7 @@ class _Module:
     self._seen = collections.Counter()  # collectives of a channel in a computation
 
   def total(self, name: str) -> dict[str, Collective]:
-    """What a computation does, loops counted as often as they run."""
+    """Returns what a computation does, loops counted as often as they run."""
     channels, loops = self._parts(name)
     found = collections.defaultdict(Collective, loops)
     for kind, each in channels.values():
@@ -167,13 +167,13 @@ class _Module:
 
 
 def _named(line: str) -> tuple[str, str] | None:
-  """An instruction by its name."""
+  """Returns an instruction by its name."""
   named = re.match(r'^\s*(?:ROOT )?%?([\w.\-]+) = ', line)
   return named and (named[1], line)
 
 
 def _operands(line: str) -> list[str]:
-  """The names that an instruction is applied to."""
+  """Returns the names that an instruction is applied to."""
   inside = re.search(r' [a-z][\w\-]*\((%[^)]*)\)', line)
   return re.findall(r'%([\w.\-]+)', inside[1]) if inside else []
 
@@ -237,7 +237,7 @@ def array_bytes(dtype: str, dims: str) -> int:
 
 
 def _first_group(line: str) -> list[int]:
-  """The devices of one collective, by their place in the mesh."""
+  """Returns the devices of one collective, by their place in the mesh."""
   if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
     return _numbers(match[1])
   if match := re.search(r'replica_groups=\[\d+,(\d+)\]<=(\S+?),? ', line):
@@ -262,7 +262,7 @@ def _device_ids(text: str) -> np.ndarray:
 
 
 def _group_size(line: str) -> int:
-  """How many devices take part in one collective."""
+  """Returns how many devices take part in one collective."""
   if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
     return len(match[1].split(','))
   if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):

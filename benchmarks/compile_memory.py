@@ -31,7 +31,7 @@ REPEATS = 3
 
 
 def compiled(fields: dict, **changes: Any) -> tuple[float, int]:
-  """Seconds of compiling the loss's gradient, and bytes of temporaries on one device."""
+  """Returns the seconds of compiling the loss's gradient, and bytes of temporaries on one device."""
   model = crt_jax.build(fields | changes)
   params = jax.eval_shape(model.init, random_key(0))
   rows = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
@@ -76,7 +76,7 @@ def main(argv: list[str]):
 
 
 def seconds(fields: dict, **changes: Any) -> float:
-  """The median of compiling several times."""
+  """Returns the median of compiling several times."""
   return statistics.median(compiled(fields, **changes)[0] for _ in range(REPEATS))
 
 

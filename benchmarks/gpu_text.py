@@ -32,7 +32,7 @@ class Instruction(NamedTuple):
   line: str
 
   def called(self, role: str) -> str:
-    """The computation that it calls as `role`, such as 'body'; '' where there is none."""
+    """Returns the computation that it calls as `role`, such as 'body'; '' where there is none."""
     found = re.search(rf'\b{role}=%?([\w.\-]+)', self.line)
     return found[1] if found else ''
 
@@ -75,7 +75,7 @@ class Program:
     self.bodies = {name: list(filter(None, map(_parsed, body))) for name, body in lines.items()}
 
   def token_loop(self) -> str:
-    """The body of the loop that the entry runs."""
+    """Returns the body of the loop that the entry runs."""
     return next(
       each.called('body') for each in self.bodies[self.entry] if each.operation == 'while'
     )
@@ -164,7 +164,7 @@ def _parsed(line: str) -> Instruction | None:
 
 
 def _touched(inside: list[Instruction], name: str, whole: int) -> int:
-  """How much of an argument a fused computation reads."""
+  """Returns how much of an argument a fused computation reads."""
   total = 0
   for user in (each for each in inside if name in each.operands):
     if user.operation in ('dynamic-slice', 'gather') and user.operands[0] == name:
@@ -177,7 +177,7 @@ def _touched(inside: list[Instruction], name: str, whole: int) -> int:
 
 
 def _result_bytes(inside: dict[str, Instruction], name: str) -> int:
-  """What a fused computation writes of a result: of one updated in place, the update."""
+  """Returns what a fused computation writes of a result: of one updated in place, the update."""
   each = inside[name]
   while each.operation == 'bitcast' and each.operands[0] in inside:
     each = inside[each.operands[0]]

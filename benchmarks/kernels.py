@@ -41,7 +41,7 @@ def main(argv: list[str]):
 
 
 def prediction(results: dict, name: str, device_kind: str) -> dict | None:
-  """The committed row of a model for this kind of device; None where there is none."""
+  """Returns the committed row of a model for this kind of device; None where there is none."""
   target = next((name for name in TARGETS if name in device_kind.lower()), '')
   return results.get(f'decode {name}', {}).get(target)
 

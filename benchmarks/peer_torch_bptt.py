@@ -86,7 +86,7 @@ def _feed_forward(width: int) -> nn.Sequential:
 def training_step(
   fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, lean: bool, threads: int
 ) -> Callable[[], float]:
-  """A function that runs one step of clipped Adam and returns its loss as a float."""
+  """Returns a function that runs one step of clipped Adam and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'heads', 'window')
   model = SequentialCRT(**{name: fields[name] for name in names}, length=length, lean=lean)

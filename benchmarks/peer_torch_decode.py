@@ -155,7 +155,7 @@ def launches(decoder: Decoder) -> int:
 
 
 def launch_cost(device: str) -> float:
-  """Seconds of one operation on few numbers, called from Python without waiting for it."""
+  """Returns the seconds of one operation on few numbers, called from Python without waiting for it."""
   x, count, best = torch.ones(8, device=device), 1000, float('inf')
   for _ in range(12):
     x.cpu()
@@ -171,7 +171,7 @@ def launch_cost(device: str) -> float:
 def timer(
   fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int
 ) -> tuple[Callable[[int], list[float]], dict]:
-  """A function tokens -> seconds of each, which goes on where it stopped; and what it is.
+  """Returns a function tokens -> seconds of each, which goes on where it stopped; and what it is.
 
   Args:
     fields: of `config.model`; a CRT with correction 'add' or a transformer of style 'roformer'.
@@ -202,7 +202,7 @@ def _compiled(fields: tuple, *arguments: Any) -> tuple[Decoder, str]:
 def _decoder(
   kind: type[Decoder], fields: dict, batch: int, dtype: str, capacity: int, threads: int
 ) -> tuple[Decoder, str]:
-  """A decoder and its device."""
+  """Returns a decoder and its device."""
   kinds = dict(crt=('correction', 'add'), transformer=('style', 'roformer'))
   field, value = kinds.get(fields['name'], ('name', None))
   if fields.get(field, value) != value:
@@ -217,7 +217,7 @@ def _name(device: str) -> str:
 
 
 def _run(decoder: Decoder, context: int) -> Callable[[int], list[float]]:
-  """What times tokens, the first at position `context`."""
+  """Returns what times tokens, the first at position `context`."""
   decoder.position = context
 
   def run(tokens: int) -> list[float]:

@@ -98,7 +98,7 @@ def own_times(events: list[dict]):
 
 
 def part_of(name: str, source: str) -> str:
-  """The part of the step that an operation belongs to."""
+  """Returns the part of the step that an operation belongs to."""
   for part, pattern in KERNELS:
     if re.search(pattern, f'{name} {source}'):
       return part

@@ -26,7 +26,7 @@ def training_step(
   targets: np.ndarray,
   devices: int = 1,
 ) -> tuple[Callable[[], float], str]:
-  """One update of clipped gradients by `optimizer`, compiled.
+  """Returns one update of clipped gradients by `optimizer`, compiled.
 
   Args:
     tokens, targets: int32, [B, T]; all targets count.
@@ -81,5 +81,5 @@ def in_turns(sides: dict[str, Callable]) -> dict[str, list[float]]:
 
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
-  """The median of every side."""
+  """Returns the median of every side."""
   return {name: statistics.median(found) for name, found in seconds.items()}

@@ -218,7 +218,7 @@ def first_that_fits(
 def run(
   config: ConfigDict, mesh: Mesh, limit: float, steps: int, groups: int, profile: bool
 ) -> tuple[Model, step.Compiled, list[float], dict]:
-  """What `first_that_fits` returns, for one setting.
+  """Returns what `first_that_fits` returns, for one setting.
 
   Raises:
     jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, also where the compiled step needs over `limit`.

@@ -36,7 +36,7 @@ def get_config(arguments: str = '') -> ConfigDict:
 
 
 def base() -> ConfigDict:
-  """All fields; the models of the issue and what each is compared with."""
+  """Returns all fields; the models of the issue and what each is compared with."""
   config = ConfigDict()
   config.models = ConfigDict(models())
   config.matches = ConfigDict(  # model -> the transformer of its budget

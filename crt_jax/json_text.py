@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse(text: str | bytes) -> Any:
-  """The value of a JSON text, which bytes hold as UTF-8.
+  """Returns the value of a JSON text, which bytes hold as UTF-8.
 
   Raises:
     ValueError: it is none, or Python's reader gives up on it; says why in a few words.

@@ -60,7 +60,7 @@ TEXT = 1024  # positions of a text, where a model takes that many
 def read_pretrained(
   source: pretrained.Pretrained, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
-  """What `load` does with a Hugging Face folder or a .gguf file."""
+  """Returns what `load` does with a Hugging Face folder or a .gguf file."""
   path = source.path
   try:
     cls = model_class(source.fields['name']).Config

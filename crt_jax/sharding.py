@@ -249,7 +249,7 @@ def shared_axes() -> dict[str, int]:
 
 
 def rows_are_own() -> bool:
-  """Whether what is traced now is one device's part of the batch (`on_own_rows`)."""
+  """Returns whether what is traced now is one device's part of the batch (`on_own_rows`)."""
   mesh = jax.sharding.get_abstract_mesh()
   return set(MESH_AXES) <= set(mesh.axis_names) and not set(BATCH_AXES) & set(shared_axes())
 
@@ -296,14 +296,14 @@ def on_own_rows(function: Callable, specs: Tree) -> Callable:
 
 
 def _gather(shard: Array, spec: PartitionSpec):
-  """A whole parameter, of the shards that lie on `fsdp`."""
+  """Returns a whole parameter, of the shards that lie on `fsdp`."""
   if 'fsdp' not in spec:
     return shard
   return jax.lax.all_gather(shard, 'fsdp', axis=spec.index('fsdp'), tiled=True)
 
 
 def _add_up(x: Array, spec: PartitionSpec):
-  """The sum over devices, each keeping the shard that `spec` gives it."""
+  """Returns the sum over devices, each keeping the shard that `spec` gives it."""
   if 'fsdp' not in spec:
     return jax.lax.psum(x, BATCH_AXES)
   x = jax.lax.psum_scatter(x, 'fsdp', scatter_dimension=spec.index('fsdp'), tiled=True)
@@ -418,5 +418,5 @@ def largest_divisor(n: int, limit: int) -> int:
 
 
 def is_spec(x: object) -> bool:
-  """Whether a node is a leaf of a model's tree of axes."""
+  """Returns whether a node is a leaf of a model's tree of axes."""
   return isinstance(x, PartitionSpec)

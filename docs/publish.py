@@ -60,12 +60,12 @@ def main(argv: list[str]):
 
 
 def page_of(name: str) -> ModuleType:
-  """The module that writes the text of that name."""
+  """Returns the module that writes the text of that name."""
   return importlib.import_module(STUDIES.get(name, 'docs.scaling'))
 
 
 def kept(name: str) -> pathlib.Path:
-  """The file from which it is written."""
+  """Returns the file from which it is written."""
   if name in COMPILED:
     return ROOT / 'benchmarks' / 'results' / f'{COMPILED[name]}.json'
   return RESULTS / f'{name}.json'

@@ -17,7 +17,7 @@ SAMPLE_CHARACTERS = 400
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """What was reached, and by how many passes."""
+  """Returns what was reached, and by how many passes."""
   from crt_jax.evaluation import figures
   from docs import diagrams
 
@@ -30,7 +30,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def read(run: pathlib.Path, name: str) -> dict:
-  """What the documentation says about a run, as plain JSON without anybody's paths.
+  """Returns what the documentation says about a run, as plain JSON without anybody's paths.
 
   Raises:
     Mistake: the run is not finished, or was evaluated without the exact recurrence.
@@ -61,7 +61,7 @@ def read(run: pathlib.Path, name: str) -> dict:
 
 
 def reached(record: dict) -> str:
-  """The README's table: how good, in the form that is trained and the form that is used."""
+  """Returns the README's table: how good, in the form that is trained and the form that is used."""
   model, data = record['config']['model'], record['config']['data']
   depth = model['depth']
   forms = {
@@ -90,7 +90,7 @@ def reached(record: dict) -> str:
 
 
 def by_depth(record: dict) -> str:
-  """The table of docs/crt.md: every K beside the exact recurrence."""
+  """Returns the table of docs/crt.md: every K beside the exact recurrence."""
   exact = exact_row(record)['perplexity']
   head = ('form', 'perplexity per token', 'bits per byte', 'perplexity less that of the exact form')
   rows = []
@@ -103,7 +103,7 @@ def by_depth(record: dict) -> str:
 
 
 def target_words(record: dict) -> str:
-  """How much text the numbers rest on."""
+  """Returns how much text the numbers rest on."""
   scored = f'{record["results"][0]["targets"]:,} tokens'
   if record['protocol'] == 'whole':
     return f'Scored: the whole validation set, {scored}.'
@@ -111,7 +111,7 @@ def target_words(record: dict) -> str:
 
 
 def made_with(record: dict) -> str:
-  """One seed, on what, with which versions, when."""
+  """Returns one seed, on what, with which versions, when."""
   from crt_jax.evaluation import figures
 
   return f'One run, seed {record["config"]["seed"]}; {figures.caption(record["origin"])}.'

@@ -20,7 +20,7 @@ GPUS = (8, 16, 32, 64, 128, 256)
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """The table of that name, and what it was compiled with."""
+  """Returns the table of that name, and what it was compiled with."""
   results = record['results']
   tables = {'aot': fits_table, 'scaling': scaling_table, 'predicted': predicted_table}
   parts = (tables | {'slices': slices_table})[name](results)
@@ -37,7 +37,7 @@ def made(record: dict) -> str:
 
 
 def unfinished(record: dict) -> list[str]:
-  """A paragraph for each target that not every config was compiled for: which were not."""
+  """Returns a paragraph for each target that not every config was compiled for: which were not."""
   results, configs = record['results'], record['configs']
   lines = []
   for target in targets_of(results):
@@ -53,7 +53,7 @@ def targets_of(results: dict) -> list[str]:
 
 
 def fits_table(results: dict) -> list[str]:
-  """A line per config: bytes and what is sent on each target."""
+  """Returns a line per config: bytes and what is sent on each target."""
   targets = targets_of(results)
   head = ['config', *(f'{t}: {x}' for t in targets for x in ('mesh', 'GiB a device', 'sent, MiB'))]
   rows = []
@@ -129,7 +129,7 @@ def kind_cell(found: dict | None) -> str:
 
 
 def predicted_table(results: dict) -> list[str]:
-  """A line per config: the share of the speed of one GPU that each of many keeps."""
+  """Returns a line per config: the share of the speed of one GPU that each of many keeps."""
   head = ['config', 'mesh', 'compute, ms', *(f'{gpus} GPUs' for gpus in GPUS)]
   rows = []
   for name, found in results.items():

@@ -16,7 +16,7 @@ PRIVATE = ('command', 'cache_dir', 'tfds_dir', 'files')
 
 
 def read(file: str, folder: pathlib.Path, name: str) -> dict:
-  """The record of the finished study of that name, ready to be kept.
+  """Returns the record of the finished study of that name, ready to be kept.
 
   Raises:
     Mistake: the directory has no such file.
@@ -27,7 +27,7 @@ def read(file: str, folder: pathlib.Path, name: str) -> dict:
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
-  """The same record without digits that mean nothing, and without anybody's paths."""
+  """Returns the same record without digits that mean nothing, and without anybody's paths."""
   if isinstance(value, dict):
     return {k: rounded(v, digits) for k, v in value.items() if k not in PRIVATE}
   if isinstance(value, list):
@@ -36,13 +36,13 @@ def rounded(value: Any, digits: int = DIGITS) -> Any:
 
 
 def table(head: Sequence, rows: Iterable[Sequence]) -> str:
-  """A table in Markdown."""
+  """Returns a table in Markdown."""
   lines = ['| ' + ' | '.join(map(str, cells)) + ' |' for cells in (head, *rows)]
   return '\n'.join([lines[0], '|---' * len(head) + '|', *lines[1:]])
 
 
 def paragraphs(*parts: str) -> str:
-  """The parts with an empty line between them."""
+  """Returns the parts with an empty line between them."""
   return '\n\n'.join(parts)
 
 
@@ -69,7 +69,7 @@ def spread(values: Sequence[float] | np.ndarray, form: str) -> str:
 
 
 def filled(page: pathlib.Path, text: str, mark: str) -> str:
-  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
+  """Returns the page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
 
   Raises:
     Mistake: the marks are not there exactly once.

@@ -148,7 +148,7 @@ def standings(workdir: pathlib.Path, runs: dict[str, dict], jobs: dict) -> list[
 
 
 def may_start(one: status.Standing) -> bool:
-  """Whether a run is to be started now: it has not finished, and nobody else runs it."""
+  """Returns whether a run is to be started now: it has not finished, and nobody else runs it."""
   if one.state in (status.RUNNING, status.QUEUED):
     job = f' as job {one.job}' if one.job else ''
     print(f'{one.name} is {one.state} already{job}; left alone')

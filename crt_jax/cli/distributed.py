@@ -62,7 +62,7 @@ def joined(stop: StopSignal) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str | None:
-  """The line of a user's mistake, after its traceback where that is asked for."""
+  """Returns the line of a user's mistake, after its traceback where that is asked for."""
   line = user_errors.describe(error)
   if line is not None and entry.wants_traceback():
     traceback.print_exception(error)

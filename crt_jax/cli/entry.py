@@ -201,7 +201,7 @@ def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | No
 
 
 def wants_traceback() -> bool:
-  """Whether the person wants to see where a mistake was noticed."""
+  """Returns whether the person wants to see where a mistake was noticed."""
   return '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0')
 
 

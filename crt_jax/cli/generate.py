@@ -98,7 +98,7 @@ class StableText:
     self._given = 0
 
   def add(self, tokens: list[int], last: bool = False) -> str:
-    """The text that these tokens complete; with `last` also what stays incomplete."""
+    """Returns the text that these tokens complete; with `last` also what stays incomplete."""
     self._tokens.extend(tokens)
     text = self._tokenizer.decode(self._tokens)
     stable = text if last else text.rstrip('\ufffd')
@@ -221,7 +221,7 @@ def _write_file(run: _Run, source: str, target: str) -> None:
 
 
 def _or_default(name: str, default: Any):
-  """The flag of that name, or what the run's config says."""
+  """Returns the flag of that name, or what the run's config says."""
   value = flags.FLAGS[name].value
   return default if value is None else value
 

@@ -94,7 +94,7 @@ def _flags(names: list[str]) -> str:
 
 
 def _configs(is_full: bool) -> str:
-  """Each config file with its summary; the first alone, where the help is to be short."""
+  """Returns each config file with its summary; the first alone, where the help is to be short."""
   typed = program()
   same = next((names for names in SCRIPTS.items() if typed in names), (typed,))
   files = config_files.available(same)
@@ -112,7 +112,7 @@ def _configs(is_full: bool) -> str:
 
 
 def _fields(fields: dict[str, tuple[type, Any]]) -> str:
-  """Each field with its value, its type and what it means."""
+  """Returns each field with its value, its type and what it means."""
   model = fields.get('model.name', (str, ''))[1]
   lines = []
   for name, (kind, value) in fields.items():

@@ -23,7 +23,7 @@ class Prompt(NamedTuple):
 def read(
   path: str, encode: Callable[[str], list[int]], context: int, report: Callable[[str], None]
 ) -> list[Prompt]:
-  """The usable prompts of a file.
+  """Returns the usable prompts of a file.
 
   Args:
     encode: text -> the tokens that the model reads.
@@ -83,7 +83,7 @@ def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
 
 
 def result(prompt: Prompt, tokens: list[int], text: str) -> str:
-  """The line to write."""
+  """Returns the line to write."""
   answer = dict(line=prompt.line, prompt=prompt.text, text=text, tokens=len(tokens))
   record = answer | {k: v for k, v in prompt.others.items() if k not in answer}
   return json.dumps(record, ensure_ascii=False) + '\n'

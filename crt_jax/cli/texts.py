@@ -10,7 +10,7 @@ from crt_jax.cli.user_errors import Mistake
 
 
 def is_batch() -> bool:
-  """Whether this is a job of Slurm, or one of several processes of a run."""
+  """Returns whether this is a job of Slurm, or one of several processes of a run."""
   import jax  # after the flags: a typo is answered at once
 
   return 'SLURM_JOB_ID' in os.environ or jax.process_count() > 1

@@ -57,7 +57,7 @@ def describe(error: BaseException) -> str | None:
 
 
 def _raised_by_us(traceback: TracebackType | None) -> bool:
-  """Whether the innermost frame is ours and stands at a `raise` statement."""
+  """Returns whether the innermost frame is ours and stands at a `raise` statement."""
   if traceback is None:
     return False
   while traceback.tb_next is not None:

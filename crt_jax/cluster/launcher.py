@@ -128,7 +128,7 @@ def find_place(
 
 
 def _announced(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]:
-  """The variable, size and rank of a launcher that announces several processes."""
+  """Returns the variable, size and rank of a launcher that announces several processes."""
   for size, rank in ANNOUNCED.items():
     if environ.get(size, '1').isdigit() and int(environ.get(size, '1')) > 1:
       at = environ.get(rank, '')

@@ -119,7 +119,7 @@ class StopSignal:
       self._end(self._received)
 
   def requested(self, step: int) -> bool:
-    """Whether to stop after this step: the same answer on every process."""
+    """Returns whether to stop after this step: the same answer on every process."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -142,12 +142,12 @@ class StopSignal:
     return bool(agreed)
 
   def stopped(self, step: int) -> Preempted:
-    """The end of a run that was asked to stop and is saved at `step`."""
+    """Returns the end of a run that was asked to stop and is saved at `step`."""
     return Preempted(self._received or signal.SIGTERM, step)
 
 
 def steps_between(seconds_per_step: float) -> int:
-  """How many steps pass until the processes ask again."""
+  """Returns how many steps pass until the processes ask again."""
   return int(min(max(ASK_EVERY / max(seconds_per_step, 1e-9), 1), MOST_STEPS))
 
 

@@ -61,7 +61,7 @@ class Watchdog:
         )
 
   def _place(self) -> str:
-    """The last call of this package that the thread is in, and the innermost one of all."""
+    """Returns the last call of this package that the thread is in, and the innermost one of all."""
     frames = traceback.extract_stack(sys._current_frames()[self._watched])
     own = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
     calls = [*own[-1:], frames[-1]]

@@ -113,7 +113,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def _translated(name: str) -> str:
-  """The Hugging Face name of an array; its own where there is none."""
+  """Returns the Hugging Face name of an array; its own where there is none."""
   layer = re.fullmatch(r'blk\.(\d+)\.(\w+)\.(weight|bias)', name)
   if layer and layer[2] in _NAMES:
     return f'model.layers.{layer[1]}.{_NAMES[layer[2]]}.{layer[3]}'

@@ -13,12 +13,12 @@ IGNORED = ('.attn.bias', '.attn.masked_bias')  # the causal mask
 
 
 def longest(given: Settings) -> int:
-  """The positions that it has learned."""
+  """Returns the positions that it has learned."""
   return given['n_positions']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """The fields of a model of style 'gpt2'; ValueError for what has none."""
+  """Returns the fields of a model of style 'gpt2'; ValueError for what has none."""
   given.only('activation_function', 'gelu_new', 'gelu_pytorch_tanh')
   given.only('layer_norm_epsilon', 1e-5)
   given.only('tie_word_embeddings', True)

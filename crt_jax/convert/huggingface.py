@@ -108,7 +108,7 @@ def _json(file: Path) -> dict:
 
 
 def _opened(file: Path, read: Callable[[Any], Found]) -> Found:
-  """What `read` makes of an open file; a file is open only as long as it is read."""
+  """Returns what `read` makes of an open file; a file is open only as long as it is read."""
   try:
     with safe_open(file, framework='np') as opened:
       return read(opened)

@@ -14,12 +14,12 @@ IGNORED = ('rotary_emb.inv_freq',)  # of early files: it follows from rope_theta
 
 
 def longest(given: Settings) -> int:
-  """The positions that it was trained on."""
+  """Returns the positions that it was trained on."""
   return given['max_position_embeddings']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """The fields of a model of style 'llama'; ValueError for what has none."""
+  """Returns the fields of a model of style 'llama'; ValueError for what has none."""
   kind = given['model_type']
   given.only('hidden_act', 'silu', 'swish')
   given.only('mlp_bias', False)
@@ -96,7 +96,7 @@ def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
 
 
 def _scaling(config: TransformerConfig) -> dict[str, Any] | None:
-  """The inverse of what `_angles` reads."""
+  """Returns the inverse of what `_angles` reads."""
   if config.rotary_scaling == 'none':
     return None
   found = dict(rope_type=config.rotary_scaling, factor=config.rotary_factor)

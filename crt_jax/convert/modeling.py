@@ -48,7 +48,7 @@ def slots(config: CRTConfig | CARTConfig) -> Iterator[Slot]:
 
 
 def _name(config: CRTConfig | CARTConfig, path: tuple[str, ...], index: tuple[int, ...]) -> str:
-  """The name there of a parameter, or of its slice."""
+  """Returns the name there of a parameter, or of its slice."""
   if path == ('embedding', 'positions'):
     return 'positions.weight'
   words = list(path)

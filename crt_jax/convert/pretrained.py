@@ -56,7 +56,7 @@ class Pretrained:
   stored: list[str]
 
   def read(self, model: Model, abstract: Params) -> Params:
-    """The parameters of `model`, built of `fields`; read_params says how, with `abstract`.
+    """Returns the parameters of `model`, built of `fields`; read_params says how, with `abstract`.
 
     Raises:
       ValueError: arrays are missing, unexpected or misshapen; names the place and them.
@@ -71,7 +71,7 @@ class Pretrained:
 
 
 def is_pretrained(path: str | Path) -> bool:
-  """Whether a path is meant as such a model, and not as a run of this project."""
+  """Returns whether a path is meant as such a model, and not as a run of this project."""
   path = Path(path)
   if path.suffix == '.gguf':
     return True

@@ -25,7 +25,7 @@ from crt_jax.schema.fields import require
 
 
 def import_params(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> dict:
-  """The parameters of `build(config)` from reference arrays.
+  """Returns the parameters of `build(config)` from reference arrays.
 
   Args:
     config: `config.model`.

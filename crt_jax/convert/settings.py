@@ -22,7 +22,7 @@ class Settings:
     return self.values[name]
 
   def get(self, name: str, default: Any = None) -> Any:
-    """The value, the default where there is none or null."""
+    """Returns the value, the default where there is none or null."""
     value = self.values.get(name)
     return default if value is None else value
 

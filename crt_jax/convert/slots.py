@@ -38,7 +38,7 @@ class Slot:
   optional: bool = False
 
   def given_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the other format gives to a slice of `shape`."""
+    """Returns the shape that the other format gives to a slice of `shape`."""
     if self.merged > 0:
       shape = (int(np.prod(shape[: self.merged])), *shape[self.merged :])
     elif self.merged < 0:
@@ -46,14 +46,14 @@ class Slot:
     return shape[::-1] if self.transposed else shape
 
   def turned(self, array: np.ndarray) -> np.ndarray:
-    """A matrix as it is on the other side."""
+    """Returns a matrix as it is on the other side."""
     return array.T if self.transposed else array
 
 
 def read_params(
   slots: Sequence[Slot], arrays: Mapping[str, np.ndarray], abstract: Params
 ) -> Params:
-  """Parameters made of arrays, which are asked for one at a time, parameter by parameter.
+  """Returns the parameters made of arrays, which are asked for one at a time, parameter by parameter.
 
   Args:
     slots: with every name that must be there, see `check_names`.
@@ -91,7 +91,7 @@ def _fill(target: np.ndarray, slot: Slot, arrays: Mapping[str, np.ndarray]) -> N
 
 
 def arrays_of(slots: Iterable[Slot], params: Params) -> dict[str, np.ndarray]:
-  """The inverse of `read_params`; tied arrays are listed once."""
+  """Returns the inverse of `read_params`; tied arrays are listed once."""
   arrays = {}
   for slot in slots:
     if not slot.again:

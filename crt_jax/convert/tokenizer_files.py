@@ -34,7 +34,7 @@ def write(folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, positions: int
 
 
 def _of_bytes(tokenizer: ByteTokenizer) -> str:
-  """The tokenizer.json of bytes: a byte-level BPE that merges nothing."""
+  """Returns the tokenizer.json of bytes: a byte-level BPE that merges nothing."""
   byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   alphabet = sorted(byte_level.alphabet())
   # A printable byte stands for itself; the others follow, in order, behind the 256th character.

@@ -18,12 +18,12 @@ PREFIX, IGNORED = '', ()
 
 
 def longest(given: Settings) -> int:
-  """The positions that it was trained on."""
+  """Returns the positions that it was trained on."""
   return given['max_position_embeddings']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """All fields of its model."""
+  """Returns all fields of its model."""
   model = given['model']
   require(
     isinstance(model, dict) and {'name', 'vocab_size'} <= model.keys(),
@@ -33,7 +33,7 @@ def fields(given: Settings) -> dict[str, Any]:
 
 
 def settings(config: ModelConfig, positions: int) -> dict[str, Any]:
-  """The config.json, the inverse of `fields`."""
+  """Returns the config.json, the inverse of `fields`."""
   return dict(
     model_type=KIND,
     model=dataclasses.asdict(config),
@@ -49,11 +49,11 @@ def slots(config: ModelConfig) -> Iterator[Slot]:
 
 
 def model_of(config: ModelConfig) -> Model:
-  """The model of a checked configuration."""
+  """Returns the model of a checked configuration."""
   return model_class(config.name)(config)
 
 
 def leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-  """The leaves of a nested dict, each with its path."""
+  """Returns the leaves of a nested dict, each with its path."""
   found = jax.tree_util.tree_flatten_with_path(tree)[0]
   return [(tuple(key.key for key in path), leaf) for path, leaf in found]

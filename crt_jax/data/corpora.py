@@ -32,7 +32,7 @@ _MOBY_DICK_SHA256 = 'fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f
 
 
 def open_corpus(config: DataConfig) -> Corpus:
-  """The corpus that `config.corpus` names.
+  """Returns the corpus that `config.corpus` names.
 
   Raises:
     ValueError: it is missing, or nothing matches; one line that says what to install, prepare or
@@ -68,7 +68,7 @@ def _sotu(config: DataConfig) -> Corpus:
 
 
 def _files(config: DataConfig) -> Corpus:
-  """The user's files, those of a validation set last."""
+  """Returns the user's files, those of a validation set last."""
   skipping = Skipping(config.skip_malformed), Skipping(config.skip_malformed)
   training, held_out, identity = _of_files(config)
   if config.skip_malformed:
@@ -83,7 +83,7 @@ def _files(config: DataConfig) -> Corpus:
 
 
 def _tokens(config: DataConfig) -> Corpus:
-  """Tokens that other programs have made, those of a validation set last."""
+  """Returns tokens that other programs have made, those of a validation set last."""
   training, held_out, identity = _of_files(config)
 
   def documents() -> Iterator[Document]:
@@ -95,7 +95,7 @@ def _tokens(config: DataConfig) -> Corpus:
 
 
 def _packed(config: DataConfig) -> Corpus:
-  """What is tokenised already: without documents."""
+  """Returns what is tokenised already: without documents."""
 
   def documents() -> Iterator[Document]:
     raise ValueError(
@@ -107,7 +107,7 @@ def _packed(config: DataConfig) -> Corpus:
 
 
 def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
-  """The files to train on, those of the validation set, and what identifies both."""
+  """Returns the files to train on, those of the validation set, and what identifies both."""
   given = {'files': config.files, 'validation_files': config.validation_files}
   found = {}
   with missing.gathered() as gather:
@@ -146,7 +146,7 @@ def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequen
 
 
 def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
-  """The files that globs and folders stand for, sorted by path."""
+  """Returns the files that globs and folders stand for, sorted by path."""
   suffixes = READ[corpus]
   found = _matches(field, pattern) or [
     match for part in _alternatives(pattern) for match in _matches(field, part)
@@ -168,7 +168,7 @@ def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
 
 
 def _matches(field: str, pattern: str) -> list[Path]:
-  """The files that a glob matches, or the folder that it names."""
+  """Returns the files that a glob matches, or the folder that it names."""
   if '://' in pattern and _alternatives(pattern) != [pattern]:
     return []
   whole = storage.local_path(f'data.{field}', pattern, reads=True)

@@ -146,7 +146,7 @@ def _check_one_tokenizer(sources: dict[str, PackedDataset]) -> None:
 
 
 def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, DataConfig]:
-  """The configurations of sources that share a saved tokenizer."""
+  """Returns the configurations of sources that share a saved tokenizer."""
   shared = str(folder / tokenizers.DEFINITION)
   return {
     name: dataclasses.replace(own, tokenizer=shared, bpe_documents=0)
@@ -157,7 +157,7 @@ def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, D
 def _shared_bpe_folder(
   config: DataConfig, configs: dict[str, DataConfig], corpora: dict[str, Corpus]
 ) -> Path:
-  """Where the BPE of all sources lies."""
+  """Returns where the BPE of all sources lies."""
   named = [(own, corpora[name]) for name, own in configs.items()]
   return config.cache_root / folder_name(config, named)
 

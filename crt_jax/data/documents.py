@@ -94,7 +94,7 @@ class Survey:
 
 
 def fingerprint(paths: Sequence[Path]) -> list[Any]:
-  """What tells whether files are the same as before, without decoding them.
+  """Returns what tells whether files are the same as before, without decoding them.
 
   Up to 256 MiB in all it is their names and contents, so a copy elsewhere counts as the same; of
   more it is what `make` would go by: full paths, sizes and modification times.
@@ -123,7 +123,7 @@ def as_bytes(block: str | np.ndarray) -> bytes:
 
 
 def leading_bits(digest: bytes) -> int:
-  """The first 64 bits of a sha256: a number that depends on the text alone."""
+  """Returns the first 64 bits of a sha256: a number that depends on the text alone."""
   return int.from_bytes(digest[:8], 'big')
 
 

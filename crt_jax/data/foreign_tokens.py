@@ -24,7 +24,7 @@ MEGATRON_DTYPES = {1: '<u1', 2: '<i1', 3: '<i2', 4: '<i4', 5: '<i8', 8: '<u2'}
 
 
 def with_partner(path: Path) -> list[Path]:
-  """A file, with the index or the .bin that belongs to it: both decide what is read."""
+  """Returns a file, with the index or the .bin that belongs to it: both decide what is read."""
   both = (path.with_suffix(suffix) for suffix in SUFFIXES)
   return [part for part in both if part == path or part.exists()]
 

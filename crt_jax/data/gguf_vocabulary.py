@@ -36,7 +36,7 @@ _PRE_TOKENIZERS: dict[str, Callable[[], hf.pre_tokenizers.PreTokenizer]] = {
 
 
 def open_gguf(path: str | Path) -> Any:
-  """The file as `gguf` reads it, mapped into memory.
+  """Returns the file as `gguf` reads it, mapped into memory.
 
   Raises:
     ValueError: the package is not installed, or the file is damaged.
@@ -55,7 +55,7 @@ def open_gguf(path: str | Path) -> Any:
 
 
 def contents(reader: Any, name: str, default: Any = _ABSENT) -> Any:
-  """A field of the file's metadata; ValueError where it is missing and has no default."""
+  """Returns a field of the file's metadata; ValueError where it is missing and has no default."""
   field = reader.fields.get(name)
   if field is not None:
     return field.contents()

@@ -29,7 +29,7 @@ class Missing(ValueError):
     self.what, self.hows = what, hows
 
   def of(self, source: str) -> 'Missing':
-    """The same, of a source of a mixture."""
+    """Returns the same, of a source of a mixture."""
     return Missing(f'data.sources.{source}: {self.what}', *self.hows)
 
 
@@ -67,7 +67,7 @@ def gathered() -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
 
 
 def _advice(hows: tuple[str | Fetch, ...]) -> str:
-  """Every command, one for all that is fetched into a folder."""
+  """Returns every command, one for all that is fetched into a folder."""
   fetched: dict[str, list[str]] = {}
   words = []
   for how in hows:

@@ -53,7 +53,7 @@ class Mixture(Tokens):
     return self._periods * len(self._places) * self._chunk_tokens
 
   def tokens_of(self, index: int) -> int:
-    """How many tokens a part gives in all."""
+    """Returns how many tokens a part gives in all."""
     return self._periods * self._parts[index].chunks * self._chunk_tokens
 
   def _read(self, start: int, stop: int) -> np.ndarray:

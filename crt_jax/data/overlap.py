@@ -31,7 +31,7 @@ class Sides:
   validation_N: np.ndarray
 
   def of_files(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digests of the files, and which of them have documents on either side."""
+    """Returns the digests of the files, and which of them have documents on either side."""
     bits_N = self.listing.bits_N
     starts_F = np.searchsorted(self.listing.file_N, np.arange(len(self.listing.files)))
     stops_F = [*starts_F[1:], len(bits_N)]
@@ -44,20 +44,20 @@ class Sides:
 
 
 def by_document(listing: Listing, is_held_out: Callable) -> Sides:
-  """The sides where whole documents are held out, by their files or by their hashes."""
+  """Returns the sides where whole documents are held out, by their files or by their hashes."""
   validation_N = listing.held_out_N | is_held_out(listing.bits_N)
   return Sides(listing, ~validation_N, validation_N)
 
 
 def by_cut(listing: Listing, validation_bytes: int) -> Sides:
-  """The sides where the last bytes of the corpus are held out."""
+  """Returns the sides where the last bytes of the corpus are held out."""
   ends_N = np.cumsum(listing.sizes_N)
   cut = ends_N[-1] - validation_bytes
   return Sides(listing, ends_N - listing.sizes_N < cut, ends_N > cut)
 
 
 def count(sides: Sides, corpus: str) -> int:
-  """How many validation documents are training documents too.
+  """Returns how many validation documents are training documents too.
 
   Raises:
     ValueError: all of them are, or a file of the validation text has the text of one for training.
@@ -86,7 +86,7 @@ def count(sides: Sides, corpus: str) -> int:
 
 
 def _elsewhere(bits_N: np.ndarray, train_N: np.ndarray, validation_N: np.ndarray) -> np.ndarray:
-  """Which of those in the validation split are, at another place, in the train split."""
+  """Returns which of those in the validation split are, at another place, in the train split."""
   cut_N = train_N & validation_N
   found_N = validation_N & ~cut_N & np.isin(bits_N, bits_N[train_N])
   return found_N | (cut_N & np.isin(bits_N, bits_N[train_N & ~cut_N]))
@@ -113,7 +113,7 @@ def write(sides: Sides, found: int, folder: Path) -> dict[str, Any]:
 
 
 def shards_of(manifest: dict[str, Any]) -> list[Shard]:
-  """The files of digests; [] where data was packed before there were any."""
+  """Returns the files of digests; [] where data was packed before there were any."""
   return [Shard(**shard) for shard in manifest.get('overlap', {}).get('digests', {}).values()]
 
 

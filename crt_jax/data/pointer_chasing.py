@@ -165,7 +165,7 @@ class PointerChasing:
       )
 
   def remarks(self, model: Any) -> list[str]:
-    """What a person should know before training `config.model` on this task."""
+    """Returns what a person should know before training `config.model` on this task."""
     window, least = model.window, self.least_window
     if not 0 < window < least:
       return []
@@ -178,7 +178,7 @@ class PointerChasing:
   # ---- batches ----------------------------------------------------------------------------------
 
   def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-    """The global training batch of a step: 'tokens' and 'targets', int32 [B, T]."""
+    """Returns the global training batch of a step: 'tokens' and 'targets', int32 [B, T]."""
     levels = _at_step(_stages('curriculum', self.curriculum, self.levels), step)
     keys = _at_step(_stages('key_curriculum', self.key_curriculum, self.keys), step)
     batch = self.write(self.draw(_generator(seed, step), batch_size, keys), keys)
@@ -188,7 +188,7 @@ class PointerChasing:
     return batch
 
   def validation_batch(self, seed: int, index: int, batch_size: int) -> Batch:
-    """A batch that no step of training has, of the whole task whatever the curriculum."""
+    """Returns a batch that no step of training has, of the whole task whatever the curriculum."""
     return self.write(self.draw(_generator(seed + MAX_SEED, index), batch_size))
 
   def draw(self, generator: np.random.RandomState, count: int, keys: int = 0) -> Draws:
@@ -262,7 +262,7 @@ class _Source(grain.sources.RandomAccessDataSource):
 
 
 def prepare(config: DataConfig) -> PointerChasing:
-  """The task that `data.corpus` describes.
+  """Returns the task that `data.corpus` describes.
 
   Raises:
     ValueError: a wrong argument, or a `data.sequence_length` that is not the task's.

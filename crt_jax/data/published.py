@@ -371,7 +371,7 @@ def _chunks(
 
 
 def _counts(counter: hf.Tokenizer | None, chunk: list[tuple[str, Place]]) -> list[int]:
-  """Tokens of each document with its start and end; 0 where nobody counts."""
+  """Returns the tokens of each document with its start and end; 0 where nobody counts."""
   if counter is None:
     return [0] * len(chunk)
   texts = [text for text, _ in chunk]

@@ -85,7 +85,7 @@ class Skipping:
 def read_files(
   paths: Iterable[Path], text_field: str, skipping: Skipping | None = None
 ) -> Iterator[Document]:
-  """The documents of some files, in order; blank ones are left out.
+  """Returns the documents of some files, in order; blank ones are left out.
 
   Raises:
     ValueError: an undecodable byte, a file that is cut short, no `text_field`, a malformed record

@@ -77,7 +77,7 @@ class TextDataset:
     return {}
 
   def remarks(self: _Text, model: Any) -> list[str]:
-    """What a person should know before training `config.model` on this."""
+    """Returns what a person should know before training `config.model` on this."""
     size = self.tokenizer.vocab_size
     if model.vocab_size <= size:
       return self.shared_text
@@ -176,7 +176,7 @@ def prepare_corpus(
 
 
 def corpus_folder(config: DataConfig, corpus: Corpus) -> Path:
-  """Where the packed data of one corpus lies."""
+  """Returns where the packed data of one corpus lies."""
   return config.packed_folder or config.cache_root / folder_name(config, [(config, corpus)])
 
 
@@ -219,7 +219,7 @@ def _open_as_it_is(
 
 
 def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path], None]) -> Opened:
-  """What `opened` makes of a cache folder, built first if need be.
+  """Returns what `opened` makes of a cache folder, built first if need be.
 
   Raises:
     ValueError: the folder cannot be written.
@@ -294,7 +294,7 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]:
-  """The type of a token and the shards of each split."""
+  """Returns the type of a token and the shards of each split."""
   shards = {
     name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
   }
@@ -302,7 +302,7 @@ def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]
 
 
 def open_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-  """The tokenizer of a cache folder.
+  """Returns the tokenizer of a cache folder.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -317,7 +317,7 @@ def open_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 
 def folder_name(config: DataConfig, corpora: Sequence[tuple[DataConfig, Corpus]]) -> str:
-  """The name of the cache folder of what `config` makes of some corpora."""
+  """Returns the name of the cache folder of what `config` makes of some corpora."""
   decisive = [
     FORMAT_VERSION,
     *([corpus.name, corpus.fingerprint, own.text_field] for own, corpus in corpora),

@@ -49,7 +49,7 @@ class ByteTokenizer:
     return [np.frombuffer(text.encode('utf-8'), np.uint8) for text in texts]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text; special tokens are left out, incomplete characters become U+FFFD."""
+    """Returns the text; special tokens are left out, incomplete characters become U+FFFD."""
     ids = _checked(ids, self.vocab_size)
     return bytes(token for token in ids if token < 256).decode('utf-8', errors='replace')
 
@@ -122,7 +122,7 @@ class JsonTokenizer:
     return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text; special tokens are left out, incomplete characters become U+FFFD."""
+    """Returns the text; special tokens are left out, incomplete characters become U+FFFD."""
     return self._tokenizer.decode(_checked(ids, self.vocab_size), skip_special_tokens=True)
 
   def count_bytes(self, ids: np.ndarray) -> int:
@@ -156,7 +156,7 @@ class JsonTokenizer:
 
 
 def _end_of_piece(text: str, start: int, searched: int) -> int | None:
-  """Where the piece that begins at `start` ends; None: not in this text yet."""
+  """Returns where the piece that begins at `start` ends; None: not in this text yet."""
   most = start + MOST_CHARACTERS
   cut = _CUT.search(text, max(start + PIECE_CHARACTERS, searched))
   if cut and cut.end() <= most:
@@ -168,7 +168,7 @@ Tokenizer = ByteTokenizer | JsonTokenizer
 
 
 def load(folder: str | Path) -> Tokenizer:
-  """The tokenizer that `save` wrote into a folder.
+  """Returns the tokenizer that `save` wrote into a folder.
 
   Raises:
     ValueError: the folder holds none, or its files are damaged.

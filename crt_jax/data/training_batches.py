@@ -52,7 +52,7 @@ class TrainBatches:
     return batch
 
   def iterator(self, start_step: int = 0) -> Iterator[Batch]:
-    """The batches of start_step, start_step + 1, ..., read ahead by a thread."""
+    """Returns the batches of start_step, start_step + 1, ..., read ahead by a thread."""
     return iter(self._dataset[start_step:].to_iter_dataset(_READ_AHEAD))
 
 
@@ -80,7 +80,7 @@ class WindowSource(grain.sources.RandomAccessDataSource):
 def train_batches(
   dataset: Text, config: Any, seed: int, rows: np.ndarray | None = None
 ) -> TrainBatches:
-  """The training batches of a run, or the rows of them that one process needs.
+  """Returns the training batches of a run, or the rows of them that one process needs.
 
   Args:
     dataset: from `prepare`; only its train split is read. Generated data registers itself.
@@ -106,7 +106,7 @@ def check_seed(seed: int, field: str = 'seed') -> None:
 
 
 def numbers(rows: np.ndarray | None, batch_size: int) -> np.ndarray:
-  """The numbers of some rows of a batch; None = all."""
+  """Returns the numbers of some rows of a batch; None = all."""
   return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 

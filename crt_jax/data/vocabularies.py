@@ -92,7 +92,7 @@ def comes_with_model(name: str) -> bool:
 
 
 def of_model(name: str) -> Tokenizer:
-  """The tokenizer of such a place; ValueError where there is none that can be read."""
+  """Returns the tokenizer of such a place; ValueError where there is none that can be read."""
   path = storage.local_path('data.tokenizer', name, reads=True)
   if path.suffix == '.gguf':
     return gguf_vocabulary.read(path)
@@ -108,7 +108,7 @@ def of_model(name: str) -> Tokenizer:
 
 
 def _declared(folder: Path) -> dict[str, str]:
-  """How a model's files call the start and the end of a text."""
+  """Returns how a model's files call the start and the end of a text."""
   file = folder / 'tokenizer_config.json'
   given = json_text.parse(file.read_bytes()) if file.is_file() else {}
   tokens = {kind: given.get(f'{kind}_token') for kind in _KNOWN}
@@ -122,7 +122,7 @@ def _declared(folder: Path) -> dict[str, str]:
 def _with_specials(
   definition: str, declared: Mapping[str, str] = MappingProxyType({})
 ) -> JsonTokenizer:
-  """A tokenizer whose start and end are as declared, else tokens whose names are known."""
+  """Returns a tokenizer whose start and end are as declared, else tokens whose names are known."""
   added = hf.Tokenizer.from_str(definition).get_added_tokens_decoder()
   ids = {token.content: index for index, token in added.items()}
   specials = {

@@ -191,7 +191,7 @@ def _read_prompts(
   capacity: int,
   method: str,
 ):
-  """The state behind the prompts and the logits after each, in pieces of one shape."""
+  """Returns the state behind the prompts and the logits after each, in pieces of one shape."""
   tokens_BxT = np.zeros((len(prompts), capacity), np.int32)
   for row, prompt in enumerate(prompts):
     tokens_BxT[row, : len(prompt)] = prompt

@@ -117,7 +117,7 @@ def _separate(stacked: dict) -> tuple[dict, ...]:
 
 
 def _changed(tree: dict, path: tuple[str, ...], change: Callable) -> dict:
-  """The tree with `change` made to what stands at `path`."""
+  """Returns the tree with `change` made to what stands at `path`."""
   if not path:
     return change(tree)
   return tree | {path[0]: _changed(tree[path[0]], path[1:], change)}

@@ -46,7 +46,7 @@ def row_keys(seed: int | Array, rows_B: Array) -> Array:
 
 
 def noise(key_B: Array, position_B: Array) -> Array:
-  """One number in [0, 1) per row: a function of (seed, row, position) alone.
+  """Returns one number in [0, 1) per row: a function of (seed, row, position) alone.
 
   So neither the length of the chunks in which a text is generated nor the other rows of the batch
   can change it, and it can be drawn before the logits exist.
@@ -121,5 +121,5 @@ def _running_sums(weight_N: Array) -> Array:
 
 
 def _passed(sum_N: Array, target: Array) -> Array:
-  """Which running sums do not exceed the target; the last to grow always does."""
+  """Returns which running sums do not exceed the target; the last to grow always does."""
   return (sum_N <= target) & (sum_N < sum_N[-1])

@@ -10,7 +10,7 @@ from crt_jax.decoding.sampling import Sampling
 
 
 def prompt_tokens(tokenizer: Tokenizer, separator: str, text: str) -> list[int]:
-  """The tokens that a model reads for a prompt, [] for an empty one.
+  """Returns the tokens that a model reads for a prompt, [] for an empty one.
 
   Args:
     separator: `config.data.separator`; a model whose documents begin with a token reads it first.
@@ -28,12 +28,12 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[i
 
 
 def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
-  """The tokens at which a text ends: () where the tokenizer has none."""
+  """Returns the tokens at which a text ends: () where the tokenizer has none."""
   return () if tokenizer.eos is None else (tokenizer.eos,)
 
 
 def sample_arguments(config: ConfigDict, tokenizer: Tokenizer) -> dict:
-  """What `generate` needs to write the text that `config.sample` describes.
+  """Returns what `generate` needs to write the text that `config.sample` describes.
 
   A model may have more tokens than its tokenizer; only those of the tokenizer are drawn.
 

@@ -168,7 +168,7 @@ def caption(origin: dict) -> str:
 
 
 def _is_finite(value: float | None) -> bool:
-  """Whether a number can be drawn; records have null for one that is not finite."""
+  """Returns whether a number can be drawn; records have null for one that is not finite."""
   return value is not None and math.isfinite(value)
 
 
@@ -261,7 +261,7 @@ def page_figure(
 
 
 def files_of(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """The files of a figure: the one that is named, or a PNG and an SVG."""
+  """Returns the files of a figure: the one that is named, or a PNG and an SVG."""
   path = pathlib.Path(path)
   if path.suffix in KINDS:
     return [path]

@@ -153,7 +153,7 @@ class Scorer:
     rows: Sequence[int],
     given: dict,
   ) -> list[str]:
-    """What the model adds to each prompt, up to where the first of its stops begins."""
+    """Returns what the model adds to each prompt, up to where the first of its stops begins."""
     unknown = given.keys() - SAMPLING
     require(not unknown, f'a task sets {", ".join(unknown)} of its text, which is not implemented')
     sampling = decoding.Sampling(
@@ -194,14 +194,14 @@ def _progress(total: int, doing: str, disable: bool) -> Any:
 
 
 def for_harness(*args: Any, **options: Any) -> Any:
-  """A `Scorer` that is an `lm_eval.api.model.LM`."""
+  """Returns a `Scorer` that is an `lm_eval.api.model.LM`."""
   from lm_eval.api.model import TemplateLM
 
   return type('CrtJax', (Scorer, TemplateLM), {})(*args, **options)
 
 
 def tasks_of(names: Sequence[str], include_path: str | None = None) -> Any:
-  """The harness's manager of tasks, which knows all of these.
+  """Returns the harness's manager of tasks, which knows all of these.
 
   Args:
     include_path: folder of more tasks, in YAML. The harness's own are thousands of files, which are

@@ -37,7 +37,7 @@ class Ledger:
     self._written = time.monotonic()
 
   def part(self, name: str, score: Callable[[Sums, Callable[[Sums], None]], dict]) -> dict:
-    """The record of a part: the one that was found, or what `score` returns.
+    """Returns the record of a part: the one that was found, or what `score` returns.
 
     Args:
       score: where to begin, what to call after each batch -> the record.

@@ -43,7 +43,7 @@ def likelihoods(
   batch_size: int = 16,
   after: Callable[[int], object] = lambda rows: None,
 ) -> list[Likelihood]:
-  """How likely the second part of each pair is behind the first.
+  """Returns how likely the second part of each pair is behind the first.
 
   Texts of like length share a batch. They are padded on the right, where no position that counts
   looks, to a power of two times 32 or to the context: as many programs are compiled as there are
@@ -88,7 +88,7 @@ def likelihoods(
 
 
 def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[int]]:
-  """What is read, and at each of its positions the token that is scored or -1."""
+  """Returns what is read, and at each of its positions the token that is scored or -1."""
   require(len(before) > 0, 'no token stands before what is scored; give at least one')
   require(
     1 <= len(scored) <= context,
@@ -102,7 +102,7 @@ def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[
 def _padded(
   rows: list[tuple[list[int], list[int]]], count: int, context: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The batch in its shape; rows that fill it up score nothing."""
+  """Returns the batch in its shape; rows that fill it up score nothing."""
   longest = max(len(tokens) for tokens, _ in rows)
   length = min(context, SHORTEST * 2 ** (ceil_div(longest, SHORTEST) - 1).bit_length())
   tokens_BxT = np.zeros((count, length), np.int32)

@@ -54,7 +54,7 @@ class Form:
       raise ValueError(f"form '{self.kind}' is unknown; use 'parallel' or 'sequential'")
 
   def is_inference_metric(self, model: Model) -> bool:
-    """Whether a model could be used this way."""
+    """Returns whether a model could be used this way."""
     return self.kind == 'sequential' or model.is_usable_at(self.depth)
 
 
@@ -73,7 +73,7 @@ def hidden_of(model: Model, params: dict, tokens_BxT: AnyArray, form: Form) -> A
 
 
 def forms(model: Model, config: ConfigDict) -> tuple[Form, ...]:
-  """The forms that `config.eval` asks for: parallel at each of its depths, then sequential.
+  """Returns the forms that `config.eval` asks for: parallel at each of its depths, then sequential.
 
   Args:
     config: with `eval.depths` (() = the configured depth) and `eval.sequential`.
@@ -106,7 +106,7 @@ def evaluate(
   begin: Sums = NOTHING,
   after: Callable[[Sums], None] = lambda sums: None,
 ) -> dict:
-  """Mean cross-entropy over all targets that count, each with the same weight.
+  """Returns the mean cross-entropy over all targets that count, each with the same weight.
 
   Compiled once per (model, depth, sequential, shape of a batch).
 
@@ -150,7 +150,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))
 def _cross_entropy(model: Model, params: Params, batch: Batch, depth: int | None, sequential: bool):
-  """Mean cross-entropy of one batch and how many targets it has, the head in chunks."""
+  """Returns the mean cross-entropy of one batch and how many targets it has, the head in chunks."""
   form = Form('sequential' if sequential else 'parallel', depth)
   hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)
   head = functools.partial(model.head, params)

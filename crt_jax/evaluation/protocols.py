@@ -61,7 +61,7 @@ class Part:
 
 
 def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
-  """The parts of the evaluation at the end, in their order.
+  """Returns the parts of the evaluation at the end, in their order.
 
   Raises:
     ValueError: a set cannot be scored as config.eval asks.
@@ -87,7 +87,7 @@ def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
 
 
 def most_tokens(config: ConfigDict, forms: int) -> int:
-  """How many tokens of a validation set each form scores at most."""
+  """Returns how many tokens of a validation set each form scores at most."""
   trained = config.train.steps * config.data.batch_size * config.data.sequence_length
   return config.eval.whole_tokens or max(FEWEST, int(SHARE * trained / forms))
 
@@ -251,7 +251,7 @@ def _evaluate(
   begin: Sums = NOTHING,
   **progress: Any,
 ) -> dict:
-  """What `evaluate` returns, and the accuracy where answers stand at known places."""
+  """Returns what `evaluate` returns, and the accuracy where answers stand at known places."""
   bytes_per_token = packed.bytes_per_token('validation')
   arguments = (form.depth, form.kind == 'sequential', bytes_per_token)
   if not packed.answer_groups:
@@ -271,7 +271,7 @@ def _sample(
 
 
 def _first_window(packed: data.ValidationSet, config: ConfigDict) -> dict:
-  """The same one row on every process."""
+  """Returns the same one row on every process."""
   length = config.data.sequence_length
   if config.eval.sample == 'first':
     return next(iter(data.first_validation(packed, length, 1, 1)))

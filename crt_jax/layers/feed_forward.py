@@ -84,7 +84,7 @@ def _swiglu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 
 def rounded_once(function: Callable, x: Array) -> Array:
-  """An activation, of 16 bits in float32: then its input is all that is stored."""
+  """Returns an activation, of 16 bits in float32: then its input is all that is stored."""
   if x.dtype.itemsize > 2:
     return function(x)
 

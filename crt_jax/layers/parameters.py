@@ -36,7 +36,7 @@ def parameter(
 def init_params(
   module: nn.Module, key: Array, *args: Array, dtype: DTypeLike = jnp.float32
 ) -> dict:
-  """The parameters of one layer as a plain dict of arrays in `dtype`.
+  """Returns the parameters of one layer as a plain dict of arrays in `dtype`.
 
   All keys come from one split: linen would fold each name into the key, and compiling those hashes
   takes longer than everything else that a small model compiles.
@@ -48,13 +48,13 @@ def init_params(
 
 
 def axes_of(module: nn.Module, *args: Array) -> dict:
-  """The tree of `init_params` with a PartitionSpec of logical names at each leaf."""
+  """Returns the tree of `init_params` with a PartitionSpec of logical names at each leaf."""
   declarations = _declarations(module, *args)
   return jax.tree.map(lambda d: PartitionSpec(*d.axes), declarations, is_leaf=_is_declaration)
 
 
 def stacked_axes(axes: dict) -> dict:
-  """The axes of a stack of layers: the same names behind a leading 'layers'."""
+  """Returns the axes of a stack of layers: the same names behind a leading 'layers'."""
   return jax.tree.map(lambda spec: PartitionSpec('layers', *spec), axes)
 
 

@@ -1,6 +1,7 @@
-"""What the loss of a CRT differentiates where that is not plain unrolled passes (docs/bptt.md).
+"""The functions that a CRT's loss differentiates for each driver and gradient (docs/bptt.md).
 
-One function for each driver and gradient, all of them like `CRT.hidden`; crt.py has the table.
+Each has the signature of `CRT.hidden`; the table TRAINED in crt.py selects one. Plain unrolled
+passes are `CRT.hidden` itself.
 """
 
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def _begin(
   model: 'CRT', params: Params, tokens_BxT: Array, key: Array | None, probe_R: Array | None
 ):
-  """The recurrence, the embeddings, and the key of what follows them."""
+  """Returns the recurrence, the embeddings, and the dropout key of everything after them."""
   model.check_length(tokens_BxT.shape[1])
   if probe_R is not None:
     model.check_telemetry()
@@ -33,7 +34,7 @@ def _begin(
 
 
 def _loop(config: CRTConfig, stride: int) -> Loop:
-  """What `backward` and `gradient` make of a loop over a sequence by so many positions a step."""
+  """Returns the loop over a sequence, `stride` positions a step, that the config selects."""
   loop = LOOPS[config.backward]
   if config.gradient != 'truncated':
     return loop

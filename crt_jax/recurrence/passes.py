@@ -20,7 +20,7 @@ from crt_jax.types import Array, Tree
 
 
 class Recurrence(NamedTuple):
-  """The two maps whose alternation is the model, both pure.
+  """The pure functions whose alternation is the model.
 
   Attributes:
     block: x_BxTxC, past, key -> z_BxTxC, entries.
@@ -62,7 +62,7 @@ class Passes:
 
 
 class Before(NamedTuple):
-  """The passes that further ones go on from: their number, the last one's summaries and inputs."""
+  """The passes that further ones continue from: number, last summaries and inputs."""
 
   count: int
   summary: Any
@@ -79,7 +79,7 @@ def unroll(
   state: DecodeState | None = None,
   before: Before | None = None,
 ) -> Passes:
-  """Refines the inputs of T positions by K parallel passes (crt.md 3), from what came before them.
+  """Refines the inputs of T positions by K parallel passes (crt.md 3).
 
   Args:
     e_BxTxC: embeddings, dropped out once for all passes.
@@ -135,7 +135,7 @@ def one_pass(
   state: DecodeState | None,
   keys: tuple,
 ) -> tuple[Array, Any, Array, dict]:
-  """One pass over T positions: z_BxTxC, s, x_next_BxTxC and the entries of each cache.
+  """Runs one pass over T positions; returns z_BxTxC, s, x_next_BxTxC and new cache entries.
 
   Args:
     keys: dropout keys of block, summary and inject, or three times None.
@@ -151,7 +151,7 @@ def one_pass(
 
 
 def correction_map(recurrence: Recurrence, e_BxTxC: Array) -> Callable:
-  """x^(k) -> x^(k+1), the map that the parallel passes iterate, without dropout."""
+  """Returns the map x^(k) -> x^(k+1) that the parallel passes iterate, without dropout."""
   return lambda x_BxTxC: one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)[2]
 
 
@@ -167,9 +167,9 @@ def chunked(
   key: Array | None = None,
   loop: Loop = jax.lax.scan,
 ) -> tuple[DecodeState, Any]:
-  """Chunks of `chunk` positions in sequence, each refined by `depth` passes from what came before.
+  """Refines chunks of `chunk` positions in sequence, each by `depth` passes over its past.
 
-  Exact when depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
+  It is exact if depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
 
   Args:
     read: what to keep of a chunk's passes, arrays [B, c, ...], such as what the head reads.
@@ -215,7 +215,7 @@ def sequential(
   key: Array | None = None,
   loop: Loop = jax.lax.scan,
 ) -> tuple[DecodeState, Any]:
-  """The exact recurrence, position by position: one pass from the corrected input (crt.md 4)."""
+  """Runs the exact recurrence, one pass per position from the corrected input (crt.md 4)."""
   return chunked(recurrence, read, state, e_BxTxC, lengths_B, 1, 1, 'corrected', key, loop)
 
 
@@ -224,13 +224,13 @@ def _past(state: DecodeState | None, name: str):
 
 
 def _no_summary(recurrence: Recurrence, e_BxTxC: Array) -> Tree:
-  """The summaries of positions that no pass has reached."""
+  """Returns the summaries of positions that no pass has reached."""
   found = jax.eval_shape(recurrence.summary, e_BxTxC, e_BxTxC)
   return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), found)
 
 
 def _previous(recurrence: Recurrence, s: Tree, state: DecodeState | None) -> Tree:
-  """The summary that each position reads; the first one's is that of the position before."""
+  """Returns the summary each position reads; the first position reads the state's summary."""
   if not recurrence.shift:
     return s
   last = jax.tree.map(lambda a: jnp.zeros_like(a[:, 0]), s) if state is None else state.recurrent

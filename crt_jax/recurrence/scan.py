@@ -1,4 +1,4 @@
-"""Scans over layers, passes and loops: what the backward pass recomputes, what is written out."""
+"""Scans over layers, passes and loops, with a choice of rematerialisation and unrolling."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ Remat = bool | Callable
 
 
 def scan_of(remat: Remat = False, unroll: bool = False) -> Callable:
-  """`jax.lax.scan` of a body whose intermediate results are recomputed in the backward pass.
+  """Returns a scan of a body whose intermediate results the backward pass recomputes.
 
   Args:
     remat: False stores everything, True nothing but the body's arguments, a policy of

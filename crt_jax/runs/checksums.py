@@ -61,7 +61,7 @@ def _read_once(named: dict, checksum: str) -> dict:
 
 
 def _words(x: jax.Array) -> jax.Array:
-  """An array's bits as unsigned words of at most 32 bits."""
+  """Returns an array's bits as unsigned words of at most 32 bits."""
   word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   return jax.lax.bitcast_convert_type(x, word)
 
@@ -177,7 +177,7 @@ def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:
 
 
 def _is_empty(x: object) -> bool:
-  """Whether a part of an optimiser's state holds nothing, as optax.EmptyState()."""
+  """Returns whether a part of an optimiser's state holds nothing, as optax.EmptyState()."""
   return x is None or isinstance(x, tuple | dict | list) and not x
 
 

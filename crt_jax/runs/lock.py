@@ -127,12 +127,12 @@ def _read(handle: int) -> dict:
 
 
 def is_mine(found: dict) -> bool:
-  """Whether this process is the holder."""
+  """Returns whether this process is the holder."""
   return is_here(found) and found['process'] == os.getpid()
 
 
 def is_here(found: dict) -> bool:
-  """Whether a holder is, or was, a process of this host."""
+  """Returns whether a holder is, or was, a process of this host."""
   return found.get('host') == socket.gethostname()
 
 
@@ -154,7 +154,7 @@ def is_alive(path: pathlib.Path) -> bool:
 
 
 def runs(process: int) -> bool:
-  """Whether there is a process of this number on this host."""
+  """Returns whether there is a process of this number on this host."""
   try:
     os.kill(process, 0)
   except ProcessLookupError:

@@ -19,7 +19,7 @@ def policy(keep: int) -> policies.PreservationPolicy:
 
 
 def cross_entropy(metrics: dict) -> float:
-  """The lower the better; NaN, which older checkpoints may have, is the worst."""
+  """Returns the lower the better; NaN, which older checkpoints may have, is the worst."""
   value = metrics['cross_entropy']
   return value if math.isfinite(value) else math.inf
 

@@ -83,7 +83,7 @@ def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
 
 
 def _validations(row: dict) -> list[tuple[str, Any]]:
-  """The validation perplexities of a row, by set; '' where there is only one."""
+  """Returns the validation perplexities of a row, by set; '' where there is only one."""
   names = ((name, name.removeprefix(VALIDATION).lstrip('_')) for name in row)
   return [(own, row[name]) for name, own in names if name.startswith(VALIDATION)]
 
@@ -108,7 +108,7 @@ def _read(path: pathlib.Path) -> dict:
 
 
 def _rows(path: pathlib.Path) -> list[dict]:
-  """The rows of a metrics.jsonl; a last line that is still being written is left out."""
+  """Returns the rows of a metrics.jsonl; a last line that is still being written is left out."""
   found = []
   with contextlib.suppress(OSError, ValueError):
     for line in path.read_bytes().splitlines():

@@ -151,7 +151,7 @@ def begin_optimizer_anew(
 
 
 def _is_masked(x: object) -> bool:
-  """Whether a part of the optimiser leaves a parameter to another part."""
+  """Returns whether a part of the optimiser leaves a parameter to another part."""
   return isinstance(x, optax.MaskedNode)
 
 

@@ -149,13 +149,13 @@ class DataConfig(Section):
     return {name: int(chunks) for name, _, chunks in entries}
 
   def of_source(self, name: str) -> 'DataConfig':
-    """The configuration of one corpus of a mixture, as if it were alone."""
+    """Returns the configuration of one corpus of a mixture, as if it were alone."""
     own = {key: value for key, value in vars(self.sources[name]).items() if key != 'max_tokens'}
     return dataclasses.replace(self, sources={}, interleave='', **own)
 
 
 def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
-  """The complete, checked configuration of `config.data`, as fields.resolve."""
+  """Returns the complete, checked configuration of `config.data`, as fields.resolve."""
   return fields.resolve(DataConfig, config)
 
 

@@ -59,7 +59,7 @@ class DepthSchedule:
     return cls(tuple(starts), tuple(ranges))
 
   def depths(self) -> tuple[int, ...]:
-    """All depths that can occur, ascending."""
+    """Returns all depths that can occur, ascending."""
     return tuple(sorted({d for low, high in self.ranges for d in range(low, high + 1)}))
 
   def draw(self, seed: int, step: int) -> int:

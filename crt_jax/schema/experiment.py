@@ -65,17 +65,17 @@ def crt_model(**changes: Any) -> dict[str, Any]:
 
 
 def cart_model(**changes: Any) -> dict[str, Any]:
-  """All fields of a CART, as `crt_model`."""
+  """Returns all fields of a CART, as `crt_model`."""
   return complete(CARTConfig, {'name': 'cart', 'head_width': CART_HEAD_WIDTH, **changes})
 
 
 def transformer_model(**changes: Any) -> dict[str, Any]:
-  """All fields of a transformer, as `crt_model`."""
+  """Returns all fields of a transformer, as `crt_model`."""
   return complete(TransformerConfig, {'name': 'transformer', **changes})
 
 
 def source(**changes: Any) -> ConfigDict:
-  """All fields of one corpus of a mixture."""
+  """Returns all fields of one corpus of a mixture."""
   return ConfigDict(complete(SourceConfig, changes))
 
 
@@ -120,7 +120,7 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def stand_ins(config: ConfigDict) -> list[str]:
-  """The embedded corpora on which a config trains in place of those that it is about."""
+  """Returns the embedded corpora on which a config trains in place of those that it is about."""
   if not config.about.stands_in_for:
     return []
   mixed = config.data.corpus == MIXTURE
@@ -138,7 +138,7 @@ def completed(saved: Mapping[str, Any]) -> ConfigDict:
 
 
 def section_of(name: str, model: str) -> tuple[type[Section] | None, str]:
-  """The section of a dotted field, None where there is none, and the field's own name.
+  """Returns the section of a dotted field, None where there is none, and the field's own name.
 
   Args:
     model: the model's name, on which the fields of 'model' depend.
@@ -156,7 +156,7 @@ def meaning(name: str, model: str) -> Values:
 
 
 def default(name: str, model: str) -> Any:
-  """The default of a dotted field as JSON has it; None where it has none."""
+  """Returns the default of a dotted field as JSON has it; None where it has none."""
   cls, own = section_of(name, model)
   value = complete(cls, {}).get(own) if cls else None
   return list(value) if isinstance(value, tuple) else value

@@ -80,7 +80,7 @@ class Values:
 
 
 def field(default: Any, meaning: str, **bounds: Any) -> Any:
-  """A field of a Section.
+  """Returns a field of a Section.
 
   Args:
     default: what it is where it is not given; MISSING for a field that has to be.
@@ -116,7 +116,7 @@ class Section:
 
 @functools.cache
 def kinds(cls: type[Section]) -> dict[str, Any]:
-  """Name -> type of every field of a section."""
+  """Returns name -> type of every field of a section."""
   hints = typing.get_type_hints(cls)
   return {one.name: hints[one.name] for one in dataclasses.fields(cls)}
 
@@ -128,12 +128,12 @@ def values_of(cls: type[Section], name: str) -> Values:
 
 
 def checked(cls: type[Section], name: str, value: Any, section: str) -> Any:
-  """The value of a field in its type; ValueError where it takes no such value."""
+  """Returns the value of a field in its type; ValueError where it takes no such value."""
   return _checked(f'{section}.{name}'.lstrip('.'), value, kinds(cls)[name], values_of(cls, name))
 
 
 def complete(cls: type[Section], given: Mapping[str, Any], section: str = '') -> dict[str, Any]:
-  """Every field of a section that is given or has a default, by name, unchecked.
+  """Returns every field of a section that is given or has a default, by name, unchecked.
 
   Raises:
     ValueError: it has no such field.
@@ -152,7 +152,7 @@ Kind = TypeVar('Kind', bound=Section)
 def resolve(
   cls: type[Kind], given: Kind | ConfigDict | Mapping[str, Any], section: str = ''
 ) -> Kind:
-  """The checked section.
+  """Returns the checked section.
 
   Args:
     given: its fields, which may be incomplete: a ConfigDict, a mapping, or such a section.
@@ -213,7 +213,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def shown(value: Any) -> str:
-  """A value in one line, shortened where it is long."""
+  """Returns a value in one line, shortened where it is long."""
   return ' '.join(_SHORT.repr(value).split())
 
 
@@ -230,7 +230,7 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-  """The known word most like `word`, or None when none resembles it."""
+  """Returns the known word most like `word`, or None when none resembles it."""
   matches = difflib.get_close_matches(str(word), list(known), 1, cutoff)
   return matches[0] if matches else None
 

@@ -82,7 +82,7 @@ def stand_ins(run: 'Run') -> list[str]:
 
 
 def shorter(run: 'Run', seconds: float) -> list[str]:
-  """Names a shorter version of a run that would take days here."""
+  """Returns lines that name a shorter version of a run that would take days here, [] for none."""
   first_look = run.config.about.first_look
   if seconds < LONG or not first_look:
     return []

@@ -112,7 +112,7 @@ def _aligned(lines: list[list[str]], align: str, rows: list[dict]) -> str:
 
 
 def shares(row: dict) -> list[float]:
-  """The shares of right answers of a task."""
+  """Returns the shares of right answers of a task."""
   return [share for field, share in row.items() if field.startswith('accuracy_')]
 
 

@@ -113,7 +113,7 @@ def _is_numbers_or_none(x: object) -> bool:
 
 
 def _sized(numbers: Any, update: Array) -> Array:
-  """An orthogonal update with entries of root mean square 0.2, as those of Adam have."""
+  """Returns an orthogonal update with entries of root mean square 0.2, as those of Adam have."""
   sides = numbers.reduction_axis, numbers.output_axis
   longest = max(math.prod(update.shape[i] for i in side) for side in sides)
   return 0.2 * math.sqrt(longest) * update

@@ -47,7 +47,7 @@ class Scoring:
     return cls(model, dataset, config, place, parts, seconds)
 
   def estimate(self) -> str:
-    """A line: what is scored at the end, and how long it takes."""
+    """Returns a line: what is scored at the end, and how long it takes."""
     tokens = {(part.kind, part.set): part.tokens for part in self.parts}
     forms = len({part.form for part in self.parts})
     scored, seconds = count(sum(tokens.values())), sum(map(self._cost, self.parts))

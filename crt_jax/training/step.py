@@ -267,7 +267,7 @@ def compile_steps(
 
 
 def temporaries_of(executable: jax.stages.Compiled) -> int:
-  """Bytes of temporaries on one device (0 when unknown)."""
+  """Returns the bytes of temporaries on one device (0 when unknown)."""
   stats = executable.memory_analysis()
   return 0 if stats is None else stats.temp_size_in_bytes
 

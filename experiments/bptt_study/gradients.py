@@ -60,7 +60,7 @@ class Compiled:
 
 
 def compile_gradient(fields: dict, batch: dict) -> Compiled:
-  """The loss and its gradient, (params, batch) -> (loss, gradient).
+  """Returns the loss and its gradient, (params, batch) -> (loss, gradient).
 
   Raises:
     ValueError: the fields fit no CRT, or not this many positions; nothing was compiled.
@@ -79,7 +79,7 @@ def compile_gradient(fields: dict, batch: dict) -> Compiled:
 def compare(
   fields_of: dict[str, dict], params_of: dict, batches: list[dict], report: Callable[[str], None]
 ) -> dict:
-  """Every estimator's gradient beside the exact one, on the same parameters and batches.
+  """Returns every estimator's gradient beside the exact one, on the same parameters and batches.
 
   Args:
     fields_of: from `estimators`.
@@ -121,7 +121,7 @@ CHOICE = ('driver', 'depth', 'chunk', 'gradient', 'gradient_reach', 'backward')
 
 
 def line(row: dict) -> str:
-  """One line of an estimator: mean over parameters and batches."""
+  """Returns one line of an estimator: mean over parameters and batches."""
   means = {
     part: statistics.fmean(x for m in row['measured'].values() for x in m[f'cosine_{part}'])
     for part in ('all', 'correction')
@@ -133,7 +133,7 @@ def line(row: dict) -> str:
 
 
 def flat(tree: Tree) -> np.ndarray:
-  """All numbers of a tree in one float64 vector."""
+  """Returns all numbers of a tree in one float64 vector."""
   return np.concatenate([np.ravel(a).astype(np.float64) for a in jax.tree.leaves(tree)])
 
 

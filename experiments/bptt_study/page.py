@@ -28,7 +28,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def gradients_table(record: dict) -> str:
-  """Every estimator: cosine and ratio of norms with the exact gradient, memory and time."""
+  """Returns every estimator: cosine and ratio of norms with the exact gradient, memory and time."""
   head = ['estimator', 'cosine, fresh', 'trained', 'of the correction, trained']
   head += ['norm ratio, fresh', 'trained', 'temporaries, MiB', 'seconds']
   wanted = [('fresh', 'cosine_all'), ('trained', 'cosine_all'), ('trained', 'cosine_correction')]
@@ -41,7 +41,7 @@ def gradients_table(record: dict) -> str:
 
 
 def of_state(row: dict, state: str, name: str) -> list[float]:
-  """A measure on all fresh or all trained parameters, over seeds and batches."""
+  """Returns a measure on all fresh or all trained parameters, over seeds and batches."""
   return [x for of, m in row['measured'].items() if of.startswith(state) for x in m[name]]
 
 
@@ -64,7 +64,7 @@ def fine_tuning_table(record: dict) -> str:
 
 
 def sequential_of(piece: dict) -> np.ndarray:
-  """The perplexity of the exact recurrence, one value a seed."""
+  """Returns the perplexity of the exact recurrence, one value a seed."""
   return np.array(
     next(row['perplexity'] for row in piece['validation'] if row['form'] == 'sequential')
   )

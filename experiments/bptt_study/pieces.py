@@ -101,7 +101,7 @@ def check(config: ConfigDict, only: tuple[str, ...]) -> list[str]:
 
 
 def make(name: str, config: ConfigDict, folder: pathlib.Path) -> dict:
-  """One piece, as JSON; 'base' also leaves its parameters."""
+  """Returns one piece, as JSON; 'base' also leaves its parameters."""
   seeds = config.study.seeds
   if name == 'gradients':
     print('gradients:', flush=True)
@@ -118,7 +118,7 @@ def make(name: str, config: ConfigDict, folder: pathlib.Path) -> dict:
 
 
 def tuning_config(config: ConfigDict, name: str) -> ConfigDict:
-  """The config of one training, without the study."""
+  """Returns the config of one training, without the study."""
   tuned = config.copy_and_resolve_references()
   with tuned.unlocked():
     study = tuned.study
@@ -135,7 +135,7 @@ def model_fields(config: ConfigDict) -> dict:
 
 
 def base_params(config: ConfigDict, folder: pathlib.Path) -> dict:
-  """The parameters that the first training left, stacked over seeds.
+  """Returns the parameters that the first training left, stacked over seeds.
 
   Raises:
     ValueError: it was not done yet.

@@ -12,7 +12,7 @@ from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, page_f
 
 
 def by_step(record: dict) -> dict[int, list[dict]]:
-  """The runs of a convergence study by the step of their checkpoint, ascending."""
+  """Returns the runs of a convergence study by the step of their checkpoint, ascending."""
   steps = sorted({run['step'] for run in record['runs']})
   return {step: [run for run in record['runs'] if run['step'] == step] for step in steps}
 
@@ -46,7 +46,7 @@ def _centres(record: dict) -> np.ndarray:
 
 
 def shown_passes(record: dict) -> list[int]:
-  """The K that are shown of those that were compared."""
+  """Returns the K that are shown of those that were compared."""
   depth, passes = record['config']['model']['depth'], record['passes']
   return sorted({k for k in (1, 2, 3, depth, 2 * depth, passes) if k <= passes})
 

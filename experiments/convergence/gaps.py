@@ -16,7 +16,7 @@ FLOOR = 1e-5  # relative gap below which a position counts as exact: float32 rou
 
 @functools.partial(jax.jit, static_argnames=('model', 'passes'))
 def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
-  """The parallel passes k = 1..K of a CRT beside its exact recurrence, without dropout.
+  """Returns the parallel passes k = 1..K of a CRT beside its exact recurrence, without dropout.
 
   Args:
     batch: 'tokens' and 'targets' [B, T]; rows are worked off one at a time.
@@ -58,7 +58,7 @@ def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
 
 
 def summary(found: dict, edges: list[int], trained: int) -> dict:
-  """What `against_exact` found, as a record for JSON.
+  """Returns what `against_exact` found, as a record for JSON.
 
   Args:
     edges: of the stretches of positions that are averaged over, ascending, from 0 to T.

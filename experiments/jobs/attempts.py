@@ -114,7 +114,7 @@ def outcome(code: int) -> str:
 
 
 def may_retry(launch: Launch) -> bool:
-  """Whether a run whose last attempt failed is to be started again.
+  """Returns whether a run whose last attempt failed is to be started again.
 
   Not too often; nor after a mistake in its config, which would be the same again. Of several
   processes, one that does not find the others ends with the same code, and may find them later.
@@ -137,7 +137,7 @@ def explain(output: str, code: int) -> tuple[str, str]:
 
 
 def is_held(folder: str | pathlib.Path) -> bool:
-  """Whether a process is training in the folder (crt_jax/runs/lock.py)."""
+  """Returns whether a process is training in the folder (crt_jax/runs/lock.py)."""
   import fcntl
 
   try:

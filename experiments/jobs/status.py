@@ -73,7 +73,7 @@ def state_of(folder: pathlib.Path, kept: str, job: tuple[str, str] | None) -> st
 
 
 def is_alive(folder: pathlib.Path) -> bool:
-  """Whether the process of the latest attempt, if it is one of this machine, still runs."""
+  """Returns whether the process of the latest attempt, if it is one of this machine, still runs."""
   state = attempts.read(folder)
   if state['job'] or state.get('host') != os.uname().nodename:
     return False

@@ -114,7 +114,7 @@ def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
 
 
 def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict) -> dict:
-  """What latency.json holds."""
+  """Returns what latency.json holds."""
   return dict(
     what='decode latency per token; seconds unless named otherwise',
     config=config.to_dict(),

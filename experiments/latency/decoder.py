@@ -164,7 +164,7 @@ _sample = jax.jit(
 
 @functools.lru_cache(maxsize=1)
 def random_params(model: Model, dtype: str) -> tuple:
-  """The model in that dtype and small random parameters, prepared; nothing is kept twice.
+  """Returns the model in that dtype and small random parameters, prepared; nothing is kept twice.
 
   Rows of one model and dtype share the last ones: compiling them takes as long as the decoding.
   """

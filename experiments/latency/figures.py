@@ -42,7 +42,7 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
 
 
 def advantage(result: dict, path: str | pathlib.Path) -> bool:
-  """How many times faster than its transformer a model is, against the price of a launch.
+  """Returns how many times faster than its transformer a model is, against the price of a launch.
 
   The price is given in weights: how many of them the memory could deliver in the time of one
   launch. In this unit the ratio (weights_T + launches_T * price) / (the same of the model) depends
@@ -83,7 +83,7 @@ def predicted(model: dict, other: dict, price: float | np.ndarray) -> float | np
 
 
 def weights_at(row: dict, price: float | np.ndarray) -> float | np.ndarray:
-  """What a token costs, in weights: those that it reads, caches too, and its launches."""
+  """Returns what a token costs, in weights: those that it reads, caches too, and its launches."""
   return weights(row) + row['launches'] * price
 
 
@@ -93,7 +93,7 @@ def weights(row: dict) -> float:
 
 
 def explaining_price(row: dict, speed: float) -> float:
-  """The price of a launch at which weights and launches add up to the row's time.
+  """Returns the price of a launch at which weights and launches add up to the row's time.
 
   Args:
     speed: weights per second that the memory of the machine delivers.
@@ -137,7 +137,7 @@ def _pairs(result: dict) -> list[tuple[dict, dict]]:
 
 
 def _is_base(row: dict, config: dict) -> bool:
-  """Whether only the way of dispatch differs from the first value of every axis."""
+  """Returns whether only the way of dispatch differs from the first value of every axis."""
   return all(
     row[name] == config[axis][0]
     for name, axis in (('batch', 'batches'), ('context', 'contexts'), ('dtype', 'dtypes'))

@@ -46,7 +46,7 @@ class Traffic:
 
 
 def traffic(model: Any, dtype: str, batch: int = 1, context: int = 0) -> Traffic:
-  """What a decode step reads.
+  """Returns what a decode step reads.
 
   Args:
     model: fields of `config.model`; R of a CART is its `loops`.
@@ -93,7 +93,7 @@ class Floor:
 def floor(
   traffic: Traffic, bandwidth: float, flops: float = 0.0, launches: int = 0, launch_cost: float = 0
 ) -> Floor:
-  """The floors of a step.
+  """Returns the floors of a step.
 
   Args:
     bandwidth: bytes per second, as measured; 0 = unknown.
@@ -109,7 +109,7 @@ def floor(
 
 
 def share(floor_seconds: float, seconds: float) -> float:
-  """How much of the measured time its floor explains, 0..1; 0 where either is unknown."""
+  """Returns how much of the measured time its floor explains, 0..1; 0 where either is unknown."""
   return floor_seconds / seconds if seconds > 0 else 0.0
 
 
@@ -136,6 +136,6 @@ _BANDWIDTHS = (
 
 
 def datasheet_bandwidth(device_kind: str) -> float:
-  """Bytes per second of a `jax.Device.device_kind`; 0.0 where it is not known."""
+  """Returns the bytes per second of a `jax.Device.device_kind`; 0.0 where it is not known."""
   kind = device_kind.lower()
   return next((1e9 * gigabytes for name, gigabytes in _BANDWIDTHS if name in kind), 0.0)

@@ -25,7 +25,7 @@ def launches(text: str) -> int:
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Name -> lines of every computation, and the name of the entry."""
+  """Returns name -> lines of every computation, and the name of the entry."""
   found, entry, lines = {}, '', []
   # Long tuples carry comments, which would break the line into an assignment too many.
   for line in re.sub(r'/\*.*?\*/', '', text).splitlines():

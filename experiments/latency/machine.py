@@ -51,7 +51,7 @@ def measure(megabytes: int = 512, dtype: str = 'float32', repeats: int = 12) -> 
 
 
 def read_bandwidth(megabytes: int, dtype: str, repeats: int) -> float:
-  """Bytes per second of the best READS products of an [out, in] weight with a vector.
+  """Returns the bytes per second of the best READS products of an [out, in] weight with a vector.
 
   On a CPU the weight is float32 whatever the dtype: there a product in 16 bits is no mere reading.
   """
@@ -66,7 +66,7 @@ def read_bandwidth(megabytes: int, dtype: str, repeats: int) -> float:
 
 @functools.cache
 def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[Array], Array]]:
-  """What makes such a weight and what reads it; each is compiled once in a process."""
+  """Returns what makes such a weight and what reads it; each is compiled once in a process."""
   numbers = megabytes * 2**20 // jnp.dtype(dtype).itemsize
   width = min(WIDTH, math.isqrt(numbers))
   shape = jax.ShapeDtypeStruct((numbers // width, width), dtype)
@@ -86,7 +86,7 @@ def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[
 
 
 def launch_cost(repeats: int, options: dict[str, Any] | None = None) -> float:
-  """Seconds per kernel of a decode program whose bytes and arithmetic are negligible.
+  """Returns the seconds per kernel of a decode program whose bytes and arithmetic are negligible.
 
   A chain of single operations would not do: XLA:CPU compiles a small loop into one function.
 

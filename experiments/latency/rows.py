@@ -46,13 +46,13 @@ class Entry:
   timing: tuple
 
   def identity(self) -> str:
-    """What makes an earlier measurement the same one."""
+    """Returns what makes an earlier measurement the same one."""
     values = (self.name, self.fields, dataclasses.asdict(self.point), self.timing)
     return json.dumps(values, sort_keys=True)
 
 
 def plan(config: ConfigDict, models: dict[str, dict]) -> list[Entry]:
-  """All rows: for every model the first value of each axis, and each axis varied alone.
+  """Returns all rows: for every model the first value of each axis, and each axis varied alone.
 
   Raises:
     Mistake: an empty axis or a peer that cannot be had.
@@ -91,7 +91,7 @@ def _points(config: ConfigDict) -> list[tuple]:
 
 
 def peer_timer(name: str) -> Callable:
-  """The function that makes what times a peer.
+  """Returns the function that makes what times a peer.
 
   Raises:
     Mistake: it is unknown, or what it needs is not installed.
@@ -189,7 +189,7 @@ def _peer_round(make: Callable, config: ConfigDict) -> list[float]:
 
 
 def datasheet_bandwidth() -> float:
-  """Bytes per second that the device's maker states; 0 where it is not known."""
+  """Returns the bytes per second that the device's maker states; 0 where it is not known."""
   import jax
 
   from experiments.latency import floors
@@ -231,7 +231,7 @@ def _key(row: dict, model: str | None) -> tuple:
 
 
 def describe(machine: 'Machine', device: str) -> str:
-  """The line above the table."""
+  """Returns the line above the table."""
   stated = datasheet_bandwidth()
   share = f'{machine.bandwidth / stated:.0%} of its datasheet' if stated else 'datasheet unknown'
   return (

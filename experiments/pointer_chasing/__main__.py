@@ -67,7 +67,7 @@ def main(argv: list[str]):
 
 
 def config_of(model: str) -> ConfigDict:
-  """The config of one model of --models.
+  """Returns the config of one model of --models.
 
   Raises:
     Mistake: a wrong model, size or argument.
@@ -104,13 +104,13 @@ def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
 
 
 def shares(row: dict, prefix: str = '') -> dict[str, float]:
-  """The shares of right answers of a row, by level."""
+  """Returns the shares of right answers of a row, by level."""
   start = f'{prefix}accuracy_'
   return {name.removeprefix(start): row[name] for name in row if name.startswith(start)}
 
 
 def words(result: dict) -> str:
-  """One line: levels solved in every form."""
+  """Returns one line: levels solved in every form."""
   from experiments.pointer_chasing import figure
 
   parts = []

@@ -112,7 +112,7 @@ def _write(run: _Run, rows: list[dict], directory: pathlib.Path) -> None:
 
 
 def _whole_numbers(name: str, values: list) -> tuple[int, ...]:
-  """The values of a flag as whole numbers of at least 1."""
+  """Returns the values of a flag as whole numbers of at least 1."""
   try:
     numbers = tuple(int(value) for value in values)
   except ValueError:

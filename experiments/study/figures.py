@@ -99,7 +99,7 @@ def decayed(start: float, rows: list[dict]) -> np.ndarray:
 
 
 def trained_with(model: dict) -> str:
-  """Which loops a CART saw in training."""
+  """Returns which loops a CART saw in training."""
   low, high = model['loops_min'], model['loops']
   return f'trained with R drawn from {low} to {high}' if low else f'trained with R = {high}'
 

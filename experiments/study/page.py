@@ -17,7 +17,7 @@ DIGITS = 6
 
 
 def read(folder: pathlib.Path, name: str) -> dict:
-  """The record of the study configs/studies/NAME.py, without what nothing shows.
+  """Returns the record of the study configs/studies/NAME.py, without what nothing shows.
 
   Raises:
     Mistake: no variant is done, or it is a study of other variants.
@@ -43,7 +43,7 @@ def read(folder: pathlib.Path, name: str) -> dict:
 
 
 def thinned(result: dict) -> dict:
-  """A variant with few rows, few digits, and nobody's paths."""
+  """Returns a variant with few rows, few digits, and nobody's paths."""
   config, rows = result['config'], result['history']
   measured = [row for row in rows if 'gate_mean' in row] or rows
   every = ceil_div(len(measured), ROWS)
@@ -73,7 +73,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def gate_table(record: dict) -> str:
-  """Where the gate ended, where decay alone would have put it, Jacobian and perplexity."""
+  """Returns where the gate ended, where decay alone would have put it, Jacobian and perplexity."""
   from experiments.study.figures import decayed, words
 
   head = ['variant', 'gate at the end, mean over channels', 'by weight decay alone']
@@ -122,7 +122,7 @@ def grid_table(record: dict) -> str:
 
 
 def footnote(record: dict) -> str:
-  """How long, on what, how many seeds."""
+  """Returns how long, on what, how many seeds."""
   first = next(iter(record['variants'].values()))
   data, seeds = first['config']['data'], first['seeds']
   return (

@@ -75,7 +75,7 @@ def print_row(row: dict) -> None:
 
 
 def summary(name: str, result: dict) -> str:
-  """One line: the validation of a variant, mean and spread over seeds."""
+  """Returns one line: the validation of a variant, mean and spread over seeds."""
   parts = []
   for record in result['validation']:
     form = record['form'] if record['depth'] is None else f'{record["form"]} {record["depth"]}'

@@ -116,7 +116,7 @@ def train_and_keep(
 
 
 def rows_of(params_S: dict) -> list[dict]:
-  """The parameters of every seed."""
+  """Returns the parameters of every seed."""
   count = jax.tree.leaves(params_S)[0].shape[0]
   return [jax.tree.map(lambda a, i=i: a[i], params_S) for i in range(count)]
 
