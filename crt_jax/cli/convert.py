@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int | None:
 
 
 def _around() -> 'ConfigDict | None':
-  """Returns the config that was given, with the tokenizer of the source."""
+  """Returns the given config with the tokenizer of the source."""
   if _CONFIG.value is None:
     return None
   config = _CONFIG.value.copy_and_resolve_references()
@@ -90,7 +90,7 @@ def _size(params: 'Params') -> int:
 
 
 def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
-  """Returns what the new model does not have in common with its source, in words."""
+  """Returns in words how the new model differs from its source."""
   from crt_jax.convert import warm_start
 
   config, correction, found = trained.model.config, _CORRECTION.value, []
@@ -106,7 +106,7 @@ def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
 
 
 def layers(text: str) -> tuple[int, ...]:
-  """Returns the numbers that '0-5,28,29' stands for; Mistake unless they rise."""
+  """Returns the numbers that '0-5,28,29' stands for; Mistake unless they ascend."""
   if not text:
     return ()
   found = []

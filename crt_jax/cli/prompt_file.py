@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Prompt(NamedTuple):
-  """One usable line."""
+  """One usable line of a prompt file."""
 
   line: int
   text: str
@@ -77,13 +77,13 @@ def _tokens_of(text: str, encode: Callable[[str], list[int]], context: int) -> l
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
-  """The prompts in their order, `size` at a time."""
+  """Yields the prompts in their order, `size` at a time."""
   for start in range(0, len(prompts), size):
     yield prompts[start : start + size]
 
 
 def result(prompt: Prompt, tokens: list[int], text: str) -> str:
-  """Returns the line to write."""
+  """Returns the output line of a prompt."""
   answer = dict(line=prompt.line, prompt=prompt.text, text=text, tokens=len(tokens))
   record = answer | {k: v for k, v in prompt.others.items() if k not in answer}
   return json.dumps(record, ensure_ascii=False) + '\n'

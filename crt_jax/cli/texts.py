@@ -1,4 +1,4 @@
-"""A batch job must not spend a night on texts that merely stand in for others, unasked."""
+"""Refuses stand-in texts in batch jobs, unless the user asked for them by name."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from crt_jax.cli.user_errors import Mistake
 
 
 def is_batch() -> bool:
-  """Returns whether this is a job of Slurm, or one of several processes of a run."""
+  """Returns whether this is a Slurm job, or one of several processes of a run."""
   import jax  # after the flags: a typo is answered at once
 
   return 'SLURM_JOB_ID' in os.environ or jax.process_count() > 1
 
 
 def refuse_stand_ins(config: ConfigDict, spec: str, overrides: list[str]) -> None:
-  """Raises Mistake where stand-in texts are used and nobody has asked for them by name.
+  """Raises Mistake if stand-in texts are used that the user did not ask for by name.
 
   Args:
     config: a complete config.

@@ -1,4 +1,4 @@
-"""Tell a user's mistake, which deserves one line, from a fault of ours, which keeps its traceback.
+"""Tells a user's mistake, shown in one line, from an internal error, shown with its traceback.
 
 crt_jax raises ValueError with one line that names the field or file and the fix, and lets OSError
 from the file system pass. `describe` recognises both; everything else is an internal error.
@@ -22,7 +22,7 @@ USER_ERRNOS = frozenset(
 
 
 class Mistake(Exception):
-  """A mistake in the command itself, told in one line by `str()`.
+  """A mistake in the command itself; `str()` is its one-line message.
 
   It is no ValueError, because absl rewrites those that are raised while it reads flags.
   """
@@ -57,7 +57,7 @@ def describe(error: BaseException) -> str | None:
 
 
 def _raised_by_us(traceback: TracebackType | None) -> bool:
-  """Returns whether the innermost frame is ours and stands at a `raise` statement."""
+  """Returns whether the innermost frame is in our code and at a `raise` statement."""
   if traceback is None:
     return False
   while traceback.tb_next is not None:

@@ -50,7 +50,7 @@ BROKEN = (
 
 
 class _Here(NamedTuple):
-  """The coordination service and the place of this process, before JAX has looked for devices."""
+  """The coordination service and this process's number, before JAX has looked for devices."""
 
   service: Any
   process: int
@@ -58,7 +58,7 @@ class _Here(NamedTuple):
 
 
 def _here() -> _Here | None:
-  """None in a run of one process."""
+  """Returns the service and this process's number; None in a run of one process."""
   from jax._src import distributed  # JAX has no public name for it; Orbax uses the same
 
   state = distributed.global_state
@@ -68,7 +68,7 @@ def _here() -> _Here | None:
 
 
 def agree(what: str, value: dict[str, Any]) -> None:
-  """Returns when all processes have come here with the same value.
+  """Returns when all processes have called it with the same value; ValueError if they differ.
 
   Args:
     what: the name of the value, each used once in a run.
@@ -94,7 +94,7 @@ def agree(what: str, value: dict[str, Any]) -> None:
 
 
 def _first_difference(here: _Here, what: str) -> str | None:
-  """The line for the first process with another value than process 0; None: all have the same."""
+  """Returns the message for the first process that differs from process 0; None if none does."""
   found = here.service.key_value_dir_get(f'{PREFIX}/{what}/digest/')
   digests = {int(name.rpartition('/')[2]): digest for name, digest in found}
   other = next((i for i in range(here.count) if digests[i] != digests[0]), None)
@@ -105,7 +105,7 @@ def _first_difference(here: _Here, what: str) -> str | None:
 
 
 def of_first(what: str, value: Any) -> Any:
-  """Returns process 0's value on every process: JSON, asked for by a name that is used once."""
+  """Returns process 0's JSON value on every process; `name` must be used only once in a run."""
   here = _here()
   if here is None:
     return value
@@ -118,7 +118,7 @@ def of_first(what: str, value: Any) -> Any:
 
 
 def alone_in(what: str, seconds: float) -> list[int]:
-  """Says that this process met something that all have to meet.
+  """Reports that this process met an event that all processes have to meet.
 
   Args:
     what: the name of it, each used once in a run.
@@ -143,7 +143,7 @@ def alone_in(what: str, seconds: float) -> list[int]:
 
 
 def difference(what: str, process: int, count: int, first: dict, other: dict) -> str:
-  """Returns the line for a process that differs from process 0; both as `flat` gives them."""
+  """Returns the message for a process that differs from process 0; both as `flat` gives them."""
   absent = '(absent)'
   names = [
     name
@@ -170,14 +170,16 @@ ADVICE = {
 
 
 def software() -> dict[str, Any]:
-  """What has to be the same for the processes to compile the same programs; asks for no device."""
+  """Returns what must be equal for processes to compile the same programs; asks for no device."""
   python = '.'.join(platform.python_version_tuple()[:2])
   return {'python': python, **versions(), 'commit': commit()}
 
 
 def data_identity(dataset: data.Dataset) -> dict[str, Any]:
-  """What of the data has to be the same: identity and, of packed text, the hash of every manifest,
-  which has checksums of all tokens."""
+  """Returns what must be equal of the data: its identity and the hash of every manifest.
+
+  A manifest, which packed text has, contains checksums of all tokens.
+  """
   found: dict[str, Any] = {'identity': dataset.identity}
   for name, packed in dataset.validation_sets.items():
     manifest = getattr(packed, 'manifest', None)
@@ -191,7 +193,7 @@ def data_identity(dataset: data.Dataset) -> dict[str, Any]:
 
 
 class Companions:
-  """The other processes of a run: hears of their ends, and tells them of this one's.
+  """The other processes of a run: hears when one ends, and tells them when this one does.
 
   Use as a context manager around all that the processes do together; it costs one alone nothing.
   """
@@ -201,8 +203,12 @@ class Companions:
     stop: StopSignal,
     describe: Callable[[BaseException], str | None] = lambda error: None,
   ):
-    """`stop` tells the others when it ends this process; `describe(error)` is the line for a user's
-    mistake, None for a fault that needs a traceback (crt_jax/cli/user_errors.py)."""
+    """Prepares to share ends of processes.
+
+    `stop` tells the others when it ends this process; `describe(error)` returns the line for a
+    user's mistake, or None for an internal error that needs a traceback
+    (crt_jax/cli/user_errors.py).
+    """
     self._stop, self._describe = stop, describe
     self._here = _here()
     self._left = threading.Event()
@@ -235,12 +241,12 @@ class Companions:
 
   @property
   def _there(self) -> '_Here':
-    """Where this process stands among others; only asked of one that is not alone."""
+    """The place of this process; used only if there are several."""
     assert self._here is not None
     return self._here
 
   def _end_alone(self, error: BaseException) -> None:
-    """Says why this process ends, to people and to the others, and ends it. Does not return."""
+    """Tells the user and the other processes why this process ends, and ends it."""
     me = f'process {self._there.process} of {self._there.count}'
     text = shortened(' '.join(str(error).split()))
     if isinstance(error, Exception) and any(word in text.lower() for word in BROKEN):
@@ -261,7 +267,7 @@ class Companions:
     leave(code)
 
   def _listen(self) -> None:
-    """Ends this process when another one says that it ends."""
+    """Ends this process when another one reports that it ends."""
     while not self._left.wait(LISTEN_EVERY):
       try:
         ended = json.loads(self._there.service.key_value_try_get(f'{PREFIX}/ended'))
@@ -274,7 +280,7 @@ class Companions:
       leave(ended['code'])
 
   def _tell(self, code: int, reason: str) -> None:
-    """What `stop` calls before it ends this process."""
+    """Tells the other processes that a signal ends this one; `stop` calls it."""
     self._end(code, f'process {self._there.process} of {self._there.count} was {reason}')
 
   def _end(self, code: int, said: str) -> None:
@@ -284,7 +290,7 @@ class Companions:
     self._wait_for_ears()
 
   def _wait_for_ears(self) -> None:
-    """Process 0 waits for the others to hear, since the texts end with it."""
+    """Waits in process 0 until the others have heard, since the messages end with it."""
     service, me, count = self._there
     with contextlib.suppress(Exception):
       service.key_value_set(f'{PREFIX}/heard/{me}', '')

@@ -1,4 +1,4 @@
-"""Between text and tokens: what a model reads of a prompt, and what may follow it."""
+"""Conversion between text and tokens: what a model reads for a prompt, and what it may write."""
 
 import os
 from collections.abc import Sequence
@@ -21,8 +21,10 @@ def prompt_tokens(tokenizer: Tokenizer, separator: str, text: str) -> list[int]:
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-  """The text that `tokens` add to that of `prompt`; alone they may read differently, without the
-  space of a first word, say."""
+  """Returns the text that `tokens` add to the text of `prompt`.
+
+  Decoded alone, the tokens may give another text, without the space of a first word, for example.
+  """
   both = tokenizer.decode(prompt), tokenizer.decode([*prompt, *tokens])
   return both[1][len(os.path.commonprefix(both)) :]
 

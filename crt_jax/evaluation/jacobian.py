@@ -1,4 +1,4 @@
-"""The true Jacobian of a model's recurrence at real text."""
+"""The Jacobian of a model's recurrence at real text."""
 
 import functools
 
@@ -16,7 +16,7 @@ ROWS = 1  # of a batch: power iteration differentiates the recurrence some hundr
 def jacobian(
   model: Model, params: Params, tokens_BxT: Array, depth: int | None = None, iterations: int = 40
 ) -> dict:
-  """Growth and norm of the last pass's Jacobian, at the first row of a batch.
+  """Returns growth and norm of the last pass's Jacobian, at the first row of a batch.
 
   Args:
     model: one with a recurrence (`model.recurrent_map`).

@@ -1,4 +1,4 @@
-"""What an error in reading a checkpoint says: damaged files, or nothing against them."""
+"""Decides whether an error in reading a checkpoint means damaged files."""
 
 import pathlib
 import re
@@ -18,7 +18,7 @@ _GARBLED = re.compile('(DATA_LOSS|FAILED_PRECONDITION|INVALID_ARGUMENT|NOT_FOUND
 
 
 def read(folder: pathlib.Path, read: Callable, *arguments: Any) -> Any:
-  """Returns what `read` finds in the folder of a checkpoint.
+  """Returns what the function `read` finds in the folder of a checkpoint.
 
   Raises:
     Damaged: its files are not what was written.
@@ -35,12 +35,11 @@ def read(folder: pathlib.Path, read: Callable, *arguments: Any) -> Any:
 
 
 def is_damage(error: Exception) -> bool:
-  """Whether an error is evidence against the files of a checkpoint: a checksum, a missing or cut
-  chunk, a format that cannot be read.
+  """Returns whether an error shows that a checkpoint's files are damaged.
 
-  Structure and shapes have been compared before arrays are read (checksums.py), so that what a
-  library cannot parse is not a matter of the config. An error of any other kind, such as memory
-  that is full, is none.
+  A checksum, a missing or cut chunk, and a format that cannot be read show it. Structure and shapes
+  have been compared before arrays are read (checksums.py), so a parse error is not caused by the
+  config. Any other error, such as full memory, does not show damage.
   """
   causes = list(storage.causes(error))
   if isinstance(error, Mismatch) or storage.trouble(error) or 'RESOURCE_EXHAUSTED' in str(error):
@@ -53,8 +52,9 @@ def is_damage(error: Exception) -> bool:
 def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
   """Raises ValueError unless every process fails to read a checkpoint as this one does.
 
-  Otherwise it may be this host's disk or network, or damage in the part that only this process
-  reads; and the others wait for it in the middle of reading, so they cannot choose another one.
+  Otherwise the cause may be this host's disk or network, or damage in the part that only this
+  process reads; the others wait for it in the middle of reading, so they cannot choose another
+  checkpoint.
   """
   others = agreement.alone_in(f'damaged/{path}', UNREAD_SECONDS)
   me, count = jax.process_index(), jax.process_count()
@@ -69,7 +69,7 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
 
 
 def one_line(error: Exception) -> str:
-  """Returns an error in a few words: messages of storage libraries run over pages."""
+  """Returns an error in a few words; messages of storage libraries run over pages."""
   text = (str(error).strip() or type(error).__name__).splitlines()[0]
   if isinstance(error, OSError):
     return error.strerror or text
@@ -85,5 +85,5 @@ def one_line(error: Exception) -> str:
 
 
 def warn(message: str) -> None:
-  """Prints a warning where a person and a log both see it."""
+  """Prints a warning to both the terminal and the log."""
   print(f'warning: {message}', file=sys.stderr, flush=True)

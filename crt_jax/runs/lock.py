@@ -1,4 +1,4 @@
-"""Who trains in a work directory: a lock on the file `lock` in it, which also says who holds it.
+"""Who trains in a work directory: the file `lock` in it is locked and names its holder.
 
 The file is opened for writing, since NFS gives no exclusive lock otherwise. Its text is JSON: host,
 process, since when, and `refreshed`, which a thread of the holder renews. The text counts where the
@@ -40,7 +40,7 @@ class Lock:
     self._thread.start()
 
   def release(self) -> None:
-    """Gives the directory free, unless another process has taken it."""
+    """Unlocks the directory, unless another process has taken it over."""
     self._released.set()
     self._thread.join()
     with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ _held: list[Lock] = []
 
 
 def hold(path: pathlib.Path) -> None:
-  """Takes the lock of a work directory for as long as this process lives.
+  """Locks a work directory for the lifetime of this process.
 
   Raises:
     ValueError: another process holds it; the line says who.
@@ -90,7 +90,7 @@ def hold(path: pathlib.Path) -> None:
 
 
 def _lock(path: pathlib.Path, handle: int) -> bool:
-  """Locks the file; False and a warning where the file system has no locks."""
+  """Locks the file; returns False, with a warning, if the file system has no locks."""
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -107,7 +107,7 @@ def _lock(path: pathlib.Path, handle: int) -> bool:
 
 
 def holder(path: pathlib.Path) -> dict:
-  """Returns what the file says of who holds a directory; {} where nobody does."""
+  """Returns the file's record of its holder; {} if nobody holds the directory."""
   try:
     handle = os.open(path / NAME, os.O_RDONLY)  # anew each time: NFS looks at the server then
   except FileNotFoundError:
@@ -137,7 +137,10 @@ def is_here(found: dict) -> bool:
 
 
 def is_alive(path: pathlib.Path) -> bool:
-  """Whether the file is renewed; it takes a while to see, unless a holder of this host is gone."""
+  """Returns whether the holder renews the file, which takes a while to find out.
+
+  A holder of this host that is gone is known at once.
+  """
   found = holder(path)
   if not found or is_here(found) and not runs(found['process']):
     return False
@@ -154,7 +157,7 @@ def is_alive(path: pathlib.Path) -> bool:
 
 
 def runs(process: int) -> bool:
-  """Returns whether there is a process of this number on this host."""
+  """Returns whether this host has a process of this number."""
   try:
     os.kill(process, 0)
   except ProcessLookupError:
@@ -165,7 +168,7 @@ def runs(process: int) -> bool:
 
 
 def in_use(path: str | pathlib.Path, found: dict) -> ValueError:
-  """Returns what to say of a directory that has a holder."""
+  """Returns the message for a directory that has a holder."""
   who = named(found) if found else 'which has not said who it is'
   return ValueError(
     f'--workdir={path} is in use by another process ({who}); wait for it or stop it'
@@ -173,7 +176,7 @@ def in_use(path: str | pathlib.Path, found: dict) -> ValueError:
 
 
 def named(found: dict) -> str:
-  """Returns who a holder is, for people."""
+  """Returns a readable name of a holder."""
   return (
     f'process {found.get("process")} on {found["host"]} since {found.get("since")}, last heard of '
     f'at {found.get("refreshed")}'
@@ -181,19 +184,18 @@ def named(found: dict) -> str:
 
 
 def now() -> str:
-  """Returns the time in UTC."""
+  """Returns the current time in UTC."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
 
 
 def warn(message: str) -> None:
-  """Prints a warning where a person and a log both see it."""
+  """Prints a warning to both the terminal and the log."""
   print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def released():
-  """Gives back, at its end, the locks taken inside: for several runs in one process, as in
-  tests."""
+  """Releases at its end the locks taken inside, for several runs in one process, as in tests."""
   before = len(_held)
   try:
     yield

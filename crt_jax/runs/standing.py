@@ -1,4 +1,4 @@
-"""Where a run stands, from what lies in its directory; JAX is not imported, nothing is changed."""
+"""The status of a run from the files in its directory; imports no JAX, changes nothing."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ VALIDATION = 'validation_perplexity'
 
 
 def describe(path: str | pathlib.Path) -> str:
-  """Returns some lines: state, step, loss, validation, time left, who holds it, how it last failed.
+  """Returns lines on a run: state, step, loss, validation, time left, holder, last failure.
 
   Raises:
     ValueError: there is no run.
@@ -51,7 +51,7 @@ def describe(path: str | pathlib.Path) -> str:
 
 
 def state_of(path: pathlib.Path) -> str:
-  """Returns 'finished', 'running' with who does it, or 'stopped'."""
+  """Returns 'finished', 'running' with its holder, or 'stopped'."""
   if (path / 'finished.json').exists():
     return 'finished'
   found = lock.holder(path)
@@ -62,7 +62,7 @@ def state_of(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
-  """Keeps how a run fails, until it is started again.
+  """Records how a run fails, until it is started again.
 
   Args:
     is_first: whether this process is the one that writes.
@@ -83,7 +83,7 @@ def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
 
 
 def _validations(row: dict) -> list[tuple[str, Any]]:
-  """Returns the validation perplexities of a row, by set; '' where there is only one."""
+  """Returns the validation perplexities of a row by set; the set is '' if there is only one."""
   names = ((name, name.removeprefix(VALIDATION).lstrip('_')) for name in row)
   return [(own, row[name]) for name, own in names if name.startswith(VALIDATION)]
 
@@ -108,7 +108,7 @@ def _read(path: pathlib.Path) -> dict:
 
 
 def _rows(path: pathlib.Path) -> list[dict]:
-  """Returns the rows of a metrics.jsonl; a last line that is still being written is left out."""
+  """Returns the rows of a metrics.jsonl without an unfinished last line."""
   found = []
   with contextlib.suppress(OSError, ValueError):
     for line in path.read_bytes().splitlines():

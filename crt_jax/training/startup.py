@@ -1,5 +1,4 @@
-"""Everything before the first step: find what is wrong, then build what the loop needs, at step 0
-or at the last checkpoint."""
+"""Everything before the first step: check the config, open data and run, restore the state."""
 
 import dataclasses
 import functools
@@ -52,14 +51,14 @@ class Run:
   compiled: step.Compiled = dataclasses.field(init=False)
 
   def save(self, cross_entropy: float | None = None) -> None:
-    """Starts writing a checkpoint of the present state."""
+    """Starts writing a checkpoint of the current state."""
     bucket.upload(self.directory.name)  # first: a checkpoint finds its rows beside it
     record = {**self.record, 'training_seconds': self.clock.seconds}
     self.checkpoints.save(self.state, record, cross_entropy)
 
 
 def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = False) -> Run | None:
-  """Returns the run, not yet compiled, or None when it is finished already.
+  """Returns the run, not yet compiled, or None if it is finished already.
 
   Args:
     fork: continue although the run has another config.
@@ -115,7 +114,7 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What follows from a config alone, checked; nothing was read or written for it.
+  """Everything that follows from a config alone, checked before any file is read or written.
 
   Attributes:
     changed: fields of which the run in the directory has other values.
@@ -135,7 +134,7 @@ class Plan:
 
 
 def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
-  """Returns what is to be run; None when it is finished already."""
+  """Returns the plan of a run; None if the run is finished already."""
   show_any_text()
   config, model = check_config(config, jax.devices()[0])
   agreement.agree(
@@ -159,7 +158,7 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
 
 
 def open_data(plan: Plan) -> data.Dataset:
-  """Returns the dataset of a run, which every process sees alike."""
+  """Returns the dataset of a run, which must be the same on every process."""
   config = plan.config
   with Stages() as report:
     dataset = data.prepare(config.data, report=report)
@@ -174,7 +173,7 @@ def open_data(plan: Plan) -> data.Dataset:
 
 
 def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
-  """Returns the directory, its checkpoints, the state to go on from and the clock of the run."""
+  """Returns the directory, its checkpoints, the state to continue from and the run's clock."""
   config, path = plan.config, plan.path
   beginning = first_parameters(config, path, plan.changed)
   source = None
@@ -217,8 +216,7 @@ def restore(
   config: ConfigDict,
   path: str,
 ) -> tuple[train_state.TrainState, dict] | None:
-  """Returns what Checkpoints.restore_latest does; ValueError, naming the fields, where the
-  optimiser's state has another structure than the saved one."""
+  """Returns the newest state; ValueError, naming the fields, for another optimiser structure."""
   try:
     return checkpoints.restore_latest(abstract, anew)
   except OtherOptimizer as error:
@@ -236,11 +234,11 @@ def restore(
 
 
 def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | None:
-  """Returns the run and the step whose parameters a new run begins with (config.train.init_from);
-  None where there is no such run, or this one has a checkpoint of its own.
+  """Returns the run and step whose parameters a new run starts from (config.train.init_from).
 
-  The step is the newest there is, and stays it: a run that is killed before its first checkpoint
-  begins with the same once more.
+  It returns None if train.init_from is empty or this run has a checkpoint of its own. The step is
+  the newest one at the first start and then stays the same: a run that is killed before its first
+  checkpoint starts from it again.
 
   Raises:
     ValueError: there is no checkpoint to begin with, processes see different ones, or a fork asks
@@ -267,7 +265,7 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
 
 
 def saved_beginning(path: str) -> dict | None:
-  """Returns what a run has begun with, None where its parameters were drawn."""
+  """Returns the run and step that a run started from, None if its parameters were initialised."""
   file = bucket.local(path) / BEGINNING
   return workdir.read_json(file) if file.exists() else None
 
@@ -275,7 +273,7 @@ def saved_beginning(path: str) -> dict | None:
 def trained_source(
   beginning: dict, model: Model, mesh: Mesh, tokenizer: Tokenizer, kept: Sequence[int] = ()
 ) -> tuple[Model, Params]:
-  """Returns a trained model and its parameters, where `model` can begin with them.
+  """Returns a trained model and its parameters, if `model` can start from them.
 
   Args:
     kept: the layers of it that are taken; () = all.
@@ -306,15 +304,18 @@ def trained_source(
 
 
 def devices() -> dict:
-  """Returns what every process has to find in its place."""
+  """Returns the device facts that must be the same on every process."""
   return {'platform': jax.default_backend(), 'device kind': jax.local_devices()[0].device_kind}
 
 
 def check_continuation(
   config: ConfigDict, path: str, record: dict, identity: dict, decided: dict
 ) -> None:
-  """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
-  run goes on in other surroundings: it is as good then, but not the same to the bit."""
+  """Raises ValueError if the checkpoint has other data, or a step past the last one.
+
+  It warns if versions or devices differ: the run continues correctly then, but not to the same
+  bits.
+  """
   data.check_identity(path, record['data'], identity)
   if record['step'] > config.train.steps:
     raise ValueError(
@@ -336,7 +337,7 @@ def check_continuation(
 
 
 def check_config(config: ConfigDict, device: jax.Device | None = None) -> tuple[ConfigDict, Model]:
-  """Returns the config, complete and in its types, and the model, with 'auto' decided for a device.
+  """Returns the complete, typed config and the model, with 'auto' fields set for a device.
 
   Raises:
     ValueError: a value that is wrong or that the model cannot use; names the field.
