@@ -1,4 +1,4 @@
-"""JSON as the standard has it: read whoever wrote it, written without NaN and Infinity."""
+"""Strict JSON: reads with one-line errors, writes without NaN and Infinity."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse(text: str | bytes) -> Any:
-  """Returns the value of a JSON text, which bytes hold as UTF-8.
+  """Returns the value of a JSON text, given as str or UTF-8 bytes.
 
   Raises:
     ValueError: it is none, or Python's reader gives up on it; says why in a few words.
@@ -26,7 +26,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def parse_lines(path: str | pathlib.Path) -> list:
-  """The values of a file with one JSON text a line. Raises ValueError that names file and line."""
+  """Returns the values of a file of JSON lines; ValueError names file and line."""
   found = []
   for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(), start=1):
     try:

@@ -1,4 +1,4 @@
-"""A trained model from where it lies."""
+"""Loads a trained model from a run, a Hugging Face folder or a .gguf file."""
 
 import dataclasses
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Trained:
 def load(
   path: str, step: int | None = None, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
-  """Reads a model, of which nothing is changed.
+  """Reads a trained model; changes no file.
 
   Args:
     path: work directory of a run, finished or not, a Hugging Face folder, or a .gguf file.
@@ -60,7 +60,7 @@ TEXT = 1024  # positions of a text, where a model takes that many
 def read_pretrained(
   source: pretrained.Pretrained, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
-  """Returns what `load` does with a Hugging Face folder or a .gguf file."""
+  """Reads a Hugging Face folder or a .gguf file, as `load` does."""
   path = source.path
   try:
     cls = model_class(source.fields['name']).Config

@@ -1,4 +1,4 @@
-"""Other people's models: what family one is of, and its parameters as ours."""
+"""Pretrained models of other projects: their family, and their parameters in our layout."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A model that somebody else has trained, opened but not read.
+  """A pretrained model of another project, opened but not read.
 
   Attributes:
     family: as its files call it.
@@ -71,7 +71,7 @@ class Pretrained:
 
 
 def is_pretrained(path: str | Path) -> bool:
-  """Returns whether a path is meant as such a model, and not as a run of this project."""
+  """Returns whether a path is such a model, and not a run of this project."""
   path = Path(path)
   if path.suffix == '.gguf':
     return True
@@ -108,8 +108,7 @@ def open_pretrained(path: str | Path) -> Pretrained:
 
 
 class _Named(Mapping[str, np.ndarray]):
-  """Arrays by their full names, which the file of a body without head shortens; what follows from
-  other things is left out."""
+  """Arrays by their full names, which a file without a head shortens, without derived arrays."""
 
   def __init__(self, arrays: Mapping[str, np.ndarray], prefix: str, ignored: tuple[str, ...]):
     self._arrays = arrays

@@ -1,4 +1,4 @@
-"""Models of this project as their parameters are: each is an array, by its path with dots."""
+"""Models in the layout of this project: each parameter is an array, named by its dotted path."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ PREFIX, IGNORED = '', ()
 
 
 def longest(given: Settings) -> int:
-  """Returns the positions that it was trained on."""
+  """Returns the longest length that the model was trained on."""
   return given['max_position_embeddings']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """Returns all fields of its model."""
+  """Returns all fields of the model."""
   model = given['model']
   require(
     isinstance(model, dict) and {'name', 'vocab_size'} <= model.keys(),
@@ -43,7 +43,7 @@ def settings(config: ModelConfig, positions: int) -> dict[str, Any]:
 
 
 def slots(config: ModelConfig) -> Iterator[Slot]:
-  """Every array of a model."""
+  """Returns a Slot for every array of a model."""
   for path, _ in leaves(model_of(config).axes()):
     yield Slot('.'.join(path), path)
 

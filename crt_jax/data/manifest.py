@@ -1,4 +1,4 @@
-"""The manifest of packed data: what it was made from, counts, checksums (also of itself)."""
+"""The manifest of packed data: its origin, counts and checksums, including its own checksum."""
 
 import hashlib
 import json

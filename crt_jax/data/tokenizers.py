@@ -65,7 +65,7 @@ class ByteTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class JsonTokenizer:
-  """A tokenizer.json. A special token written out in a text is text: no document contains one."""
+  """A tokenizer.json; a special token written out in a text is ordinary text."""
 
   definition: str
   bos: int | None = None
@@ -106,7 +106,7 @@ class JsonTokenizer:
 
   @functools.cached_property
   def _bytes_per_token(self) -> np.ndarray:
-    """UTF-8 bytes of each token of a byte-level vocabulary; 0 for special tokens."""
+    """The UTF-8 bytes of each token of a byte-level vocabulary; 0 for special tokens."""
     lengths = np.zeros(self.vocab_size, np.int64)
     for token, index in self._tokenizer.get_vocab(with_added_tokens=True).items():
       lengths[index] = len(token)
@@ -126,13 +126,13 @@ class JsonTokenizer:
     return self._tokenizer.decode(_checked(ids, self.vocab_size), skip_special_tokens=True)
 
   def count_bytes(self, ids: np.ndarray) -> int:
-    """UTF-8 bytes that the tokens stand for (after the normalizer, where there is one)."""
+    """Returns the UTF-8 bytes that the tokens stand for (after any normalizer)."""
     if self._byte_level:
       return int(self._bytes_per_token[ids].sum())
     return len(self.decode(ids.tolist()).encode('utf-8'))
 
   def pieces(self, blocks: Iterator[str]) -> Iterator[str]:
-    """The text in pieces whose tokens are those of the whole; one piece where that cannot be.
+    """Yields the text in pieces that tokenise as the whole does; one piece if impossible.
 
     Text without a place to cut for MOST_CHARACTERS, such as DNA, is cut there all the same.
     """
@@ -156,7 +156,7 @@ class JsonTokenizer:
 
 
 def _end_of_piece(text: str, start: int, searched: int) -> int | None:
-  """Returns where the piece that begins at `start` ends; None: not in this text yet."""
+  """Returns the end of the piece that begins at `start`; None if it lies beyond this text."""
   most = start + MOST_CHARACTERS
   cut = _CUT.search(text, max(start + PIECE_CHARACTERS, searched))
   if cut and cut.end() <= most:

@@ -37,8 +37,9 @@ _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
 class TrainBatches:
-  """The batches of a run. `batches[step]` is the rows asked for of that step's global batch:
-  {'tokens', 'targets'}, each int32 [rows, T].
+  """The training batches of a run; `batches[step]` has the requested rows of that step.
+
+  A batch is {'tokens', 'targets'}, each int32 [rows, T].
   """
 
   def __init__(self, source: grain.sources.RandomAccessDataSource):
@@ -57,7 +58,7 @@ class TrainBatches:
 
 
 class WindowSource(grain.sources.RandomAccessDataSource):
-  """Element `step` is some rows of the batch of that step."""
+  """A Grain source whose element `step` is some rows of the batch of that step."""
 
   def __init__(
     self, tokens: Tokens, sequence_length: int, rule: Rule, seed: int, rows_b: np.ndarray
@@ -106,12 +107,12 @@ def check_seed(seed: int, field: str = 'seed') -> None:
 
 
 def numbers(rows: np.ndarray | None, batch_size: int) -> np.ndarray:
-  """Returns the numbers of some rows of a batch; None = all."""
+  """Returns the indices of some rows of a batch; None = all."""
   return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
 def as_batch(windows: np.ndarray) -> Batch:
-  """Windows [B, T+1] as tokens [B, T] and the targets [B, T] one position later."""
+  """Returns windows [B, T+1] as tokens [B, T] and the targets [B, T] one position later."""
   return {'tokens': windows[:, :-1].astype(np.int32), 'targets': windows[:, 1:].astype(np.int32)}
 
 

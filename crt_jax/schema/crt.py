@@ -34,7 +34,7 @@ GRADIENTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CRTConfig(LayerFields, CARTFields):
-  """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
+  """Fields of a CRT; models/crt.py says which drivers and gradients are compatible."""
 
   block: str = field(
     'transformer',
@@ -138,7 +138,7 @@ class CRTConfig(LayerFields, CARTFields):
 
   @property
   def cart(self) -> 'CARTConfig':
-    """The CART whose body block='cart' is."""
+    """The CART whose body is the block if block='cart'."""
     return CARTConfig(**{name: getattr(self, name) for name in names_of(CARTFields)})
 
   def _check_gradient(self) -> None:
@@ -173,11 +173,11 @@ class CRTConfig(LayerFields, CARTFields):
 
   @property
   def schedule(self) -> DepthSchedule:
-    """When training uses which K."""
+    """The schedule of K in training."""
     return DepthSchedule.parse(self.depth, self.depth_min, self.depth_schedule)
 
   def require_sequential_form(self, what: str) -> None:
-    """Raises ValueError where this CRT has none, which `what` needs."""
+    """Raises ValueError if this CRT has no sequential form, which `what` needs."""
     for name in ('cumulative', 'self_inclusive'):
       require(
         not getattr(self, name),

@@ -1,4 +1,4 @@
-"""`config.data`: where the text comes from, how it is tokenised, split and drawn from."""
+"""`config.data`: the source of the text, its tokenisation, splits and sampling."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ SKIP_MALFORMED = 'share of records without text that may be left out; 0 = the fi
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig(Section):
-  """One corpus of a mixture; what is not here holds for all of them and stands in DataConfig."""
+  """One corpus of a mixture; fields of all corpora together stand in DataConfig."""
 
   section: ClassVar[str] = 'data.sources'
 
@@ -57,7 +57,7 @@ class SourceConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
-  """Where the text comes from, how it is tokenised and split, and how windows are drawn from it."""
+  """The source of the text, its tokenisation and split, and how windows are drawn from it."""
 
   section: ClassVar[str] = 'data'
 
@@ -149,13 +149,13 @@ class DataConfig(Section):
     return {name: int(chunks) for name, _, chunks in entries}
 
   def of_source(self, name: str) -> 'DataConfig':
-    """Returns the configuration of one corpus of a mixture, as if it were alone."""
+    """Returns the configuration of one corpus of a mixture as a corpus by itself."""
     own = {key: value for key, value in vars(self.sources[name]).items() if key != 'max_tokens'}
     return dataclasses.replace(self, sources={}, interleave='', **own)
 
 
 def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
-  """Returns the complete, checked configuration of `config.data`, as fields.resolve."""
+  """Returns the complete, checked configuration of `config.data`, as fields.resolve does."""
   return fields.resolve(DataConfig, config)
 
 
@@ -177,7 +177,7 @@ def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iter
 
 
 def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
-  """Raises ValueError where a field is set that nothing reads: the text would be another."""
+  """Raises ValueError if a field is set that this corpus does not read."""
   readers = {
     'files': OF_FILES,
     'validation_files': OF_FILES,

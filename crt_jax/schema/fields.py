@@ -34,7 +34,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-  """What a field takes and what it means.
+  """The values that a field accepts, and its meaning.
 
   Attributes:
     meaning: one line, with the unit where there is one.
@@ -53,7 +53,7 @@ class Values:
   choices: tuple[str, ...] | Mapping[str, str] = ()
 
   def words(self) -> str:
-    """One line for a reader: the meaning, what 0 stands for, the choices and what they mean."""
+    """Returns one line for a reader: the meaning, what 0 stands for, and the choices."""
     zero = f'0 = {self.zero}' if self.zero else ''
     means = self.choices if isinstance(self.choices, Mapping) else dict.fromkeys(self.choices, '')
     choices = ', '.join(
@@ -62,7 +62,7 @@ class Values:
     return '; '.join(part for part in (self.meaning, zero, choices) if part)
 
   def fault(self, value: Any) -> str:
-    """What a value of the right type must be and is not: 'must ...', or '' where it is right."""
+    """Returns 'must ...' for a value of the right type that is not allowed, else ''."""
     if self.choices and value not in self.choices:
       return f'must be one of {", ".join(map(repr, self.choices))}{near(value, self.choices)}'
     if isinstance(value, bool | str):
@@ -98,7 +98,7 @@ MISSING = dataclasses.MISSING
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """Base of the sections: each field is checked when one is made.
+  """Base class of sections; each field is checked when one is made.
 
   A subclass is a frozen dataclass and may `check` what fields mean together.
   """
@@ -111,7 +111,7 @@ class Section:
     self.check()
 
   def check(self) -> None:
-    """Raises ValueError, naming a field and the fix, for values that do not go together."""
+    """Raises ValueError, naming a field and the fix, for incompatible values."""
 
 
 @functools.cache
@@ -122,18 +122,17 @@ def kinds(cls: type[Section]) -> dict[str, Any]:
 
 
 def values_of(cls: type[Section], name: str) -> Values:
-  """What a field of a section takes; a field without a `field(...)` takes every value of its
-  type."""
+  """Returns the values that a field accepts; without `field(...)` it accepts its whole type."""
   return cls.__dataclass_fields__[name].metadata.get('values', Values(''))
 
 
 def checked(cls: type[Section], name: str, value: Any, section: str) -> Any:
-  """Returns the value of a field in its type; ValueError where it takes no such value."""
+  """Returns the value of a field in its type; ValueError if the field does not accept it."""
   return _checked(f'{section}.{name}'.lstrip('.'), value, kinds(cls)[name], values_of(cls, name))
 
 
 def complete(cls: type[Section], given: Mapping[str, Any], section: str = '') -> dict[str, Any]:
-  """Returns every field of a section that is given or has a default, by name, unchecked.
+  """Returns every given or default field of a section by name, unchecked.
 
   Raises:
     ValueError: it has no such field.
@@ -224,18 +223,18 @@ def require(condition: Any, message: str) -> None:
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:
-  """Raises ValueError, naming the nearest, unless `value` is one of `choices`."""
+  """Raises ValueError, naming the nearest choice, unless `value` is one of `choices`."""
   fault = Values('', choices=tuple(choices)).fault(value)
   require(not fault, f'{name}={shown(value)} {fault}')
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-  """Returns the known word most like `word`, or None when none resembles it."""
+  """Returns the known word most similar to `word`, or None if none is similar."""
   matches = difflib.get_close_matches(str(word), list(known), 1, cutoff)
   return matches[0] if matches else None
 
 
 def near(word: str, known: Iterable[str]) -> str:
-  """'; did you mean ...?' with the closest of the known words, or ''."""
+  """Returns '; did you mean ...?' with the closest of the known words, or ''."""
   match = closest(word, known)
   return f'; did you mean {match!r}?' if match else ''

@@ -1,4 +1,4 @@
-"""Fields of layers of some style, and of a transformer."""
+"""Fields of a style's layers, and of a transformer."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ OF_STYLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerFields(ModelConfig):
-  """Fields of layers of some style: of a transformer, and of a CRT with block='transformer'."""
+  """Fields of layers of a style: of a transformer, and of a CRT with block='transformer'."""
 
   style: str = field('roformer', 'kind of layers', choices=STYLES)
   rotary: str = field(
@@ -163,6 +163,6 @@ class TransformerConfig(LayerFields):
 
 
 def require_rotary(rotary: str) -> None:
-  """Weights mean nothing without the angles they were trained with, so there is no default."""
+  """Raises ValueError without `rotary`: weights fit only the angles they were trained with."""
   choices = ', '.join(map(repr, ROTARY))
   require(rotary, f'model.rotary is missing; choose one of {choices} (crt: integer_reversed)')

@@ -1,4 +1,4 @@
-"""Fields of every kind of model, `config.model`."""
+"""Fields of every model, `config.model`."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -96,7 +96,7 @@ class ModelConfig(Section):
 
   @property
   def trains_in_parallel(self) -> bool:
-    """Whether training runs parallel passes over whole sequences; else it attends to caches."""
+    """Whether training runs parallel passes over sequences, not attention over caches."""
     return True
 
   @property
@@ -110,7 +110,7 @@ def names_of(cls: type[ModelConfig]) -> set[str]:
 
 
 def require_default(config: ModelConfig, names: Iterable[str], owner: str) -> None:
-  """Raises ValueError where a field that only `owner` has is given."""
+  """Raises ValueError if a field is given that only `owner` has."""
   for name in sorted(names):
     value = getattr(config, name)
     require(

@@ -1,4 +1,4 @@
-"""`config.optimizer`, `config.train`, `config.mesh`: how parameters are updated, and where."""
+"""`config.optimizer`, `config.train`, `config.mesh`: how and where parameters are updated."""
 
 import dataclasses
 import re
@@ -70,7 +70,7 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
-  """How long a run trains, and what it writes on its way."""
+  """How long a run trains, and what it writes meanwhile."""
 
   section: ClassVar[str] = 'train'
 
@@ -117,7 +117,7 @@ class TrainConfig(Section):
 
   @property
   def profiled(self) -> tuple[int, int]:
-    """First and last step of `profile`; 0, 0 for none and for what is no such text."""
+    """First and last step of `profile`; (0, 0) for '' or a text of another form."""
     steps = re.fullmatch(r'(\d+)-(\d+)', self.profile)
     return (int(steps[1]), int(steps[2])) if steps else (0, 0)
 
