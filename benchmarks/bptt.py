@@ -62,7 +62,7 @@ def gradient_of(model: Model, length: int, batch: int) -> jax.stages.Compiled:
 
 
 def memory() -> dict:
-  """MiB of temporaries by loop and T, and over one cache for full attention."""
+  """Returns MiB of temporaries by loop and T, and relative to one cache for full attention."""
   fields = {name: value for name, value in MEMORY.items() if name != 'batch'}
   batch, found = MEMORY['batch'], {}
   for name, (window, backward) in LOOPS.items():
@@ -83,7 +83,7 @@ def memory() -> dict:
 
 
 def price() -> dict:
-  """Returns the seconds of a gradient at T = 512, of which the plain scan stores everything."""
+  """Returns the seconds of a gradient at T = 512 by each loop, the plain scan included."""
   fields = {name: value for name, value in MEMORY.items() if name != 'batch'}
   length, batch = 512, MEMORY['batch']
   rng = np.random.default_rng(0)
@@ -141,8 +141,10 @@ def speed() -> dict:
 
 
 def products_floor() -> dict:
-  """What the matrix products of the step would take by themselves, without recomputation: 6 x
-  weights x tokens operations at the measured speed of products to 4C and back."""
+  """Returns the seconds of the step's matrix products alone, without recomputation.
+
+  That is 6 x weights x tokens operations at the measured speed of products to 4C and back.
+  """
   width, devices, count = FIELDS['width'], _DEVICES.value, 1000
   params = jax.eval_shape(model_of('scan', **FIELDS).init, random_key(0))
   del params['embedding']

@@ -84,7 +84,7 @@ def reading(megabytes: int, size: int, repeats: int) -> dict:
 
 
 def products(megabytes: int, size: int, repeats: int) -> dict:
-  """FLOP/s of square products of random matrices."""
+  """Returns the FLOP/s of square products of random matrices."""
   del megabytes, repeats
   return dict(
     product_size=size,
@@ -95,7 +95,7 @@ def products(megabytes: int, size: int, repeats: int) -> dict:
 
 
 def launches(megabytes: int, size: int, repeats: int) -> dict:
-  """Returns the seconds of one kernel more: in a CUDA graph, launched by itself, called from Python."""
+  """Returns the seconds of one more kernel: in a CUDA graph, by itself, called from Python."""
   del megabytes, size
   dispatch, round_trip = machine.call_costs(repeats)
   return dict(

@@ -55,7 +55,7 @@ def decoding_of(name: str, target: str) -> dict:
 
 
 def decoding_on(device: jax.Device, fields: dict) -> dict:
-  """The same on any device. On a CPU XLA lists no kernels, and those of the program are counted."""
+  """Returns the row for any device; on a CPU, where XLA lists no kernels, they are counted."""
   compiled, thunks = compile_with_thunks(lower_decoding(fields, device))
   text = compiled.as_text() or ''
   program, found = Program(text), kernels(thunks)
@@ -141,7 +141,7 @@ def _row(
 
 
 def _predicted(device: jax.Device, kernels: int, moved: int) -> dict:
-  """Microseconds where kernels are recorded in a graph and where each is launched by itself."""
+  """Returns microseconds with kernels in a CUDA graph, and with each launched by itself."""
   bandwidth = datasheet_bandwidth(device.device_kind)
   reading = 1e6 * moved / bandwidth if bandwidth else 0.0
   return dict(

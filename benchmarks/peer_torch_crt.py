@@ -88,7 +88,7 @@ def training_step(
 def clipped_step(
   model: nn.Module, optimizer: torch.optim.Optimizer, tokens: np.ndarray, targets: np.ndarray
 ) -> Callable[[], float]:
-  """A function that takes one step with gradients clipped to norm 1 and returns its loss."""
+  """Returns a function that takes one step with gradients clipped to norm 1."""
   tokens, targets = torch.tensor(tokens), torch.tensor(targets)
 
   def step() -> float:

@@ -15,7 +15,7 @@ DROPPED = ('perplexity', 'bits_per_byte', 'protocol')  # they follow, or all run
 
 
 def read(claim: Claim, size: str, folder: pathlib.Path = RESULTS) -> dict[tuple[str, int], dict]:
-  """Returns arm and seed -> record of the runs that have one, and are what the claim asks for."""
+  """Returns (arm, seed) -> record of the finished runs that match the claim's design."""
   kept = records.read_json(file_of(claim, size, folder), {})
   return {
     key: kept[run.name]
@@ -46,7 +46,7 @@ def collect(
 
 
 def record(run: pathlib.Path) -> dict:
-  """Returns what is kept of a finished run: its longest evaluation, its seconds, its origin."""
+  """Returns the record of a finished run: its longest evaluation, its seconds, its origin."""
   evaluation = json.loads((run / 'evaluation.json').read_bytes())
   results, data = evaluation['results'], evaluation['results']['data']
   rows = results.get('whole') or results['sampled']

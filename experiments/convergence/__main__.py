@@ -102,7 +102,7 @@ def check_alike(runs: list) -> None:
 
 
 def line(record: dict, depth: int) -> str:
-  """Returns one line: how a checkpoint fares at the depth it was trained with."""
+  """Returns one line on a checkpoint at the depth it was trained with."""
   exact = record['whole_exact_perplexity']
   passes = record['whole_perplexity']
   at = min(depth, len(passes))

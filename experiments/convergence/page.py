@@ -1,4 +1,4 @@
-"""What docs/bptt.md shows of the convergence of the passes."""
+"""The parts of docs/bptt.md on the convergence of the passes."""
 
 import functools
 import pathlib

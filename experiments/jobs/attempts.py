@@ -1,4 +1,4 @@
-"""One run of a sweep: its command, started until it has finished or failed too often.
+"""One run of a sweep: its command, restarted until it finishes or fails too often.
 
 RUN/attempts/ holds the output of every attempt, N.log, and state.json:
 
@@ -29,7 +29,7 @@ LONGEST = 20_000  # characters of a traceback that are kept
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-  """A run that is to be started."""
+  """A run to be started."""
 
   name: str
   folder: str
@@ -41,7 +41,7 @@ class Launch:
   def of(
     cls, name: str, folder: pathlib.Path, command: list[str], retries: int, processes: int = 1
   ):
-    """Returns the launch that may fail `retries` times more before its last attempt."""
+    """Returns the launch that may fail `retries` more times."""
     failures = len(read(folder)['failures']) + retries
     return cls(name, str(folder), tuple(command), failures, processes)
 
@@ -60,7 +60,7 @@ def attempt(
   environment: Mapping[str, str] | None = None,
   **options: Any,
 ) -> str:
-  """Runs the command once and writes down what became of it.
+  """Runs the command once and records its outcome.
 
   Args:
     job: of the cluster; '' on this machine.
@@ -107,17 +107,18 @@ def attempt(
 
 
 def outcome(code: int) -> str:
-  """Says what an exit code of experiments.main means."""
+  """Returns the meaning of an exit code of experiments.main."""
   if code == 0:
     return FINISHED
   return PREEMPTED if code == SAVED or code in ENDED_BY_SIGTERM else FAILED
 
 
 def may_retry(launch: Launch) -> bool:
-  """Returns whether a run whose last attempt failed is to be started again.
+  """Returns whether a run whose last attempt failed should be restarted.
 
-  Not too often; nor after a mistake in its config, which would be the same again. Of several
-  processes, one that does not find the others ends with the same code, and may find them later.
+  It should not after too many failures, nor after a mistake in its config, which would fail again.
+  Of several processes, one that does not find the others ends with that code too, and may find them
+  later.
   """
   failures = read(launch.folder)['failures']
   is_mistake = failures[-1]['exit_code'] == MISTAKE and launch.processes == 1

@@ -40,7 +40,7 @@ def saved(workdir: pathlib.Path) -> dict:
 
 
 def merged(workdir: pathlib.Path, new: dict) -> dict:
-  """Returns the listing for a directory that may hold the same sweep already; a sweep may grow.
+  """Returns the listing for a directory that may already hold the same sweep, which may grow.
 
   Raises:
     Mistake: the directory holds something else, another sweep, or one of its runs with other
@@ -72,7 +72,7 @@ def merged(workdir: pathlib.Path, new: dict) -> dict:
 
 
 def refuse_stand_ins(spec: str, runs: list[Run], overrides: dict[str, Any]) -> None:
-  """Raises Mistake where a job would train on stand-in texts that nobody has asked for by name."""
+  """Raises Mistake if a job would train on stand-in texts that nobody asked for by name."""
   for run in runs:
     config = sweep_files.config_of(run, overrides)
     texts.refuse_stand_ins(config, spec, [*run.changes, *overrides])

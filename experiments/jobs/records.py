@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_json(path: pathlib.Path, default: Any = None) -> Any:
-  """Returns what a JSON file holds; the default if there is none, or none that can be read."""
+  """Returns the content of a JSON file; the default if it is missing or cannot be read."""
   try:
     return json.loads(path.read_bytes())
   except (OSError, ValueError, RecursionError):
@@ -16,14 +16,14 @@ def read_json(path: pathlib.Path, default: Any = None) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file so that a reader finds the old one or the new one, never a part."""
+  """Writes a JSON file atomically, so a reader finds the old one or the new one."""
   scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
   scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n', 'utf-8')
   os.replace(scratch, path)
 
 
 def rows(path: pathlib.Path) -> list[dict]:
-  """Returns the rows of a metrics.jsonl; a last line that is still being written is left out."""
+  """Returns the rows of a metrics.jsonl without an unfinished last line."""
   try:
     lines = path.read_bytes().splitlines()
   except OSError:

@@ -1,8 +1,8 @@
-"""The runs of a sweep on a Slurm cluster: one job array, of which some run at a time.
+"""Runs of a sweep on a Slurm cluster: one job array, of which some jobs run at a time.
 
-submitit writes and submits the array; each job starts one run and says afterwards what is to become
-of itself: a preempted or failed one is requeued, so that another node can take it. No process has
-to stay behind to watch.
+submitit writes and submits the array; each job starts one run and afterwards decides about itself:
+a preempted or failed job is requeued, so that another node can take it. No process stays behind to
+watch.
 """
 
 import os
@@ -24,7 +24,7 @@ SECONDS_TO_SAVE = 120  # between the warning and the end of a job's time
 
 
 class Job:
-  """What a job of the array calls, in each of its tasks."""
+  """What each task of an array job calls."""
 
   def __init__(self, launch: Launch):
     self.launch = launch
@@ -51,7 +51,7 @@ def name_of_this_job() -> str:
 
 
 def requeue(job: str) -> None:
-  """Asks Slurm to start this job again; not if it was cancelled, or is requeued by Slurm itself."""
+  """Requeues this job, unless it was cancelled or Slurm itself requeues it."""
   for pause in (1, 5, 30, 60, 0):  # a controller may be busy, or restarting
     found = call('squeue', '--noheader', '--format=%T', f'--jobs={job}')
     state = found.stdout.strip()
@@ -163,12 +163,12 @@ def parse_options(words: list[str]) -> dict[str, str]:
 
 
 def processes(options: dict[str, str]) -> int:
-  """Returns how many processes each run has."""
+  """Returns the number of processes of each run."""
   return int(options.get('nodes', 1)) * int(options.get('ntasks-per-node', 1))
 
 
 def call(*words: str) -> subprocess.CompletedProcess:
-  """Runs a command of Slurm; what it prints is returned, also when it fails."""
+  """Runs a Slurm command; returns its output, also if it fails."""
   try:
     return subprocess.run(
       words, capture_output=True, encoding='utf-8', errors='replace', timeout=60

@@ -69,7 +69,7 @@ def main(argv: list[str]):
 
 
 def _models(config: ConfigDict) -> dict[str, dict]:
-  """Fields of every model that is timed, by name.
+  """Returns the fields of every timed model, by name.
 
   Raises:
     Mistake: `only` names no model, or a file of `extra` has no `model`.
@@ -99,7 +99,7 @@ def _specs(text: str) -> list[str]:
 
 
 def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
-  """Rows of an earlier run on this device and commit; a line that was cut off is left out."""
+  """Returns the rows of an earlier run on this device and commit, without a cut-off line."""
   from crt_jax import json_text
 
   found = {}
@@ -114,7 +114,7 @@ def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
 
 
 def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict) -> dict:
-  """Returns what latency.json holds."""
+  """Returns the content of latency.json."""
   return dict(
     what='decode latency per token; seconds unless named otherwise',
     config=config.to_dict(),
@@ -128,7 +128,7 @@ def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict
 
 
 def _draw(directory: pathlib.Path, result: dict):
-  """The figures, and what the table cannot show."""
+  """Draws the figures, and prints what the table cannot show."""
   from experiments.latency import figures
 
   print(table.comparison(result['rows']))

@@ -1,4 +1,4 @@
-"""How many kernels a compiled program starts, read from its text."""
+"""Counts the kernels that a compiled program starts, from its text."""
 
 import re
 
@@ -12,7 +12,7 @@ _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([\w\-
 
 
 def launches(text: str) -> int:
-  """Kernels that one run of an optimised HLO module starts; loops count as often as they run.
+  """Returns the kernels that one run of an HLO module starts; loops count as often as they run.
 
   Args:
     text: `compiled.as_text()`.
@@ -38,7 +38,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def count(bodies: dict[str, list[str]], name: str) -> int:
-  """Kernels that one run of a computation starts, see `launches`."""
+  """Returns the kernels that one run of a computation starts, see `launches`."""
   total = 0
   for line in bodies[name]:
     operation = _INSTRUCTION.findall(line)[0]

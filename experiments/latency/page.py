@@ -1,4 +1,4 @@
-"""What docs/latency.md shows of decoding."""
+"""The parts of docs/latency.md on decoding."""
 
 import functools
 import pathlib

@@ -69,7 +69,7 @@ def variant_config(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def print_row(row: dict) -> None:
-  """One line of progress: the loss of every seed."""
+  """Prints one line of progress: the loss of every seed."""
   losses = '  '.join(f'{loss:.4f}' for loss in row['loss'])
   print(f'  step {row["step"]}  loss {losses}', flush=True)
 
