@@ -1,5 +1,6 @@
-"""What CART's configs share: the recipe (cart.md, 6), the texts (cart.md, 5), the grid's arguments.
-Not an experiment itself.
+"""Shared parts of CART's configs: recipe (cart.md, 6), texts (cart.md, 5), the grid's arguments.
+
+This is not an experiment itself.
 
 Every config takes seed=42, stage=2 (1: T=512 and 3 000 steps, as in the screen), size=paper and
 data=embedded. Several arguments: configs/cart_d1024.py:R=8,P=4,data=published

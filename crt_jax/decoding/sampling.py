@@ -41,7 +41,7 @@ class Sampling:
 
 
 def row_keys(seed: int | Array, rows_B: Array) -> Array:
-  """One key per row, fold_in(key(seed), row): a row draws the same whatever its neighbours."""
+  """Returns one key per row, fold_in(key(seed), row), so neighbours do not affect a row."""
   return jax.vmap(jax.random.fold_in, (None, 0))(random_key(seed), rows_B)
 
 

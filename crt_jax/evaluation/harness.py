@@ -51,10 +51,11 @@ class Scorer:
     context: int,
     batch_size: int,
   ):
-    """Args:
-    separator: `config.data.separator`, which says whether a text begins with a token; 'none':
-      none does.
-    context: positions that are read at most.
+    """Takes a model that is ready to decode.
+
+    Args:
+      separator: `config.data.separator`; unless it is 'none', a text begins with a token.
+      context: the most positions that the model reads.
     """
     super().__init__()
     self._model, self._params, self._form = model, params, form

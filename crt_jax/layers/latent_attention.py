@@ -36,7 +36,7 @@ class KeysValues(nn.Module):
 
 
 class LatentAttention(nn.Module):
-  """Causal attention with its own keys and values (`kv`), or over those that it is given.
+  """Causal attention with its own keys and values (`kv`), or over given ones.
 
   With own keys both queries and keys are rotated; over given ones (CART's core) there is no
   positional signal, and query t sees positions 0..t.
@@ -85,5 +85,5 @@ class LatentAttention(nn.Module):
 
   @property
   def cached_heads(self) -> int:
-    """Heads of the keys and values that a cache holds."""
+    """The number of key and value heads in a cache."""
     return self.heads

@@ -1,5 +1,4 @@
-"""Gradient estimators of a CRT against exact backpropagation through time, and what fine-tuning
-with the exact gradient gains (docs/bptt.md).
+"""Gradient estimators of a CRT against exact backpropagation through time (docs/bptt.md).
 
   python -m experiments.bptt_study --config=configs/bptt_study.py --workdir=runs/bptt_study
 

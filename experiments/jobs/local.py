@@ -27,10 +27,10 @@ class Pool:
     gpus: tuple[str, ...] = (),
     say: Callable[[str], None] = say,
   ):
-    """
+    """Prepares to run `parallel` launches at a time.
+
     Args:
-      parallel: runs at a time.
-      gpus: of CUDA; the runs take turns at them. () = each run sees what this process sees.
+      gpus: CUDA devices that the runs take turns at; () = each run sees what this process sees.
     """
     self._parallel, self._say = parallel, say
     self._gpus = queue.SimpleQueue()

@@ -83,8 +83,11 @@ def config_of(model: str) -> ConfigDict:
 
 
 def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
-  """What a finished run says, as JSON: 'config', 'parameters', 'seconds' of training, 'curve', rows
-  of step and shares of right answers, and 'final', a record of each form at the end."""
+  """Returns the results of a finished run as JSON.
+
+  They are 'config', 'parameters', 'seconds' of training, 'curve', rows of step and shares of
+  correct answers, and 'final', a record of each form at the end.
+  """
   from crt_jax import accounting, json_text
   from crt_jax.runs import workdir
 
@@ -104,7 +107,7 @@ def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
 
 
 def shares(row: dict, prefix: str = '') -> dict[str, float]:
-  """Returns the shares of right answers of a row, by level."""
+  """Returns the shares of correct answers of a row, by level."""
   start = f'{prefix}accuracy_'
   return {name.removeprefix(start): row[name] for name in row if name.startswith(start)}
 

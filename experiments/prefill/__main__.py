@@ -56,7 +56,7 @@ class _Run(NamedTuple):
 
 
 def _load(needed: int) -> _Run:
-  """The run in --workdir; Mistake unless it is a CRT with `needed` tokens of validation text."""
+  """Returns the run; Mistake unless it is a CRT with `needed` tokens of validation text."""
   import crt_jax
   from crt_jax import decoding
   from crt_jax.training import finish

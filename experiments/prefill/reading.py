@@ -1,4 +1,4 @@
-"""Reading a prompt in different ways: how long each takes, and how far it is from exact."""
+"""Reads a prompt in different ways, and measures time and distance from the exact way."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ def main(argv: list[str]):
 
 
 def state_rms(switches: dict, seed: int) -> list[float]:
-  """RMS of the prelude's output and of the state after each loop."""
+  """Returns the RMS of the prelude's output and of the state after each loop."""
   import jax
   import jax.numpy as jnp
 
