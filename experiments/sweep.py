@@ -175,7 +175,7 @@ def show(workdir: pathlib.Path) -> list[status.Standing]:
   try:
     jobs = slurm.queued(workdir)
   except cli.Mistake as error:
-    print(f'{error}; the table does without')
+    print(f'{error}; the table is shown without them')
     jobs = {}
   found = standings(workdir, saved['runs'], jobs)
   status.show(saved['config'], found, workdir)

@@ -57,7 +57,7 @@ def joined(stop: StopSignal) -> Iterator[None]:
     return
   launcher.join(place, FLAGS.join_timeout)
   with agreement.Companions(stop, _line):
-    agreement.agree('versions', agreement.software())
+    agreement.require_equal('versions', agreement.software())
     yield
 
 

@@ -30,7 +30,7 @@ def refuse_stand_ins(config: ConfigDict, spec: str, overrides: list[str]) -> Non
     return
   begin = f'--config={file}:{arguments}{"," if arguments else ""}data='
   raise Mistake(
-    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}, which a '
-    f'job of Slurm, or of several processes, does only where it is asked to: {begin}published '
+    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}; a job of '
+    f'Slurm, or of several processes, must choose its texts: {begin}published '
     f'(docs/cart.md, 5.2), or {begin}embedded'
   )

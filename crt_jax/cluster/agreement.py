@@ -1,17 +1,17 @@
-"""What the processes of one run tell each other beside their collectives.
+"""Messages between the processes of one run, besides their collectives.
 
-JAX's coordination service holds small texts that all can read. Here it is used for two things:
+JAX's coordination service holds short texts that every process can read. It has two uses here:
 
-agree       Before anything is compiled, all compare what has to be the same: package versions,
-            config, data, work directory. Another value ends all of them with one line that names
-            the field, both values and both processes.
-Companions  A process that ends by an error says why before it goes; the others hear it within
-            seconds, say it too and end with the same code, wherever they are waiting. A process
-            that dies without a word is noticed by the collective that it leaves (CPU), or by
-            JAX's own heartbeat (launch.HEARTBEAT_SECONDS), which ends the process with JAX's words.
+require_equal  Before anything is compiled, all processes compare what has to be the same: package
+               versions, config, data, work directory. A difference ends all of them with one line
+               that names the field, both values and both processes.
+Companions     A process that ends by an error publishes the reason first. The others receive it
+               within seconds, print it and end with the same code, wherever they are waiting. If a
+               process dies without a message, the collective that it leaves fails (CPU), or JAX's
+               own heartbeat (launcher.HEARTBEAT_SECONDS) ends the others with JAX's message.
 
-Nothing here, nor in checkpoints and caches, compares clocks of different hosts: waiting is measured
-on each host's own monotonic clock.
+Neither this module nor checkpoints and caches compare clocks of different hosts: waiting times are
+measured on each host's own monotonic clock.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def _here() -> _Here | None:
   return _Here(state.client, state.process_id, state.num_processes)
 
 
-def agree(what: str, value: dict[str, Any]) -> None:
+def require_equal(what: str, value: dict[str, Any]) -> None:
   """Returns when all processes have called it with the same value; ValueError if they differ.
 
   Args:

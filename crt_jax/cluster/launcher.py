@@ -112,8 +112,8 @@ def find_place(
     if missing:
       said = ', '.join(f'{name}={value}' for name, value in given.items() if value is not None)
       raise ValueError(
-        f'{said} is half of it: {" and ".join(missing)} must be given too, since no launcher '
-        'announces itself here'
+        f'{said} is incomplete: {" and ".join(missing)} must be given too, since no launcher '
+        'was found'
       )
     return Place(*values)
   if found is not None:
@@ -121,7 +121,7 @@ def find_place(
   _refuse_half_a_cluster(environ)
   if mode == 'on':
     raise ValueError(
-      '--distributed=on: no cluster announces itself here; give --coordinator=HOST:PORT, '
+      '--distributed=on: no launcher was found; give --coordinator=HOST:PORT, '
       '--num_processes=N and --process_id=I, or leave it out on one machine'
     )
   return None

@@ -83,7 +83,7 @@ def damaged_files(config: Any) -> list[str]:
       for line in token_dataset.damaged_files(corpus_folder(own, corpora[name]))
     ]
   except FileNotFoundError as error:
-    raise ValueError(f'{error.args[0]} is not there: nobody has prepared this data') from None
+    raise ValueError(f'{error.args[0]} does not exist: this data was never prepared') from None
 
 
 def check_present(config: Any) -> None:

@@ -54,7 +54,7 @@ class Scorer:
     """Takes a model that is ready to decode.
 
     Args:
-      separator: `config.data.separator`; unless it is 'none', a text begins with a token.
+      separator: `config.data.separator`; with 'bos_eos' a text begins with a token.
       context: the most positions that the model reads.
     """
     super().__init__()

@@ -156,7 +156,7 @@ class Checkpoints:
       self._quiet.__exit__()
 
   def restore_latest(
-    self, abstract: TrainState, anew: Callable[[Any, int], TrainState] | None = None
+    self, abstract: TrainState, with_new_optimizer: Callable[[Any, int], TrainState] | None = None
   ) -> tuple[TrainState, dict] | None:
     """Returns state and record of the newest complete checkpoint, None if there is none.
 
@@ -164,11 +164,11 @@ class Checkpoints:
     steps can be written again.
 
     Args:
-      anew: makes a state of parameters and step, with an optimiser state that is new; used where
-        the saved one has another structure.
+      with_new_optimizer: makes a state with a new optimiser state of parameters and step; used if
+        the saved optimiser state has another structure.
 
     Raises:
-      OtherOptimizer: the optimiser state has another structure, and `anew` is None.
+      OtherOptimizer: the optimiser state has another structure, and `with_new_optimizer` is None.
       OutOfReach: the newest could not be read, which says nothing against it.
       ValueError: there are checkpoints but none is whole, or one cannot be read by some of
         several processes, or the parameters have other shapes than the model.
@@ -177,7 +177,7 @@ class Checkpoints:
     for step in steps:
       folder = self.directory / str(step)
       try:
-        return damage.read(folder, read_state, self._manager, step, abstract, anew)
+        return damage.read(folder, read_state, self._manager, step, abstract, with_new_optimizer)
       except Damaged as error:
         self._set_aside(step, error)
     if steps:
@@ -279,7 +279,7 @@ def read_state(
   manager: ocp.CheckpointManager,
   step: int,
   abstract: TrainState,
-  anew: Callable[[Any, int], TrainState] | None = None,
+  with_new_optimizer: Callable[[Any, int], TrainState] | None = None,
 ) -> tuple[TrainState, dict]:
   """Reads and verifies one checkpoint into the given shapes and shardings."""
   record = read_record(manager, step)
@@ -289,9 +289,9 @@ def read_state(
       record, bucket.place(manager.directory) / str(step) / 'optimizer', abstract.opt_state
     )
   except OtherOptimizer:
-    if anew is None:
+    if with_new_optimizer is None:
       raise
-    return anew(read_params(manager, step, abstract.params, record), step), record
+    return with_new_optimizer(read_params(manager, step, abstract.params, record), step), record
   items = ocp.args.Composite(
     params=ocp.args.StandardRestore(abstract.params),
     optimizer=ocp.args.StandardRestore({'opt_state': abstract.opt_state, 'step': abstract.step}),

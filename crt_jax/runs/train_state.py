@@ -124,7 +124,7 @@ def init_state(
   return jitted(random_key(seed), source and source[1])
 
 
-def begin_optimizer_anew(
+def with_new_optimizer(
   optimizer: optax.GradientTransformation, abstract: TrainState
 ) -> Callable[[Params, int], TrainState]:
   """Returns (params, step) -> the state of that step with a new optimiser state.

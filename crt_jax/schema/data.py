@@ -17,7 +17,7 @@ CORPORA = (*EMBEDDED, *OF_FILES, 'tfds:<name>', 'packed:<folder>')
 PACKED = 'packed'
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
-# Folders that `experiments.fetch` fills, and what it calls their contents.
+# Folders that `experiments.fetch` fills, with the name of the dataset in each.
 FETCHED = {
   'tiny': 'tinystories',
   'wiki': 'wikipedia',
@@ -26,16 +26,16 @@ FETCHED = {
   'llama2': 'vocabulary',
 }
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
-# What fields of a source and of the data as a whole mean.
+# Meanings of fields that SourceConfig and DataConfig share.
 FILES = (
   "globs or folders, as in 'a/*.txt, b/{c,d}'; of corpus='files': .txt, .md, .jsonl, .json, .csv, "
   ".tsv (also .gz, .zst), .parquet, .arrow; of corpus='tokens': .bin of nanoGPT or llm.c, "
   "Megatron's .idx"
 )
-VALIDATION_FILES = "the validation split, written as files; '' = split off from files"
+VALIDATION_FILES = "validation split: globs or folders, as `files`; '' = split off from files"
 TEXT_FIELD = 'name of the text in JSON lines, columns of tables and TFDS features'
-TOKEN_DTYPE = "ids in a .bin without a header, of corpus='tokens'"
-SKIP_MALFORMED = 'share of records without text that may be left out; 0 = the first one stops'
+TOKEN_DTYPE = "type of the ids in a .bin without a header, for corpus='tokens'"
+SKIP_MALFORMED = 'largest share of records without text to skip; 0 = the first one is an error'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,10 @@ class DataConfig(Section):
   text_field: str = field('text', TEXT_FIELD)
   skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
   token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
-  sources: dict[str, SourceConfig] = field({}, "of corpus='mixture': name -> source")
+  sources: dict[str, SourceConfig] = field({}, "the sources of corpus='mixture', by name")
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
-  tfds_dir: str = field('', "where prepared TFDS sets lie; '' = TFDS's default")
+  tfds_dir: str = field('', "folder of prepared TFDS datasets; '' = TFDS's default")
   tokenizer: str = field(
     'bytes', "bytes, bpe, gpt2, gpt2:DIR, a tokenizer.json, or a model's folder or .gguf file"
   )
@@ -85,14 +85,14 @@ class DataConfig(Section):
     'default', 'how a BPE is trained', choices={'default': '', 'crt': "the CRT paper's"}
   )
   bpe_documents: int = field(
-    0, 'documents that a BPE is trained on, from the first', least=0, most=LARGEST, zero='all'
+    0, 'number of first documents that a BPE is trained on', least=0, most=LARGEST, zero='all'
   )
   separator: str = field('none', 'tokens between documents', choices=('none', 'eos', 'bos_eos'))
   split: str = field(
     'auto',
-    'how the validation split is taken off',
+    'how the validation split is chosen',
     choices={
-      'auto': 'document_hash where there are many documents',
+      'auto': 'document_hash for many documents, else contiguous',
       'document_hash': 'whole documents',
       'contiguous': 'the end of the text',
     },
@@ -100,7 +100,7 @@ class DataConfig(Section):
   validation_fraction: float = field(
     0.1, 'share of the documents, or of the tokens', above=0, below=1
   )
-  sequence_length: int = field(256, 'tokens that a model sees at once, T', least=1, most=2**24)
+  sequence_length: int = field(256, 'tokens of a window, T', least=1, most=2**24)
   batch_size: int = field(
     16, 'rows of the global batch, B; divisible by mesh.data * mesh.fsdp', least=1, most=2**24
   )
@@ -108,9 +108,9 @@ class DataConfig(Section):
     'shuffled',
     'how windows are drawn',
     choices={
-      'shuffled': 'each once an epoch',
-      'random_offsets': 'anywhere',
-      'in_order': 'as in the file',
+      'shuffled': 'in random order, each once per epoch',
+      'random_offsets': 'at independent random offsets',
+      'in_order': 'in file order',
     },
   )
   cache_dir: str = field('', "folder of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax")
@@ -123,7 +123,7 @@ class DataConfig(Section):
     _check_unread(self, 'data')
     require(
       not self.validation_files or self.split == 'auto',
-      f'data.split={self.split!r} splits nothing off where data.validation_files is set; '
+      f'data.split={self.split!r} has no effect if data.validation_files is set; '
       "use data.split='auto'",
     )
     if self.corpus == 'tokens':
@@ -237,7 +237,7 @@ def _check_tokens(config: DataConfig) -> None:
   require(
     config.tokenizer != 'bpe',
     "data.tokenizer='bpe' trains one, but data.corpus='tokens' has its tokens already; set "
-    "data.tokenizer to that which made them, such as 'gpt2'",
+    "data.tokenizer to the one that made them, such as 'gpt2'",
   )
   require(
     config.separator == 'none',

@@ -25,8 +25,8 @@ class AboutConfig(Section):
 
   section: ClassVar[str] = ABOUT
 
-  stands_in_for: str = field('', 'texts in whose place it trains on what is at hand; said loudly')
-  first_look: str = field('', '--config of a short version, named where the run would take days')
+  stands_in_for: str = field('', 'the intended texts, if the config trains on embedded ones; printed as a warning')
+  first_look: str = field('', '--config of a short version, suggested if the run would take days')
 
 
 MODELS: dict[str, type[ModelConfig]] = {
@@ -43,7 +43,7 @@ SECTIONS: dict[str, type[Section]] = {
   'sample': SampleConfig,
   ABOUT: AboutConfig,
 }
-# Read by experiments.study and experiments.bptt_study alone.
+# Only experiments.study and experiments.bptt_study read this section.
 STUDY = 'study'
 
 

@@ -1,4 +1,4 @@
-"""A section of a config as a frozen dataclass, whose fields say what they take and what they mean:
+"""A section of a config as a frozen dataclass, whose fields know their values and meaning:
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class TrainConfig(Section):
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
-LARGEST = 2**31 - 1  # of what is a 32-bit number on a device: steps, positions
+LARGEST = 2**31 - 1  # steps and positions are 32-bit numbers on devices
 SEEDS = 2**32 - 1  # the largest seed
 KINDS = {
   bool: 'true or false (bool)',

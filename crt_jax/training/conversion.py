@@ -111,7 +111,7 @@ def begin_run(path: str, trained: Trained) -> None:
     'origin': origin(),
     'data': dataset.identity,
     'begins_with': None,
-    'settled': device_defaults.decided(trained.model.config),
+    'computed_as': device_defaults.decided(trained.model.config),
     'training_seconds': 0.0,
   }
   with storage.written_whole(path) as scratch:

@@ -181,5 +181,5 @@ def store_batch(run: Run, error: NonFinite) -> str:
   return (
     f'error: step {error.step} is not finite ({error}); the batch is in '
     f'{run.directory.name}/diverged/{file.name}; {kept}; '
-    f'lower optimizer.learning_rate and {"begin anew" if good is None else "continue"} with --fork'
+    f'lower optimizer.learning_rate and {"start again" if good is None else "continue"} with --fork'
   )

@@ -107,7 +107,7 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
       'origin': origin(),
       'data': dataset.identity,
       'begins_with': saved_beginning(path),
-      'settled': device_defaults.decided(plan.model.config),
+      'computed_as': device_defaults.decided(plan.model.config),
     },
   )
 
@@ -137,11 +137,11 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
   """Returns the plan of a run; None if the run is finished already."""
   show_any_text()
   config, model = check_config(config, jax.devices()[0])
-  agreement.agree(
+  agreement.require_equal(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
   if reset_optimizer and not fork:
-    raise ValueError('--reset_optimizer begins the state anew in a fork; add --fork')
+    raise ValueError('--reset_optimizer needs --fork; add it')
   evaluation.forms(evaluation.scoring_model(model, config), config)
   changed = workdir.check_workdir(path, config, fork)
   finished = workdir.finished_step(path)
@@ -168,7 +168,7 @@ def open_data(plan: Plan) -> data.Dataset:
   remarks = plan.model.check_length(config.data.sequence_length) + dataset.remarks(config.model)
   for remark in remarks:
     checkpoint.warn(remark)
-  agreement.agree('data', agreement.data_identity(dataset))
+  agreement.require_equal('data', agreement.data_identity(dataset))
   return dataset
 
 
@@ -181,7 +181,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
     kept = config.train.keep_layers
     source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer, kept)
   directory = workdir.open_workdir(path, config)
-  agreement.agree('work directory', workdir.seen(directory))
+  agreement.require_equal('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
   if is_first:
     table = sharding_table.layout(plan.model.axes(), plan.abstract)
@@ -189,10 +189,10 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   checkpoints = checkpoint.Checkpoints(path, config.train.keep_checkpoints)
   if beginning and is_first:
     workdir.write_json(directory.path / BEGINNING, beginning)
-  anew = None
+  with_new_optimizer = None
   if plan.reset_optimizer:
-    anew = train_state.begin_optimizer_anew(plan.optimizer, plan.abstract)
-  restored = restore(checkpoints, plan.abstract, anew, config, path)
+    with_new_optimizer = train_state.with_new_optimizer(plan.optimizer, plan.abstract)
+  restored = restore(checkpoints, plan.abstract, with_new_optimizer, config, path)
   if restored is None:
     if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
@@ -212,13 +212,13 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
 def restore(
   checkpoints: checkpoint.Checkpoints,
   abstract: train_state.TrainState,
-  anew: Callable | None,
+  with_new_optimizer: Callable | None,
   config: ConfigDict,
   path: str,
 ) -> tuple[train_state.TrainState, dict] | None:
   """Returns the newest state; ValueError, naming the fields, for another optimiser structure."""
   try:
-    return checkpoints.restore_latest(abstract, anew)
+    return checkpoints.restore_latest(abstract, with_new_optimizer)
   except OtherOptimizer as error:
     changed = workdir.changed_fields(error.record['config'], workdir.plain(config))
     fields = [
@@ -260,7 +260,7 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     beginning = saved_beginning(path)
     if beginning is None or beginning['workdir'] != folder:
       beginning = {'workdir': folder, 'step': checkpoint.newest(folder)}
-  agreement.agree('checkpoints', {'own': own, 'begins with': beginning})
+  agreement.require_equal('checkpoints', {'own': own, 'begins with': beginning})
   return beginning
 
 
@@ -326,14 +326,14 @@ def check_continuation(
   changed = [
     f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]
   ]
-  before = record.get('settled', decided)  # older runs do not say
+  before = record.get('computed_as', decided)  # not in older records
   changed += [
     f'model.{name} was {before[name]}, is {decided[name]}'
     for name in decided
     if before[name] != decided[name]
   ]
   if changed:
-    checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
+    checkpoint.warn(f'continuing, but not with the same bits: {"; ".join(changed)}')
 
 
 def check_config(config: ConfigDict, device: jax.Device | None = None) -> tuple[ConfigDict, Model]:

@@ -60,7 +60,7 @@ def test_kubernetes_is_asked_only_where_that_is_wanted():
     (('auto',), {'OMPI_COMM_WORLD_SIZE': '2'}, 'OMPI_COMM_WORLD_SIZE=2 .*add --coordinator'),
     (('auto',), {'PMI_SIZE': '8'}, 'PMI_SIZE=8 announces 8 processes'),
     (('auto',), {'TPU_WORKER_HOSTNAMES': 'a,b'}, 'TPU_WORKER_HOSTNAMES=a,b .*tpu'),
-    (('auto',), {'JAX_COORDINATOR_ADDRESS': 'a:1'}, '--coordinator=a:1 is half of it'),
+    (('auto',), {'JAX_COORDINATOR_ADDRESS': 'a:1'}, '--coordinator=a:1 is incomplete'),
   ],
 )
 def test_half_a_cluster_is_refused(arguments, environ, message):
