@@ -24,7 +24,7 @@ def main(argv: list[str]):
     raise cli.Mistake(
       f'--depths={",".join(_DEPTHS.value)}: expected whole numbers, as in --depths=1,2,4'
     ) from None
-  # After the flags: a typo is answered at once.
+  # Imported late: flags are checked first.
   from crt_jax import evaluation
   from crt_jax.evaluation import figures
   from crt_jax.runs import workdir

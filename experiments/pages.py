@@ -11,7 +11,7 @@ import numpy as np
 from crt_jax.cli.user_errors import Mistake
 
 DIGITS = 9  # significant; differences of perplexities are taken of what is left
-# They say nothing to another reader.
+# Private paths, which mean nothing to other readers.
 PRIVATE = ('command', 'cache_dir', 'tfds_dir', 'files')
 
 

@@ -153,7 +153,7 @@ def available(programs: Container[str] = ()) -> dict[str, str]:
       try:
         tree = ast.parse(file.read_text(encoding='utf-8'))
       except (OSError, ValueError, SyntaxError):
-        continue  # a file that cannot be read says so when it is asked for by name
+        continue  # its error is shown when the file is asked for by name
       names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
       if names & {'get_config', 'get_sweep'}:
         text = ast.get_docstring(tree) or ''

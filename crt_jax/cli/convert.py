@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int | None:
   if Path(_WORKDIR.value).exists():
     raise cli.Mistake(f'--workdir={_WORKDIR.value} is there already; choose a new directory')
   kept = layers(_KEEP_LAYERS.value)
-  # Heavy imports wait until the flags are known to be right.
+  # Slow imports come after the checks of the flags.
   from crt_jax import loading
   from crt_jax.convert import pretrained
   from crt_jax.training import conversion

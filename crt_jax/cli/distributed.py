@@ -20,7 +20,7 @@ from crt_jax.cli import entry, user_errors
 from crt_jax.cluster.preemption import StopSignal
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+flags.disclaim_key_flags()  # they are shown in the help of the entry points that define them
 
 
 def define_flags() -> None:
@@ -46,7 +46,7 @@ def joined(stop: StopSignal) -> Iterator[None]:
   """
   from crt_jax.cluster import (
     agreement,
-    launcher,  # after the flags: a typo is answered at once
+    launcher,  # imported late: flags are checked first
   )
 
   place = launcher.find_place(

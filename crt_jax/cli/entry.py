@@ -30,7 +30,7 @@ DONE, USER_MISTAKE, INTERRUPTED, PREEMPTED = 0, 2, 130, 75
 HELP = re.compile(r'--?(help|helpshort|h|\?)(=true)?')
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+flags.disclaim_key_flags()  # they are shown in the help of the entry points that define them
 flags.DEFINE_bool('traceback', False, 'Show the whole traceback of a mistake.')
 
 
@@ -39,7 +39,7 @@ class _ConfigParser(flags.ArgumentParser):
 
   def __init__(self, required: bool, load: Callable[[str], Any]):
     self.required, self.load = required, load
-    self.words: list[str] = []  # of the command line, where ml_collections looks for overrides
+    self.words: list[str] = []  # the command line, in which ml_collections looks for overrides
     self.fields: dict[str, tuple[type, Any]] = {}
 
   def parse(self, argument: str):
@@ -161,7 +161,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   The module of `main` is the entry point: help shows its docstring and its flags.
   """
   module = sys.modules[main.__module__]
-  for stream in (sys.stdout, sys.stderr):  # as training/terminal.py, which would import JAX
+  for stream in (sys.stdout, sys.stderr):  # as in training/terminal.py, which imports JAX
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   try:
@@ -197,7 +197,7 @@ def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | No
   if allowed:
     from crt_jax.models.registry import allow
 
-    sys.path.append(os.getcwd())  # where a console script does not look
+    sys.path.append(os.getcwd())  # a console script does not have it
     for path in allowed:
       allow(path)
   return main(argv)
@@ -300,7 +300,7 @@ def _finish_config(parser: _ConfigParser) -> None:
     element = type(default[0]) if default and len(set(map(type, default))) == 1 else None
     if element is float:
       value = tuple(float(v) if type(v) is int else v for v in value)
-    # An unreadable '(1,' arrives as text. An empty default gives no type: numbers, in this project.
+    # An unreadable '(1,' arrives as text. An empty default has no element type; it is int here.
     is_malformed = any(isinstance(v, str) and (not default or v[:1] in '([') for v in value)
     if is_malformed or (element and any(type(v) is not element for v in value)):
       given = value[0] if len(value) == 1 else value

@@ -142,7 +142,7 @@ class _Run(NamedTuple):
 
 def _load() -> _Run:
   """Loads the model; raises ValueError for a run, a tokenizer or a flag that does not fit."""
-  # Heavy imports wait until the flags are known to be right.
+  # Slow imports come after the checks of the flags.
   import crt_jax
   from crt_jax import decoding, sharding
   from crt_jax.runs import checkpoint
@@ -201,7 +201,7 @@ def _write_file(run: _Run, source: str, target: str) -> None:
   with open(target, 'w', encoding='utf-8') as output:
     for batch in prompt_file.batches(prompts, _BATCH_SIZE.value):
       start = time.perf_counter()
-      # A short last batch is filled up, so that it compiles nothing and draws what it would alone.
+      # A short last batch is filled up, so that it needs no compilation and draws the same.
       rows = [batch[min(i, len(batch) - 1)] for i in range(min(_BATCH_SIZE.value, len(prompts)))]
       texts = decoding.generate(
         run.model,
@@ -236,8 +236,7 @@ def _print(chunks: Iterable[list[list[int]]], text: StableText, prompt: list[int
     counts.append(len(tokens))
     times.append(time.perf_counter())
   print(text.add([], last=True), flush=True)
-  # The first chunk waits for the compiler, and the second starts when it is here: from then on the
-  # clock shows the speed.
+  # The first chunk waits for the compiler; the speed is measured from the second one on.
   if sum(counts[1:]):
     speed = sum(counts[1:]) / (times[-1] - times[0])
     wait = f'the first {counts[0]} after {times[0] - start:.1f} s, with compilation'

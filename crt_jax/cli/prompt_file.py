@@ -17,7 +17,7 @@ class Prompt(NamedTuple):
   line: int
   text: str
   tokens: list[int]
-  others: dict[str, Any]  # fields beside "prompt"; those of an answer give way to it
+  others: dict[str, Any]  # other fields of the line; the answer's own fields win
 
 
 def read(

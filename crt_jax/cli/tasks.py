@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int | None:
       f'--depth={",".join(_DEPTH.value)}: expected whole numbers, as in --depth=1,2,4'
     ) from None
   output = storage.local_path('--output', _OUTPUT.value)
-  # Heavy imports wait until the flags are known to be right.
+  # Slow imports come after the checks of the flags.
   from crt_jax import evaluation, loading
   from crt_jax.evaluation import figures, harness
   from crt_jax.runs.provenance import origin

@@ -11,7 +11,7 @@ from crt_jax.cli.user_errors import Mistake
 
 def is_batch() -> bool:
   """Returns whether this is a Slurm job, or one of several processes of a run."""
-  import jax  # after the flags: a typo is answered at once
+  import jax  # imported late: flags are checked first
 
   return 'SLURM_JOB_ID' in os.environ or jax.process_count() > 1
 
@@ -30,7 +30,7 @@ def refuse_stand_ins(config: ConfigDict, spec: str, overrides: list[str]) -> Non
     return
   begin = f'--config={file}:{arguments}{"," if arguments else ""}data='
   raise Mistake(
-    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}; a job of '
-    f'Slurm, or of several processes, must choose its texts: {begin}published '
+    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}; a job '
+    f'of Slurm, or of several processes, must choose its texts: {begin}published '
     f'(docs/cart.md, 5.2), or {begin}embedded'
   )

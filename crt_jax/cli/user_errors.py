@@ -10,8 +10,8 @@ from types import TracebackType
 
 OWN_PACKAGES = ('crt_jax', 'experiments', 'configs', '__main__')
 
-# What a person can put right: a wrong path, missing rights, a full disk, storage that is out of
-# reach for a moment. Other codes are faults.
+# Errors that a person can fix: a wrong path, missing rights, a full disk, storage that is
+# unreachable for a moment. Other codes are internal errors.
 USER_ERRNOS = frozenset(
   getattr(errno, name)
   for name in (
@@ -64,6 +64,6 @@ def _raised_by_us(traceback: TracebackType | None) -> bool:
     traceback = traceback.tb_next
   frame = traceback.tb_frame
   module = frame.f_globals.get('__package__') or frame.f_globals.get('__name__') or ''
-  # int('x') or an unpacking that fails has no frame of its own: only the instruction tells.
+  # A failed int('x') or unpacking has no frame of its own, so the instruction must be `raise`.
   instruction = frame.f_code.co_code[traceback.tb_lasti]
   return module.partition('.')[0] in OWN_PACKAGES and instruction == dis.opmap['RAISE_VARARGS']

@@ -33,11 +33,11 @@ from crt_jax.cluster.preemption import StopSignal, leave
 from crt_jax.runs.provenance import commit, versions
 
 PREFIX = 'crt_jax'
-AGREE_SECONDS = 600  # for the slowest process to come to the same point
+EQUAL_SECONDS = 600  # time for the slowest process to reach the same comparison
 LISTEN_EVERY = 1.0  # seconds
-LINGER_SECONDS = 10.0  # that process 0, which holds the texts, stays for the others to read them
+LINGER_SECONDS = 10.0  # process 0 stays so long, since the messages end with it
 
-# What is in the message of a collective that broke because somebody else is gone.
+# Parts of the error message of a collective that another process has left.
 BROKEN = (
   'gloo',
   'nccl',
@@ -85,10 +85,10 @@ def require_equal(what: str, value: dict[str, Any]) -> None:
   text = json.dumps(schema.flat(value), sort_keys=True, default=str)
   service.key_value_set(f'{folder}/value/{me}', text)
   service.key_value_set(f'{folder}/digest/{me}', hashlib.sha256(text.encode()).hexdigest())
-  service.wait_at_barrier(folder, AGREE_SECONDS * 1000)
-  if me == 0:  # reads what N wrote, so that N read one text each and not N
+  service.wait_at_barrier(folder, EQUAL_SECONDS * 1000)
+  if me == 0:  # reads all N values, so that the others read one verdict each
     service.key_value_set(f'{folder}/verdict', json.dumps(_first_difference(here, what)))
-  line = json.loads(service.blocking_key_value_get(f'{folder}/verdict', AGREE_SECONDS * 1000))
+  line = json.loads(service.blocking_key_value_get(f'{folder}/verdict', EQUAL_SECONDS * 1000))
   if line is not None:
     raise ValueError(line)
 
@@ -113,7 +113,7 @@ def of_first(what: str, value: Any) -> Any:
   if me == 0:
     service.key_value_set(f'{PREFIX}/{what} of the first', json.dumps(value))
   return json.loads(
-    service.blocking_key_value_get(f'{PREFIX}/{what} of the first', AGREE_SECONDS * 1000)
+    service.blocking_key_value_get(f'{PREFIX}/{what} of the first', EQUAL_SECONDS * 1000)
   )
 
 
@@ -137,7 +137,7 @@ def alone_in(what: str, seconds: float) -> list[int]:
   wait_until(lambda: len(service.key_value_dir_get(folder)) == count, seconds)
   said = {int(name.rpartition('/')[2]) for name, _ in service.key_value_dir_get(folder)}
   verdict = f'{PREFIX}/verdict of {what}'
-  with contextlib.suppress(Exception):  # another was first: its verdict counts
+  with contextlib.suppress(Exception):  # another process was first, and its verdict counts
     service.key_value_set(verdict, json.dumps([i for i in range(count) if i not in said]))
   return json.loads(service.key_value_try_get(verdict))
 
@@ -229,10 +229,9 @@ class Companions:
     if self._here is None:
       return
     if error is None or getattr(error, 'together', False):
-      # This process has nothing left to do: one that left now would end with another code than
-      # those that finish what it waits for.
+      # Leaving now would end this process with another exit code than the others.
       self._stop.ignore()
-      self._here.service.wait_at_barrier(f'{PREFIX}/end', AGREE_SECONDS * 1000)
+      self._here.service.wait_at_barrier(f'{PREFIX}/end', EQUAL_SECONDS * 1000)
       self._left.set()
       self._thread.join()
       jax.distributed.shutdown()
@@ -250,7 +249,7 @@ class Companions:
     me = f'process {self._there.process} of {self._there.count}'
     text = shortened(' '.join(str(error).split()))
     if isinstance(error, Exception) and any(word in text.lower() for word in BROKEN):
-      # Perhaps the one who left has said why, and the thread that listens ends this process too.
+      # If the other process has published its reason, the listening thread ends this one first.
       time.sleep(2 * LISTEN_EVERY)
       code, said = 1, f'{me} lost another one ({text})'
       shown = f'error: {said}; run the same command to continue from the last checkpoint'
@@ -271,7 +270,7 @@ class Companions:
     while not self._left.wait(LISTEN_EVERY):
       try:
         ended = json.loads(self._there.service.key_value_try_get(f'{PREFIX}/ended'))
-      except Exception:  # nobody ended; or the service is gone, which JAX notices itself
+      except Exception:  # no process ended, or the service is gone, which JAX detects itself
         continue
       if self._left.is_set():
         return
@@ -285,7 +284,7 @@ class Companions:
 
   def _end(self, code: int, said: str) -> None:
     self._left.set()
-    with contextlib.suppress(Exception):  # another was first: the first reason counts
+    with contextlib.suppress(Exception):  # another process was first, and its reason counts
       self._there.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
     self._wait_for_ears()
 

@@ -24,10 +24,10 @@ from crt_jax.program import install
 MODES = ('auto', 'off', 'on')
 GIVE_UP = 2  # exit code
 
-# A process that sends no sign of life for so long is taken for dead, and JAX ends the others.
+# If a process sends no heartbeat for so long, JAX ends the others.
 HEARTBEAT_SECONDS = 60
 
-# How launchers announce the number of processes and the rank of this one.
+# Variables in which launchers announce the number of processes and the rank of this one.
 ANNOUNCED = {
   'SLURM_NTASKS': 'SLURM_PROCID',
   'OMPI_COMM_WORLD_SIZE': 'OMPI_COMM_WORLD_RANK',
@@ -189,7 +189,7 @@ def join(place: Place, timeout: float) -> None:
     _check_port(place)
   joined = threading.Event()
   threading.Thread(target=_give_up, args=(place, timeout, joined), daemon=True).start()
-  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from ours
+  jax.config.update('jax_enable_preemption_service', False)  # it would replace our SIGTERM handler
   jax.distributed.initialize(
     place.coordinator,
     place.num_processes,

@@ -26,12 +26,12 @@ CODES: dict[int, int] = {
   signal.SIGINT: INTERRUPTED,
 }
 
-# With several processes they have to agree on the step to stop at, which costs a message and lets
-# the device wait for the host; so they ask about once in so many seconds.
+# Several processes have to stop at the same step. Asking the others costs a message and lets the
+# device wait for the host, so they ask about once in so many seconds.
 ASK_EVERY = 1.0
-MOST_STEPS = 1000  # between two questions
+MOST_STEPS = 1000  # between two such exchanges
 CONTINUE = 'run the same command to continue'
-FLUSH_SECONDS = 2.0  # for output that nobody may read any more
+FLUSH_SECONDS = 2.0  # for flushing output, which may block
 TELL_SECONDS = 15.0  # for the other processes to hear why this one ends
 
 
@@ -61,7 +61,7 @@ class StopSignal:
     self._interrupts = 0
     self._between_steps = False
     self._lock = threading.Lock()
-    self._asked = None  # the step of the last question and when it was, on this host's clock
+    self._asked = None  # step and time of the last exchange, on this host's clock
     self._ask_at = 0
 
   def listen(self) -> 'StopSignal':
@@ -118,7 +118,7 @@ class StopSignal:
     yield
     with self._lock:
       self._between_steps = False
-    if self._received:  # it came when there was no further step to ask after
+    if self._received:  # it came after the last exchange
       self._end(self._received)
 
   def requested(self, step: int) -> bool:
@@ -137,9 +137,9 @@ class StopSignal:
       np.array([self._received, seconds], np.float32)
     ).T
     self._asked = step, time.monotonic()
-    # The slowest decides, so that all ask at the same step again.
+    # The slowest process decides, so that all ask again at the same step.
     self._ask_at = step + steps_between(float(seconds_P.max()))
-    # A signal that came during the gathering, which the others know nothing of, waits for the next.
+    # A signal during the exchange is unknown to the others and counts in the next one.
     agreed = int(received_P.max())
     self._received = self._received or agreed
     return bool(agreed)

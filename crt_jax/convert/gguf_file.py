@@ -95,7 +95,7 @@ class Arrays(Mapping[str, np.ndarray]):
     heads = {'q_proj': 'num_attention_heads', 'k_proj': 'num_key_value_heads'}
     role = name.split('.')[-2]
     if self.kind == 'llama' and role in heads:
-      # Stored for pairs of neighbours that turn together; here halves do.
+      # GGUF rotates adjacent pairs, this project the two halves of a head.
       pairs = array.reshape(self.settings[heads[role]], -1, 2, *array.shape[1:])
       array = pairs.swapaxes(1, 2).reshape(array.shape)
     return array

@@ -10,7 +10,7 @@ from crt_jax.schema import TransformerConfig
 from crt_jax.schema.fields import require
 
 PREFIX = 'model.'
-IGNORED = ('rotary_emb.inv_freq',)  # of early files: it follows from rope_theta
+IGNORED = ('rotary_emb.inv_freq',)  # in early files; it follows from rope_theta
 
 
 def longest(given: Settings) -> int:
@@ -24,7 +24,7 @@ def fields(given: Settings) -> dict[str, Any]:
   given.only('hidden_act', 'silu', 'swish')
   given.only('mlp_bias', False)
   given.only('use_sliding_window', False)
-  if kind != 'qwen2':  # which has biases on q, k and v, and never on the output
+  if kind != 'qwen2':  # it always has biases on q, k and v, and none on the output
     given.only('attention_bias', False)
   heads = given['num_attention_heads']
   return dict(

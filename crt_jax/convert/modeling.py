@@ -30,7 +30,7 @@ def settings(config: CRTConfig | CARTConfig, positions: int) -> dict[str, Any]:
     },
     hidden_size=config.width,
     num_attention_heads=config.heads,
-    tie_word_embeddings=False,  # what is tied here is one matrix there too
+    tie_word_embeddings=False,  # a tied matrix is stored once there too
   )
 
 

@@ -13,7 +13,7 @@ from crt_jax.convert.slots import check_names, read_params
 from crt_jax.models.base import Model
 from crt_jax.types import Params
 
-# The module of names and fields, by `model_type`.
+# model_type -> the module with its names and fields.
 FAMILIES: dict[str, ModuleType] = {
   'llama': llama,
   'mistral': llama,
@@ -23,7 +23,7 @@ FAMILIES: dict[str, ModuleType] = {
   modeling.KIND: modeling,
   tree.KIND: tree,
 }
-# What is missing for the others that people ask for.
+# Often requested families, with the part that is not implemented.
 MISSING = {
   'olmo2': 'norms behind attention and feed-forward, norms of q and k over the whole width',
   'gpt_neox': 'attention and feed-forward side by side, and angles for a part of each head',

@@ -22,13 +22,13 @@ from crt_jax.schema import LayerFields, ModelConfig, TransformerConfig
 from crt_jax.schema.layers import STYLES
 from crt_jax.schema.model import names_of
 
-# Of which both have the same value: all of the layers and what stands around them.
+# Fields that must be equal in both models: those of layers, embedding and head.
 FIELDS = (
   *('vocab_size', 'width', 'heads', 'head_width', 'window'),
   *sorted(names_of(LayerFields) - names_of(ModelConfig)),
 )
-# The corrections that add nothing at first. The others act without a network of their own, or read
-# past the block.
+# Corrections that can start by adding nothing. The others act without a network, or change what
+# the head reads.
 SILENT = ('add', 'stateless', 'token_blind', 'concat', 'delta_ffn', 'delta_ffn_add', 'sa')
 COPIED = ('embedding', 'layers', 'final_norm', 'output')
 
@@ -96,7 +96,7 @@ def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
   return copied
 
 
-@functools.partial(jax.jit, static_argnums=0)  # draws nothing else of the model
+@functools.partial(jax.jit, static_argnums=0)  # XLA then draws only the correction's parameters
 def _silent(model: Model, key: jax.Array) -> dict:
   """Returns a correction whose last projections are zero, so it adds nothing; {} for none."""
   network = model.init(key).get('correction', {})

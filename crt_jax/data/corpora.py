@@ -196,7 +196,7 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
   ]
 
 
-# A new one: here, and in CORPORA of schema/data.py.
+# A new corpus needs an entry here and in CORPORA of schema/data.py.
 OPENED = {
   'moby_dick': _moby_dick,
   'sotu': _sotu,

@@ -27,7 +27,7 @@ PART_DOCUMENTS = 50_000
 AT_ONCE = 1000
 RECORD = 'fetched.json'
 TEXT = 'text'
-Report = Callable[[str, int, int], None]  # a stage, how much of it is done, all of it
+Report = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ PUBLISHED = {
 }
 GATED = 'meta-llama/Llama-2-7b-hf'
 OPEN_TWIN = 'TinyLlama/TinyLlama-1.1B-Chat-v1.0'  # which took over the tokenizer of Llama 2
-# What tells the vocabulary of Llama 2 from others of 32 000 tokens.
+# Token ids that distinguish the vocabulary of Llama 2 from others of 32 000 tokens.
 PROBE = 'Hello this is a test', [15043, 445, 338, 263, 1243]
 
 
@@ -164,7 +164,7 @@ class Hub:
   def _ask(self, what: str, find: Callable[[], Any]) -> Any:
     try:
       return find()
-    except Exception as error:  # of the network, of the hub, of what it no longer has
+    except Exception as error:  # errors of the network or the hub, or missing files
       line = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
       raise ValueError(
         f'huggingface.co does not give {what} ({line}); check the network, or copy its files into '
@@ -337,7 +337,7 @@ def _write_split(
   tokens = sum(part['tokens'] for part in state['parts'])
   place = tuple(state['parts'][-1]['next']) if state['parts'] else (0, 0)
   texts, size = [], 0
-  report(tokens, budget or 1)  # without a budget nobody knows how much there is
+  report(tokens, budget or 1)  # without a budget the total is unknown
   for chunk in _chunks(documents(place)):
     for (text, place), count in zip(chunk, _counts(counter, chunk), strict=True):
       if budget and tokens + size >= budget:

@@ -37,7 +37,7 @@ SUFFIXES = (
   '.parquet',
   '.arrow',
 )
-FEW = 1000  # records of which a share says little
+FEW = 1000  # records, of which a share means little
 
 _SURROGATE = re.compile('[\ud800-\udfff]')
 
@@ -119,7 +119,7 @@ def _records(path: Path, text_field: str) -> Iterator[Document | Malformed]:
 def _whole(path: Path) -> Iterator[Document]:
   blocks = decoded_blocks(path)
   first, second = next(blocks, ''), next(blocks, None)
-  if second is not None:  # a large file is never held in memory as a whole
+  if second is not None:  # a large file is never in memory as a whole
     yield Document(str(path), lambda: decoded_blocks(path), file=str(path))
   elif first.strip():
     yield Document.of(str(path), first, str(path))

@@ -116,7 +116,7 @@ class PackedDataset(TextDataset):
   @property
   def shared_text(self) -> list[str]:
     """Remarks on validation documents that are also trained on."""
-    shared = self.manifest.get('overlap', {'documents': 0})  # older ones were not compared
+    shared = self.manifest.get('overlap', {'documents': 0})  # older manifests have no comparison
     return [overlap.remark(shared['documents'], shared['of'])] if shared['documents'] else []
 
   @property
@@ -281,7 +281,7 @@ def damaged_files(folder: Path) -> list[str]:
     found += [line for name in SPLITS for line in damage(folder, shards[name], dtype, whole=True)]
     found += damage(folder, overlap.shards_of(manifest), overlap.DTYPE, whole=True)
   except DamagedCache as error:
-    manifest = None  # without it nothing is known of the shards
+    manifest = None  # without it the shards are unknown
     found.append(str(error))
   try:
     tokenizer = open_tokenizer(folder / 'tokenizer')

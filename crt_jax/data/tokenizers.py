@@ -22,8 +22,8 @@ DEFINITION = 'tokenizer.json'
 PIECE_CHARACTERS = 1 << 16
 MOST_CHARACTERS = 1 << 20  # of a piece of unbroken text
 
-# A byte-level pre-tokenizer always begins a new piece where a space follows a character that is
-# none, and looks at nothing before it: text may be cut there without changing a single token.
+# A byte-level pre-tokenizer always starts a new piece where a space follows a non-space, whatever
+# comes before, so text may be cut there without changing any token.
 _CUT = re.compile(r'(?<=\S)(?=[ \t\r\n])')
 
 
@@ -147,7 +147,7 @@ class JsonTokenizer:
         yield rest[start:end]
         start = end
       rest = rest[start:]
-      searched = len(rest)  # the next character may make a cut here
+      searched = len(rest)  # the next character may allow a cut here
     if rest:
       yield rest
 

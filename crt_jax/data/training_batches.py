@@ -31,8 +31,7 @@ Rule = Callable[[int, int, np.ndarray], np.ndarray]
 
 MAX_STEPS = 1 << 31
 MAX_SEED = 1 << 32
-# One thread is enough: reading is many times faster than training, and it only has to run ahead of
-# it.
+# One thread is enough, since reading is many times faster than training.
 _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
@@ -144,7 +143,7 @@ def _shuffled(
 
 @functools.lru_cache(maxsize=16)
 def _epoch_seed(seed: int, epoch: int) -> int:
-  # Not seed + epoch, with which the second epoch of one seed would be the first of the next.
+  # seed + epoch would make the second epoch of one seed equal the first of the next.
   return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 

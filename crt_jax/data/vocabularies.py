@@ -24,13 +24,13 @@ WORD_CHARACTERS = 256
 UNBROKEN_CHARACTERS = 1 << 22
 _UNBROKEN = re.compile(rf'\S{{{WORD_CHARACTERS}}}(?=\S)')
 _SEPARATORS = {'none': (), 'eos': ('eos',), 'bos_eos': ('bos', 'eos')}
-# Names by which vocabularies call the start and the end of a document, the more specific first.
+# Common names of the tokens for the start and the end of a document, more specific ones first.
 _KNOWN = {
   'bos': ('<bos>', '<s>', '<|begin_of_text|>', '<|startoftext|>', '<|endoftext|>', '[CLS]'),
   'eos': ('<eos>', '</s>', '<|end_of_text|>', '<|endoftext|>', '[SEP]'),
 }
 _GPT2_FILES = (('encoder.json', 'vocab.bpe'), ('vocab.json', 'merges.txt'))
-# As published with GPT-2; the same sums that tiktoken pins.
+# Checksums of the files published with GPT-2, as in tiktoken.
 _GPT2_SHA256 = (
   '196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783',
   '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5',

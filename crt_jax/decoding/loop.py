@@ -23,8 +23,8 @@ from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
 
 PREFILL_CHUNK = 64
-NOT_FINITE = -1  # stands for the token that no logits give
-STEP_CHUNK = 8  # where a prompt is read position by position, padding costs as much as text
+NOT_FINITE = -1  # in place of a token, if logits are not finite
+STEP_CHUNK = 8  # short, since sequential prefill computes padding like text
 
 
 class NotFinite(ValueError):
@@ -97,7 +97,7 @@ def stream(
   budgets = np.minimum(num_tokens, context - lengths)
   rows_B = jnp.arange(len(prompts)) if rows is None else jnp.asarray(rows, jnp.int32)
   key_B = row_keys(seed, rows_B)
-  # The length of the caches is the context rounded up to whole prefill pieces: no piece is cut.
+  # The caches have room for the context rounded up to whole prefill pieces.
   capacity = round_up(context, PREFILL_CHUNK)
   state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)

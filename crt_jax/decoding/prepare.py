@@ -44,7 +44,7 @@ def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model
   _check_fit(model, params)
   if dtype is not None:
     one_of('dtype', dtype, DTYPES)
-    # Decoding attends to caches; a fused kernel, which may refuse the dtype, would not run.
+    # Decoding attends to caches, which no fused kernel does; one may not support the dtype.
     fields = dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla')
     model = dataclasses.replace(model, config=fields)
   prepared = {}
@@ -75,7 +75,7 @@ def empty_state(
     slots = jax.tree.map(
       lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), slots
     )
-    # A state is written in place; what device_put gives may lie where its input does.
+    # States are written in place, and device_put may return the memory of its input.
     carries = jax.tree.map(jnp.copy, jax.device_put(carries, sharding.replicated(mesh)))
     caches = together(slots, carries)
   return dataclasses.replace(state, caches=caches)

@@ -61,7 +61,7 @@ class Scorer:
     self._model, self._params, self._form = model, params, form
     self._vocabulary, self._separator = tokenizer, separator
     self.max_length, self.batch_size = context, batch_size
-    self.cut = 0  # texts of which the beginning was left out
+    self.cut = 0  # number of texts that were cut on the left
 
   @property
   def eot_token_id(self) -> int | None:
@@ -196,7 +196,7 @@ class Scorer:
 def _progress(total: int, doing: str, disable: bool) -> Any:
   from tqdm import tqdm
 
-  return tqdm(total=total, desc=doing, disable=disable or None)  # None: where nobody looks on
+  return tqdm(total=total, desc=doing, disable=disable or None)  # None: off without a terminal
 
 
 def for_harness(*args: Any, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from crt_jax.evaluation.perplexity import Sums
 
-WRITE_EVERY = 1.0  # seconds; what a kill may lose
+WRITE_EVERY = 1.0  # seconds of work that a kill may lose
 
 
 class Ledger:

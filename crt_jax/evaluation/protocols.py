@@ -30,9 +30,9 @@ from crt_jax.placing import ON_ONE_DEVICE, Placement
 from crt_jax.rounding import ceil_div
 from crt_jax.types import Batch
 
-FEWEST = 2**20  # targets up to which a set is always scored whole
-SLOW = 30.0  # seconds of a batch, of which compiling is then a small part
-SHARE = 0.1  # of the training's tokens, that the forms of a longer set score together
+FEWEST = 2**20  # sets of at most so many targets are always scored whole
+SLOW = 30.0  # seconds of a batch, in which compiling is a small part
+SHARE = 0.1  # of the training's tokens: the limit for all forms of a longer set together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
   if config.eval.whole:
     most = ceil_div(most_tokens(config, len(asked)), rows * length)
     for name, packed in dataset.validation_sets.items():
-      _whole(packed, config, None)  # refuses data that has no end
+      _whole(packed, config, None)  # raises for generated data, which has no whole
       assert isinstance(packed, data.PackedDataset)
       tokens = len(packed.validation) - 1
       batches = ceil_div(tokens, rows * length)
@@ -110,7 +110,7 @@ def rehearse(
       since = time.perf_counter()
       _evaluate(model, params, form, [batch], packed)
       seconds[form] = time.perf_counter() - since
-      # Clocks differ between processes, and all have to run the same programs.
+      # Clocks differ between processes, which all have to run the same programs.
       if seconds[form] > SLOW and jax.process_count() == 1:
         break
   return seconds
@@ -221,7 +221,7 @@ def scoring_model(model: Model, config: ConfigDict) -> Model:
   """
   fields = model.config
   kernel = fields.attention_kernel
-  # Without a kernel first: a fused one may refuse the dtype.
+  # The kernel is removed first, since a fused one may not support the dtype.
   fields = dataclasses.replace(
     fields, dtype=config.eval.dtype or fields.dtype, attention_kernel='xla'
   )

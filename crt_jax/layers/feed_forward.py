@@ -74,7 +74,7 @@ def swiglu(gate_up: Array) -> Array:
 
 @swiglu.defjvp
 def _swiglu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-  # Gate and up in both places, by a reversal: of a common sigmoid XLA makes a kernel of its own.
+  # The reversed array pairs gate with up; XLA would compile a shared sigmoid to a separate kernel.
   gate_up, up_gate = primals[0], jnp.flip(primals[0], axis=-2)
   is_gate = jax.lax.broadcasted_iota(jnp.int32, gate_up.shape, gate_up.ndim - 2) == 0
   gate, up = jnp.where(is_gate, gate_up, up_gate), jnp.where(is_gate, up_gate, gate_up)

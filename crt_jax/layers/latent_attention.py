@@ -77,7 +77,7 @@ class LatentAttention(nn.Module):
       k = rotate(k, position_BxT, 'standard', self.rotary_theta)
       entries = None if past is None else entries_of(k, v)
     dropout = Dropout(self.dropout) if self.dropout else None
-    kernel = 'xla' if self.is_initializing() else self.kernel  # shapes are asked for anywhere
+    kernel = 'xla' if self.is_initializing() else self.kernel  # initialising must run on any device
     mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
     axes = ('width', 'heads', 'head_width')
     out = Linear((self.width,), heads, axes, **options, name='out')

@@ -12,7 +12,7 @@ from crt_jax import sharding
 from crt_jax.layers.parameters import compute_dtype, normal, parameter, uniform_fan_in
 from crt_jax.types import Array
 
-# Up to so many rows (batch * positions) a product on a CPU takes the time of reading its weight.
+# Up to so many rows (batch * positions), a product on a CPU takes as long as reading its weight.
 FEW_ROWS = 64
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
     y = contract(x.astype(dtype), weight.astype(dtype), len(self.in_shape), out_dtype)
     if self.bias:
       bias = parameter(self, 'bias', bias_init, self.out_shape, self.axes[: len(self.out_shape)])
-      # Added in at least float32, and so its gradient is summed.
+      # Added in at least float32, in which its gradient is then summed.
       sum_dtype = jnp.promote_types(y.dtype, jnp.float32)
       bias = jnp.expand_dims(bias.astype(sum_dtype), range(y.ndim - bias.ndim))
       y = (y.astype(sum_dtype) + bias).astype(y.dtype)
@@ -58,7 +58,7 @@ def contract(x: Array, weight: Array, count: int, out_dtype: DTypeLike | None = 
 
 
 def _product(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
-  # float16 has not the range for gradients of a mean over a batch, which `_tangent` would round.
+  # Gradients of a mean over a batch underflow in float16, to which `_tangent` would round them.
   is_wider = out_dtype not in (None, x.dtype) and x.dtype == jnp.bfloat16
   return (_wider_product if is_wider else _dot)(count, out_dtype, x, weight)
 

@@ -52,7 +52,7 @@ def rotate(
     frequency = frequency if scaling is None else scaling(frequency)
     angle = position_BxT.astype(angle_dtype)[..., None] * frequency[None, None]
   else:
-    # The product of integers is exact; only then it becomes a float.
+    # The product is computed in integers, which is exact, and then converted to float.
     angle = (position_BxT[..., None] * jnp.arange(pairs)[None, None]).astype(angle_dtype)
     angle = -angle if kind == 'integer_reversed' else angle
   cos = jnp.cos(angle)[:, :, None, :].astype(x_BxTxHxA.dtype)

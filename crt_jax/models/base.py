@@ -71,7 +71,7 @@ class Model(abc.ABC, Generic[Fields]):
   """Base class of all models: a subclass defines parameters, forward passes and decoding."""
 
   Config: ClassVar[type[ModelConfig]]
-  passes: ClassVar[RecurrentPasses | None] = None  # None: it has no recurrence
+  passes: ClassVar[RecurrentPasses | None] = None  # None: no recurrence
   config: Fields
 
   @property

@@ -7,7 +7,7 @@ from crt_jax.models import kernel_choice
 from crt_jax.recurrence.scan import Remat, scan_of
 from crt_jax.schema import ModelConfig
 
-# What the backward pass recomputes: of each recurrent pass, and of each layer inside it.
+# model.remat -> rematerialisation policy of each recurrent pass, and of each layer inside it.
 REMAT: dict[str, tuple[Remat, Remat]] = {
   'none': (False, False),
   'pass': (True, False),

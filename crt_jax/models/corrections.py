@@ -131,7 +131,7 @@ class Variant:
     """Returns the smallest K from which parallel passes are exact at `position` (0-based)."""
     if not self.recurrent:
       return 1 if start == 'corrected' else 2
-    # At position 0 the summary is zero, and without a network there the first input is final.
+    # The summary of position 0 is zero, so without a network in `inject` its first input is final.
     first_is_final = start == 'corrected' or self.network != 'inject'
     passes = position + (1 if first_is_final else 2)
     return max(1, passes - 1) if self.head_reads_input else passes
@@ -168,7 +168,7 @@ VARIANTS = {
     parts=('norm', 'feed_forward', 'attention_norm', 'attention'),
   ),
 }
-LAST_LAYER = {'norm': 'norm2', 'feed_forward': 'feed_forward'}  # what `tied` parts are named there
+LAST_LAYER = {'norm': 'norm2', 'feed_forward': 'feed_forward'}  # `tied` parts in that layer
 
 
 def variant_of(name: str) -> Variant:

@@ -75,7 +75,7 @@ def of_crt(fields: CRTConfig) -> dict[str, Part]:
   matrices, vectors, attended = squares * width**2, vectors * width, 0
   if 'attention' in variant.parts:
     attended = _query_width(fields)
-    # Heads that are together wider or narrower than C.
+    # The heads together may be wider or narrower than C.
     matrices += 4 * width * (attended - width)
     vectors += 3 * (attended - width)
   style = style_of(fields)

@@ -34,7 +34,7 @@ from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of, require
 from crt_jax.types import AnyArray, Array, Params
 
-# The stack that a CRT stands over, by `block`.
+# model.block -> the function that makes the block.
 BLOCKS = {
   'transformer': layers_of,
   'cart': lambda config: CARTBlock(config.cart),
@@ -297,7 +297,7 @@ class CRT(Model[CRTConfig]):
     return chunked(recurrence, self.read, state, e_BxTxC, lengths_B, **whole)
 
 
-# What `loss` differentiates, by driver and gradient.
+# (driver, gradient) -> the function that `loss` differentiates.
 TRAINED = {
   ('unroll', 'full'): CRT.hidden,
   ('unroll', 'last_passes'): crt_training.last_passes,

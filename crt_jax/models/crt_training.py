@@ -29,7 +29,7 @@ def _begin(
     model.check_telemetry()
   embed_key, key = (None, None) if key is None else jax.random.split(key)
   e_BxTxC = model.embed(params, tokens_BxT, embed_key)
-  # Inside a shard_map, gradients of parameters are then added up over devices once.
+  # Inside a shard_map this makes gradients of parameters be summed over devices only once.
   return model.recurrence(varying_as(e_BxTxC, params)), e_BxTxC, key
 
 

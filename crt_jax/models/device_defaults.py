@@ -13,7 +13,7 @@ Config = TypeVar('Config', bound=ModelConfig)
 
 # Fields of a model's configuration that this module may decide.
 DECIDED = ('attention_kernel', 'remat', 'unroll_scans', 'loss_chunk_mib')
-GPU_CHUNK_MIB = 4096  # each chunk more costs time (docs/performance.md, 4)
+GPU_CHUNK_MIB = 4096  # more chunks are slower (docs/performance.md, 4)
 
 
 def decide(config: Config, device: jax.Device | None) -> Config:

@@ -303,7 +303,7 @@ def swiglu_feed_forward(config: ModelConfig, hidden: int) -> FeedForward:
   )
 
 
-# The stack that a style names.
+# model.style -> the function that makes its stack.
 STYLES: dict[str, Callable[[Any, int], LayerStack]] = {
   'roformer': roformer_stack,
   'roformer_head_ffn': roformer_head_ffn_stack,

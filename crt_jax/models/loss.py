@@ -54,7 +54,7 @@ def cross_entropy(
     total = _summed(head(hidden_BxTxC), targets_BxT)
   else:
     dtype = jnp.promote_types(hidden_BxTxC.dtype, jnp.float32)
-    zero = jnp.zeros_like(hidden_BxTxC, dtype, ())  # varies over devices as the sum will
+    zero = jnp.zeros_like(hidden_BxTxC, dtype, ())  # varies over devices as the sum does
     body = jax.checkpoint(add_chunk, prevent_cse=False)
     total, _ = jax.lax.scan(body, zero, (split(hidden_BxTxC), split(targets_BxT)))
   return total / jnp.maximum(counted, 1), counted

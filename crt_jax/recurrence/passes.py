@@ -115,11 +115,11 @@ def unroll(
   statistics = {}
   if depth > 1:
     numbers = first + jnp.arange(1, depth)
-    # Each pass writes the entries anew: those of the first input are never computed.
+    # Each pass overwrites the entries, so those of the first input need not be computed.
     unread = varying_as(x_BxTxC, jax.tree.map(jnp.zeros_like, entries))
     carry, statistics = recurrence.scan(refine, (x_BxTxC, unread), (numbers, probe_K))
     x_BxTxC, entries = carry
-  # The last pass is the first that the backward pass needs: recomputing it would save nothing.
+  # The backward pass needs the last pass first, so recomputing it would save no memory.
   z_BxTxC, s, x_next_BxTxC, last_entries = one_pass(
     recurrence, e_BxTxC, x_BxTxC, state, _split(key, first + depth)
   )

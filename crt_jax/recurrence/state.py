@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from crt_jax.types import Array, Past, Tree
 
-SEEN = 256  # slots that are read at least
+SEEN = 256  # the smallest number of cache slots that is read
 
 
 @jax.tree_util.register_dataclass
@@ -256,7 +256,7 @@ def _append(
     nowhere = cache_NxBxHxSxA.shape[3]
     slot_BxT = jnp.where(index_1xT < lengths_B[:, None], slot_BxT, nowhere)
   row_Bx1 = jnp.arange(batch)[:, None]
-  # Indexed dimensions come first in what is written: [B, T, N, H, A].
+  # Indexed dimensions come first in the values that are written: [B, T, N, H, A].
   entries_BxTxNxHxA = jnp.moveaxis(entries_NxBxHxTxA, (1, 3), (0, 1))
   return cache_NxBxHxSxA.at[:, row_Bx1, :, slot_BxT].set(entries_BxTxNxHxA, mode='drop')
 

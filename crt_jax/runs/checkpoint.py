@@ -66,7 +66,7 @@ class Checkpoints:
     storage.retried(self.directory, self._set_damaged_metrics_aside)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('checkpoints can be opened')
-      self._manager = self._open()  # all at once, so none may try again
+      self._manager = self._open()  # collective, so no process may retry alone
     else:
       self._manager = storage.retried(self.directory, self._open)
 
@@ -145,11 +145,11 @@ class Checkpoints:
   def close(self) -> None:
     """Ends the background threads, also after a failed write."""
     if self._quiet.failure is not None and jax.process_count() > 1:
-      return  # closing would wait for the others, who wait for the failed write
+      return  # closing would wait for the others, which wait for the failed write
     try:
       self._manager.close()
     except Exception as error:
-      # check() or wait() has said it; threads and tasks that still die of it stay quiet.
+      # check() or wait() has raised the error; threads and tasks that also fail stay silent.
       logging.info('closing the checkpoints: %s', error)
       python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
     else:

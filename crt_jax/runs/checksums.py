@@ -19,7 +19,7 @@ import optax
 from crt_jax import json_text
 from crt_jax.types import Tree
 
-CHECKSUM = 'position-weighted'  # what is saved today; records of older checkpoints name none
+CHECKSUM = 'position-weighted'  # kind of checksum; older records do not name one
 
 
 class Mismatch(ValueError):
@@ -105,7 +105,7 @@ def signed(record: dict) -> dict:
 def check_record(record: dict) -> None:
   """Raises Damaged unless a record is what was saved; Mismatch for a record of a later version."""
   if record.get('checksum') is None and 'sha256' not in record:
-    return  # older than both
+    return  # saved before either checksum existed
   text = {name: value for name, value in record.items() if name != 'sha256'}
   if record.get('sha256') != _sha256(text):
     raise Damaged('the checksum of the record differs')
@@ -163,7 +163,7 @@ def check_optimizer(record: dict, folder: pathlib.Path, opt_state: optax.OptStat
     raise OtherOptimizer(shown + more, record)
 
 
-METADATA = '_METADATA'  # Orbax's list of what an item holds
+METADATA = '_METADATA'  # Orbax's list of an item's arrays
 
 
 def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:

@@ -12,8 +12,8 @@ from crt_jax import storage
 from crt_jax.cluster import agreement
 from crt_jax.runs.checksums import Damaged, Mismatch
 
-UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkpoint damaged
-# Of TensorStore, for a chunk that is missing, cut short or garbled.
+UNREAD_SECONDS = 30.0  # within which all processes have to find a checkpoint damaged
+# TensorStore's messages for a chunk that is missing, cut short or garbled.
 _GARBLED = re.compile('(DATA_LOSS|FAILED_PRECONDITION|INVALID_ARGUMENT|NOT_FOUND|OUT_OF_RANGE): ')
 
 

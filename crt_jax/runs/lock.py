@@ -23,9 +23,9 @@ from crt_jax.cluster.preemption import before_leaving
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0
-LOOK_SECONDS = 16.0  # in which the text of a holder that lives changes, also over a slow NFS
-SETTLE_SECONDS = 1.0  # without locks: for two that start together to see who wrote last
-LENGTH = 512  # of the text, always, so that one write replaces all of it
+LOOK_SECONDS = 16.0  # a living holder renews the file in this time, also on a slow NFS
+LAST_WRITER_SECONDS = 1.0  # without locks, two simultaneous starts wait to see who wrote last
+LENGTH = 512  # constant length of the text, so that one write replaces all of it
 
 
 class Lock:
@@ -56,7 +56,7 @@ class Lock:
 
   def _refresh(self) -> None:
     while not self._released.wait(REFRESH_SECONDS):
-      with contextlib.suppress(OSError):  # a full disk or a stale handle: the next time, perhaps
+      with contextlib.suppress(OSError):  # a full disk or a stale handle; tried again later
         self._write()
 
 
@@ -74,7 +74,7 @@ def hold(path: pathlib.Path) -> None:
   handle = os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     is_locked = _lock(path, handle)
-    # A process of this host that lives would have kept the lock.
+    # A living process of this host would still hold the lock.
     if not (is_locked and is_here(found)) and is_alive(path):
       raise in_use(path, holder(path))
     lock = Lock(handle)
@@ -82,7 +82,7 @@ def hold(path: pathlib.Path) -> None:
     os.close(handle)
     raise
   if not is_locked:
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(LAST_WRITER_SECONDS)
     if not is_mine(holder(path)):
       lock.release()
       raise in_use(path, holder(path))
@@ -109,7 +109,7 @@ def _lock(path: pathlib.Path, handle: int) -> bool:
 def holder(path: pathlib.Path) -> dict:
   """Returns the file's record of its holder; {} if nobody holds the directory."""
   try:
-    handle = os.open(path / NAME, os.O_RDONLY)  # anew each time: NFS looks at the server then
+    handle = os.open(path / NAME, os.O_RDONLY)  # opened each time, which makes NFS ask the server
   except FileNotFoundError:
     return {}
   try:
@@ -162,7 +162,7 @@ def runs(process: int) -> bool:
     os.kill(process, 0)
   except ProcessLookupError:
     return False
-  except OSError:  # somebody else's
+  except OSError:  # the process belongs to another user
     pass
   return True
 

@@ -6,7 +6,7 @@ import pathlib
 from crt_jax import json_text
 from crt_jax.runs import tensorboard, tracking
 
-# Groups of what TensorBoard and trackers show; what else a model measures is of its recurrence.
+# Groups of numbers in TensorBoard and trackers; all others are statistics of the recurrence.
 TRAIN = ('loss', 'cross_entropy', 'perplexity', 'learning_rate', 'grad_norm', 'targets')
 SPEED = ('tokens_per_second', 'mfu', 'input_seconds', 'training_seconds', 'tokens')
 

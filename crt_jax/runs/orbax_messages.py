@@ -46,7 +46,7 @@ class QuietOrbax:
     return False
 
   def _on_late_error(self, error: 'sys.UnraisableHookArgs'):
-    # Reads of a damaged checkpoint that TensorStore answers after the first one has failed.
+    # Reads of a damaged checkpoint that finish after the first one has failed.
     of_orbax = 'orbax' in getattr(getattr(error.object, 'cr_code', None), 'co_filename', '')
     if not of_orbax and str(error.exc_value) != 'Event loop is closed':
       self._late_hook(error)

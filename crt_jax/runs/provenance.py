@@ -62,7 +62,7 @@ def commit() -> str:
   except (OSError, subprocess.TimeoutExpired):
     return ''
   place, _, head = said.strip().partition('\n')
-  return head if place == 'crt_jax/' else ''  # else of a project that holds the wheel
+  return head if place == 'crt_jax/' else ''  # else the commit is of a project around the wheel
 
 
 def now() -> str:

@@ -73,10 +73,10 @@ def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
   try:
     yield
   except (Exception, SystemExit) as error:
-    # A number is the exit code of a run that was stopped and saved; words say what went wrong.
+    # SystemExit with a number means stopped and saved; with a text it is an error message.
     if is_first and not (isinstance(error, SystemExit) and not isinstance(error.code, str)):
       words = error.code if isinstance(error, SystemExit) else None
-      with contextlib.suppress(OSError):  # the disk may be what failed
+      with contextlib.suppress(OSError):  # the disk itself may have failed
         text = words or ''.join(traceback.format_exception(error))
         file.write_text(f'{lock.now()}\n{text}\n', 'utf-8')
     raise

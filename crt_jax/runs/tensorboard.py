@@ -23,7 +23,7 @@ def hidden(*names: str) -> Iterator[None]:
       del sys.modules[name]
 
 
-# They would be imported where they are installed, which takes seconds and is of no use here.
+# tensorboardX imports these if they are installed, which takes seconds and is not needed.
 with hidden('torch', 'theano', 'comet_ml', 'boto3', 'visdom'):
   from tensorboardX import summary
   from tensorboardX.event_file_writer import EventsWriter
@@ -41,8 +41,8 @@ class Events:
     """
     folder.mkdir(exist_ok=True)
     self._config = config
-    # The event writer itself and not SummaryWriter, whose thread dies silently on a full disk.
-    # Files are named and ordered by the second; one that begins in the same must not overwrite.
+    # EventFileWriter, not SummaryWriter, whose thread dies silently on a full disk.
+    # Files are named by the second; two that start in the same second must not be one file.
     self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns() % 10**9:09}')
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._write(first_step + 1, session_log=start)
@@ -88,7 +88,7 @@ def _flat(config: dict) -> dict[str, bool | float | str]:
 
 
 def _image(png: bytes) -> summary_pb2.Summary.Image:
-  width, height = struct.unpack('>II', png[16:24])  # where every PNG has them
+  width, height = struct.unpack('>II', png[16:24])  # fixed place in every PNG
   return summary_pb2.Summary.Image(
     width=width, height=height, colorspace=4, encoded_image_string=png
   )

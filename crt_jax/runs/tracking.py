@@ -11,7 +11,7 @@ from crt_jax.program import install
 from crt_jax.runs.workdir import read_json, write_json
 
 TRACKERS = ('wandb', 'trackio')
-ID = 'tracking.json'  # beside config.json: a run that goes on is the same run there
+ID = 'tracking.json'  # so that a continued run is the same run in the tracker
 
 
 def check(name: str) -> None:
@@ -41,7 +41,7 @@ class Tracker:
 
   def write(self, step: int, values: dict) -> None:
     """Logs the values of a step."""
-    if self._is_wandb:  # whose own count of steps cannot go back to a checkpoint
+    if self._is_wandb:  # its own step counter cannot go back to a checkpoint
       self._run.log({'step': step, **values})
     else:
       self._run.log(values, step=step)

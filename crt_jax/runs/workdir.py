@@ -36,8 +36,8 @@ from crt_jax.runs.provenance import now, origin
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
-ATTEMPTS = 'attempts'  # may be there before the run is
-SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
+ATTEMPTS = 'attempts'  # may exist before the run starts
+SECONDS_TO_APPEAR = 30  # for files of another host on a slow network file system
 
 
 class Workdir:

@@ -22,7 +22,7 @@ class CARTFields(ModelConfig):
   )
   history: int = field(3, 'number of last states that the blend mixes', least=1, most=DEEPEST)
   gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
-  loop_code_width: int = field(32, "width of the code of the loop's number, even", least=2, most=WIDEST)
+  loop_code_width: int = field(32, 'width of the code of the loop, even', least=2, most=WIDEST)
   norm_eps: float = field(1e-6, 'epsilon of the norms', above=0, most=1)
   rotary_theta: float = field(1e4, "base of the 'standard' rotary angles", above=0, most=1e12)
   anchor: str = field(

@@ -52,10 +52,10 @@ class CRTConfig(LayerFields, CARTFields):
     0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
   )
   depth_schedule: str = field(
-    '', "'step:K' or 'step:low-high', comma-separated: replaces depth and depth_min from each step on"
+    '', "'step:K' or 'step:low-high', comma-separated: replaces both from each step on"
   )
   correction: str = field(
-    'add', "how a position's output corrects the next input (models/corrections.py)", choices=CORRECTIONS
+    'add', 'how an output corrects the next input (models/corrections.py)', choices=CORRECTIONS
   )
   cumulative: bool = field(
     False, 'each pass adds to its own input, not to the embedding; no sequential form'
@@ -69,7 +69,7 @@ class CRTConfig(LayerFields, CARTFields):
     choices={'embedding': 'x = e', 'corrected': 'a zero summary is injected'},
   )
   convergence_weight: float = field(
-    0.0, 'weight in the loss of mean((x^(K+1) - x^(K))^2); not for driver=sequential', least=0, most=1e6
+    0.0, 'weight of mean((x^(K+1) - x^(K))^2); not for driver=sequential', least=0, most=1e6
   )
   driver: str = field(
     'unroll',

@@ -39,7 +39,7 @@ class EvalConfig(Section):
     20, 'batches that each validation in training scores', least=1, most=LARGEST
   )
   dtype: str = field(
-    '', "dtype that scoring computes in; '' = model.dtype", choices=('', 'float32', 'bfloat16', 'float16')
+    '', "dtype of scoring; '' = model.dtype", choices=('', 'float32', 'bfloat16', 'float16')
   )
   jacobian_iterations: int = field(
     0, "power iterations for the recurrence's Jacobian", least=0, most=DEEPEST, zero='never'

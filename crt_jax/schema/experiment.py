@@ -25,7 +25,7 @@ class AboutConfig(Section):
 
   section: ClassVar[str] = ABOUT
 
-  stands_in_for: str = field('', 'the intended texts, if the config trains on embedded ones; printed as a warning')
+  stands_in_for: str = field('', 'the intended texts of a config on embedded ones; a warning')
   first_look: str = field('', '--config of a short version, suggested if the run would take days')
 
 

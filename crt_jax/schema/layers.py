@@ -58,17 +58,17 @@ class LayerFields(ModelConfig):
       'llama3': 'low frequencies over rotary_factor, high ones unchanged',
     },
   )
-  rotary_factor: float = field(1.0, 'divisor of the frequencies, for rotary_scaling', least=1, most=1e6)
+  rotary_factor: float = field(1.0, 'divisor of frequencies, for rotary_scaling', least=1, most=1e6)
   rotary_low: float = field(
-    1.0, "'llama3' divides frequencies of at most so many turns in rotary_positions", above=0, most=1e6
+    1.0, "turns in rotary_positions up to which 'llama3' divides frequencies", above=0, most=1e6
   )
   rotary_high: float = field(
-    4.0, "'llama3' keeps frequencies of at least so many turns in rotary_positions", above=0, most=1e6
+    4.0, "turns in rotary_positions from which 'llama3' keeps frequencies", above=0, most=1e6
   )
   rotary_positions: int = field(
     8192, "positions of the training before scaling by 'llama3'", least=1, most=LARGEST
   )
-  norm_eps: float = field(1e-6, "epsilon of RMSNorm, for style='cart_dense' or 'llama'", above=0, most=1)
+  norm_eps: float = field(1e-6, "epsilon of RMSNorm ('cart_dense', 'llama')", above=0, most=1)
   kv_heads: int = field(
     0, "key/value heads of style='llama', G; divide H", least=0, most=WIDEST, zero='heads'
   )

@@ -128,7 +128,7 @@ class MeshConfig(Section):
 
   section: ClassVar[str] = 'mesh'
 
-  data: int = field(-1, 'replicas of the parameters; -1 = all remaining devices', least=-1, most=2**20)
+  data: int = field(-1, 'replicas of the parameters; -1 = all devices left', least=-1, most=2**20)
   fsdp: int = field(
     1, 'devices over which parameters, moments and rows are split', least=-1, most=2**20
   )

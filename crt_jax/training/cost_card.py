@@ -17,9 +17,9 @@ from crt_jax.training.terminal import count, duration
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run
 
-SHARE_OF_PEAK = 0.4  # that training reaches of it (docs/performance.md)
-SHARE_OF_PRODUCT = 0.6  # of the rate of one matrix product, on a CPU
-LONG = 86_400.0  # seconds; then a shorter version is named
+SHARE_OF_PEAK = 0.4  # share of the peak that training reaches (docs/performance.md)
+SHARE_OF_PRODUCT = 0.6  # share of a matrix product's FLOP/s that training reaches on a CPU
+LONG = 86_400.0  # seconds above which the card names a shorter version
 WIDTH = 100
 
 
@@ -30,7 +30,7 @@ def cost_card(run: 'Run') -> str:
   """
   config, state, model = run.config, run.state, run.model
   decided = device_defaults.decided(model.config)
-  del decided['attention_kernel']  # what runs is said by itself
+  del decided['attention_kernel']  # it has a line of its own
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   flops = [

@@ -103,7 +103,7 @@ def compile_all(run: Run, reporter: Reporter) -> Scoring:
 
 def standing(path: str) -> str:
   """Returns a sentence on what of a run is saved."""
-  if bucket.is_bucket(path):  # which may not answer, and a signal does not wait
+  if bucket.is_bucket(path):  # asking it may take longer than a signal allows
     return f'what is saved is in {path}'
   steps = bucket.steps_on_disk(bucket.place(path) / 'checkpoints')
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
@@ -127,8 +127,8 @@ def run_steps(
       with run.input_clock:
         batch = run.place(next(run.feed))
       run.state, metrics = run.compiled(depth, run.state, batch, measures)
-      # The metrics of the step before are read while this one runs: the device never waits for the
-      # host.
+      # The metrics of the step before are read while this one runs, so the device never waits for
+      # the host.
       if pending is not None:
         reporter.write(reporter.read(*pending))
       pending = (step, depth, metrics, run.input_clock.seconds)

@@ -15,8 +15,7 @@ from crt_jax.models.base import Model
 from crt_jax.runs.train_state import moving_average
 from crt_jax.types import Array, Tree
 
-# The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter
-# than clip_norm.
+# The reference divides by norm + 1e-6, so a clipped gradient is slightly shorter than clip_norm.
 CLIP_EPSILON = 1e-6
 
 
@@ -121,9 +120,9 @@ def _sized(numbers: Any, update: Array) -> Array:
   return 0.2 * math.sqrt(longest) * update
 
 
-# A new one: here, and in schema/training.py.
+# A new optimiser needs an entry here and in schema/training.py.
 OPTIMIZERS = {'adamw': adam, 'adam': adam, 'lion': lion, 'muon': muon}
-# Axes of a parameter along which it holds matrices of their own, tables, and those of one side.
+# Logical axes that stack separate matrices, those of tables, and those that form one side.
 APART = ('layers', 'loops', 'qkv', 'keys_values', 'gate_up', 'history')
 TABLES = ('vocab', 'positions', 'loop_code')
 HEADS = ('heads', 'kv_heads', 'head_width')
@@ -142,7 +141,7 @@ def matrix_of(path: tuple, spec: PartitionSpec) -> optax.contrib.MuonDimensionNu
   rest = [i for i in sides if i not in of_heads]
   if of_heads and rest:
     outputs, inputs = (rest, of_heads) if sides[-1] in of_heads else (of_heads, rest)
-  else:  # the last two: heads that have a matrix each are apart too
+  else:  # the last two axes; heads with a matrix each are separate matrices
     outputs, inputs = sides[-2:-1], sides[-1:]
   return optax.contrib.MuonDimensionNumbers(tuple(inputs), tuple(outputs))
 

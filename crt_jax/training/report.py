@@ -15,7 +15,7 @@ from crt_jax.training.terminal import ProgressLine
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run
 
-# The order of a row; what else a model or the validation reports follows.
+# The first fields of a row, in order; other numbers of the model and the validation follow.
 FIRST = (
   'step',
   'loss',
@@ -81,7 +81,7 @@ class Reporter:
     """
     values = {name: x.tolist() for name, x in jax.device_get(metrics).items()}
     if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
-      # Those of the step before gave this loss and gradient, whatever the learning rate is now.
+      # The parameters of the step before gave this loss, so that step is bad at any learning rate.
       what = f'loss={values["loss"]}, grad_norm={values["grad_norm"]}'
       raise NonFinite(step, what, last_good=step - 2)
     self._flops += self._tokens * self._flops_per_token[depth]
@@ -118,7 +118,7 @@ class Reporter:
   def advance(self, step: int) -> None:
     """Shows that a step was submitted to the devices."""
     if self._line is not None:
-      is_timed = step > self._start[0] + 1  # the one before was waited for
+      is_timed = step > self._start[0] + 1  # before, no step has been waited for
       self._line.advance(step, self._seconds_left(step) if is_timed else None)
 
   def say(self, text: str) -> None:

@@ -25,7 +25,7 @@ from crt_jax.training.report import Clock
 from crt_jax.training.terminal import Stages, show_any_text
 from crt_jax.types import Params
 
-BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from
+BEGINNING = 'begins_with.json'  # the run and the step of train.init_from
 
 
 @dataclasses.dataclass
@@ -39,20 +39,20 @@ class Run:
   directory: workdir.Workdir
   checkpoints: checkpoint.Checkpoints
   state: train_state.TrainState
-  first_step: int  # updates done before this process
+  first_step: int  # the number of updates before this process
   clock: Clock
-  input_clock: Clock  # of waiting for the next batch and handing it to the devices
-  depths: tuple  # each has an executable of its own; () where there is no step to take
-  compile: Callable[..., step.Compiled]  # step.compile_steps of this run; takes its `report`
+  input_clock: Clock  # time of waiting for the next batch and copying it to the devices
+  depths: tuple  # one executable for each; () if no step is left
+  compile: Callable[..., step.Compiled]  # step.compile_steps for this run, except its `report`
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
-  place: placing.Placement  # rows of this process -> global batch on the devices
+  place: placing.Placement  # maps rows of this process to the global batch on devices
   record: dict  # what every checkpoint says about the run
   compiled: step.Compiled = dataclasses.field(init=False)
 
   def save(self, cross_entropy: float | None = None) -> None:
     """Starts writing a checkpoint of the current state."""
-    bucket.upload(self.directory.name)  # first: a checkpoint finds its rows beside it
+    bucket.upload(self.directory.name)  # metrics first, since a checkpoint needs its rows
     record = {**self.record, 'training_seconds': self.clock.seconds}
     self.checkpoints.save(self.state, record, cross_entropy)
 

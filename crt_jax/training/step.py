@@ -21,7 +21,7 @@ from crt_jax.runs import train_state as state_lib
 from crt_jax.runs.train_state import TrainState
 from crt_jax.types import AnyArray, Array, Batch, Params, Tree
 
-# What the loss of a float16 model is multiplied by: the next where gradients overflow.
+# Loss scales of a float16 model; the next one is tried if gradients overflow.
 SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 
 
@@ -204,7 +204,7 @@ def make_train_step(
     config.train.accumulation,
     depth=depth,
     telemetry=telemetry,
-    own_rows=None if telemetry else own_rows,  # statistics are of all rows
+    own_rows=None if telemetry else own_rows,  # statistics need all rows
   )
   return jax.jit(
     sharding.in_mesh(mesh)(step),

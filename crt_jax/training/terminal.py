@@ -23,7 +23,7 @@ def show_any_text() -> None:
 class ProgressLine:
   """Prints one line per report; on a terminal also a bar below them."""
 
-  LINE_EVERY = 60.0  # seconds, of steps without a report where there is no bar
+  LINE_EVERY = 60.0  # seconds between lines where there is no bar and no report
 
   def __init__(self, steps: int, first_step: int):
     self._steps, self._first_step = steps, first_step
@@ -79,7 +79,7 @@ class Task:
 
   def __init__(self, title: str, total: float):
     self._title, self._total = title, max(total, 1e-9)
-    self._first = None  # what was done at the first update, and when that was
+    self._first = None  # work done at the first update, and its time
     self._said = time.monotonic()
     self._bar = None
 
@@ -137,7 +137,7 @@ class Stages:
 
 def describe(row: dict, seconds_left: float) -> str:
   """Returns the progress line of a row, without its step."""
-  mfu = f'MFU {100 * row["mfu"]:.1f}%  ' if row['mfu'] else ''  # 0: of an unknown peak
+  mfu = f'MFU {100 * row["mfu"]:.1f}%  ' if row['mfu'] else ''  # 0 if the peak is unknown
   text = (
     f'loss {row["loss"]:.4f}  perplexity {row["perplexity"]:.2f}  lr {row["learning_rate"]:.2e}  '
     f'grad norm {row["grad_norm"]:.3f}  {count(row["tokens_per_second"])} tokens/s  '

@@ -22,7 +22,7 @@ from experiments.jobs import records
 FOLDER = 'attempts'
 RUNNING, FINISHED, PREEMPTED, FAILED = 'running', 'finished', 'preempted', 'failed'
 SAVED, MISTAKE = 75, 2  # exit codes of experiments.main
-# SIGTERM that comes before a run has anything to save ends it; a shell reports it as 128 + 15.
+# SIGTERM ends a run that has nothing to save yet; a shell reports it as 128 + 15.
 ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 LONGEST = 20_000  # characters of a traceback that are kept
 
@@ -34,7 +34,7 @@ class Launch:
   name: str
   folder: str
   command: tuple[str, ...]
-  max_failures: int  # of all its attempts; one more and it is given up
+  max_failures: int  # failures after which the run is given up
   processes: int = 1  # of the run
 
   @classmethod

@@ -64,7 +64,7 @@ def add(database: sqlite3.Connection, folder: pathlib.Path, one: Standing) -> No
   evaluation = records.read_json(folder / 'evaluation.json', {})
   finished = records.read_json(folder / 'finished.json', {})
   kept = attempts.read(folder)
-  # The evaluation is what the numbers come from; before it, what the run began with.
+  # The origin of the evaluation's numbers; before there are any, that of the run's start.
   origin = evaluation.get('origin') or saved.get('origin') or {}
   last_failure = (kept['failures'] or [{}])[-1]
   rows = records.rows(folder / 'metrics.jsonl')

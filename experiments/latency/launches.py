@@ -2,7 +2,7 @@
 
 import re
 
-# What a backend does no work for, or what only holds other computations.
+# Operations that start no kernel, or only contain other computations.
 FREE = frozenset(
   'parameter constant tuple get-tuple-element bitcast after-all while call conditional '
   'opt-barrier partition-id replica-id'.split()

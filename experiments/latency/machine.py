@@ -21,7 +21,7 @@ WIDTH = 2048  # of the weight that is read
 READS = 8  # of it in one call, which share the way to the device and back
 # Of XLA: a GPU launches each kernel by itself instead of recording groups of them in a graph.
 OUT_OF_GRAPH = {'xla_gpu_graph_min_graph_size': 10**6}
-ALLOCATIONS = 2  # which pages a weight gets changes the result by a third
+ALLOCATIONS = 2  # memory pages of a weight change the result by a third
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[
 
     def one(_: int, x_1xI: Array):
       y_1xO = jax.lax.dot_general(x_1xI, weight_OxI, (((1,), (1,)), ((), ())))
-      # Only some of it is used, and the barrier has all of it computed.
+      # Only part of it is used; the barrier makes XLA compute all of it.
       return ones_1xI + 1e-3 * jax.lax.optimization_barrier(y_1xO)[:, :width]
 
     return jax.lax.fori_loop(0, READS, one, ones_1xI)
@@ -112,7 +112,7 @@ def matrix_product(dtype: str, size: int, products: int = 20) -> float:
   """Returns the FLOP/s of a square product [size, size] of `dtype` on one device, best of three."""
   generator = np.random.default_rng(0)
   a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
-  b = b / size**0.5  # what is multiplied again and again keeps its size
+  b = b / size**0.5  # keeps repeated products from growing
 
   @jax.jit
   def chain(a: Array, b: Array):

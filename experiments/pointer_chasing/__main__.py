@@ -45,7 +45,7 @@ def main(argv: list[str]):
   del argv
   if not _MODELS.value:
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')
-  # All are read before one is trained: a mistake in the last is answered at once.
+  # All are checked before any is trained, so that a mistake in the last is reported at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
   from crt_jax.runs import workdir
   from crt_jax.runs.provenance import origin

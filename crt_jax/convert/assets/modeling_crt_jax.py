@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-# Versions of transformers differ in how they call what is kept of earlier positions.
+# The name of a cache differs between versions of transformers.
 KEPT = 'cache' if 'cache' in CausalLMOutputWithPast.__dataclass_fields__ else 'past_key_values'
 
 
@@ -33,7 +33,7 @@ class CRTJaxConfig(PretrainedConfig):
   """The object `model`, and what transformers wants to know of any model."""
 
   model_type = 'crt_jax'
-  num_hidden_layers = 0  # from which a cache takes its size: this one grows as it is used
+  num_hidden_layers = 0  # a cache takes its size from this; ours grows with use
 
   def __init__(self, model: dict[str, Any] | None = None, **options: Any):
     self.model = model or {}
@@ -476,7 +476,7 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     seen = (key <= query) & (mask[:, None, None] > 0)
     if self.c.window:
       seen = seen & (query - key < self.c.window)
-    seen = seen | (key == query)  # padding sees itself, so that it stays a number
+    seen = seen | (key == query)  # padding attends to itself, which avoids NaN
     position = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
     return Place(position, seen, cache), (mask[:, past:, None] > 0)
 
