@@ -40,7 +40,7 @@ class ModelConfig(Section):
   head_width: int = field(0, 'width of a head, A; even', least=0, most=WIDEST, zero='C / heads')
   dropout: float = field(0.0, 'dropout rate of training', least=0, below=1)
   dtype: str = field(
-    'float32', 'of products; parameters and residual stream are float32 or float64', choices=DTYPES
+    'float32', 'of products; parameters and residual stream are float32, or float64', choices=DTYPES
   )
   remat: str = field('auto', 'what the backward pass recomputes', choices=REMAT)
   unroll_scans: str = field(
@@ -49,7 +49,11 @@ class ModelConfig(Section):
     choices=('yes', 'no', 'auto'),
   )
   window: int = field(
-    0, 'positions that a query attends to, itself included', least=0, most=LARGEST, zero='all before'
+    0,
+    'positions that a query attends to, itself included',
+    least=0,
+    most=LARGEST,
+    zero='all before',
   )
   attention_kernel: str = field(
     'auto', "what computes attention; 'xla' runs with dropout too", choices=KERNELS
