@@ -83,16 +83,14 @@ def training_of(name: str, target: str) -> dict:
   )
 
 
-def lower_decoding(
-  fields: dict, device: jax.Device, batch: int = 1, capacity: int = CAPACITY
-) -> jax.stages.Lowered:
+def lower_decoding(fields: dict, device: jax.Device) -> jax.stages.Lowered:
   """Returns the decoding of one chunk by prepared parameters in bfloat16."""
   model = crt_jax.build(fields | dict(dtype='bfloat16'))
   params = jax.eval_shape(lambda key: prepare(model, model.init(key))[1], random_key(0))
 
   def start(params: Tree) -> tuple[Array, DecodeState, Array]:
-    logits_BxV = jnp.zeros((batch, model.config.vocab_size))
-    return row_keys(0, jnp.arange(batch)), empty_state(model, params, batch, capacity), logits_BxV
+    logits_BxV = jnp.zeros((1, model.config.vocab_size))
+    return row_keys(0, jnp.arange(1)), empty_state(model, params, 1, CAPACITY), logits_BxV
 
   arguments = _placed((params, *jax.eval_shape(start, params)), device)
   return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)

@@ -1,7 +1,9 @@
-"""Strict JSON: reads with one-line errors, writes without NaN and Infinity."""
+"""Strict JSON: reads with one-line errors, writes atomically and without NaN and Infinity."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -43,6 +45,30 @@ def dumps(value: Any, **options: Any) -> str:
     options: of json.dumps.
   """
   return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def write(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file atomically, so a reader finds the old one or the new one; as `dumps`."""
+  scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  scratch.write_text(dumps(value, indent=2) + '\n', 'utf-8')
+  os.replace(scratch, path)
+
+
+def read(path: pathlib.Path, default: Any = None) -> Any:
+  """Returns the value of a JSON file; the default if it is missing or cannot be read."""
+  try:
+    return parse(path.read_bytes())
+  except (OSError, ValueError):
+    return default
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+  """Returns the rows of a metrics.jsonl up to a last line that is still being written."""
+  found = []
+  with contextlib.suppress(OSError, ValueError):
+    for line in path.read_bytes().splitlines():
+      found.append(parse(line))
+  return found
 
 
 def _finite(value: Any) -> Any:

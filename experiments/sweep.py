@@ -24,9 +24,9 @@ import signal
 from absl import flags
 from ml_collections import config_flags
 
-from crt_jax import cli
+from crt_jax import cli, json_text
 from experiments import sweep_files
-from experiments.jobs import attempts, local, plan, records, results, slurm, status
+from experiments.jobs import attempts, local, plan, results, slurm, status
 
 _CONFIG = cli.define_config(required=False, load=sweep_files.first_config)
 _WORKDIR = cli.define_workdir('Directory of the sweep')
@@ -91,7 +91,7 @@ def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
     plan.refuse_stand_ins(spec, runs, overrides)
   wanted = chosen(listing['runs'], _ONLY.value or ['*'])
   workdir.mkdir(parents=True, exist_ok=True)
-  records.write_json(workdir / plan.LISTING, merged)
+  json_text.write(workdir / plan.LISTING, merged)
   return spec, wanted
 
 

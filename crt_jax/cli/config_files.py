@@ -19,16 +19,9 @@ import ml_collections
 
 from crt_jax.cli.user_errors import Mistake, did_you_mean
 from crt_jax.program import clone
-from crt_jax.schema.fields import closest
+from crt_jax.schema.fields import KINDS, closest
 
 TRUTH = {'true': True, '1': True, 'false': False, '0': False}
-KINDS = {
-  bool: 'true or false (bool)',
-  int: 'a whole number (int)',
-  float: 'a number (float)',
-  str: 'text (str)',
-  tuple: 'a tuple',
-}
 
 
 class ArgumentMistake(ValueError):

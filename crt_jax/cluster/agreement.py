@@ -299,5 +299,5 @@ class Companions:
         )
 
 
-def shortened(text: str, limit: int = 200) -> str:
-  return text if len(text) <= limit else f'{text[: limit - 3]}...'
+def shortened(text: str) -> str:
+  return text if len(text) <= 200 else f'{text[:197]}...'

@@ -240,11 +240,11 @@ def _try(address: str) -> str:
   return ''
 
 
-def wait_until(ready: Callable[[], bool], seconds: float, period: float = 0.1) -> bool:
+def wait_until(ready: Callable[[], bool], seconds: float) -> bool:
   """Polls until a condition holds or the time is up; returns whether it holds."""
   end = time.monotonic() + seconds
   while not ready():
     if time.monotonic() > end:
       return False
-    time.sleep(period)
+    time.sleep(0.1)
   return True

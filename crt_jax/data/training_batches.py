@@ -99,10 +99,10 @@ def train_batches(
   return TrainBatches(WindowSource(dataset.train, config.sequence_length, rule, seed, rows_b))
 
 
-def check_seed(seed: int, field: str = 'seed') -> None:
+def check_seed(seed: int) -> None:
   """Raises ValueError unless 0 <= seed < 2^32."""
   if not 0 <= seed < MAX_SEED:
-    raise ValueError(f'{field}={seed} must lie in [0, 2^32)')
+    raise ValueError(f'seed={seed} must lie in [0, 2^32)')
 
 
 def numbers(rows: np.ndarray | None, batch_size: int) -> np.ndarray:

@@ -197,7 +197,8 @@ class CRT(Model[CRTConfig]):
 
   @property
   def training_hidden(self) -> Callable[..., Hidden]:
-    return functools.partial(TRAINED[self.config.driver, self.config.gradient], self)
+    trained = TRAINED[self.config.driver, self.config.gradient]
+    return functools.partial(crt_training.hidden, trained, self) if trained else self.hidden
 
   @property
   def stride(self) -> int:
@@ -298,8 +299,8 @@ class CRT(Model[CRTConfig]):
 
 
 # (driver, gradient) -> the function that `loss` differentiates.
-TRAINED = {
-  ('unroll', 'full'): CRT.hidden,
+TRAINED: dict[tuple[str, str], Callable | None] = {
+  ('unroll', 'full'): None,  # CRT.hidden
   ('unroll', 'last_passes'): crt_training.last_passes,
   ('unroll', 'implicit'): crt_training.implicit,
   ('chunked', 'full'): crt_training.chunks,

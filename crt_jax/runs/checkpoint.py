@@ -44,7 +44,8 @@ from crt_jax.runs.checksums import (
   signed,
   verify,
 )
-from crt_jax.runs.damage import one_line, warn
+from crt_jax.runs.damage import one_line
+from crt_jax.runs.lock import warn
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.orbax_messages import QuietOrbax
 from crt_jax.runs.train_state import TrainState, exchanged

@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -82,8 +81,3 @@ def one_line(error: Exception) -> str:
     if cause in text:
       return cause
   return text if len(text) <= 200 else text[:197] + '...'
-
-
-def warn(message: str) -> None:
-  """Prints a warning to both the terminal and the log."""
-  print(f'warning: {message}', file=sys.stderr, flush=True)

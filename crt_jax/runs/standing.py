@@ -1,12 +1,12 @@
 """The status of a run from the files in its directory; imports no JAX, changes nothing."""
 
 import contextlib
-import json
 import pathlib
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from crt_jax import json_text
 from crt_jax.runs import bucket, lock
 
 FAILURE = 'failure.txt'
@@ -21,11 +21,11 @@ def describe(path: str | pathlib.Path) -> str:
     ValueError: there is no run.
   """
   path, folder = bucket.place(path), bucket.local(path)
-  saved = _read(folder / 'config.json')
+  saved = json_text.read(folder / 'config.json', {})
   if 'config' not in saved:
     raise ValueError(f'--workdir={path} holds no run (config.json is missing or cannot be read)')
   train, data = saved['config']['train'], saved['config']['data']
-  rows = _rows(folder / 'metrics.jsonl')
+  rows = json_text.rows(folder / 'metrics.jsonl')
   last = rows[-1] if rows else {}
   step, steps = last.get('step', 0), train['steps']
   state = state_of(folder)
@@ -97,20 +97,3 @@ def _minutes(seconds: float) -> str:
     if seconds >= 2 * size:
       return f'{seconds / size:.1f} {unit}'
   return f'{seconds:.0f} seconds'
-
-
-def _read(path: pathlib.Path) -> dict:
-  try:
-    found = json.loads(path.read_bytes())
-  except (OSError, ValueError):
-    return {}
-  return found if isinstance(found, dict) else {}
-
-
-def _rows(path: pathlib.Path) -> list[dict]:
-  """Returns the rows of a metrics.jsonl without an unfinished last line."""
-  found = []
-  with contextlib.suppress(OSError, ValueError):
-    for line in path.read_bytes().splitlines():
-      found.append(json.loads(line))
-  return found

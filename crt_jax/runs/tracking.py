@@ -7,8 +7,9 @@ import pathlib
 import sys
 import uuid
 
+from crt_jax import json_text
 from crt_jax.program import install
-from crt_jax.runs.workdir import read_json, write_json
+from crt_jax.runs.workdir import read_json
 
 TRACKERS = ('wandb', 'trackio')
 ID = 'tracking.json'  # so that a continued run is the same run in the tracker
@@ -27,7 +28,7 @@ class Tracker:
     """Starts the tracker's run, or continues it."""
     file, fresh = folder / ID, uuid.uuid4().hex[:8]
     known = {name: fresh} | (read_json(file) if file.exists() else {})
-    write_json(file, known)
+    json_text.write(file, known)
     self._is_wandb = name == 'wandb'
     if self._is_wandb:
       options = {'id': known[name], 'name': folder.name, 'dir': str(folder)}

@@ -18,7 +18,6 @@ finished.json   written last
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -133,7 +132,8 @@ def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
 def begin(workdir: Workdir, config: ConfigDict) -> None:
   """Writes the first files of a directory, unless they exist."""
   if not (workdir.path / CONFIG).exists():
-    write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
+    value = {'config': plain(config), 'origin': origin(), 'forks': []}
+    json_text.write(workdir.path / CONFIG, value)
   workdir.metrics.touch()
 
 
@@ -160,7 +160,7 @@ def record_fork(workdir: Workdir, config: ConfigDict, changed: dict[str, list], 
     saved = read_json(workdir.path / CONFIG, 'config', 'forks')
     fork = {'after_step': step, 'changed': changed, 'origin': origin()}
     (workdir.path / FINISHED).unlink(missing_ok=True)
-    write_json(
+    json_text.write(
       workdir.path / CONFIG,
       {**saved, 'config': plain(config), 'forks': [*saved['forks'], fork]},
     )
@@ -169,7 +169,8 @@ def record_fork(workdir: Workdir, config: ConfigDict, changed: dict[str, list], 
 def finish(workdir: Workdir, step: int, seconds: float) -> None:
   """Marks a run as finished; running its command again changes nothing."""
   if jax.process_index() == 0:
-    write_json(workdir.path / FINISHED, {'step': step, 'training_seconds': seconds, 'at': now()})
+    value = {'step': step, 'training_seconds': seconds, 'at': now()}
+    json_text.write(workdir.path / FINISHED, value)
 
 
 def plain(config: ConfigDict) -> dict:
@@ -230,13 +231,3 @@ def read_json(path: pathlib.Path, *names: str) -> dict:
   if missing:
     raise ValueError(f'{path} is damaged: {missing[0]!r} is missing; use a new --workdir')
   return found
-
-
-def write_json(path: pathlib.Path, value: dict) -> None:
-  """Writes a JSON file atomically, so a reader finds the old one or the new one.
-
-  Null stands for numbers that are not finite.
-  """
-  scratch = path.with_name(path.name + '.partial')
-  scratch.write_text(json_text.dumps(value, indent=2) + '\n', 'utf-8')
-  os.replace(scratch, path)

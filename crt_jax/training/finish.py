@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crt_jax import data, decoding, placing, sharding
+from crt_jax import data, decoding, json_text, placing, sharding
 from crt_jax.cluster import agreement
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.data.tokenizers import Tokenizer
@@ -148,7 +148,7 @@ def write(
 
   Returns: the figures, as PNG.
   """
-  workdir.write_json(directory.evaluation, record)
+  json_text.write(directory.evaluation, record)
   if text is not None:
     (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
   folder, origin = directory.folder('figures'), record['origin']

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from crt_jax import data, evaluation
+from crt_jax import data, evaluation, json_text
 from crt_jax.cluster import agreement
 from crt_jax.models.base import Model
 from crt_jax.placing import Placement
@@ -70,7 +70,7 @@ class Scoring:
       'origin': {name: made[name] for name in ('versions', 'device', 'devices')},
     }
     found = agreement.of_first('what was scored', read(file))
-    write = functools.partial(workdir.write_json, file) if jax.process_index() == 0 else ignore
+    write = functools.partial(json_text.write, file) if jax.process_index() == 0 else ignore
     with Task('evaluation', sum(map(self._cost, self.parts))) as task:
       ledger = evaluation.Ledger(identity, found, write, functools.partial(self._show, task))
       return evaluation.protocol(self.model, params, self.dataset, self.config, self.place, ledger)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, placing, schema, sharding, storage
+from crt_jax import data, decoding, evaluation, json_text, placing, schema, sharding, storage
 from crt_jax.cluster import agreement
 from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
@@ -188,7 +188,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(path, config.train.keep_checkpoints)
   if beginning and is_first:
-    workdir.write_json(directory.path / BEGINNING, beginning)
+    json_text.write(directory.path / BEGINNING, beginning)
   with_new_optimizer = None
   if plan.reset_optimizer:
     with_new_optimizer = train_state.with_new_optimizer(plan.optimizer, plan.abstract)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import crt_jax
-from crt_jax import data
+from crt_jax import data, json_text
 from crt_jax.keys import random_key
 from crt_jax.runs import workdir
 from crt_jax.runs.provenance import origin
@@ -55,7 +55,7 @@ def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
     elif not only or name in only:
       piece = make(name, config, folder)
       pieces[name] = {'study_config': identity, 'origin': origin(), **piece}
-      workdir.write_json(file, pieces[name])
+      json_text.write(file, pieces[name])
   if 'gradients' in pieces:
     draw(folder, pieces['gradients'], 'gradients')
   if len(pieces) < len(names):
@@ -63,7 +63,7 @@ def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
     return
   tuned = {name: piece for name, piece in pieces.items() if name != 'gradients'}
   record = {'study': 'fine_tuning', 'pieces': tuned, 'origin': origin()}
-  workdir.write_json(folder / 'results.json', record | {'gradients': pieces['gradients']})
+  json_text.write(folder / 'results.json', record | {'gradients': pieces['gradients']})
   draw(folder, record, 'fine_tuning')
   print(f'finished; everything is in {folder}')
 

@@ -17,7 +17,8 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.jobs import records
+from crt_jax import json_text
+from crt_jax.runs import lock
 
 FOLDER = 'attempts'
 RUNNING, FINISHED, PREEMPTED, FAILED = 'running', 'finished', 'preempted', 'failed'
@@ -48,7 +49,7 @@ class Launch:
 
 def read(folder: str | pathlib.Path) -> dict:
   """Returns the state of a run as its last attempt left it."""
-  state = records.read_json(pathlib.Path(folder) / FOLDER / 'state.json', {})
+  state = json_text.read(pathlib.Path(folder) / FOLDER / 'state.json', {})
   return {'state': '', 'attempts': 0, 'failures': [], 'job': '', **state}
 
 
@@ -88,12 +89,12 @@ def attempt(
   if process_index:
     return outcome(process.wait())
   state = before | {
-    **{'state': RUNNING, 'attempts': number, 'started': records.now(), 'ended': None},
+    **{'state': RUNNING, 'attempts': number, 'started': lock.now(), 'ended': None},
     **{'job': job, 'host': socket.gethostname(), 'pid': process.pid},
   }
-  records.write_json(folder / 'state.json', state)
+  json_text.write(folder / 'state.json', state)
   code = process.wait()
-  ended = records.now()
+  ended = lock.now()
   state |= {'state': outcome(code), 'ended': ended}
   if state['state'] == FAILED:
     error, traceback = explain(log.read_text('utf-8', 'replace'), code)
@@ -102,7 +103,7 @@ def attempt(
       **{'error': error, 'traceback': traceback},
     }
     state['failures'] = [*state['failures'], failure]
-  records.write_json(folder / 'state.json', state)
+  json_text.write(folder / 'state.json', state)
   return state['state']
 
 

@@ -9,10 +9,10 @@ import pathlib
 from typing import Any
 
 from configs.base import Run
+from crt_jax import json_text
 from crt_jax.cli import texts
 from crt_jax.cli.user_errors import Mistake, describe
 from experiments import sweep_files
-from experiments.jobs import records
 
 LISTING = 'sweep.json'
 
@@ -30,7 +30,7 @@ def listing(spec: str, runs: list[Run], overrides: dict[str, Any]) -> dict:
 
 def saved(workdir: pathlib.Path) -> dict:
   """Returns the sweep.json of a directory. Raises Mistake if there is none to read."""
-  found = records.read_json(workdir / LISTING)
+  found = json_text.read(workdir / LISTING)
   if not isinstance(found, dict) or 'runs' not in found:
     raise Mistake(
       f'--workdir={workdir} holds no sweep ({LISTING} is missing); start one with --config, or '

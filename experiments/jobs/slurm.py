@@ -14,9 +14,10 @@ import subprocess
 import time
 from types import ModuleType
 
+from crt_jax import json_text
 from crt_jax.cli.user_errors import Mistake
 from crt_jax.program import install
-from experiments.jobs import attempts, records
+from experiments.jobs import attempts
 from experiments.jobs.attempts import FINISHED, PREEMPTED, Launch
 
 JOBS = 'jobs.json'  # run -> job
@@ -108,7 +109,7 @@ def submit(
     line = ' '.join(str(error).split())
     raise Mistake(f'sbatch refused the jobs: {line}') from None
   ids = {launch.name: job.job_id for launch, job in zip(launches, jobs, strict=True)}
-  records.write_json(workdir / JOBS, records.read_json(workdir / JOBS, {}) | ids)
+  json_text.write(workdir / JOBS, json_text.read(workdir / JOBS, {}) | ids)
   return ids
 
 
@@ -132,7 +133,7 @@ def queued(workdir: pathlib.Path) -> dict[str, tuple[str, str]]:
   Raises:
     Mistake: Slurm does not answer, so nobody knows.
   """
-  jobs = records.read_json(workdir / JOBS, {})
+  jobs = json_text.read(workdir / JOBS, {})
   if not jobs or shutil.which('squeue') is None:
     return {}
   ids = ','.join(sorted({job.partition('_')[0] for job in jobs.values()}))

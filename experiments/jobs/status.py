@@ -5,7 +5,8 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
-from experiments.jobs import attempts, records
+from crt_jax import json_text
+from experiments.jobs import attempts
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, RUNNING
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def standing(name: str, folder: pathlib.Path, steps: int, job: tuple[str, str] |
     job: id and state of its job, if the cluster still has it.
   """
   kept = attempts.read(folder)
-  rows = records.rows(folder / 'metrics.jsonl')
+  rows = json_text.rows(folder / 'metrics.jsonl')
   last = rows[-1] if rows else {}
   validated = next((row for row in reversed(rows) if validation(row)), {})
   state = state_of(folder, kept['state'], job)

@@ -40,7 +40,6 @@ def main(argv: list[str]):
 
   from crt_jax import json_text
   from crt_jax.runs.provenance import origin
-  from crt_jax.runs.workdir import write_json
   from experiments.latency import machine
 
   directory = pathlib.Path(_WORKDIR.value)
@@ -64,7 +63,7 @@ def main(argv: list[str]):
     rows = [measured[each.identity()] for each in plan if each.identity() in measured]
     table.compare(rows, config.matches.to_dict())
     result = _result(config, dataclasses.asdict(found), rows, made_with)
-    write_json(directory / 'latency.json', result)
+    json_text.write(directory / 'latency.json', result)
   _draw(directory, result)
 
 

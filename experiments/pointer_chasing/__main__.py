@@ -47,6 +47,7 @@ def main(argv: list[str]):
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')
   # All are checked before any is trained, so that a mistake in the last is reported at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
+  from crt_jax import json_text
   from crt_jax.runs import workdir
   from crt_jax.runs.provenance import origin
   from crt_jax.training import loop
@@ -61,7 +62,7 @@ def main(argv: list[str]):
     models[model] = result_of(run, config)
     print(f'{model}: {words(models[model])}', flush=True)
     record = {'study': 'pointer_chasing', 'models': models, 'origin': origin()}
-    workdir.write_json(folder / 'results.json', record)
+    json_text.write(folder / 'results.json', record)
     figure.levels(record, folder / 'levels')
   print(f'finished; everything is in {folder}')
 
