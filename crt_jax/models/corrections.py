@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
 from crt_jax.models.layer_stacks import (
+  attention_of,
   empty_cache,
   first_layer,
-  roformer_attention,
   roformer_feed_forward,
   with_layer_axis,
 )
@@ -256,6 +256,6 @@ class Correction:
       'norm': lambda: Norm(in_width),
       'feed_forward': lambda: roformer_feed_forward(config, in_width, in_width > width),
       'attention_norm': lambda: Norm(width),
-      'attention': lambda: roformer_attention(config),
+      'attention': lambda: attention_of(config),
     }
     return {part: made[part]() for part in variant.parts}

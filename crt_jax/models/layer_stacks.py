@@ -141,8 +141,8 @@ def with_layer_axis(entries: Tree) -> Tree:
   return jax.tree.map(lambda a: a[None], entries)
 
 
-def roformer_attention(config: LayerFields, initializer: str = 'uniform') -> Attention:
-  """Returns biased attention of the CRT paper (crt.md 2.2, 2.3) with the angles of `rotary`."""
+def attention_of(config: LayerFields, **changes: Any) -> Attention:
+  """Returns the attention of a configuration, by default the CRT paper's (crt.md 2.2, 2.3)."""
   return Attention(
     width=config.width,
     heads=config.heads,
@@ -150,10 +150,10 @@ def roformer_attention(config: LayerFields, initializer: str = 'uniform') -> Att
     rotary=config.rotary,
     rotary_theta=config.rotary_theta,
     window=config.window,
-    initializer=initializer,
     dropout=config.dropout,
     kernel=config.attention_kernel,
     dtype=config.dtype,
+    **changes,
   )
 
 
@@ -173,7 +173,7 @@ def roformer_feed_forward(
 
 def roformer_stack(config: LayerFields, count: int) -> LayerStack:
   """Returns the layers of the CRT paper's models: LayerNorm, biased attention, GELU."""
-  layer = TransformerLayer(roformer_attention(config), roformer_feed_forward(config))
+  layer = TransformerLayer(attention_of(config), roformer_feed_forward(config))
   return LayerStack(layer, count, config)
 
 
@@ -189,19 +189,7 @@ def cart_dense_stack(config: TransformerConfig, count: int) -> LayerStack:
   """
   if config.latent_ratio:
     return LayerStack(cart_layer(config), count, config, tied_ends)
-  attention = Attention(
-    width=config.width,
-    heads=config.heads,
-    head_width=config.head_width,
-    rotary='standard',
-    rotary_theta=config.rotary_theta,
-    window=config.window,
-    bias=False,
-    initializer='normal',
-    dropout=config.dropout,
-    kernel=config.attention_kernel,
-    dtype=config.dtype,
-  )
+  attention = attention_of(config, bias=False, initializer='normal')
   layer = TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
   return LayerStack(layer, count, config, tied_ends)
 
@@ -211,23 +199,15 @@ def llama_stack(config: LayerFields, count: int) -> LayerStack:
 
   Qwen2 sets `qkv_bias`, Qwen3 `qk_norm`.
   """
-  attention = Attention(
-    width=config.width,
-    heads=config.heads,
-    head_width=config.head_width,
-    rotary=config.rotary,
-    rotary_theta=config.rotary_theta,
+  attention = attention_of(
+    config,
     scaling=SCALINGS[config.rotary_scaling](config),
     kv_heads=config.kv_heads,
-    window=config.window,
     bias=False,
     qkv_bias=config.qkv_bias,
     qk_norm=config.qk_norm,
     norm_eps=config.norm_eps,
     initializer='normal',
-    dropout=config.dropout,
-    kernel=config.attention_kernel,
-    dtype=config.dtype,
   )
   hidden = config.feed_forward_width or swiglu_width(config.width)
   layer = TransformerLayer(attention, swiglu_feed_forward(config, hidden), 'rms', config.norm_eps)
@@ -245,7 +225,7 @@ SCALINGS: dict[str, Callable[[LayerFields], Scaling | None]] = {
 
 def gpt2_stack(config: LayerFields, count: int) -> LayerStack:
   """Returns the layers of GPT-2: LayerNorm, biases, tanh GELU; positions are embedded."""
-  attention = roformer_attention(config, initializer='normal')
+  attention = attention_of(config, initializer='normal')
   feed_forward = FeedForward(
     width=config.width,
     hidden=config.feed_forward_width or 4 * config.width,

@@ -26,37 +26,51 @@ FETCHED = {
   'llama2': 'vocabulary',
 }
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
-# Meanings of fields that SourceConfig and DataConfig share.
-FILES = (
-  "globs or folders, as in 'a/*.txt, b/{c,d}'; of corpus='files': .txt, .md, .jsonl, .json, .csv, "
-  ".tsv (also .gz, .zst), .parquet, .arrow; of corpus='tokens': .bin of nanoGPT or llm.c, "
-  "Megatron's .idx"
-)
-VALIDATION_FILES = "validation split: globs or folders, as `files`; '' = split off from files"
-TEXT_FIELD = 'name of the text in JSON lines, columns of tables and TFDS features'
-TOKEN_DTYPE = "type of the ids in a .bin without a header, for corpus='tokens'"
-SKIP_MALFORMED = 'largest share of records without text to skip; 0 = the first one is an error'
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig(Section):
+class TextFields(Section):
+  """Fields of one corpus: of a source of a mixture, and of data with a single corpus."""
+
+  corpus: str = field('files', "as data.corpus, except 'mixture'")
+  files: str = field(
+    '',
+    "globs or folders, as in 'a/*.txt, b/{c,d}'; of corpus='files': .txt, .md, .jsonl, .json, "
+    ".csv, .tsv (also .gz, .zst), .parquet, .arrow; of corpus='tokens': .bin of nanoGPT or llm.c, "
+    "Megatron's .idx",
+  )
+  validation_files: str = field(
+    '', "validation split: globs or folders, as `files`; '' = split off from files"
+  )
+  text_field: str = field(
+    'text', 'name of the text in JSON lines, columns of tables and TFDS features'
+  )
+  skip_malformed: float = field(
+    0.0,
+    'largest share of records without text to skip; 0 = the first one is an error',
+    least=0,
+    below=1,
+  )
+  token_dtype: str = field(
+    'uint16',
+    "type of the ids in a .bin without a header, for corpus='tokens'",
+    choices=('uint16', 'uint32'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig(TextFields):
   """One corpus of a mixture; fields of all corpora together stand in DataConfig."""
 
   section: ClassVar[str] = 'data.sources'
 
-  corpus: str = field('files', "as data.corpus, except 'mixture'")
-  files: str = field('', FILES)
-  validation_files: str = field('', VALIDATION_FILES)
-  text_field: str = field('text', TEXT_FIELD)
-  skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
-  token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
   max_tokens: int = field(
     0, 'tokens of its training split that are used', least=0, most=2**53, zero='all'
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Section):
+class DataConfig(TextFields):
   """The source of the text, its tokenisation and split, and how windows are drawn from it."""
 
   section: ClassVar[str] = 'data'
@@ -66,11 +80,6 @@ class DataConfig(Section):
     'moby_dick, sotu, files, tokens (of another program), packed:DIR (of crt-prepare), tfds:NAME, '
     "mixture, or a task: 'pointer_chasing:levels=3,keys=5'",
   )
-  files: str = field('', FILES)
-  validation_files: str = field('', VALIDATION_FILES)
-  text_field: str = field('text', TEXT_FIELD)
-  skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
-  token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
   sources: dict[str, SourceConfig] = field({}, "the sources of corpus='mixture', by name")
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
@@ -159,7 +168,7 @@ def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
   return fields.resolve(DataConfig, config)
 
 
-def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iterable[str]) -> None:
+def _check_corpus(config: TextFields, section: str, choices: Iterable[str]) -> None:
   corpus = config.corpus
   is_task = choices is not CORPORA and corpus.partition(':')[0] == TASK
   kind, _, what = corpus.partition(':')
@@ -176,7 +185,7 @@ def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iter
     )
 
 
-def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
+def _check_unread(config: TextFields, section: str) -> None:
   """Raises ValueError if a field is set that this corpus does not read."""
   readers = {
     'files': OF_FILES,
@@ -194,7 +203,7 @@ def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
 
 
 def _refuse_unread(
-  config: SourceConfig | DataConfig, section: str, name: str, kinds: tuple, corpora: list[str]
+  config: TextFields, section: str, name: str, kinds: tuple, corpora: list[str]
 ) -> None:
   value, default = getattr(config, name), getattr(type(config), name)
   if value == default or any(corpus.partition(':')[0] in kinds for corpus in corpora):
