@@ -82,7 +82,7 @@ def reached(record: dict) -> str:
     f'{record["parameters"]:,} parameters, {record["step"]:,} steps of {batch} '
     f'({data["corpus"]}, tokenizer: {data["tokenizer"]}), {record["training_seconds"]:.0f} s of '
     f'training without compiling and evaluating. {target_words(record)} {made_with(record)}',
-    f'What it wrote at the end behind the prompt "{drawn["prompt"]}" (temperature '
+    f'What it wrote at the end after the prompt "{drawn["prompt"]}" (temperature '
     f'{drawn["temperature"]:g}, top-k {drawn["top_k"]}, top-p {drawn["top_p"]:g}), its first '
     f'{SAMPLE_CHARACTERS} characters:',
     f'```text\n{written}\n```',

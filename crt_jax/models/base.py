@@ -376,8 +376,8 @@ class Model(abc.ABC, Generic[Fields]):
     """Consumes one prompt per row, padded on the right.
 
     Args:
-      lengths_B: how many tokens of each row count, 0 to T; None = all. A row of none keeps its
-        state, and its logits mean nothing.
+      lengths_B: how many tokens of each row count, 0 to T; None = all. A row of length 0
+        keeps its state, and its logits mean nothing.
       method: 'sequential' (exact), 'chunked' (K passes per chunk) or 'parallel' (K passes over the
         whole prompt). Without recurrence along the sequence all three are the same forward pass.
       chunk: positions per compiled call; the prompt is padded to a multiple, or for 'parallel' to a
@@ -385,7 +385,7 @@ class Model(abc.ABC, Generic[Fields]):
       donate: whether the state may be written in place, and is not used again; else it is copied
         once.
 
-    Returns: the state behind the prompts, and logits_BxV after each row's last token.
+    Returns: the state after the prompts, and logits_BxV after each row's last token.
 
     Raises:
       ValueError: lengths that do not fit, a token outside the vocabulary; under jit, where that

@@ -187,9 +187,9 @@ class CARTBlock(Stack):
     The entries are None if `past` is None.
 
     Args:
-      past: caches by name and where the new positions stand behind them, see `Stack.block`.
+      past: caches by name, and the position after them, see `Stack.block`.
       depth: R; None = configured.
-      probe_R: as of recurrence/depth_loop.py.
+      probe_R: see recurrence/depth_loop.py.
     """
     depth = depth or self.config.loops
     parts = self.parts(params)

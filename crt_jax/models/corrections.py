@@ -211,7 +211,7 @@ class Correction:
     """Returns the functions `summary` and `inject` for recurrence/passes.py.
 
     Args:
-      params: as of `init`.
+      params: from `init`.
       borrowed: (module, parameters) of what it `borrows`.
     """
     variant, config = self.variant, self.config

@@ -61,7 +61,7 @@ class CRT(Model[CRTConfig]):
   """The context-ready transformer over a block and with a correction; `depth` is K.
 
   Attributes:
-    make_block, make_correction: what makes others of the configuration, see docs/adding_a_model.md.
+    make_block, make_correction: make both from the configuration, see docs/adding_a_model.md.
   """
 
   Config = CRTConfig

@@ -24,7 +24,7 @@ def decide(config: Config, device: jax.Device | None) -> Config:
 
   Args:
     config: a ModelConfig.
-    device: None = any.
+    device: the device to choose for; None = any.
   """
   is_gpu = device is not None and kernel_choice.is_nvidia(device)
   kernel = config.attention_kernel

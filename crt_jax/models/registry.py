@@ -27,12 +27,12 @@ def build(
   """Returns the model that `config` describes.
 
   Args:
-    config: a ConfigDict or mapping with `name` and that model's fields, of which the rest takes its
-      default, or the `config` of a model.
-    device: what 'auto' fields are decided for (models/device_defaults.py), such as
-      jax.devices()[0]; None = what runs anywhere. It decides how the model is computed, not what.
+    config: a ConfigDict or mapping with `name` and some of that model's fields (the others have
+      their defaults), or the `config` of a model.
+    device: where the model will run, such as jax.devices()[0], for which 'auto' fields are chosen
+      (models/device_defaults.py); None = anywhere. It affects speed and memory, not results.
   Raises:
-    ValueError: an unknown key, a missing or unfit value; names the field and the fix.
+    ValueError: an unknown key, a missing or invalid value; names the field and the fix.
   """
   name = config.name if isinstance(config, ModelConfig) else config.get('name', '')
   model = model_class(str(name))

@@ -5,7 +5,7 @@ DecodeState and one stretch of xs = (e_JxBxcxC, ...), J stretches of c positions
 state by all c of them. Per stretch, beside what goes in and out of the loop:
 
   jax.lax.scan   stores all activations, and the caches again: T^2 with full attention
-  segments       stores the state of every sqrt(J)-th stretch and what lies between two of them;
+  segments       stores every sqrt(J)-th state, and all activations between two of them at a time;
                  forward work is done twice; little memory where the state is small (a window)
   replay         stores nothing but the caches themselves and what each position replaces: what
                  `advance` appends is never lost, so the backward pass restores each state from its

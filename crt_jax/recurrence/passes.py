@@ -25,7 +25,7 @@ class Recurrence(NamedTuple):
   Attributes:
     block: x_BxTxC, past, key -> z_BxTxC, entries.
     summary: z_BxTxC, x_BxTxC, key -> s, what a position hands to its successor: any tree of arrays
-      [B, T, ...]; a vector, s_BxTxC, in every CRT of ours.
+      [B, T, ...]; a vector, s_BxTxC, in this project's CRTs.
     inject: s_prev, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its own
       attention or recurrence, if any, reads of earlier positions, None in parallel passes.
     shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
@@ -49,8 +49,8 @@ class Passes:
     x_BxTxC: the last pass's input, x^(K).
     x_next_BxTxC: the input that a further pass would read, x^(K+1).
     summary: the last pass's summaries, [B, T, ...].
-    entries: what the positions add to each cache; {} where there is none.
-    statistics: of x^(k+1) against x^(k), k = 1..K-1 (spectra.loop_statistics); {} if not asked for.
+    entries: what the positions add to each cache; {} without caches.
+    statistics: of x^(k+1) against x^(k), k = 1..K-1 (probes.loop_statistics); {} if not requested.
   """
 
   z_BxTxC: Array
@@ -89,7 +89,7 @@ def unroll(
     probe_K: zeros [depth - 1] if statistics are wanted; their gradients are the squared norms of
       the gradients at x^(2) .. x^(K).
     state: what the earlier positions left behind; None at the start of a sequence.
-    before: goes on from these passes, and counts on from them, instead of from `start`.
+    before: continues after these passes, and their number, instead of from `start`.
   """
 
   def refine(carry: tuple[Array, Tree], pass_input: tuple[Array, Array | None]):
@@ -172,13 +172,14 @@ def chunked(
   It is exact if depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
 
   Args:
-    read: what to keep of a chunk's passes, arrays [B, c, ...], such as what the head reads.
-    lengths_B: number of positions that count in each row; the rest is padding and leaves no trace.
-      None: all T, where the state behind them is of no use: it is the one behind the padding.
+    read: what to return of a chunk's passes, arrays [B, c, ...], such as what the head reads.
+    lengths_B: number of positions that count in each row; the rest is padding without any effect.
+      None: all T; the returned state is then after the padding of the last chunk, so of no use.
     chunk: a T that it does not divide is padded, which changes nothing that counts.
-    loop: of backward.py, decides what the backward pass stores; `replay` takes no lengths.
+    loop: a loop of backward.py, which decides what the backward pass stores; `replay` takes no
+      lengths.
 
-  Returns: the state behind the last counted position, and what was read, [B, T, ...].
+  Returns: the state after the last counted position, and what was read, [B, T, ...].
   """
   length = e_BxTxC.shape[1]
   count = ceil_div(length, chunk)

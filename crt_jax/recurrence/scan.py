@@ -12,11 +12,10 @@ def scan_of(remat: Remat = False, unroll: bool = False) -> Callable:
   """Returns a scan of a body whose intermediate results the backward pass recomputes.
 
   Args:
-    remat: False stores everything, True nothing but the body's arguments, a policy of
-      jax.checkpoint_policies what it names.
-    unroll: writes all steps out. What the backward pass reads is then not stacked and sliced, and
-      products and elementwise operations of different steps can be fused; compile time grows with
-      the number of steps.
+    remat: False stores everything, True only the body's arguments, a policy of
+      jax.checkpoint_policies whatever it names.
+    unroll: writes all steps out. Stored values are then not stacked and sliced, and operations of
+      different steps can be fused, but compile time grows with the number of steps.
   """
   if remat is False:
     return functools.partial(jax.lax.scan, unroll=unroll)

@@ -21,8 +21,8 @@ class Carry:
 
   Attributes:
     value: any tree of arrays with an axis of rows. The entries of T new positions are a Carry too,
-      of the values behind each, with an axis of positions right behind that of the rows.
-    axis: of the rows (static); 1 where layers are stacked before it.
+      of the values after each position, with an axis of positions next to that of the rows.
+    axis: the axis of the rows (static); 1 if layers are stacked before it.
   """
 
   value: Any
@@ -36,13 +36,13 @@ class DecodeState:
 
   Attributes:
     caches: named trees of arrays [N, B, H, S, A] with one slot per position, append-only; slots
-      from position_B on hold nothing. Where `trailing`, the S latest positions, oldest first. What
-      is replaced at each position, and not added to, stands in them as a `Carry`.
-    recurrent: the summary of the last position, any tree of arrays [B, ...], as it is before the
-      first; None where a model has no recurrence along the sequence.
-    position_B: number of positions seen, per row; of length 1 if all rows stand at the same.
+      from position_B on are empty. If `trailing`, the S latest positions, oldest first. A part that
+      each position replaces, instead of appending to it, is a `Carry`.
+    recurrent: the summary of the last position, any tree of arrays [B, ...] (before the first
+      position an initial value); None for a model without recurrence along the sequence.
+    position_B: number of positions read, per row; of length 1 if it is the same in all rows.
     depth: recurrent passes per position (static), or None.
-    trailing: the caches forget what windowed attention no longer sees (static).
+    trailing: the caches drop what windowed attention no longer reads (static).
     seen: how many slots are read, see `seeing` (static); None = all.
   """
 
@@ -111,8 +111,8 @@ def advance(
   Args:
     entries: for each cache the new positions' arrays [N, B, H, T, A], or Carry of their values.
     summaries: the new positions' summaries [B, T, ...], or None without recurrence.
-    lengths_B: of length 1 where position_B is. None: all T positions, which the caches have room
-      for; rows that stand at the same position are then written as one stretch.
+    lengths_B: of length 1 if position_B is. None: all T positions, for which the caches have room;
+      rows at the same position are then written as one stretch.
   """
   if lengths_B is not None:
     lengths_B = lengths_B.astype(state.position_B.dtype)
@@ -213,7 +213,7 @@ def take_position(x: Array, index_B: Array | None, axis: int = 1) -> Array:
   """Returns row b's element at position index_B[b], at index_B[0] in all rows, or at the last.
 
   Args:
-    x: an array with positions on `axis`, right behind the rows: [B, T, ...].
+    x: an array with positions on `axis`, next to the rows: [B, T, ...].
   """
   before = (slice(None),) * axis
   if index_B is None:

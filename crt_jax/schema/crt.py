@@ -21,7 +21,7 @@ CORRECTIONS = {
   'pure': "'add' and the summary itself",
   'tied_pure': "'pure' with norm and feed-forward of the last layer",
   'px': "'add', and the head reads the next input",
-  'sa': "'add' behind self-attention",
+  'sa': "'add' after self-attention",
 }
 # What `gradient_reach` counts for each gradient estimator.
 GRADIENTS = {

@@ -37,11 +37,11 @@ class Values:
   """The values that a field accepts, and its meaning.
 
   Attributes:
-    meaning: one line, with the unit where there is one.
-    least, most: bounds of a number, or of the members of a tuple, that it may reach.
-    above, below: bounds that it may not reach.
-    zero: what 0 stands for, where that is not the number.
-    choices: of a text; a mapping says what each means.
+    meaning: one line, with the unit if there is one.
+    least, most: inclusive bounds of a number, or of the members of a tuple.
+    above, below: exclusive bounds.
+    zero: what 0 stands for, if not for the number 0.
+    choices: the allowed texts; a mapping has their meanings.
   """
 
   meaning: str
@@ -83,8 +83,8 @@ def field(default: Any, meaning: str, **bounds: Any) -> Any:
   """Returns a field of a Section.
 
   Args:
-    default: what it is where it is not given; MISSING for a field that has to be.
-    meaning, bounds: as of Values.
+    default: the value of a field that is not given; MISSING for a required field.
+    meaning, bounds: see Values.
   """
   if isinstance(default, dict):
     options: dict[str, Any] = {'default_factory': default.copy}
@@ -100,7 +100,7 @@ MISSING = dataclasses.MISSING
 class Section:
   """Base class of sections; each field is checked when one is made.
 
-  A subclass is a frozen dataclass and may `check` what fields mean together.
+  A subclass is a frozen dataclass; its `check` may compare fields.
   """
 
   section: ClassVar[str]
@@ -154,12 +154,12 @@ def resolve(
   """Returns the checked section.
 
   Args:
-    given: its fields, which may be incomplete: a ConfigDict, a mapping, or such a section.
-    section: its dotted name, where that is not the usual one.
+    given: some or all of its fields: a ConfigDict, a mapping, or such a section.
+    section: its dotted name, if not the usual one.
 
   Raises:
-    ValueError: a field that is unknown, missing, or has a value that is not right; one line that
-      names it and says what to write.
+    ValueError: an unknown or missing field, or an invalid value; one line that names the field and
+      says what to write.
   """
   if isinstance(given, cls):
     return given

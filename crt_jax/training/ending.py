@@ -37,7 +37,7 @@ def headline(model: Model, results: dict) -> str:
 
 
 def numbers(model: Model, results: dict) -> dict[str, float]:
-  """Returns the scores behind the headline by their tags in TensorBoard and trackers."""
+  """Returns the scores of the headline by their tags in TensorBoard and trackers."""
   rows = {name: principal(model, of_set) for name, of_set in by_set(results).items()}
   return {
     f'evaluation/{score}{name and "_" + name}': row[score]

@@ -39,11 +39,11 @@ def train(
 
   Args:
     config: a complete config (crt_jax/schema).
-    path: the work directory (workdir.py says what lies in it).
+    path: the work directory (workdir.py lists its files).
     fork: continue a run whose config differs from this one.
-    reset_optimizer: of a fork, see startup.prepare.
-    stop: hears the signals of the process; None: nobody does.
-    track: 'wandb' or 'trackio', which is shown the rows too (runs/tracking.py); '' for none.
+    reset_optimizer: for a fork, see startup.prepare.
+    stop: receives the signals of the process; None: nothing does.
+    track: 'wandb' or 'trackio', which also gets the rows (runs/tracking.py); '' for none.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.

@@ -62,7 +62,7 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
 
   Args:
     fork: continue although the run has another config.
-    reset_optimizer: where a fork gives the optimiser's state another structure, begin it anew.
+    reset_optimizer: start with a new optimiser state if a fork's has another structure.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
@@ -117,9 +117,9 @@ class Plan:
   """Everything that follows from a config alone, checked before any file is read or written.
 
   Attributes:
-    changed: fields of which the run in the directory has other values.
+    changed: fields that have other values in the run of the directory.
     abstract: the TrainState's shapes and shardings.
-    reset_optimizer: begin its state anew.
+    reset_optimizer: whether to start with a new optimiser state.
   """
 
   config: Any
@@ -276,10 +276,10 @@ def trained_source(
   """Returns a trained model and its parameters, if `model` can start from them.
 
   Args:
-    kept: the layers of it that are taken; () = all.
+    kept: which of its layers are used; () = all.
 
   Raises:
-    ValueError: they cannot be read, or that model or its tokenizer does not fit this one.
+    ValueError: they cannot be read, or that model or its tokenizer does not fit `model`.
   """
   folder = beginning['workdir']
 

@@ -253,7 +253,7 @@ def compile_steps(
   Args:
     make_step: (depth, telemetry) -> what make_train_step returns.
     telemetry: whether some steps measure the recurrence.
-    report: called with the number of executables that are there, from 0.
+    report: called with the number of finished executables, from 0.
   """
   start = time.perf_counter()
   executables, measuring = {}, {}
