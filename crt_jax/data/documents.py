@@ -1,4 +1,4 @@
-"""What a corpus is: documents, each a name and its text, that can be read more than once."""
+"""What a corpus is: documents, each a name and its text, that can be read repeatedly."""
 
 import array
 import dataclasses
@@ -15,7 +15,7 @@ READ_WHOLE_BYTES = 256 << 20  # hashed in 0.2 s
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """One text, or its tokens where another program has made them.
+  """One text, or its token ids if another program made them.
 
   Attributes:
     name: for messages.
@@ -57,7 +57,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """Every document of a corpus, in order.
+  """Digests and sizes of every document of a corpus, in order.
 
   Attributes:
     bits_N: the first 64 bits of each one's sha256.
@@ -76,7 +76,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-  """What one reading of a whole corpus gives.
+  """The result of reading a whole corpus once.
 
   Attributes:
     documents, bytes: their number, and their sizes together.
@@ -94,7 +94,7 @@ class Survey:
 
 
 def fingerprint(paths: Sequence[Path]) -> list[Any]:
-  """What tells whether files are the same as before, without decoding them.
+  """Returns a value that changes when the files change, without decoding them.
 
   Up to 256 MiB in all it is their names and contents, so a copy elsewhere counts as the same; of
   more it is what `make` would go by: full paths, sizes and modification times.
@@ -109,7 +109,7 @@ def fingerprint(paths: Sequence[Path]) -> list[Any]:
 
 
 def content_hash(document: Document) -> tuple[bytes, int]:
-  """(sha256 of the document's UTF-8 bytes, their number); of ids, as if they were int32."""
+  """Returns (sha256 of the document's UTF-8 bytes, their number); ids count as int32."""
   digest, length = hashlib.sha256(), 0
   for block in document.blocks():
     encoded = as_bytes(block)
@@ -123,7 +123,7 @@ def as_bytes(block: str | np.ndarray) -> bytes:
 
 
 def leading_bits(digest: bytes) -> int:
-  """The first 64 bits of a sha256: a number that depends on the text alone."""
+  """Returns the first 64 bits of a sha256."""
   return int.from_bytes(digest[:8], 'big')
 
 

@@ -1,5 +1,4 @@
-"""docs/claims.md, and what --list prints: everything in them is computed from the claims and the
-committed records."""
+"""docs/claims.md and the output of --list, computed from the claims and the committed records."""
 
 import inspect
 import math
@@ -103,7 +102,7 @@ def section(claim: Claim, judged: list[Judged], found: Mapping) -> list[str]:
 
 
 def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
-  """Returns what is known of a claim at one size, and what each arm costs."""
+  """Returns the evidence on a claim at one size, and the cost of each arm."""
   claim, design = judged.claim, judged.design
   parts = [standing(judged)]
   if judged.estimates:
@@ -133,7 +132,7 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
 
 
 def standing(judged: Judged) -> str:
-  """Returns the sentences that say which runs are missing, or how sure the verdict is."""
+  """Returns sentences on missing runs, or on the certainty of the verdict."""
   design, sentences = judged.design, []
   planned = len(design.arms) * len(design.seeds)
   if judged.missing:

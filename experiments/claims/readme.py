@@ -1,4 +1,4 @@
-"""The table near the top of README: of models of one cost, of the runs that are there."""
+"""The table near the top of README: models of equal cost."""
 
 from collections.abc import Mapping
 
@@ -43,7 +43,7 @@ other texts, budgets and controls; intervals and verdicts: [docs/claims.md](docs
 
 
 def text(claims: Mapping[str, Claim]) -> str:
-  """Returns the table of the arms whose seeds are all there."""
+  """Returns the table of the arms with complete seeds."""
   rows, seeds = [], ()
   for name, validation, arms in ROWS:
     claim, scores = claims[name], records.read(claims[name], SIZE)

@@ -43,7 +43,7 @@ GPU_TEXTS = {
 SCORED = {'eval.depths': (), 'eval.whole_tokens': 131_072}
 STATELESS = {
   'model.correction': 'stateless',
-  'model.start': 'corrected',  # the first pass is final
+  'model.start': 'corrected',  # the first pass is already exact
   'model.depth': 1,
   'model.depth_min': 0,
   'model.convergence_weight': 0.0,
