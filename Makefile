@@ -7,6 +7,7 @@
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-slurm                                   sweeps and scripts on a Slurm of this machine, by apt
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
+#   make slow-list                                    which of the tests take over 1.5 processor seconds
 #   make test-pretrained                              converted models and scores against PyTorch's, in .venv-peer
 #   make test-bucket                                  runs in a bucket, 50 kills among them, in .venv-bucket
 #   make lint-manifests                               the image and the JobSets, in .venv-manifests
@@ -26,7 +27,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-all test-exhaustive test-gpu test-isa test-pretrained test-signals test-bucket test-slurm lint lint-manifests format lock clean
+.PHONY: help quickstart laws test test-slow test-all slow-list test-exhaustive test-gpu test-isa test-pretrained test-signals test-bucket test-slurm lint lint-manifests format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -53,7 +54,7 @@ quickstart: $(VENV)/installed
 	$(run) -m experiments.generate --workdir=$(WORKDIR) --prompt='Call me' --num_tokens=120 --temperature=0.8 --top_k=50
 
 # Compiled programs stay for the next time, which halves the work; `make clean` removes them.
-laws test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/programs
+laws test slow-list: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/programs
 
 laws: $(VENV)/installed-test
 	$(run) -m pytest -m 'laws and not slow and not exhaustive' -n 2 --dist loadfile $(PYTEST_ARGS)
@@ -69,6 +70,10 @@ test-isa: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(run) -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# What `make test` leaves to `make test-slow`, besides tests that are marked in their own file.
+slow-list: $(VENV)/installed-test
+	$(run) -m pytest -p tests.seconds $(PYTEST_ARGS)
 
 test-all: $(VENV)/installed-test
 	$(run) -m pytest -m 'not exhaustive' -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

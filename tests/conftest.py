@@ -80,9 +80,12 @@ hypothesis.settings.load_profile('steady')
 
 TESTS = pathlib.Path(__file__).parent
 LAWS = tuple(TESTS / part for part in ('contract', 'recurrence', 'training/test_step.py'))
+SLOW = frozenset((TESTS / 'slow.txt').read_text('utf-8').splitlines())  # by tests/seconds.py
 
 
 def pytest_itemcollected(item):
+  if item.nodeid in SLOW and not item.config.pluginmanager.hasplugin('tests.seconds'):
+    item.add_marker('slow')
   if any(item.path.is_relative_to(law) for law in LAWS):
     item.add_marker('laws')
 

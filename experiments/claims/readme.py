@@ -61,7 +61,7 @@ def text(claims: Mapping[str, Claim]) -> str:
           f'{budget.parameters / 1e6:.2f} M',
           f'{budget.flops / 1e6:.2f} M',
           f'{budget.training_flops:.2g}',
-          f'{budgets.seconds(arm, design.arms, SIZE) / 60:.0f}',
+          f'{(budgets.seconds(arm, design.arms, SIZE) or 0) / 60:.0f}',
           pages.spread(np.exp(losses), '.2f'),
         ]
       )
