@@ -1,6 +1,7 @@
 """Tokenise a corpus ahead of training, for nodes without network or packages.
 
     crt-prepare --config=configs/crt_sotu.py
+    crt-prepare --config=configs/crt_sotu.py --workers=8
     crt-prepare --config=configs/crt_sotu.py --verify
     crt-prepare --config=configs/crt_sotu.py --repair
     crt-prepare --config=configs/crt_sotu.py --write_tfds=DIR
@@ -41,6 +42,9 @@ _VERIFY = flags.DEFINE_bool(
 _REPAIR = flags.DEFINE_bool(
   'repair', False, 'Compare every byte with its checksum; damaged data is made again.'
 )
+_WORKERS = flags.DEFINE_integer(
+  'workers', 1, 'Processes that tokenise; as many as there are cores is fastest.', lower_bound=1
+)
 
 
 def main(argv: list[str]) -> int | None:
@@ -76,7 +80,7 @@ def _prepare() -> None:
   from crt_jax.training.terminal import Stages
 
   with contextlib.redirect_stdout(sys.stderr), Stages() as report:
-    dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=report)
+    dataset = data.prepare(_CONFIG.value.data, _REPAIR.value, report, _WORKERS.value)
   for packed in dataset.validation_sets.values():
     if isinstance(packed, data.PackedDataset):
       _describe(packed)

@@ -47,10 +47,13 @@ class Malformed(ValueError):
 
 
 class Skipping:
-  """Leaves malformed records out, up to a share of all (`data.skip_malformed`); 0: none."""
+  """Leaves malformed records out, up to a share of all (`data.skip_malformed`); 0: none.
 
-  def __init__(self, share: float):
-    self._share, self._is_said = share, False
+  Of a part of a corpus that was counted as a whole, the share may be 1 and is said already.
+  """
+
+  def __init__(self, share: float, is_said: bool = False):
+    self._share, self._is_said = share, is_said
 
   def kept(self, records: Iterable[Document | Malformed]) -> Iterator[Document]:
     """The documents; says how many records were left out.
@@ -110,9 +113,9 @@ def _records(path: Path, text_field: str) -> Iterator[Document | Malformed]:
       yield Malformed(
         f'{place}: field {text_field!r} holds {type(text).__name__}; set data.text_field'
       )
-    elif _SURROGATE.search(text):
+    elif not text.isascii() and _SURROGATE.search(text):
       yield Malformed(f'{place}: field {text_field!r} holds half a surrogate pair; repair it')
-    elif text.strip():
+    elif text and not text.isspace():
       yield Document.of(place, text, str(path))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from crt_jax import storage
 from crt_jax.data import overlap, tokenizers, vocabularies
-from crt_jax.data.cache import open_or_build
+from crt_jax.data.cache import Shared, open_or_build
 from crt_jax.data.documents import Corpus
 from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
 from crt_jax.data.token_files import (
@@ -36,7 +36,7 @@ from crt_jax.data.token_files import (
   damage,
   verify,
 )
-from crt_jax.data.tokenise import Report, pack
+from crt_jax.data.tokenise import Report, open_tokenizer, pack, tokenise
 from crt_jax.schema.data import DataConfig
 
 Opened = TypeVar('Opened')
@@ -162,15 +162,19 @@ class PackedDataset(TextDataset):
 
 
 def prepare_corpus(
-  config: DataConfig, corpus: Corpus, whole: bool, report: Report | None
+  config: DataConfig, corpus: Corpus, whole: bool, report: Report | None, workers: int
 ) -> PackedDataset:
   """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
   opened = functools.partial(open_packed, whole=whole)
   if folder := config.packed_folder:
     dataset = _open_as_it_is(config, folder, opened)
   else:
-    build = functools.partial(pack, config, corpus, report=report)
-    dataset = cached(corpus_folder(config, corpus), opened, build)
+    folder = corpus_folder(config, corpus)
+    parts = folder.with_name(f'{folder.name}.parts')
+    made = dict(report=report, workers=workers)
+    work = functools.partial(tokenise, config, corpus, parts, **made, is_over=folder.exists)
+    build = functools.partial(pack, config, corpus, parts=parts, **made)
+    dataset = cached(folder, opened, build, Shared(parts, work))
   dataset.check_length(config.sequence_length)
   return dataset
 
@@ -218,7 +222,12 @@ def _open_as_it_is(
   return dataset
 
 
-def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path], None]) -> Opened:
+def cached(
+  folder: Path,
+  opened: Callable[[Path], Opened],
+  build: Callable[[Path], None],
+  shared: Shared | None = None,
+) -> Opened:
   """What `opened` makes of a cache folder, built first if need be.
 
   Raises:
@@ -226,7 +235,7 @@ def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path
     OutOfReach: it cannot be read, which says nothing against it.
   """
   try:
-    return open_or_build(folder, opened, build)
+    return open_or_build(folder, opened, build, shared)
   except storage.OutOfReach:
     raise
   except OSError as error:
@@ -299,21 +308,6 @@ def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]
     name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
   }
   return np.dtype(manifest['dtype']), shards
-
-
-def open_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-  """The tokenizer of a cache folder.
-
-  Raises:
-    FileNotFoundError: nothing is there.
-    DamagedCache: it was changed.
-  """
-  if not folder.is_dir():
-    raise FileNotFoundError(folder)
-  try:
-    return tokenizers.load(folder)
-  except ValueError as error:
-    raise DamagedCache(str(error)) from None
 
 
 def folder_name(config: DataConfig, corpora: Sequence[tuple[DataConfig, Corpus]]) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +44,20 @@ def token_dtype(vocab_size: int) -> np.dtype:
   return np.dtype('<u2' if vocab_size <= 1 << 16 else '<u4')
 
 
+def in_vocabulary(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+  """The ids in the type in which they are written.
+
+  Raises:
+    ValueError: an id lies outside the vocabulary.
+  """
+  if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+    wrong = int(ids.max()) if int(ids.min()) >= 0 else int(ids.min())
+    raise ValueError(
+      f'token id {wrong} is outside the vocabulary of {vocab_size}; repair the tokenizer'
+    )
+  return ids.astype(token_dtype(vocab_size), copy=False)
+
+
 class TokenWriter:
   """Appends tokens to shards in a folder; `close` makes them durable and lists them."""
 
@@ -50,7 +65,7 @@ class TokenWriter:
     self.tokens = 0
     self._folder, self._name = folder, name
     self._vocab_size, self._shard_tokens = vocab_size, shard_tokens
-    self._dtype = token_dtype(vocab_size)
+    self._hasher = ThreadPoolExecutor(1)  # beside the writing
     self._file: BinaryIO | None = None
     self._digest, self._in_shard = hashlib.sha256(), 0
     self._shards: list[Shard] = []
@@ -61,19 +76,15 @@ class TokenWriter:
     Raises:
       ValueError: an id lies outside the vocabulary.
     """
-    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocab_size:
-      wrong = int(ids.max()) if int(ids.min()) >= 0 else int(ids.min())
-      raise ValueError(
-        f'token id {wrong} is outside the vocabulary of {self._vocab_size}; repair the tokenizer'
-      )
-    ids = ids.astype(self._dtype, copy=False)
+    ids = np.ascontiguousarray(in_vocabulary(ids, self._vocab_size))
     while ids.size:
       if self._file is None:
         self._file, self._digest = (self._folder / self._next()).open('wb'), hashlib.sha256()
-      part, ids = np.split(ids, [self._shard_tokens - self._in_shard])
-      raw = part.tobytes()
-      self._file.write(raw)
-      self._digest.update(raw)
+      room = self._shard_tokens - self._in_shard
+      part, ids = ids[:room], ids[room:]
+      hashing = self._hasher.submit(self._digest.update, part.data)
+      self._file.write(part.data)
+      hashing.result()
       self._in_shard += part.size
       self.tokens += part.size
       if self._in_shard == self._shard_tokens:
@@ -82,6 +93,7 @@ class TokenWriter:
   def close(self) -> list[Shard]:
     if self._file is not None:
       self._end_shard(self._file)
+    self._hasher.shutdown()
     return self._shards
 
   def _next(self) -> str:
