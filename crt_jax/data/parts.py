@@ -37,6 +37,7 @@ from crt_jax.data.documents import Corpus, Document, Lister, as_bytes
 from crt_jax.data.token_files import in_vocabulary, token_dtype
 from crt_jax.data.tokenizers import Tokenizer
 
+FORMAT = 1  # another one for each change of what is in a part, and of where it begins
 PART_CHARACTERS = 1 << 24
 BATCH_CHARACTERS = 1 << 21  # tokenised at once: enough for all cores, little memory
 WAIT_SECONDS = 0.2

@@ -61,6 +61,7 @@ def pack(
   config: DataConfig,
   corpus: Corpus,
   folder: Path,
+  *,
   parts: Path,
   report: Report | None = None,
   shard_tokens: int = SHARD_TOKENS,

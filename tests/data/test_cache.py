@@ -137,19 +137,23 @@ def test_another_format_version_is_not_used(settings, counted, monkeypatch):
   assert len(counted) == 2
 
 
-@pytest.mark.parametrize('moment', ['writing', 'renaming'])
-def test_killed_at_any_moment_leaves_nothing_that_is_used(settings, counted, moment):
-  target = {
-    'writing': 'token_files.TokenWriter.write',
-    'renaming': 'cache.Path.rename',
-  }[moment]
+@pytest.mark.parametrize(
+  ('target', 'call', 'left'),
+  [
+    ('cache.Path.rename', 3, '.parts-'),  # of the record of a part
+    ('token_files.TokenWriter.write', 2, '.tmp-'),
+    ('cache.Path.rename', 4, '.tmp-'),
+  ],
+  ids=['tokenising', 'writing', 'renaming'],
+)
+def test_killed_at_any_moment_leaves_nothing_that_is_used(settings, counted, target, call, left):
   kill = f"""
 import os, signal
 from crt_jax.data import cache
 original, calls = {target}, []
 def kill(self, *args):
   calls.append(1)
-  if len(calls) == {1 if moment == 'renaming' else 20}:
+  if len(calls) == {call}:
     os.kill(os.getpid(), signal.SIGKILL)
   return original(self, *args)
 {target} = kill
@@ -159,7 +163,7 @@ def kill(self, *args):
   process.communicate(timeout=60)
   assert process.returncode == -signal.SIGKILL
   root = data.resolve(config).cache_root
-  assert [name for name in names(root) if '.tmp-' in name]  # it really was in the middle
+  assert [name for name in names(root) if left in name]  # it really was in the middle
   dataset = data.prepare(config)  # neither waits for the dead process nor takes what it left
   assert len(counted) == 1
   assert names(root) == [dataset.folder.name, dataset.folder.name + '.lock']
