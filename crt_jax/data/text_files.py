@@ -29,6 +29,7 @@ from crt_jax.data.documents import Document
 from crt_jax.schema.fields import near
 
 BLOCK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 18  # in which lines are looked for
 KINDS = ('.txt', '.md', '.jsonl', '.json', '.csv', '.tsv')
 COMPRESSED = ('.gz', '.zst')
 SUFFIXES = (
@@ -253,7 +254,7 @@ def _open(path: Path) -> io.BufferedIOBase:
       import pyarrow
 
       return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd'))
-    return path.open('rb')
+    return io.BufferedReader(path.open('rb', buffering=0), BUFFER_BYTES)
   except OSError as error:
     raise ValueError(f'{path}: cannot be read ({error.strerror or error})') from None
 

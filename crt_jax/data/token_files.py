@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,7 +67,8 @@ class TokenWriter:
     self.tokens = 0
     self._folder, self._name = folder, name
     self._vocab_size, self._shard_tokens = vocab_size, shard_tokens
-    self._hasher = ThreadPoolExecutor(1)  # beside the writing
+    self._hasher = ThreadPoolExecutor(1)  # beside the writing and what is read next
+    self._hashing: Future = self._hasher.submit(int)
     self._file: BinaryIO | None = None
     self._digest, self._in_shard = hashlib.sha256(), 0
     self._shards: list[Shard] = []
@@ -84,9 +85,9 @@ class TokenWriter:
         self._file, self._digest = (self._folder / self._next()).open('wb'), hashlib.sha256()
       room = self._shard_tokens - self._in_shard
       part, ids = ids[:room], ids[room:]
-      hashing = self._hasher.submit(self._digest.update, part.data)
+      self._hashing.result()
+      self._hashing = self._hasher.submit(self._digest.update, part.data)
       self._file.write(part.data)
-      hashing.result()
       self._in_shard += part.size
       self.tokens += part.size
       if self._in_shard == self._shard_tokens:
@@ -105,6 +106,7 @@ class TokenWriter:
     file.flush()
     os.fsync(file.fileno())
     file.close()
+    self._hashing.result()
     name = self._next()
     sampled = sampled_sha256(self._folder / name)
     self._shards.append(Shard(name, self._in_shard, self._digest.hexdigest(), sampled))

@@ -7,7 +7,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,6 @@ def pack(
     ValueError: the corpus is empty, unreadable, changes while it is read, or cannot be split as
       asked.
   """
-  started = time.monotonic()
   made = tokenise(config, corpus, parts, report, workers)
   tokenizer = made.tokenizer
   if open_corpus(config).fingerprint != corpus.fingerprint:
@@ -142,9 +140,8 @@ def pack(
       'versions': {name: importlib.metadata.version(name) for name in ('numpy', 'tokenizers')},
     },
   )
-  seconds = time.monotonic() - started
   tokens = sum(count.tokens for count in counts.values())
-  logging.info('%d bytes -> %d tokens in %.1f s', found.bytes, tokens, seconds)
+  logging.info('%d bytes -> %d tokens', found.bytes, tokens)
 
 
 def tokenise(
@@ -236,6 +233,7 @@ def _helpers(number: int, config: DataConfig, fingerprint: Any, folder: Path) ->
   finally:
     for helper in helpers:
       helper.terminate()
+      helper.join()
     os.environ.pop(_THREADS)
     if threads is not None:
       os.environ[_THREADS] = threads
@@ -292,16 +290,17 @@ def _divide(
   for part in parts:
     documents = len(part.text_bytes_N)
     is_held_out_N = validation_N[ended : ended + documents]
-    is_held_out_T = np.repeat(validation_N[ended : ended + len(part.counts_S)], part.counts_S)
+    is_held_out_S = validation_N[ended : ended + len(part.counts_S)]
     ended += documents
-    ids_T = part.ids(parts.dtype)
-    for split, of_documents_N, of_tokens_T in (
-      ('train', ~is_held_out_N, ~is_held_out_T),
-      ('validation', is_held_out_N, is_held_out_T),
+    changes = np.flatnonzero(np.diff(is_held_out_S, prepend=False))  # the first run is of training
+    ends = np.concatenate([[0], np.cumsum(part.counts_S)])
+    runs = np.split(part.ids(parts.dtype), ends[changes])
+    for index, (split, of_split_N) in enumerate(
+      (('train', ~is_held_out_N), ('validation', is_held_out_N))
     ):
-      counts[split].documents += int(of_documents_N.sum())
-      counts[split].bytes += int(part.text_bytes_N[of_documents_N].sum())
-      writers[split].write(ids_T[of_tokens_T])
+      counts[split].documents += int(of_split_N.sum())
+      counts[split].bytes += int(part.text_bytes_N[of_split_N].sum())
+      writers[split].write(np.concatenate([runs[0][:0], *runs[index::2]]))
   return counts
 
 
