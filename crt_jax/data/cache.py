@@ -68,14 +68,13 @@ def open_or_build(
     return _build_alone(folder, open_folder, build)
   try:
     if not folder.exists():
-      try:
-        shared.work()
-      except OSError:
-        if not folder.exists():  # another process has finished, and tidied up
-          raise
+      shared.work()
     opened = _build_alone(folder, open_folder, build)
-  except OSError:
-    raise
+  except OSError as error:
+    try:
+      opened = open_folder(folder)  # another process has finished, and tidied up
+    except (FileNotFoundError, DamagedCache):
+      raise error from None
   except Exception:  # a mistake: with other text it is other work
     shutil.rmtree(shared.folder, ignore_errors=True)
     raise

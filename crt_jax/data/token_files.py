@@ -152,7 +152,7 @@ class TokenFile(Tokens):
   def __init__(self, paths: Sequence[Path], dtype: np.dtype):
     # np.asarray: slices of a bare view cost a tenth of a memmap's.
     self._shards = [
-      np.asarray(storage.retried(path, np.memmap, path, dtype, mode='r')) for path in paths
+      np.asarray(storage.retried(path, np.memmap, str(path), dtype, mode='r')) for path in paths
     ]
     self._ends = np.cumsum([shard.size for shard in self._shards], dtype=np.int64)
     self.dtype = np.dtype(dtype)

@@ -243,6 +243,30 @@ def test_without_locks_the_rename_decides(tmp_path, monkeypatch):
   assert names(tmp_path) == ['data', 'data.lock']
 
 
+def test_where_another_process_is_faster_its_work_is_taken(tmp_path):
+  folder, scratch = tmp_path / 'data', tmp_path / 'scratch'
+
+  def open_folder(path):
+    return (path / 'a').read_text()
+
+  def work():
+    folder.mkdir()
+    (folder / 'a').write_text('theirs')
+    scratch.mkdir()
+    (scratch / 'tidied up' / 'meanwhile').write_text('')
+
+  shared = cache.Shared(scratch, work)
+  assert cache.open_or_build(folder, open_folder, lambda path: 1 / 0, shared) == 'theirs'
+  assert names(tmp_path) == ['data']
+  with pytest.raises(FileNotFoundError, match='gone'):
+    cache.open_or_build(
+      tmp_path / 'b',
+      open_folder,
+      lambda path: 1 / 0,
+      cache.Shared(scratch, (tmp_path / 'gone').stat),
+    )
+
+
 @pytest.mark.slow
 def test_processes_that_start_together_do_the_work_once(settings, tmp_path):
   log = tmp_path / 'log'
