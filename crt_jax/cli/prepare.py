@@ -12,10 +12,10 @@ trains on it with --config.data.corpus=packed:FOLDER, without the text. Doing it
 places at once, does the work once.
 
 --workers=N shares the work among N processes, and so do tasks of several hosts that are given the
-same command and cache; one that was stopped goes on where it was. Training compares up to 256 MiB
-of tokens with their checksums once a host, and samples of more. --verify reads every byte, names the files that are damaged, changes nothing and exits with 1;
---repair makes them again and keeps the damaged ones as NAME.damaged-N, since a running job may
-still read them.
+same command and cache; what was stopped goes on where it was. Training compares up to 256 MiB of
+tokens with their checksums, and samples of more, once a host. --verify reads every byte, names the
+files that are damaged, changes nothing and exits with 1; --repair makes them again and keeps the
+damaged ones as NAME.damaged-N, since a running job may still read them.
 """
 
 import contextlib
