@@ -14,7 +14,8 @@ from crt_jax.data.corpora import open_corpus
 from tests.data.conftest import make_text
 from tests.data.test_cache import contents, names, run
 
-# Small parts, each of which is logged when it is there; {kill}: die in place of the last one.
+# Small parts, each of which is logged when it is there. At its first one a process waits until
+# {together} have begun one; in place of the {kill}th it dies.
 PATCHED = """
 import os, pathlib, signal, time
 from crt_jax.data import corpora, parts, tokenizers
@@ -22,16 +23,15 @@ corpora.UNIT_BYTES, parts.PART_CHARACTERS, tokenizers.PIECE_CHARACTERS = 3000, 1
 close, made, root = parts._NewPart.close, [], pathlib.Path({root!r})
 def logged(self, is_last):
   made.append(1)
+  (root / f'begun{{os.getpid()}}').touch()
+  while len(list(root.glob('begun*'))) < {together}:
+    time.sleep(0.01)
   if len(made) == {kill}:
     os.kill(os.getpid(), signal.SIGKILL)
-  time.sleep(0.02)
   close(self, is_last)
   with (root / 'log').open('a') as file:
     print(os.getpid(), self._unit, self.number, file=file)
 parts._NewPart.close = logged
-(root / f'ready{{os.getpid()}}').touch()
-while len(list(root.glob('ready*'))) < {together}:
-  time.sleep(0.01)
 """
 
 
@@ -49,14 +49,14 @@ def test_the_outcome_is_that_of_one_process_and_nothing_is_made_twice(settings, 
   first.communicate(timeout=120)
   assert first.returncode == -signal.SIGKILL, kill
   others = [
-    run(config, PATCHED.format(root=str(tmp_path), kill=2 * is_dying, together=4))
+    run(config, PATCHED.format(root=str(tmp_path), kill=int(is_dying), together=4))
     for is_dying in (False, False, True)
   ]
   for process in others:
     process.communicate(timeout=120)
   assert [process.returncode for process in others] == [0, 0, -signal.SIGKILL], kill
   log = [line.split() for line in (tmp_path / 'log').read_text().splitlines()]
-  assert len({pid for pid, *_ in log}) == 4  # each has made some
+  assert len({pid for pid, *_ in log}) == 3  # the one that died at its first made none
   made = [tuple(place) for _, *place in log]
   assert len(made) == len(set(made)) > 20
   cache = data.resolve(config).cache_root
