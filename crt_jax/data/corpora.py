@@ -73,10 +73,11 @@ def _units(
 ) -> list[Unit]:
   """Runs of files of about UNIT_BYTES, and larger files alone."""
   units, run, size = [], [], 0
-  for path, after in itertools.zip_longest(paths, paths[1:]):
+  sizes = [path.stat().st_size for path in paths]
+  for path, own, after in itertools.zip_longest(paths, sizes, sizes[1:]):
     run.append(path)
-    size += path.stat().st_size
-    if after is None or size + after.stat().st_size > UNIT_BYTES:
+    size += own
+    if after is None or size + after > UNIT_BYTES:
       units.append(Unit(size, functools.partial(read, run)))
       run, size = [], 0
   return units
@@ -101,8 +102,10 @@ def _files(config: DataConfig) -> Corpus:
     counted = Skipping(1.0, is_said=True) if config.skip_malformed else None
     return read_files(paths, config.text_field, counted)
 
-  runs = [*_units(training, some), *_units(held_out, lambda paths: _held_out(some(paths)))]
-  return Corpus('files', identity, documents, runs=runs)
+  def cut() -> list[Unit]:
+    return _units(training, some) + _units(held_out, lambda paths: _held_out(some(paths)))
+
+  return Corpus('files', identity, documents, cut=cut)
 
 
 def _tokens(config: DataConfig) -> Corpus:
@@ -112,12 +115,15 @@ def _tokens(config: DataConfig) -> Corpus:
   def some(paths: Sequence[Path]) -> Iterator[Document]:
     return read_tokens(paths, config.token_dtype)
 
-  runs = [*_units(training, some), *_units(held_out, lambda paths: _held_out(some(paths)))]
-
   def documents() -> Iterator[Document]:
-    return itertools.chain.from_iterable(unit.documents() for unit in runs)
+    yield from some(training)
+    yield from _held_out(some(held_out))
 
-  return Corpus('tokens', [identity, config.token_dtype], documents, holds_ids=True, runs=runs)
+  def cut() -> list[Unit]:
+    return _units(training, some) + _units(held_out, lambda paths: _held_out(some(paths)))
+
+  identity = [identity, config.token_dtype]
+  return Corpus('tokens', identity, documents, holds_ids=True, cut=cut)
 
 
 def _packed(config: DataConfig) -> Corpus:

@@ -2,6 +2,7 @@
 
 import array
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,18 +64,18 @@ class Corpus:
     fingerprint: JSON-able; it changes when the corpus does, and is cheap to make.
     documents: yields the documents, always in the same order, none of them blank.
     holds_ids: their blocks are tokens, not text.
-    runs: the same documents in order, cut where reading can begin; () where it cannot.
+    cut: gives the same documents in order, cut where reading can begin; None where it cannot.
   """
 
   name: str
   fingerprint: Any
   documents: Callable[[], Iterator[Document]]
   holds_ids: bool = False
-  runs: Sequence[Unit] = ()
+  cut: Callable[[], Sequence[Unit]] | None = None
 
-  @property
+  @functools.cached_property
   def units(self) -> Sequence[Unit]:
-    return self.runs or (Unit(0, self.documents),)
+    return self.cut() if self.cut is not None else [Unit(0, self.documents)]
 
 
 @dataclasses.dataclass(frozen=True)

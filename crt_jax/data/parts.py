@@ -110,7 +110,8 @@ class Parts:
     self.before = np.array([tokenizer.bos] if separator == 'bos_eos' else [], self.dtype)
     self.after = np.array([] if separator == 'none' else [tokenizer.eos], self.dtype)
     self._whole: dict[int, list[Path]] = {}
-    self._said = 0
+    self._total = sum(unit.bytes for unit in corpus.units)
+    self._done, self._said = 0, 0
 
   def __iter__(self) -> Iterator[Part]:
     """All parts in order, when they are made."""
@@ -152,6 +153,7 @@ class Parts:
       if not found or found[-1] != self.record(unit, len(found) - 1, True):
         return []
       self._whole[unit] = found
+      self._done += self.corpus.units[unit].bytes
     return self._whole[unit]
 
   def _has_free(self, unit: int, others: dict[int, set[int]], claims: '_Claims') -> bool:
@@ -166,12 +168,11 @@ class Parts:
 
   def _progress(self, progress: Progress) -> Callable[[int], None]:
     """What is called with the characters of a unit that are read, where `progress` is of all."""
-    sizes = [unit.bytes for unit in self.corpus.units]
-    done, total = sum(sizes[unit] for unit in self._whole), sum(sizes)
+    done = self._done
 
     def said(read: int) -> None:
-      self._said = max(self._said, min(done + read, total))
-      progress(self._said, total)
+      self._said = max(self._said, min(done + read, self._total))
+      progress(self._said, self._total)
 
     return said
 
