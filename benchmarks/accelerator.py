@@ -88,6 +88,8 @@ def _training(case: str, *toy: str) -> Step:
 
 
 TESTS = ('tests/gpu', '-v', '--color=no')
+# Of corpora/, where experiments.fetch puts them; what is cut off goes on from its last checkpoint.
+CLAIMS = ('--run=layers_or_recurrence,conversion,cart_or_dense', '--size=gpu')
 
 
 DEVICE = Step(
@@ -141,6 +143,7 @@ STEPS = (
   _latency('latency by batch', 60, 250, PAIR, ONE_CONTEXT, ONE_DTYPE, ONE_DISPATCH),
   _latency('the rest of latency', 60, 3600),
   Step('all tests', 60, 400, 'pytest', TESTS, smoke=()),
+  Step('a piece of the claims', 200, 480, 'experiments.claims', CLAIMS, smoke=()),
 )  # fmt: skip
 
 _MINUTES = flags.DEFINE_float('minutes', 9.0, 'Of everything together.', lower_bound=0.1)
@@ -204,7 +207,7 @@ def main(argv: list[str]) -> None:
 
 
 def read(path: pathlib.Path) -> list[dict]:
-  """The rows that are there; a line that was cut off is left out."""
+  """Returns the rows that are there; a line that was cut off is left out."""
   rows = []
   for line in path.read_bytes().splitlines() if path.exists() else ():
     with contextlib.suppress(ValueError):
@@ -213,7 +216,7 @@ def read(path: pathlib.Path) -> list[dict]:
 
 
 def order(steps: tuple[Step, ...], rows: list[dict], same: dict) -> list[Step]:
-  """The steps that are to be run: those that are not done, first those that were never tried."""
+  """Returns the steps that are not done, those that were never tried first."""
   ours = [row for row in rows if same.items() <= row.items()]
   done = {row['step'] for row in ours if row['outcome'] == DONE}
   failed = {row['step'] for row in ours} - done
@@ -224,7 +227,7 @@ def order(steps: tuple[Step, ...], rows: list[dict], same: dict) -> list[Step]:
 
 
 def plan(steps: list[Step], seconds: float) -> str:
-  """What would run within so many seconds, when, and for how long at most."""
+  """Returns the steps that would run within so many seconds, when, and for how long at most."""
   lines, start = [f'{"begins":>6}{"takes":>7}{"limit":>7}  step'], 0
   for step in (DEVICE, *steps):
     begins = _clock(start) if start + step.takes <= seconds else 'later'
@@ -243,7 +246,7 @@ def run(
   environment: dict[str, str],
   is_tuning_kept: bool = True,
 ) -> dict[str, Any]:
-  """Runs a step for `limit` seconds at most; what its row says beside its name."""
+  """Runs a step for at most `limit` seconds; returns its row without its name."""
   start = time.monotonic()
   with tempfile.TemporaryDirectory() as scratch, open(output / LOG, 'ab') as log:
     log.write(f'\n== {step.name}, {now()}\n'.encode())
@@ -285,7 +288,7 @@ def run(
 
 
 def _content(file: pathlib.Path) -> dict | str | None:
-  """Of a result that a step wrote: JSON, or a text; None for anything else."""
+  """Returns the content of a step's result file: JSON, or a text; None for anything else."""
   if file.suffix == '.json':
     try:
       return json_text.parse(file.read_bytes())

@@ -55,10 +55,10 @@ from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
 from benchmarks.gpu_programs import decoding_of, devices_of_nodes, training_of
 from configs.latency import models
-from crt_jax import accounting, sharding
+from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
-from crt_jax.runs import train_state, workdir
+from crt_jax.runs import train_state
 from crt_jax.runs.provenance import commit, origin
 from crt_jax.training import optimizer, sharding_table, step
 
@@ -339,7 +339,7 @@ def keep(path: pathlib.Path, name: str, label: str, found: dict, every: list[str
     results.setdefault(name, {})[label] = found | {'commit': commit()}
     ordered = {name: results[name] for name in every if name in results}
     made = origin() | {'libtpu': libtpu_version()}
-    workdir.write_json(path, {'results': ordered, 'configs': every, 'origin': made})
+    json_text.write(path, {'results': ordered, 'configs': every, 'origin': made})
   finally:
     os.close(folder)  # and with it the lock
 

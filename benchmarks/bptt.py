@@ -48,13 +48,13 @@ _DEVICES = flags.DEFINE_integer('devices', 2, 'CPU devices that share the rows, 
 
 
 def model_of(backward: str, **fields: Any) -> Model:
-  """A one-layer CRT trained by exact backpropagation."""
+  """Returns a one-layer CRT trained by exact backpropagation."""
   described = dict(name='crt', layers=1, rotary='integer', driver='sequential', backward=backward)
   return crt_jax.build(described | fields)
 
 
 def gradient_of(model: Model, length: int, batch: int) -> jax.stages.Compiled:
-  """The compiled gradient of the loss."""
+  """Returns the compiled gradient of the loss."""
   params = jax.eval_shape(model.init, random_key(0))
   rows = jax.ShapeDtypeStruct((batch, length), jnp.int32)
   gradient = jax.jit(jax.grad(model.loss, has_aux=True))
@@ -62,7 +62,7 @@ def gradient_of(model: Model, length: int, batch: int) -> jax.stages.Compiled:
 
 
 def memory() -> dict:
-  """MiB of temporaries by loop and T, and over one cache for full attention."""
+  """Returns MiB of temporaries by loop and T, and relative to one cache for full attention."""
   fields = {name: value for name, value in MEMORY.items() if name != 'batch'}
   batch, found = MEMORY['batch'], {}
   for name, (window, backward) in LOOPS.items():
@@ -83,7 +83,7 @@ def memory() -> dict:
 
 
 def price() -> dict:
-  """Seconds of a gradient at T = 512, of which the plain scan stores everything."""
+  """Returns the seconds of a gradient at T = 512 by each loop, the plain scan included."""
   fields = {name: value for name, value in MEMORY.items() if name != 'batch'}
   length, batch = 512, MEMORY['batch']
   rng = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def _wait_for(compiled: jax.stages.Compiled, *arguments: Any) -> None:
 
 
 def speed() -> dict:
-  """Seconds of one training step of either side, median, and their ratio."""
+  """Returns the seconds of one training step of either side, median, and their ratio."""
   rng = np.random.default_rng(0)
   tokens, targets = rng.integers(0, FIELDS['vocab_size'], (2, BATCH, LENGTH)).astype(np.int32)
   sides = {
@@ -141,8 +141,10 @@ def speed() -> dict:
 
 
 def products_floor() -> dict:
-  """What the matrix products of the step would take by themselves, without recomputation: 6 x
-  weights x tokens operations at the measured speed of products to 4C and back."""
+  """Returns the seconds of the step's matrix products alone, without recomputation.
+
+  That is 6 x weights x tokens operations at the measured speed of products to 4C and back.
+  """
   width, devices, count = FIELDS['width'], _DEVICES.value, 1000
   params = jax.eval_shape(model_of('scan', **FIELDS).init, random_key(0))
   del params['embedding']

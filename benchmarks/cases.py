@@ -28,7 +28,7 @@ def config_of(
   batch_size: int = 0,
   fixed: dict | None = None,
 ) -> ConfigDict:
-  """The config of a case as it is measured, with `fixed` fields."""
+  """Returns the config of a case as it is measured, with `fixed` fields."""
   spec, changes = CASES[case]
   config = config_files.load(spec)
   changes = COMMON | changes

@@ -37,7 +37,7 @@ def main(argv: list[str]):
 
 
 def facts() -> dict:
-  """The device and what is installed, beside what every result says."""
+  """Returns the device and what is installed, beside what every result says."""
   device = jax.devices()[0]
   return dict(
     memory_bytes=(device.memory_stats() or {}).get('bytes_limit'),
@@ -50,7 +50,7 @@ def facts() -> dict:
 
 
 def gpu() -> str:
-  """What nvidia-smi says of GPU; '' where there is none."""
+  """Returns what nvidia-smi says of GPU; '' where there is none."""
   if not shutil.which('nvidia-smi'):
     return ''
   command = ['nvidia-smi', f'--query-gpu={GPU}', '--format=csv']
@@ -65,7 +65,7 @@ def version(name: str) -> str | None:
 
 
 def copying(megabytes: int, size: int, repeats: int) -> dict:
-  """Bytes read and bytes written per second by a program that adds one to an array."""
+  """Returns the bytes read and bytes written per second by a program that adds one to an array."""
   del size
   shape = jax.ShapeDtypeStruct((megabytes * 2**18,), 'float32')
   make = jax.jit(lambda: varied(shape))
@@ -76,7 +76,7 @@ def copying(megabytes: int, size: int, repeats: int) -> dict:
 
 
 def reading(megabytes: int, size: int, repeats: int) -> dict:
-  """Bytes per second that products with one vector read, by dtype of the weight."""
+  """Returns the bytes per second that products with one vector read, by dtype of the weight."""
   del size
   dtypes = ('float32', 'bfloat16')
   found = {dtype: machine.read_bandwidth(megabytes, dtype, repeats) for dtype in dtypes}
@@ -84,7 +84,7 @@ def reading(megabytes: int, size: int, repeats: int) -> dict:
 
 
 def products(megabytes: int, size: int, repeats: int) -> dict:
-  """FLOP/s of square products of random matrices."""
+  """Returns the FLOP/s of square products of random matrices."""
   del megabytes, repeats
   return dict(
     product_size=size,
@@ -95,7 +95,7 @@ def products(megabytes: int, size: int, repeats: int) -> dict:
 
 
 def launches(megabytes: int, size: int, repeats: int) -> dict:
-  """Seconds of one kernel more: in a CUDA graph, launched by itself, called from Python."""
+  """Returns the seconds of one more kernel: in a CUDA graph, by itself, called from Python."""
   del megabytes, size
   dispatch, round_trip = machine.call_costs(repeats)
   return dict(

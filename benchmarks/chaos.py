@@ -1,4 +1,4 @@
-"""Real runs under fire: whatever hits them, the same command must end in the bits of a quiet run.
+"""Real runs under interruptions: the same command must always end in the same bits.
 
   python -m benchmarks.chaos --minutes=30 --output=benchmarks/results/chaos.json
 
@@ -60,7 +60,7 @@ STUCK = 240  # seconds, after which a process that should have ended is a fault
 
 
 def get_config(arguments: str = '') -> ConfigDict:
-  """A run of seconds; also for --config=benchmarks/chaos.py:two."""
+  """Returns a run of seconds; also for --config=benchmarks/chaos.py:two."""
   small = dict(width=16, dropout=0.1)
   if arguments == 'cart':
     model = base.cart_model(prelude_layers=2, loops=3, loops_min=2, head_width=8, **small)
@@ -79,7 +79,7 @@ def get_config(arguments: str = '') -> ConfigDict:
 
 
 class Lane:
-  """A place where one run after the other is hit: a disk of its own, if that can be had."""
+  """A place where one run after the other is interrupted, on a disk of its own if possible."""
 
   def __init__(self, folder: pathlib.Path, programs: pathlib.Path):
     self.cache, self.programs = folder / 'cache', programs
@@ -119,13 +119,13 @@ class Lane:
     return [subprocess.Popen(command + rank, env=environment, **pipes) for rank in ranks]
 
   def steps(self) -> list[int]:
-    """The steps of the checkpoints there are."""
+    """Returns the steps of the existing checkpoints."""
     folder = self.run / 'checkpoints'
     names = os.listdir(folder) if folder.exists() else []
     return sorted(int(name) for name in names if name.isdigit())
 
   def reached(self, since: float) -> int:
-    """The last step whose metrics are on disk; 0 where none was written since a time."""
+    """Returns the last step with metrics on disk; 0 if none was written since a time."""
     file = self.run / 'metrics.jsonl'
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
       if file.stat().st_mtime > since:
@@ -134,7 +134,7 @@ class Lane:
 
   @contextlib.contextmanager
   def trouble(self, kind: str):
-    """The disk is full, or takes nothing, for as long as this lasts."""
+    """Makes the disk full, or read-only, while the context is open."""
     ballast = self.disk / 'ballast'
     if kind == 'full disk':
       with contextlib.suppress(OSError), open(ballast, 'wb', buffering=0) as file:
@@ -152,7 +152,7 @@ class Lane:
 
 
 def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
-  """Exit code and output of each process, when all have ended."""
+  """Returns exit code and output of each process once all have ended."""
   found = []
   for process in processes:
     try:
@@ -167,7 +167,7 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
 
 
 def damage(files: list[pathlib.Path], kind: str, rng: random.Random) -> None:
-  """Does to one of the files what disks and people do."""
+  """Damages one of the files, as disks and people do."""
   file = rng.choice(sorted(files))
   size = file.stat().st_size
   if kind == 'deleted file':
@@ -184,7 +184,7 @@ def damage(files: list[pathlib.Path], kind: str, rng: random.Random) -> None:
 
 
 def digest(run: pathlib.Path) -> dict:
-  """What has to be the same of two runs, by name."""
+  """Returns by name what has to be the same for two runs."""
   from crt_jax.runs import checkpoint
 
   _, params, _, step = checkpoint.load_params(str(run))
@@ -202,7 +202,7 @@ def digest(run: pathlib.Path) -> dict:
 
 
 class Record:
-  """What happened, of all lanes.
+  """The record of what happened, over all lanes.
 
   Attributes:
     until: time after which the runs that are under way may finish.
@@ -260,7 +260,7 @@ class Record:
     }
 
   def write(self) -> str:
-    """Returns the record as JSON, which lies in its file then."""
+    """Writes the record to its file and returns it as JSON."""
     text = json_text.dumps(self.as_json(), indent=2) + '\n'
     if self._path is not None:
       self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ class Record:
 
 
 def live(lane: Lane, case: str, quiet: tuple, rng: random.Random, record: Record) -> None:
-  """One run from its beginning to its end, hit on the way."""
+  """Runs one run from its beginning to its end with interruptions."""
   kinds = [kind for kind in ENDS if lane.has_disk or kind not in DISK]
   quiet_digest, life = quiet
   for number in itertools.count():
@@ -308,7 +308,7 @@ def live(lane: Lane, case: str, quiet: tuple, rng: random.Random, record: Record
 
 
 def maybe_damage(lane: Lane, rng: random.Random, record: Record) -> None:
-  """Now and then damages a token cache, or the newest of several checkpoints."""
+  """Damages a token cache, or the newest of several checkpoints, with some probability."""
   kind, steps = rng.choice(DAMAGE), lane.steps()
   if rng.random() < 0.15:
     folder = lane.cache
@@ -336,8 +336,10 @@ def hit(lane: Lane, kind: str, target: subprocess.Popen) -> None:
 
 
 def quiet_run(lane: Lane, case: str) -> tuple[dict, float]:
-  """The digest of a run that nobody touches, and the seconds that it takes where tokens and
-  programs are found; two such runs must be equal."""
+  """Returns the digest of an undisturbed run, and its seconds with cached tokens and programs.
+
+  Two such runs must be equal.
+  """
   found = []
   for _ in range(2):
     since = time.monotonic()
@@ -353,7 +355,7 @@ def quiet_run(lane: Lane, case: str) -> tuple[dict, float]:
 
 
 def work(lane: Lane, number: int, quiet: dict, record: Record) -> None:
-  """Hits one run after the other."""
+  """Interrupts one run after the other."""
   for life in itertools.count(number):
     if time.monotonic() > record.until:
       return

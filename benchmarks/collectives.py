@@ -1,5 +1,7 @@
-"""What a compiled program sends between devices, read from its HLO text: counts and bytes, loops
-counted as often as they run."""
+"""Counts what a compiled program sends between devices, from its HLO text.
+
+Loops count as often as they run.
+"""
 
 import collections
 import dataclasses
@@ -31,7 +33,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """Collectives of one kind, over all that a step does.
+  """All collectives of one kind in a step.
 
   Attributes:
     count: how often one runs.
@@ -55,7 +57,7 @@ class Collective:
 
 
 def collectives(text: str, slices: Sequence[int] = ()) -> dict[str, Collective]:
-  """Kind -> what the entry computation of an HLO module does of it, through all that it calls.
+  """Returns kind -> totals of an HLO module's entry computation and all that it calls.
 
   Args:
     slices: the slice or node of each device of the mesh, in its order; () where there is but one.
@@ -77,7 +79,7 @@ def collectives(text: str, slices: Sequence[int] = ()) -> dict[str, Collective]:
 
 
 class _Module:
-  """The computations of an HLO module, and what each sends."""
+  """The computations of an HLO module, and what each of them sends."""
 
   def __init__(self, bodies: dict[str, list[str]], slices: Sequence[int]):
     self._bodies, self._slices = bodies, slices
@@ -85,7 +87,7 @@ class _Module:
     self._seen = collections.Counter()  # collectives of a channel in a computation
 
   def total(self, name: str) -> dict[str, Collective]:
-    """What a computation does, loops counted as often as they run."""
+    """Returns the totals of a computation; loops count as often as they run."""
     channels, loops = self._parts(name)
     found = collections.defaultdict(Collective, loops)
     for kind, each in channels.values():
@@ -93,9 +95,12 @@ class _Module:
     return found
 
   def _parts(self, name: str) -> tuple[dict, dict]:
-    """Its collectives by channel and number, for a TPU program writes one in several computations,
-    as the stages of a fusion, and `shard_map` gives all of a program one channel (so equal ones of
-    it in two computations pass for one); and those of its loops, added up."""
+    """Returns a computation's collectives by channel and number, and the totals of its loops.
+
+    A TPU program writes one collective in several computations, as the stages of a fusion, and
+    `shard_map` gives all collectives of a program one channel (so equal ones in two computations
+    count as one).
+    """
     if name not in self._known:
       channels, loops = {}, collections.defaultdict(Collective)
       for line in self._bodies.get(name, ()):
@@ -136,8 +141,11 @@ class _Module:
         loops[kind] += each
 
   def _trips(self, line: str) -> int:
-    """How often a while runs: as it says, or from 0 to what its condition compares with, in the
-    steps of its body."""
+    """Returns how often a while loop runs.
+
+    It is the count that the loop states, or the range from 0 to the bound of its condition in steps
+    of its body.
+    """
     if said := _TRIPS.search(line):
       return int(said[1])
     condition = re.findall(r'condition=%?([\w.\-]+)', line)[0]
@@ -150,8 +158,10 @@ class _Module:
     return ceil_div(int(limits[0]), self._step(body, int(counters[0])))
 
   def _step(self, body: str, counter: int) -> int:
-    """By how much the body of a loop raises its counter: not always by one, as a TPU program takes
-    several turns of the loop in one."""
+    """Returns how much the body of a loop adds to its counter.
+
+    It is not always one: a TPU program may run several iterations in one.
+    """
     instructions = dict(filter(None, map(_named, self._bodies[body])))
     root = next(line for line in self._bodies[body] if line.lstrip().startswith('ROOT'))
     raised = instructions[_operands(root)[counter]]
@@ -167,19 +177,19 @@ class _Module:
 
 
 def _named(line: str) -> tuple[str, str] | None:
-  """An instruction by its name."""
+  """Returns an instruction by its name."""
   named = re.match(r'^\s*(?:ROOT )?%?([\w.\-]+) = ', line)
   return named and (named[1], line)
 
 
 def _operands(line: str) -> list[str]:
-  """The names that an instruction is applied to."""
+  """Returns the names that an instruction is applied to."""
   inside = re.search(r' [a-z][\w\-]*\((%[^)]*)\)', line)
   return re.findall(r'%([\w.\-]+)', inside[1]) if inside else []
 
 
 def _between_slices(shape: str, target: str, transfer: str):
-  """Kind and size of what a device sends to the same one of other slices."""
+  """Returns kind and size of what a device sends to its counterparts in other slices."""
   kind, others = transfer.lower().replace('_', '-'), len(_numbers(target)) - 1
   [size, *_] = [array_bytes(*array) for array in _ARRAY.findall(shape)]
   result = {'all-gather': size * (others + 1), 'reduce-scatter': size // (others + 1)}
@@ -188,13 +198,13 @@ def _between_slices(shape: str, target: str, transfer: str):
 
 
 def _numbers(text: str) -> list[int]:
-  """1,2 or 1:3 -> the numbers that are meant."""
+  """Returns the numbers of a list or a range: 1,2 or 1:3."""
   ends = [[int(end) for end in part.split(':')] for part in text.split(',')]
   return [number for first, *last in ends for number in range(first, (last or [first])[0] + 1)]
 
 
 def _collective(shape: str, operation: str, line: str, computation: str, slices: Sequence[int]):
-  """Kind and size of one instruction."""
+  """Returns kind and size of one instruction."""
   kind = operation.removesuffix('-start')
   size, group = _result_bytes(shape, operation), _group_size(line)
   if 'all-reduce-scatter' in computation:  # how a TPU writes one: an all-reduce, then its slice
@@ -228,7 +238,7 @@ def _result_bytes(shape: str, operation: str) -> int:
 
 
 def array_bytes(dtype: str, dims: str) -> int:
-  """Of one array of a shape."""
+  """Returns the bytes of one array of a shape."""
   bits = BITS[dtype] if dtype in BITS else int(re.findall(r'\d+', dtype)[0])
   size = 1
   for dim in filter(None, dims.split(',')):
@@ -237,7 +247,7 @@ def array_bytes(dtype: str, dims: str) -> int:
 
 
 def _first_group(line: str) -> list[int]:
-  """The devices of one collective, by their place in the mesh."""
+  """Returns the devices of one collective, by their place in the mesh."""
   if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
     return _numbers(match[1])
   if match := re.search(r'replica_groups=\[\d+,(\d+)\]<=(\S+?),? ', line):
@@ -255,14 +265,14 @@ def _first_group(line: str) -> list[int]:
 
 
 def _device_ids(text: str) -> np.ndarray:
-  """[4,8]T(1,0) -> the numbers from 0 in that shape, transposed."""
+  """Returns [4,8]T(1,0) as the numbers from 0 in that shape, transposed."""
   shape, order = (re.findall(r'\d+', part) for part in f'{text}T'.split('T')[:2])
   ids = np.arange(math.prod(map(int, shape))).reshape([int(size) for size in shape])
   return ids.transpose([int(axis) for axis in order] or None)
 
 
 def _group_size(line: str) -> int:
-  """How many devices take part in one collective."""
+  """Returns the number of devices that take part in one collective."""
   if match := re.search(r'replica_groups=\{\{([\d,]+)\}', line):
     return len(match[1].split(','))
   if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):

@@ -31,7 +31,7 @@ REPEATS = 3
 
 
 def compiled(fields: dict, **changes: Any) -> tuple[float, int]:
-  """Seconds of compiling the loss's gradient, and bytes of temporaries on one device."""
+  """Returns the seconds to compile the loss's gradient, and its bytes of temporaries."""
   model = crt_jax.build(fields | changes)
   params = jax.eval_shape(model.init, random_key(0))
   rows = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
@@ -76,12 +76,12 @@ def main(argv: list[str]):
 
 
 def seconds(fields: dict, **changes: Any) -> float:
-  """The median of compiling several times."""
+  """Returns the median of compiling several times."""
   return statistics.median(compiled(fields, **changes)[0] for _ in range(REPEATS))
 
 
 def loop_memory(remat: str) -> dict:
-  """Temporaries of a CART by R, and how many states [B, T, C] each further loop adds at most."""
+  """Returns a CART's temporaries by R, and the most states [B, T, C] that one more loop adds."""
   size = {R: compiled(CART, prelude_layers=2, loops=R, remat=remat)[1] for R in LOOPS}
   added = [(size[b] - size[a]) / (b - a) / STATE for a, b in itertools.pairwise(LOOPS)]
   return dict(

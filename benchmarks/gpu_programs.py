@@ -36,13 +36,13 @@ IN_GRAPH_US, LAUNCHED_US = 2.25, 4.5
 
 
 def device_of(target: str) -> jax.Device:
-  """The GPU of TARGETS; RuntimeError where the plugin is missing."""
+  """Returns the GPU of TARGETS; RuntimeError where the plugin is missing."""
   [device] = devices_of_nodes(target, 1, 1)
   return device
 
 
 def devices_of_nodes(target: str, nodes: int, each: int) -> list[jax.Device]:
-  """The GPUs of so many nodes, a process each."""
+  """Returns the GPUs of so many nodes, a process each."""
   text = TARGETS[target].read_text('utf-8')
   return topologies.get_topology_desc(
     platform='cuda', topology=f'{nodes}x1x{each}', target_config=text
@@ -50,12 +50,12 @@ def devices_of_nodes(target: str, nodes: int, each: int) -> list[jax.Device]:
 
 
 def decoding_of(name: str, target: str) -> dict:
-  """The row of a model of configs/latency.py: one call that draws TOKENS tokens."""
+  """Returns the row of a model of configs/latency.py: one call that draws TOKENS tokens."""
   return decoding_on(device_of(target), models()[name])
 
 
 def decoding_on(device: jax.Device, fields: dict) -> dict:
-  """The same on any device. On a CPU XLA lists no kernels, and those of the program are counted."""
+  """Returns the row for any device; on a CPU, where XLA lists no kernels, they are counted."""
   compiled, thunks = compile_with_thunks(lower_decoding(fields, device))
   text = compiled.as_text() or ''
   program, found = Program(text), kernels(thunks)
@@ -71,7 +71,7 @@ def decoding_on(device: jax.Device, fields: dict) -> dict:
 
 
 def training_of(name: str, target: str) -> dict:
-  """The row of a training step of CASES."""
+  """Returns the row of a training step of CASES."""
   device = device_of(target)
   compiled, thunks = compile_with_thunks(lower_step(name, device))
   program, found = Program(compiled.as_text() or ''), kernels(thunks)
@@ -83,23 +83,21 @@ def training_of(name: str, target: str) -> dict:
   )
 
 
-def lower_decoding(
-  fields: dict, device: jax.Device, batch: int = 1, capacity: int = CAPACITY
-) -> jax.stages.Lowered:
-  """The decoding of one chunk by prepared parameters in bfloat16."""
+def lower_decoding(fields: dict, device: jax.Device) -> jax.stages.Lowered:
+  """Returns the decoding of one chunk by prepared parameters in bfloat16."""
   model = crt_jax.build(fields | dict(dtype='bfloat16'))
   params = jax.eval_shape(lambda key: prepare(model, model.init(key))[1], random_key(0))
 
   def start(params: Tree) -> tuple[Array, DecodeState, Array]:
-    logits_BxV = jnp.zeros((batch, model.config.vocab_size))
-    return row_keys(0, jnp.arange(batch)), empty_state(model, params, batch, capacity), logits_BxV
+    logits_BxV = jnp.zeros((1, model.config.vocab_size))
+    return row_keys(0, jnp.arange(1)), empty_state(model, params, 1, CAPACITY), logits_BxV
 
   arguments = _placed((params, *jax.eval_shape(start, params)), device)
   return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
 
 
 def lower_step(case: str, device: jax.Device) -> jax.stages.Lowered:
-  """A training step of CASES, as benchmarks.train times it."""
+  """Returns a training step of CASES, as benchmarks.train times it."""
   config = config_of(case)
   config.train.accumulation = 1
   mesh = sharding.make_mesh(config.mesh, [device])
@@ -129,7 +127,7 @@ def _placed(tree: Tree, device: jax.Device) -> Tree:
 def _row(
   compiled: jax.stages.Compiled, program: Program, parts: dict[str, int], command_buffers: int
 ) -> dict:
-  """What rows of decoding and training have in common."""
+  """Returns what rows of decoding and training have in common."""
   return dict(
     jax=jax.__version__,
     moves=program.moves(),
@@ -141,7 +139,7 @@ def _row(
 
 
 def _predicted(device: jax.Device, kernels: int, moved: int) -> dict:
-  """Microseconds where kernels are recorded in a graph and where each is launched by itself."""
+  """Returns microseconds with kernels in a CUDA graph, and with each launched by itself."""
   bandwidth = datasheet_bandwidth(device.device_kind)
   reading = 1e6 * moved / bandwidth if bandwidth else 0.0
   return dict(

@@ -1,4 +1,4 @@
-"""What a program compiled for a GPU does, read from its text: kernels, moves, bytes by part.
+"""Reads what a program compiled for a GPU does, from its text: kernels, moves, bytes by part.
 
 Bytes are those of a kernel's operands and results, of which a slice or an update in place counts
 what it touches. Loops inside count as often as they run.
@@ -32,13 +32,13 @@ class Instruction(NamedTuple):
   line: str
 
   def called(self, role: str) -> str:
-    """The computation that it calls as `role`, such as 'body'; '' where there is none."""
+    """Returns the computation that it calls as `role`, such as 'body'; '' where there is none."""
     found = re.search(rf'\b{role}=%?([\w.\-]+)', self.line)
     return found[1] if found else ''
 
 
 class Kernels(NamedTuple):
-  """Thunks of a program: in the body of its first loop, beside it, and groups in a CUDA graph."""
+  """The number of thunks: in the body of the first loop, outside it, and groups in a CUDA graph."""
 
   in_loop: int
   outside: int
@@ -75,13 +75,13 @@ class Program:
     self.bodies = {name: list(filter(None, map(_parsed, body))) for name, body in lines.items()}
 
   def token_loop(self) -> str:
-    """The body of the loop that the entry runs."""
+    """Returns the body of the loop that the entry runs."""
     return next(
       each.called('body') for each in self.bodies[self.entry] if each.operation == 'while'
     )
 
   def moves(self) -> list[dict]:
-    """Copies and transposes of MOVED bytes or more: where, name and bytes; each counted once."""
+    """Returns copies and transposes of MOVED bytes or more: where, name and bytes."""
     return [
       dict(where=where, name=each.name, bytes=shape_bytes(each.shape))
       for name, where in ((self.entry, 'outside'), *((name, 'loop') for name in self._loops()))
@@ -92,7 +92,7 @@ class Program:
     ]
 
   def bytes_by_part(self, name: str) -> dict[str, int]:
-    """Part of the model -> bytes that one run of a computation moves, most first."""
+    """Returns part of the model -> bytes that one run of a computation moves, most first."""
     found = collections.Counter()
     for kernel, times, shapes in self._kernels(name):
       found[self._part(kernel)] += times * (self._read(kernel, shapes) + self._written(kernel))
@@ -107,7 +107,7 @@ class Program:
     ]
 
   def _kernels(self, name: str, times: int = 1) -> Iterator[tuple[Instruction, int, dict]]:
-    """Every kernel of a computation, how often it runs, and the shapes of what it may read."""
+    """Yields every kernel of a computation, its number of runs, and the shapes it may read."""
     shapes = {each.name: each.shape for each in self.bodies[name]}
     for each in self.bodies[name]:
       if each.operation == 'while':
@@ -149,7 +149,7 @@ class Program:
 
 
 def shape_bytes(shape: str) -> int:
-  """Of an array, or of all in a tuple."""
+  """Returns the bytes of an array, or of all arrays in a tuple."""
   return sum(
     array_bytes(*array) for array in re.findall(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]', shape)
   )
@@ -164,7 +164,7 @@ def _parsed(line: str) -> Instruction | None:
 
 
 def _touched(inside: list[Instruction], name: str, whole: int) -> int:
-  """How much of an argument a fused computation reads."""
+  """Returns how much of an argument a fused computation reads."""
   total = 0
   for user in (each for each in inside if name in each.operands):
     if user.operation in ('dynamic-slice', 'gather') and user.operands[0] == name:
@@ -177,7 +177,7 @@ def _touched(inside: list[Instruction], name: str, whole: int) -> int:
 
 
 def _result_bytes(inside: dict[str, Instruction], name: str) -> int:
-  """What a fused computation writes of a result: of one updated in place, the update."""
+  """Returns the bytes that a fused computation writes; for an update in place, its update."""
   each = inside[name]
   while each.operation == 'bitcast' and each.operands[0] in inside:
     each = inside[each.operands[0]]

@@ -1,4 +1,4 @@
-"""Decoding as compiled for the device that is here, beside what was predicted without it.
+"""Decoding as compiled for the present device, beside the prediction made without it.
 
   python -m benchmarks.kernels --output=kernels.json
 
@@ -41,13 +41,13 @@ def main(argv: list[str]):
 
 
 def prediction(results: dict, name: str, device_kind: str) -> dict | None:
-  """The committed row of a model for this kind of device; None where there is none."""
+  """Returns the committed row of a model for this kind of device; None where there is none."""
   target = next((name for name in TARGETS if name in device_kind.lower()), '')
   return results.get(f'decode {name}', {}).get(target)
 
 
 def compare(row: dict, predicted: dict | None) -> dict | str:
-  """Measured and predicted of each of COMPARED, or why they cannot be compared."""
+  """Returns measured and predicted values of each of COMPARED, or why they cannot be compared."""
   if predicted is None:
     return 'no prediction for this device'
   if predicted['jax'] != row['jax']:

@@ -11,11 +11,11 @@ from benchmarks.peer_torch_crt import clipped_step
 
 
 class SequentialCRT(nn.Module):
-  """The exact recurrence as its paper trains it (crt.md 5): keys and values in lists of the last
-  `window` positions, and at the end one parallel pass over the inputs found, which the head reads.
+  """The exact recurrence as its paper trains it (crt.md 5), in PyTorch.
 
-  `lean` leaves the last pass out, since the loop has the same outputs, and projects once for query,
-  key and value instead of three times.
+  Keys and values of the last `window` positions are in lists, and at the end one parallel pass over
+  the inputs found gives what the head reads. `lean` leaves that pass out, since the loop has the
+  same outputs, and projects once for query, key and value instead of three times.
   """
 
   def __init__(self, vocab_size: int, width: int, heads: int, window: int, length: int, lean: bool):
@@ -57,7 +57,7 @@ class SequentialCRT(nn.Module):
     return self._finish(x, *self._project(x, slice(0, x.shape[1])), self.mask)
 
   def _project(self, x: Tensor, positions: slice):
-    """Rotated queries and keys, and values, [B, H, T, A]."""
+    """Returns rotated queries and keys, and values, [B, H, T, A]."""
     u = self.norm1(x)
     parts = torch.cat([linear(u) for linear in self.qkv], -1).chunk(3, -1)
     shape = (*x.shape[:2], self.heads, self.width // self.heads)
@@ -86,7 +86,7 @@ def _feed_forward(width: int) -> nn.Sequential:
 def training_step(
   fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, lean: bool, threads: int
 ) -> Callable[[], float]:
-  """A function that runs one step of clipped Adam and returns its loss as a float."""
+  """Returns a function that runs one step of clipped Adam and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'heads', 'window')
   model = SequentialCRT(**{name: fields[name] for name in names}, length=length, lean=lean)

@@ -130,7 +130,7 @@ class CART(nn.Module):
 def training_step(
   fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, fused: bool, threads: int
 ) -> Callable[[], float]:
-  """A function that runs one AdamW step and returns its loss as a float."""
+  """Returns a function that runs one AdamW step and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'prelude_layers', 'loops')
   model = CART(**{name: fields[name] for name in names}, length=length, fused=fused)

@@ -77,7 +77,7 @@ class CRT(nn.Module):
 def training_step(
   fields: dict, length: int, tokens: np.ndarray, targets: np.ndarray, fused: bool, threads: int
 ) -> Callable[[], float]:
-  """A function that runs one AdamW step and returns its loss as a float."""
+  """Returns a function that runs one AdamW step and returns its loss as a float."""
   torch.set_num_threads(threads)
   names = ('vocab_size', 'width', 'heads', 'layers', 'depth')
   model = CRT(**{name: fields[name] for name in names}, length=length, fused=fused)
@@ -88,7 +88,7 @@ def training_step(
 def clipped_step(
   model: nn.Module, optimizer: torch.optim.Optimizer, tokens: np.ndarray, targets: np.ndarray
 ) -> Callable[[], float]:
-  """A function that takes one step with gradients clipped to norm 1 and returns its loss."""
+  """Returns a function that takes one step with gradients clipped to norm 1."""
   tokens, targets = torch.tensor(tokens), torch.tensor(targets)
 
   def step() -> float:

@@ -84,7 +84,7 @@ class Decoder(nn.Module):
   def hidden(
     self, token: Tensor, summary: Tensor, position: int | Tensor, mask: Tensor | None = None
   ) -> Tensor:
-    """The output of the last layer at a position, whose keys and values go into the caches."""
+    """Returns the last layer's output at a position; keys and values go into the caches."""
     x = self.table(token)
     if self.correction is not None:
       x = x + self.correction(summary + x)
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
     return x
 
   def probabilities(self, x: Tensor) -> Tensor:
-    """Of the next token, [B, V]."""
+    """Returns the probabilities of the next token, [B, V]."""
     return self.head(self.norm(x))[:, -1].float().softmax(-1)
 
   @torch.inference_mode()
@@ -106,7 +106,7 @@ class Decoder(nn.Module):
 
 
 class Compiled(Decoder):
-  """The same as one compiled program a token: it reads all slots of the caches, behind a mask."""
+  """The same decoder as one compiled program a token; it reads all cache slots, behind a mask."""
 
   def __init__(self, *arguments: Any, compile: Callable = torch.compile):
     super().__init__(*arguments)
@@ -130,7 +130,7 @@ class Compiled(Decoder):
 
 
 class _Counter(TorchDispatchMode):
-  """Counts operations that start a kernel: all but views of memory that is there already."""
+  """Counts operations that start a kernel: all but views of existing memory."""
 
   def __init__(self):
     super().__init__()
@@ -148,14 +148,14 @@ class _Counter(TorchDispatchMode):
 
 
 def launches(decoder: Decoder) -> int:
-  """Operations of one token; the decoder goes one position further."""
+  """Returns the number of operations of one token; the decoder advances one position."""
   with _Counter() as counter:
     decoder.step()
   return counter.count
 
 
 def launch_cost(device: str) -> float:
-  """Seconds of one operation on few numbers, called from Python without waiting for it."""
+  """Returns the seconds of one small operation called from Python without waiting for it."""
   x, count, best = torch.ones(8, device=device), 1000, float('inf')
   for _ in range(12):
     x.cpu()
@@ -171,7 +171,7 @@ def launch_cost(device: str) -> float:
 def timer(
   fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int
 ) -> tuple[Callable[[int], list[float]], dict]:
-  """A function tokens -> seconds of each, which goes on where it stopped; and what it is.
+  """Returns a function tokens -> seconds of each, continuing the text; and its description.
 
   Args:
     fields: of `config.model`; a CRT with correction 'add' or a transformer of style 'roformer'.
@@ -188,7 +188,7 @@ def timer(
 def compiled_timer(
   fields: dict, batch: int, context: int, dtype: str, capacity: int, threads: int
 ) -> tuple[Callable[[int], list[float]], dict]:
-  """As `timer`, of one compiled program a token; compiled at the first of them."""
+  """Returns what `timer` returns, for one compiled program a token."""
   # Turns share the last one, which takes longer to compile than to run.
   decoder, device = _compiled(tuple(fields.items()), batch, dtype, capacity, threads)
   return _run(decoder, context), dict(what=f'{_name(device)}, torch.compile', launches=0)
@@ -202,7 +202,7 @@ def _compiled(fields: tuple, *arguments: Any) -> tuple[Decoder, str]:
 def _decoder(
   kind: type[Decoder], fields: dict, batch: int, dtype: str, capacity: int, threads: int
 ) -> tuple[Decoder, str]:
-  """A decoder and its device."""
+  """Returns a decoder and its device."""
   kinds = dict(crt=('correction', 'add'), transformer=('style', 'roformer'))
   field, value = kinds.get(fields['name'], ('name', None))
   if fields.get(field, value) != value:
@@ -217,7 +217,7 @@ def _name(device: str) -> str:
 
 
 def _run(decoder: Decoder, context: int) -> Callable[[int], list[float]]:
-  """What times tokens, the first at position `context`."""
+  """Returns a function that times tokens, the first at position `context`."""
   decoder.position = context
 
   def run(tokens: int) -> list[float]:

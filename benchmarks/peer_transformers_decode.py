@@ -1,4 +1,4 @@
-"""`transformers` generate of a GPT-2 of the same size: what a user would pick instead.
+"""`transformers` generate with a GPT-2 of the same size, which a user would pick instead.
 
 With the cache that grows, as `generate` has it, or with one of fixed size, with which it compiles
 the model on a GPU.
@@ -21,7 +21,7 @@ def timer(
   threads: int,
   is_static: bool = False,
 ) -> tuple[Callable[[int], list[float]], dict]:
-  """A function tokens -> seconds per token of one `generate` behind a prompt; and what it is.
+  """Returns a function tokens -> seconds per token of `generate`; and its description.
 
   Raises:
     ValueError: no transformer.

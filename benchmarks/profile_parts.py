@@ -54,8 +54,11 @@ def profile(step: Callable, text: str) -> dict[str, float]:
 
 
 def shares(events: list[dict], text: str) -> dict[str, float]:
-  """Part -> share, largest first. A GPU's events are called by kernel and name the operation in
-  their arguments, a CPU's are called by operation."""
+  """Returns part -> share of time, largest first.
+
+  A GPU's events are named by kernel and have the operation in their arguments, a CPU's are named by
+  operation.
+  """
   sources, milliseconds = op_names(text), {}
   named = [
     {**event, 'name': event.get('args', {}).get('hlo_op', event.get('name', ''))}
@@ -71,7 +74,7 @@ def shares(events: list[dict], text: str) -> dict[str, float]:
 
 
 def op_names(text: str) -> dict[str, str]:
-  """Operation -> the code it came from ('' where XLA kept none), from compiled HLO text."""
+  """Returns operation -> the code it came from ('' if XLA kept none), from compiled HLO text."""
   found = {}
   for line in text.splitlines():
     if match := re.match(r'\s*(?:ROOT )?%?([\w.\-]+) = ', line):
@@ -98,7 +101,7 @@ def own_times(events: list[dict]):
 
 
 def part_of(name: str, source: str) -> str:
-  """The part of the step that an operation belongs to."""
+  """Returns the part of the step that an operation belongs to."""
   for part, pattern in KERNELS:
     if re.search(pattern, f'{name} {source}'):
       return part

@@ -1,4 +1,4 @@
-"""Where a benchmark's result goes: printed as JSON and, if asked, committed with its origin."""
+"""Publishes a benchmark's result: printed as JSON and, if asked, written to a file."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""A bare training step to be timed, and the turns that sides of a comparison take."""
+"""A bare training step to be timed, and alternating timing of several sides."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ def training_step(
   targets: np.ndarray,
   devices: int = 1,
 ) -> tuple[Callable[[], float], str]:
-  """One update of clipped gradients by `optimizer`, compiled.
+  """Returns one update of clipped gradients by `optimizer`, compiled.
 
   Args:
     tokens, targets: int32, [B, T]; all targets count.
@@ -68,8 +68,11 @@ def training_step(
 
 
 def in_turns(sides: dict[str, Callable]) -> dict[str, list[float]]:
-  """Seconds of every side. A turn is one run that is not timed, in which the side gets its memory
-  back from the others, and one that is."""
+  """Returns seconds of every side, timed in turns.
+
+  A turn is one run that is not timed, in which the side gets its memory back from the others, and
+  one that is.
+  """
   seconds = {name: [] for name in sides}
   for _ in range(ROUNDS.value):
     for name, run in sides.items():
@@ -81,5 +84,5 @@ def in_turns(sides: dict[str, Callable]) -> dict[str, list[float]]:
 
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
-  """The median of every side."""
+  """Returns the median of every side."""
   return {name: statistics.median(found) for name, found in seconds.items()}

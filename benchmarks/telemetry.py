@@ -38,7 +38,7 @@ ITERATIONS = 40
 
 
 def steps_of(case: Case, model: Model, params: Params) -> dict:
-  """'plain' and 'telemetry': functions that run one training step and wait for its metrics."""
+  """Returns functions 'plain' and 'telemetry' that run a training step and wait for its metrics."""
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(2e-4, weight_decay=0.01))
   fixed = functools.partial(train_step, model, tx, lambda _: 2e-4, 0, 1, depth=None)
   batch = dict(zip(('tokens', 'targets'), map(jnp.asarray, case.rows()), strict=True))

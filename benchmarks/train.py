@@ -81,8 +81,10 @@ def main(argv: list[str]):
 
 
 def in_own_process(case: str) -> dict:
-  """Measures one case with this process's flags; returns its result or the line that it failed
-  with."""
+  """Measures one case in a process of its own with this process's flags.
+
+  It returns the result, or the line of its failure.
+  """
   print(f'{case} ...', file=sys.stderr, flush=True)
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'result.json'
@@ -97,7 +99,7 @@ def in_own_process(case: str) -> dict:
 
 
 def parse_changes(words: list[str], spec: str) -> dict:
-  """Dotted field -> value, from FIELD=VALUE of the config `spec`.
+  """Returns dotted field -> value, from FIELD=VALUE of the config `spec`.
 
   Raises:
     Mistake: no '=', no such field, or a value of another type.
@@ -196,8 +198,11 @@ def first_that_fits(
   profile: bool,
   fixed: tuple[str, ...] = (),
 ) -> tuple[Model, step.Compiled, list[float], dict]:
-  """The model, its compiled step, seconds per step and the profile ({} where none is wanted), by
-  the first of SETTINGS that fits; the config is changed to it."""
+  """Returns model, compiled step, seconds per step and profile of the first fitting setting.
+
+  SETTINGS are tried in order, and the config is changed to the one that fits. The profile is {}
+  unless one is wanted.
+  """
   limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit', float('inf'))
   free = {name: values for name, values in SETTINGS.items() if name not in fixed}
   tried = []
@@ -218,7 +223,7 @@ def first_that_fits(
 def run(
   config: ConfigDict, mesh: Mesh, limit: float, steps: int, groups: int, profile: bool
 ) -> tuple[Model, step.Compiled, list[float], dict]:
-  """What `first_that_fits` returns, for one setting.
+  """Returns what `first_that_fits` returns, for one setting.
 
   Raises:
     jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, also where the compiled step needs over `limit`.
@@ -264,8 +269,10 @@ def run(
 def time_steps(
   executable: Callable, carry: Tree, batch: Batch, steps: int, groups: int
 ) -> tuple[list[float], object]:
-  """Seconds per step of each group, and the state behind them. Nothing is read between the steps of
-  a group, as in training; the first two steps are not timed."""
+  """Returns seconds per step of each group, and the final state.
+
+  Nothing is read between the steps of a group, as in training; the first two steps are not timed.
+  """
   seconds = []
   for timed in range(groups + 1):
     start = time.perf_counter()
@@ -277,11 +284,11 @@ def time_steps(
 
 
 def recomputed_flops(model: Model, config: ConfigDict) -> float:
-  """FLOPs per token that the backward pass computes again: layers and passes by `remat`, positions
-  by `backward`, and the output layer where its loss is chunked.
+  """Returns the FLOPs per token that the backward pass recomputes.
 
-  Counted in the traced programs with and without, both with materialised attention, of which remat
-  'dots' keeps what a fused kernel returns.
+  They are layers and passes by `remat`, positions by `backward`, and the output layer if its loss
+  is chunked. They are counted in the traced programs with and without recomputation, both with
+  materialised attention, of which remat 'dots' keeps what a fused kernel returns.
   """
   rows = config.data.batch_size // config.train.accumulation
   shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
@@ -302,12 +309,12 @@ def recomputed_flops(model: Model, config: ConfigDict) -> float:
 
 
 def peak_bytes() -> int | None:
-  """The most memory that the first device ever held in this process; None where it does not say."""
+  """Returns the most memory the first device ever used in this process; None if unknown."""
   return (jax.local_devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 
 def share(of: float, whole: float) -> float:
-  """of / whole; 0 where the whole is not known."""
+  """Returns of / whole; 0 if the whole is unknown."""
   return of / whole if whole else 0.0
 
 

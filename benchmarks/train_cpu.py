@@ -41,7 +41,7 @@ class Case(NamedTuple):
     return tokens, targets
 
   def described(self) -> dict:
-    """What a result says about it."""
+    """Returns what a result says about it."""
     return self.fields | dict(length=self.length, batch=self.batch, dtype='float32')
 
 
@@ -67,7 +67,7 @@ MODEL = flags.DEFINE_enum('model', 'crt', list(CASES), 'Which model.')
 
 
 def jax_step(case: Case) -> tuple[Callable[[], float], str]:
-  """A function that runs one training step and returns its loss, and the compiled text."""
+  """Returns a function that runs one training step and returns its loss, and the compiled text."""
   optimizer = optax.adamw(2e-4, weight_decay=0.01)
   return training_step(crt_jax.build(case.fields), optimizer, *case.rows())
 

@@ -1,2 +1,1 @@
-"""Experiments as documents: each file says what to run, on what, for how long and what to
-expect."""
+"""Experiments as documents: each file says what it runs, on what data, and what to expect."""

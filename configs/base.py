@@ -1,8 +1,8 @@
-"""What configs share: models as the papers train them, and the CRT paper's recipe (crt.md, sections
-7 and 8). Not an experiment itself.
+"""Shared parts of configs: the papers' models, and the CRT paper's recipe (crt.md, 7 and 8).
 
-A config is complete, since crt_jax.schema lists every field that the code reads (`--help` shows
-them), so a misspelt one is refused; a variant is a small function of these.
+This is not an experiment itself. A config is complete, since crt_jax.schema lists every field that
+the code reads (`--help` shows them), so a misspelt one is refused; a variant is a small function of
+these.
 """
 
 from typing import Any, NamedTuple
@@ -80,8 +80,7 @@ def paper(
 def crt_paper(
   layers: int, width: int, heads: int = 16, depth: int = 5, depth_min: int = 2, **sizes: Any
 ) -> ConfigDict:
-  """Returns the paper's recipe for a CRT, evaluated at K in {1, 2, 3, 5, K, 2K} and
-  sequentially."""
+  """Returns the paper's recipe for a CRT, evaluated at K in {1, 2, 3, 5, K, 2K} and exactly."""
   model = crt_model(layers=layers, width=width, heads=heads, depth=depth, depth_min=depth_min)
   config = paper(model, **sizes)
   config.eval.update(depths=evaluation_depths(depth), jacobian_iterations=40)
@@ -96,15 +95,14 @@ def transformer_paper(
 
 
 def evaluation_depths(depth: int) -> tuple[int, ...]:
-  """Returns the numbers of parallel passes that the paper reports for a model trained with K =
-  depth."""
+  """Returns the K values that the paper reports for a model trained with K = depth."""
   return tuple(sorted({1, 2, 3, 5, depth, 2 * depth}))
 
 
 def study(
   config: ConfigDict, variants: dict, figure: str, seeds: tuple[int, ...] = (42, 137, 271)
 ) -> ConfigDict:
-  """Adds what experiments.study reads: the variants, as changes of the config, and their seeds.
+  """Adds the section that experiments.study reads: variants, as config changes, and seeds.
 
   Args:
     variants: name -> nested dict of the fields that differ.

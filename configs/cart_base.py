@@ -1,5 +1,6 @@
-"""What CART's configs share: the recipe (cart.md, 6), the texts (cart.md, 5), the grid's arguments.
-Not an experiment itself.
+"""Shared parts of CART's configs: recipe (cart.md, 6), texts (cart.md, 5), the grid's arguments.
+
+This is not an experiment itself.
 
 Every config takes seed=42, stage=2 (1: T=512 and 3 000 steps, as in the screen), size=paper and
 data=embedded. Several arguments: configs/cart_d1024.py:R=8,P=4,data=published
@@ -59,7 +60,7 @@ def dense(layers: int, arguments: str) -> ConfigDict:
 
 
 def chosen(variants: dict[str, dict], arguments: str) -> types.SimpleNamespace:
-  """Returns the arguments of a table of variants: 'which=NAME' and what ARGUMENTS has."""
+  """Returns the arguments of a table of variants: 'which=NAME' and those of ARGUMENTS."""
   given = parse_arguments(arguments, which='', **ARGUMENTS)
   if given.which not in variants:
     raise ValueError(f'which={given.which!r} must be one of {", ".join(variants)}')
@@ -75,7 +76,7 @@ def variant(model: dict, given: types.SimpleNamespace, file: str) -> ConfigDict:
 
 
 def cart_model(**changes: Any) -> dict:
-  """Returns all fields of the CART that was taken apart: d=1024, P=6, R=6."""
+  """Returns all fields of the CART of the ablations: d=1024, P=6, R=6."""
   return base.cart_model(**dict(width=1024, prelude_layers=6, loops=6) | changes)
 
 
@@ -144,7 +145,7 @@ def small(model: dict, seed: int, texts: Texts) -> ConfigDict:
 
 
 def in_file_order(model: dict, seed: int, length: int, rows: int) -> ConfigDict:
-  """Returns what all recipes share: windows in file order, the first ones scored."""
+  """Returns a config with what all recipes share: windows in file order, the first ones scored."""
   config = schema.experiment(model)
   config.seed = seed  # of the parameters; the order of the data is that of the files
   config.data.update(

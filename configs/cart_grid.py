@@ -1,5 +1,6 @@
-"""The published grid of CART runs, in its order and with its identifiers (cart.md, 7). Not an
-experiment itself.
+"""The published grid of CART runs, in its order and with its identifiers (cart.md, 7).
+
+This is not an experiment itself.
 
   python -c "from configs import cart_grid; [print(*cell) for cell in cart_grid.grid()]"
 """

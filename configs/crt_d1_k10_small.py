@@ -1,5 +1,6 @@
-r"""One layer against six, sized for two cores: CRT, D=1, C=256, T=256, K=10 fixed; its pair is
-transformer_n6_small.py.
+r"""One layer against six, sized for two cores: CRT, D=1, C=256, T=256, K=10 fixed.
+
+Its pair is transformer_n6_small.py.
 
   .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.main --config=configs/crt_d1_k10_small.py --workdir=runs/crt_d1_k10_small

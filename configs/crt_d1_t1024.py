@@ -1,5 +1,6 @@
-r"""One layer against six: CRT, D=1, C=2048, T=1024, K=10 (crt.md, 10.5); its pair is
-transformer_n6_t1024.py.
+r"""One layer against six: CRT, D=1, C=2048, T=1024, K=10 (crt.md, 10.5).
+
+Its pair is transformer_n6_t1024.py.
 
   python -m experiments.main --config=configs/crt_d1_t1024.py \
     --config.data.files='/data/openwebtext/*.jsonl.gz'

@@ -36,7 +36,7 @@ def get_config(arguments: str = '') -> ConfigDict:
 
 
 def base() -> ConfigDict:
-  """All fields; the models of the issue and what each is compared with."""
+  """Returns all fields: the timed models, and what each is compared with."""
   config = ConfigDict()
   config.models = ConfigDict(models())
   config.matches = ConfigDict(  # model -> the transformer of its budget
@@ -65,7 +65,7 @@ def base() -> ConfigDict:
 
 
 def models() -> dict:
-  """Model fields by name (crt.md 7 and 10.10; cart.md 3.2)."""
+  """Returns model fields by name (crt.md 7 and 10.10; cart.md 3.2)."""
   crt = dict(name='crt', vocab_size=32_000, heads=16, rotary='integer_reversed')
   transformer = crt | dict(name='transformer')
   cart = dict(vocab_size=32_000, width=1024)
@@ -82,7 +82,7 @@ def models() -> dict:
 
 
 def only(config: ConfigDict, *names: str) -> None:
-  """Keeps these models, and what is compared among them."""
+  """Keeps these models, and the comparisons among them."""
   config.models = ConfigDict({name: config.models[name] for name in names})
   config.matches = ConfigDict(
     {name: other for name, other in config.matches.items() if {name, other} <= set(names)}

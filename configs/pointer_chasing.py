@@ -71,7 +71,7 @@ def get_config(arguments: str = '') -> ConfigDict:
 
 
 def _model(given: SimpleNamespace, size: dict) -> dict:
-  """Of the published kind: four heads, +p*m angles, a window, no dropout, one layer in a CRT."""
+  """Returns a model with the published settings: four heads, +p*m angles, a window, no dropout."""
   fields = dict(width=size['width'], heads=4, rotary='integer', window=size['window'], dropout=0.0)
   if given.model == 'transformer':
     return base.transformer_model(layers=given.N, **fields)

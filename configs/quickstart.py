@@ -1,5 +1,4 @@
-"""A small CRT on the embedded novel: from nothing to perplexities, figures and a text sample in
-minutes on a laptop.
+"""A small CRT on the embedded novel: perplexities, figures and a text sample in minutes.
 
   make quickstart
   python -m experiments.main --config=configs/quickstart.py --workdir=runs/quickstart

@@ -1,5 +1,4 @@
-r"""Transformer, N=12, C=768: 134.2 M parameters, the baseline of the CRT paper's headline (crt.md,
-7, 10.1 and 10.6).
+r"""Transformer, N=12, C=768: 134.2 M parameters, the main baseline (crt.md, 7, 10.1, 10.6).
 
   python -m experiments.main --config=configs/transformer_n12.py \
     --config.data.files='/data/openwebtext/*.jsonl.gz'

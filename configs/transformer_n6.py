@@ -1,5 +1,4 @@
-r"""Transformer, N=6, C=1088: 155.0 M parameters, a baseline of the CRT paper's 85 M budget (crt.md,
-7 and 10.1).
+r"""Transformer, N=6, C=1088: 155.0 M parameters, a baseline at 85 M (crt.md, 7 and 10.1).
 
   python -m experiments.main --config=configs/transformer_n6.py \
     --config.data.files='/data/openwebtext/*.jsonl.gz'

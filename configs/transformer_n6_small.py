@@ -1,5 +1,6 @@
-r"""Six layers against one, sized for two cores: transformer, N=6, C=136; its pair is
-crt_d1_k10_small.py.
+r"""Six layers against one, sized for two cores: transformer, N=6, C=136.
+
+Its pair is crt_d1_k10_small.py.
 
   .venv/bin/python -m pip install -e '.[data]'
   python -m experiments.main --config=configs/transformer_n6_small.py \

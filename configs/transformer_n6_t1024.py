@@ -1,5 +1,6 @@
-r"""Six layers against one: transformer, N=6, C=1088, T=1024, batch 16 (crt.md, 10.5); its pair is
-crt_d1_t1024.py.
+r"""Six layers against one: transformer, N=6, C=1088, T=1024, batch 16 (crt.md, 10.5).
+
+Its pair is crt_d1_t1024.py.
 
   python -m experiments.main --config=configs/transformer_n6_t1024.py \
     --config.data.files='/data/openwebtext/*.jsonl.gz'

@@ -50,7 +50,7 @@ class Parameters:
 
 
 def parts(model: Any) -> dict[str, Part]:
-  """Name -> `Part` of everything `config.model` builds; 'embedding' and 'head' are always there.
+  """Returns name -> `Part` of every component that `config.model` builds.
 
   Raises:
     ValueError: a field is missing, or has a value without a formula.
@@ -60,7 +60,7 @@ def parts(model: Any) -> dict[str, Part]:
 
 
 def parameters(model: Any) -> Parameters:
-  """Stored and effective parameters (crt.md, 2.7; cart.md, 3.1 and 3.2)."""
+  """Returns stored and effective parameters (crt.md, 2.7; cart.md, 3.1 and 3.2)."""
   pieces = parts(model)
   embedding = pieces['embedding'].vectors
   stored = effective = 0
@@ -74,7 +74,7 @@ def parameters(model: Any) -> Parameters:
 
 
 def crt_paper(model: Any, output_layer: bool = False) -> int:
-  """Multiply-accumulates by weight matrices per token at sequential inference (crt.md, section 7).
+  """Returns multiply-accumulates by weights per token at sequential inference (crt.md, section 7).
 
   12 C^2 a layer, 8 C^2 for the paper's correction, no attention scores. `output_layer` adds V*C:
   the paper's formula has it, its budget labels (85 M, 341 M) do not.
@@ -84,7 +84,7 @@ def crt_paper(model: Any, output_layer: bool = False) -> int:
 
 
 def cart_paper(model: Any, sequence_length: int) -> int:
-  """FLOPs of an exact forward pass over T tokens, without the output layer (cart.md, 3.4).
+  """Returns the FLOPs of an exact forward pass over T tokens, without output layer (cart.md, 3.4).
 
   2 x multiply-accumulates; attention scores as a full square, 4 T^2 H A a layer. The R loops count;
   a CRT counts as its sequential form, block and correction once. Divide by T for one token.
@@ -102,7 +102,7 @@ def model_flops(
   training: bool = True,
   sequential: bool = False,
 ) -> float:
-  """Model FLOPs per token; times tokens per second over the peak is the utilisation.
+  """Returns the model FLOPs per token; times tokens/s, over the peak, it is the utilisation.
 
   2 x multiply-accumulates and 2 T H A an attention layer, the causal half of 4 T H A (a window W
   leaves W - W^2 / 2T positions instead of T/2). What is computed again (by remat, by backward=
@@ -150,7 +150,7 @@ def match_width(
   vocab_size: int = 32_000,
   multiple: int = 32,
 ) -> int:
-  """Width at which `crt_paper` comes nearest to a budget, as the CRT paper chose its widths.
+  """Returns the width at which `crt_paper` is nearest to a budget, as in the CRT paper.
 
   Its two tables (crt.md, section 7) follow from the body of the 12-layer transformer: 84,934,656
   at C=768 and 339,738,624 at C=1536. Budgets from 84.66 to 85.20 M and from 339.31 to 340.80 M give
@@ -202,13 +202,13 @@ _PEAK_TERAFLOPS = (
 
 
 def peak_flops(device_kind: str) -> float:
-  """Peak dense bfloat16 FLOP/s of a `jax.Device.device_kind`; 0.0 where it is not known."""
+  """Returns the peak dense bfloat16 FLOP/s of a `jax.Device.device_kind`; 0.0 if unknown."""
   kind = device_kind.lower()
   return next((1e12 * teraflops for name, teraflops in _PEAK_TERAFLOPS if name in kind), 0.0)
 
 
 def _attended_positions(sequence_length: int, window: int) -> float:
-  """Mean number of positions a query attends to, the diagonal halved: T/2 without a window."""
+  """Returns the mean positions a query attends to, half the diagonal: T/2 without a window."""
   reach = min(window, sequence_length) if window else sequence_length
   return reach - reach**2 / (2 * sequence_length)
 
@@ -219,8 +219,7 @@ def _vocabulary_matrix(model: Any) -> int:
 
 
 def resolve(model: Any, **changes: Any) -> Any:
-  """The fields as attributes, unchecked: what `model` gives, else the default of its configuration,
-  with `changes` on top."""
+  """Returns the unchecked fields of `model` with their defaults, and `changes` on top."""
   given = {name: model[name] for name in model} if hasattr(model, 'keys') else vars(model)
   cls = model_class(given.get('name', '')).Config
   known = [field.name for field in dataclasses.fields(cls)]

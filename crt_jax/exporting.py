@@ -1,4 +1,4 @@
-"""A trained model as a folder for others: config.json, safetensors and a tokenizer."""
+"""Exports a trained model as a folder: config.json, safetensors and a tokenizer."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ STYLES = {'llama': llama, 'gpt2': gpt2}  # of transformers, which have classes e
 
 
 def export(trained: Trained, folder: Path, form: str) -> None:
-  """Writes a folder, which must not exist, whole or not at all.
+  """Writes a folder, which must not exist, completely or not at all.
 
   Args:
     form: of convert.FORMATS.
@@ -48,7 +48,7 @@ def export(trained: Trained, folder: Path, form: str) -> None:
 
 
 def module_of(config: ModelConfig, form: str) -> ModuleType:
-  """What has the names and settings of a model in a format; ValueError where nothing has."""
+  """Returns the module with a model's names in a format; ValueError if there is none."""
   if form == SAFETENSORS:
     return tree
   style = getattr(config, 'style', None)

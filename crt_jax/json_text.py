@@ -1,13 +1,15 @@
-"""JSON as the standard has it: read whoever wrote it, written without NaN and Infinity."""
+"""Strict JSON: reads with one-line errors, writes atomically and without NaN and Infinity."""
 
+import contextlib
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
 
 def parse(text: str | bytes) -> Any:
-  """The value of a JSON text, which bytes hold as UTF-8.
+  """Returns the value of a JSON text, given as str or UTF-8 bytes.
 
   Raises:
     ValueError: it is none, or Python's reader gives up on it; says why in a few words.
@@ -26,7 +28,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def parse_lines(path: str | pathlib.Path) -> list:
-  """The values of a file with one JSON text a line. Raises ValueError that names file and line."""
+  """Returns the values of a file of JSON lines; ValueError names file and line."""
   found = []
   for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(), start=1):
     try:
@@ -43,6 +45,30 @@ def dumps(value: Any, **options: Any) -> str:
     options: of json.dumps.
   """
   return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def write(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file atomically, so a reader finds the old one or the new one; as `dumps`."""
+  scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  scratch.write_text(dumps(value, indent=2) + '\n', 'utf-8')
+  os.replace(scratch, path)
+
+
+def read(path: pathlib.Path, default: Any = None) -> Any:
+  """Returns the value of a JSON file; the default if it is missing or cannot be read."""
+  try:
+    return parse(path.read_bytes())
+  except (OSError, ValueError):
+    return default
+
+
+def rows(path: pathlib.Path) -> list[dict]:
+  """Returns the rows of a metrics.jsonl up to a last line that is still being written."""
+  found = []
+  with contextlib.suppress(OSError, ValueError):
+    for line in path.read_bytes().splitlines():
+      found.append(parse(line))
+  return found
 
 
 def _finite(value: Any) -> Any:

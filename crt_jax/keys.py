@@ -1,9 +1,11 @@
-"""Where every random number begins."""
+"""The root of every random number."""
 
 import jax
 
 
 def random_key(seed: int | jax.Array) -> jax.Array:
-  """The key of a seed: the same whatever JAX_DEFAULT_PRNG_IMPL says, whose other choices draw
-  differently for a row with other neighbours."""
+  """Returns the key of a seed, by the same generator whatever JAX_DEFAULT_PRNG_IMPL says.
+
+  Other generators draw differently for a row if its neighbours change.
+  """
   return jax.random.key(seed, impl='threefry2x32')

@@ -1,4 +1,4 @@
-"""A trained model from where it lies."""
+"""Loads a trained model from a run, a Hugging Face folder or a .gguf file."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,10 +22,10 @@ class Trained:
   """A trained model and what belongs to it.
 
   Attributes:
-    model, params: as of the contract (models/base.py).
-    tokenizer: of the text that it was trained on.
-    config: of the run; of what comes from elsewhere the defaults with its model and tokenizer.
-    step: updates behind the parameters; 0 of what comes from elsewhere.
+    model, params: see the contract (models/base.py).
+    tokenizer: the tokenizer of its training text.
+    config: the config of the run; for other sources the defaults with their model and tokenizer.
+    step: the number of updates; 0 for other sources.
   """
 
   model: Model
@@ -38,15 +38,16 @@ class Trained:
 def load(
   path: str, step: int | None = None, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
-  """Reads a model, of which nothing is changed.
+  """Reads a trained model; changes no file.
 
   Args:
-    path: work directory of a run, finished or not, a Hugging Face folder, or a .gguf file.
-    step: which checkpoint of a run; None = the newest that is whole.
-    mesh: where the parameters are to lie, or what makes it of the run's config; None = one device.
+    path: the work directory of a run, finished or not, a Hugging Face folder, or a .gguf file.
+    step: which checkpoint of a run; None = the newest complete one.
+    mesh: a mesh for the parameters, or a function of the run's config that returns one; None = one
+      device.
 
   Raises:
-    ValueError: there is no model, checkpoint or step, or none that can be read; names the place.
+    ValueError: there is no readable model, checkpoint or step; names the path.
   """
   if pretrained.is_pretrained(path):
     return read_pretrained(pretrained.open_pretrained(path), mesh)
@@ -54,13 +55,13 @@ def load(
   return Trained(build(config.model, jax.devices()[0]), params, tokenizer, config, step)
 
 
-TEXT = 1024  # positions of a text, where a model takes that many
+TEXT = 1024  # the sequence length, if a model takes that many positions
 
 
 def read_pretrained(
   source: pretrained.Pretrained, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
-  """What `load` does with a Hugging Face folder or a .gguf file."""
+  """Reads a Hugging Face folder or a .gguf file, as `load` does."""
   path = source.path
   try:
     cls = model_class(source.fields['name']).Config

@@ -1,4 +1,4 @@
-"""Which rows of a global batch a process reads, and how they come onto its devices."""
+"""Which rows of a global batch a process reads, and how they get onto its devices."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ def _as_it_is(batch: Mapping[str, np.ndarray]) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """The rows of every global batch that this process reads, and what it does with them.
+  """The rows of every global batch that this process reads, and how it places them.
 
   Attributes:
     rows: their numbers, ascending; None = all.
@@ -58,14 +58,14 @@ def on_mesh(batch_size: int, mesh: Mesh) -> Placement:
 
 
 def rows_held(batch_size: int, sharding: NamedSharding, devices: Collection) -> np.ndarray:
-  """Returns the numbers of the rows that lie on some of the devices, ascending."""
+  """Returns the indices of the rows that lie on some of the devices, ascending."""
   index_of = sharding.devices_indices_map((batch_size,))
   every = np.arange(batch_size)
   return np.unique(np.concatenate([every[index_of[device]] for device in devices]))
 
 
 def part(rows: np.ndarray, local: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
-  """Returns what a device holds of a global batch, `index`, out of the rows that were read."""
+  """Returns the slice `index` of a global batch, out of the rows that were read."""
   start, stop, _ = index[0].indices(int(rows[-1]) + 1)
   first = int(np.searchsorted(rows, start))
   return local[first : first + stop - start][(slice(None), *index[1:])]

@@ -1,4 +1,4 @@
-"""How this program was called, and how to install what it misses."""
+"""How this program was called, and how to install missing packages."""
 
 import importlib.metadata
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def program() -> str:
-  """Returns what was typed before the flags: `python -m experiments.main`, or `crt-train`."""
+  """Returns the command before the flags: `python -m experiments.main`, or `crt-train`."""
   spec = getattr(sys.modules['__main__'], '__spec__', None)
   name = f'python -m {spec.name}' if spec else os.path.basename(sys.argv[0])
   return name.removesuffix('.__main__')  # of a package, which is run by its own name
@@ -21,7 +21,7 @@ def python() -> str:
 
 
 def clone() -> Path | None:
-  """Returns the clone that crt_jax runs from, None where it was installed from a wheel."""
+  """Returns the clone that crt_jax runs from, None if it was installed from a wheel."""
   above = Path(__file__).parents[1]
   return above if (above / 'pyproject.toml').is_file() else None
 

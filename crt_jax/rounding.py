@@ -2,10 +2,10 @@
 
 
 def ceil_div(value: int, by: int) -> int:
-  """The smallest whole number that is at least value / by."""
+  """Returns the smallest whole number that is at least value / by."""
   return -(-value // by)
 
 
 def round_up(value: int, multiple: int) -> int:
-  """The smallest multiple of `multiple` that is at least `value`."""
+  """Returns the smallest multiple of `multiple` that is at least `value`."""
   return ceil_div(value, multiple) * multiple

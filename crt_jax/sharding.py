@@ -1,4 +1,4 @@
-"""The device mesh and the one table that says which logical axis lies on which mesh axis.
+"""The device mesh, and the table that maps logical axes to mesh axes.
 
 A model names the axes of its parameters (`model.axes()`); the names are bound to mesh axes here and
 nowhere else. The mesh has three axes:
@@ -59,12 +59,13 @@ BATCH_AXES = ('data', 'fsdp')
 
 
 class Unfit(ValueError):
-  """A parameter cannot be split as the mesh asks; the line names it and what would fit."""
+  """A parameter cannot be split as the mesh asks; the message names it and what would fit."""
 
 
 def mesh_shape(config: schema.MeshConfig | ConfigDict, num_devices: int) -> dict[str, int]:
-  """Returns the size of each mesh axis for a config.mesh (data, fsdp, tensor; one of them may be -1
-  = all that is left).
+  """Returns the size of each mesh axis for a config.mesh.
+
+  One of data, fsdp and tensor may be -1, which takes all remaining devices.
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
@@ -84,16 +85,20 @@ def mesh_shape(config: schema.MeshConfig | ConfigDict, num_devices: int) -> dict
 def make_mesh(
   config: schema.MeshConfig | ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """Returns the mesh of a config.mesh over all devices (Auto axes: the compiler places what we do
-  not)."""
+  """Returns the mesh of a config.mesh over all devices.
+
+  Its axes are Auto: the compiler places what we do not.
+  """
   devices = jax.devices() if devices is None else devices
   types = (AxisType.Auto,) * len(MESH_AXES)
   return Mesh(arranged(config, devices), MESH_AXES, axis_types=types)
 
 
 def arranged(config: schema.MeshConfig | ConfigDict, devices: Sequence[jax.Device]) -> np.ndarray:
-  """Returns the devices in the shape of the mesh, so that only what config.mesh.across says crosses
-  the network between slices of a TPU, or nodes of GPUs (JAX calls both a slice).
+  """Returns the devices in the shape of the mesh, with one axis across slices or nodes.
+
+  Only the axis config.mesh.across crosses the network between slices of a TPU, or nodes of GPUs
+  (JAX calls both a slice).
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices, or that axis does not divide by
@@ -110,7 +115,7 @@ def arranged(config: schema.MeshConfig | ConfigDict, devices: Sequence[jax.Devic
 
 
 def _across(across: str, sizes: dict[str, int], devices: Sequence[jax.Device]) -> list[int]:
-  """Over how many slices each axis of the mesh goes."""
+  """Returns over how many slices each axis of the mesh extends."""
   counts = collections.Counter(getattr(device, 'slice_index', 0) for device in devices)
   even = len(set(counts.values())) == 1
   left, found = len(counts) if even else 1, []
@@ -127,7 +132,7 @@ def _across(across: str, sizes: dict[str, int], devices: Sequence[jax.Device]) -
 
 
 def tensor_mesh(size: int) -> Mesh:
-  """Returns the mesh of a model that is split over the first `size` devices and not replicated.
+  """Returns the mesh of a model that is split over the first `size` devices, not replicated.
 
   Raises:
     ValueError: there are fewer devices.
@@ -140,7 +145,7 @@ def tensor_mesh(size: int) -> Mesh:
 
 
 def make_abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
-  """Returns a mesh without devices: enough to lower a step and to see every sharding error."""
+  """Returns a mesh without devices, enough to lower a step and find sharding errors."""
   return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
@@ -155,8 +160,7 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: AnyMesh) -> None:
-  """Raises ValueError unless each of the `accumulation` parts of the batch splits evenly over the
-  mesh."""
+  """Raises ValueError unless each of the `accumulation` slices splits evenly over the mesh."""
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   unit = shards * accumulation
   if batch_size % unit:
@@ -169,8 +173,7 @@ def check_batch(batch_size: int, accumulation: int, mesh: AnyMesh) -> None:
 
 
 def own_row_specs(params: Tree, gather: str, mesh: AnyMesh) -> Tree:
-  """Returns the specs for `on_own_rows` of abstract parameters; None where the compiler is to split
-  what is computed."""
+  """Returns the parameter specs for `on_own_rows`; None if the compiler splits the computation."""
   rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   if rows == 1 or (mesh.shape['fsdp'] > 1 and gather == 'layer'):
     return None
@@ -182,13 +185,11 @@ def own_row_specs(params: Tree, gather: str, mesh: AnyMesh) -> Tree:
 
 
 def split_rows(x_Bx: jax.Array) -> jax.Array:
-  """Keeps the rows of an activation on the devices of their examples; the identity outside
-  `in_mesh`.
+  """Keeps the rows of an activation on their devices; the identity outside `in_mesh`.
 
   A model calls it once, on the embeddings. Without it the compiler may follow the parameters
-  instead, which lie on the same mesh axis:
-  it then gathers every device's examples and adds up partial products at each layer, instead of
-  gathering the layer's weights.
+  instead, which lie on the same mesh axis: it then gathers every device's examples and adds up
+  partial products at each layer, instead of gathering the layer's weights.
   """
   axes = shared_axes()
   if not set(BATCH_AXES) <= set(axes):
@@ -199,12 +200,11 @@ def split_rows(x_Bx: jax.Array) -> jax.Array:
 
 
 def gather_rows(table_VxC: jax.Array, split: bool = True) -> jax.Array:
-  """Keeps whole rows of a table on each device that looks them up, all rows unless they are `split`
-  as tokens are; the identity outside `in_mesh`.
+  """Keeps whole rows of a table on each device that reads them; the identity outside `in_mesh`.
 
-  The vocabulary stays split over `tensor`, so each device finds its own tokens and the rest is
-  added up. Without it the compiler looks up columns for the examples of all devices, then moves
-  them.
+  Each device reads all rows, unless they are `split` as tokens are. The vocabulary stays split over
+  `tensor`, so each device finds its own tokens and the rest is added up. Without this the compiler
+  reads columns for the examples of all devices, then moves them.
   """
   axes = shared_axes()
   if math.prod(axes.values()) == 1:
@@ -214,8 +214,10 @@ def gather_rows(table_VxC: jax.Array, split: bool = True) -> jax.Array:
 
 
 def cache_spec(shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
-  """Returns the spec of a decode cache [N, B, H, S, A]: rows over the axes of the batch, heads over
-  `tensor`, each where it divides."""
+  """Returns the spec of a decoding cache [N, B, H, S, A]: rows over data, heads over `tensor`.
+
+  An axis that a dimension does not divide by is left out.
+  """
   rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   over_rows = None if rows == 1 or shape[1] % rows else BATCH_AXES
   tensor = mesh.shape['tensor']
@@ -224,22 +226,26 @@ def cache_spec(shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
 
 
 def mesh_of(params: Tree) -> AnyMesh | None:
-  """Returns the mesh that parameters lie on; None where they lie on a single device."""
+  """Returns the mesh that parameters lie on; None if they lie on a single device."""
   shardings = (getattr(x, 'sharding', None) for x in jax.tree.leaves(params))
   meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
   return next((m for m in meshes if set(MESH_AXES) <= set(m.axis_names)), None)
 
 
 def platform_of(tree: Tree) -> str:
-  """Returns the platform of the devices on which the arrays of a tree lie, or are to lie where they
-  are only described; the default one where none says so."""
+  """Returns the platform of the devices that hold, or will hold, the arrays of a tree.
+
+  If no array names its devices, it is the default platform.
+  """
   placed = [a.sharding for a in jax.tree.leaves(tree) if getattr(a, 'sharding', None) is not None]
   return next(iter(placed[0].device_set)).platform if placed else jax.default_backend()
 
 
 def shared_axes() -> dict[str, int]:
-  """Returns the axes, with their sizes, over which the compiler splits what is traced now: none
-  outside `in_mesh`, and not those of the batch where each device has its own rows (`on_own_rows`).
+  """Returns the mesh axes, with sizes, over which the compiler splits the current trace.
+
+  There are none outside `in_mesh`, and none of the batch if each device has its own rows
+  (`on_own_rows`).
   """
   mesh = jax.sharding.get_abstract_mesh()
   if not set(MESH_AXES) <= set(mesh.axis_names):
@@ -249,21 +255,21 @@ def shared_axes() -> dict[str, int]:
 
 
 def rows_are_own() -> bool:
-  """Whether what is traced now is one device's part of the batch (`on_own_rows`)."""
+  """Returns whether the current trace is one device's part of the batch (`on_own_rows`)."""
   mesh = jax.sharding.get_abstract_mesh()
   return set(MESH_AXES) <= set(mesh.axis_names) and not set(BATCH_AXES) & set(shared_axes())
 
 
 def on_own_rows(function: Callable, specs: Tree) -> Callable:
-  """Returns `function`(params, batch, key) -> means, metrics, worked off by each device on its own
-  rows; to be called inside `in_mesh`. What lies on `tensor` stays split by the compiler.
+  """Returns `function`(params, batch, key) -> means, metrics, run by each device on its own rows.
 
-  Both results are means over counted targets, of which there are metrics['targets'] (a mean over
-  all positions is that of one device where rows count equally many); the means are a tree like the
-  parameters. The devices' means are combined once, at the end: the compiler by
-  itself adds gradients up over devices where they arise, in every turn of a loop over layers,
-  passes or chunks of the loss. Likewise parameters that are split over `fsdp` are gathered once,
-  and their means are split as they are. What `row_keys` draws is what one device would draw.
+  Call it inside `in_mesh`. What lies on `tensor` stays split by the compiler. Both results are
+  means over counted targets, of which there are metrics['targets'] (a mean over all positions is
+  that of one device if rows count equally many); the means are a tree like the parameters. The
+  devices' means are combined once, at the end: the compiler by itself adds gradients up over
+  devices where they arise, in every turn of a loop over layers, passes or chunks of the loss.
+  Likewise parameters that are split over `fsdp` are gathered once, and their means are split as
+  they are. What `row_keys` draws is what one device would draw.
 
   Args:
     specs: the PartitionSpecs of the parameters without `tensor`, or of whole branches of their
@@ -296,14 +302,14 @@ def on_own_rows(function: Callable, specs: Tree) -> Callable:
 
 
 def _gather(shard: Array, spec: PartitionSpec):
-  """A whole parameter, of the shards that lie on `fsdp`."""
+  """Returns a whole parameter from its shards on `fsdp`."""
   if 'fsdp' not in spec:
     return shard
   return jax.lax.all_gather(shard, 'fsdp', axis=spec.index('fsdp'), tiled=True)
 
 
 def _add_up(x: Array, spec: PartitionSpec):
-  """The sum over devices, each keeping the shard that `spec` gives it."""
+  """Returns the sum over devices, each keeping the shard that `spec` gives it."""
   if 'fsdp' not in spec:
     return jax.lax.psum(x, BATCH_AXES)
   x = jax.lax.psum_scatter(x, 'fsdp', scatter_dimension=spec.index('fsdp'), tiled=True)
@@ -311,16 +317,20 @@ def _add_up(x: Array, spec: PartitionSpec):
 
 
 def row_keys(key: jax.Array, rows: int) -> jax.Array:
-  """Returns a key for each of the `rows` at hand, fold_in(key, number of the row in the batch): a
-  mask drawn from it is the same on every mesh."""
+  """Returns a key for each of the `rows` at hand, fold_in(key, index of the row in the batch).
+
+  A mask drawn from it is the same on every mesh.
+  """
   first = rows * jax.lax.axis_index(BATCH_AXES) if rows_are_own() else 0
   return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
 
 @contextlib.contextmanager
 def in_mesh(mesh: AnyMesh):
-  """The context in which a function that uses `split_rows` is traced, for a Mesh or an
-  AbstractMesh; also a decorator of such a function."""
+  """Returns the context, or decorator, in which a function that uses `split_rows` is traced.
+
+  The mesh is a Mesh or an AbstractMesh.
+  """
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh):
     yield
 
@@ -354,8 +364,10 @@ def param_shardings(axes: Tree, shapes: Tree, mesh: AnyMesh) -> Tree:
 
 
 def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
-  """Returns the PartitionSpec of one parameter by the rules of this module (see the top for what
-  does not divide)."""
+  """Returns the PartitionSpec of one parameter by the rules of this module.
+
+  The module's docstring says what happens if a dimension does not divide.
+  """
   if len(axes) != len(shape):
     raise ValueError(f'parameter {name}: {len(axes)} axis names {tuple(axes)} for shape {shape}')
   spec: list[str | None] = []
@@ -393,8 +405,7 @@ def spec_of(name: str, axes: PartitionSpec, shape: tuple[int, ...], mesh: AnyMes
 
 
 def split_elsewhere(name: str, spec: list, shape: tuple[int, ...], fsdp: int) -> list:
-  """Gives `fsdp` to the largest dimension that divides and is free, or leaves the parameter whole
-  and says so."""
+  """Gives `fsdp` to the largest free dimension that divides, or replicates with a log line."""
   free = [dim for dim, axis in enumerate(spec) if axis is None and shape[dim] % fsdp == 0]
   if not free:
     logging.warning(
@@ -418,5 +429,5 @@ def largest_divisor(n: int, limit: int) -> int:
 
 
 def is_spec(x: object) -> bool:
-  """Whether a node is a leaf of a model's tree of axes."""
+  """Returns whether a node is a leaf of a model's tree of axes."""
   return isinstance(x, PartitionSpec)

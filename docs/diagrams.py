@@ -18,7 +18,7 @@ EXACT = 1e-10  # below it a difference in float64 is rounding
 
 
 def crt_recurrence(path: pathlib.Path) -> None:
-  """Three positions of the exact recurrence: z_{t-1} and e_t make x_t, the block makes z_t."""
+  """Draws three positions of the exact recurrence: z_{t-1} and e_t make x_t, the block z_t."""
   axes = _page(7, 4.75)
   columns = (1.6, 3.8, 6.0)
   for t, x in enumerate(columns):
@@ -52,7 +52,7 @@ def crt_recurrence(path: pathlib.Path) -> None:
 
 
 def crt_passes(path: pathlib.Path, gap_KxT: np.ndarray) -> None:
-  """K passes over T positions: who reads what, and beside it where they measurably are exact.
+  """Draws K passes over T positions: who reads what, and where they are measurably exact.
 
   Args:
     gap_KxT: largest difference of the logits after K = 1.. passes from the exact recurrence, at
@@ -92,7 +92,7 @@ def crt_passes(path: pathlib.Path, gap_KxT: np.ndarray) -> None:
 
 
 def cart(path: pathlib.Path) -> None:
-  """CART from tokens to logits: prelude, frozen anchor, the looped core, coda."""
+  """Draws CART from tokens to logits: prelude, frozen anchor, the looped core, coda."""
   axes = _page(7, 3.25)
   y = 2.05
   _text(axes, 0.26, y, 'tokens', INK)
@@ -130,7 +130,7 @@ def cart(path: pathlib.Path) -> None:
 
 
 def _difference(gap: float) -> str:
-  """A difference that counts with two decimals, one that is rounding by its power of ten."""
+  """Formats a difference: two decimals, or its power of ten if it is rounding error."""
   if gap == 0:
     return '0'
   return f'{gap:.2f}' if gap >= EXACT else f'{gap:.0e}'.replace('e-', 'e\u2212')
@@ -175,7 +175,7 @@ def _box(
   edge: str = INK,
   line: str = '-',
 ) -> None:
-  """A rounded box around the point (x, y)."""
+  """Draws a rounded box around the point (x, y)."""
   corner = (x - width / 2, y - height / 2)
   style = 'round,pad=0,rounding_size=0.06'
   patch = FancyBboxPatch(
@@ -218,7 +218,7 @@ def _arrow(
 def _path(
   axes: Axes, points: Sequence[tuple[float, float]], colour: str = INK, width: float = 1
 ) -> None:
-  """Straight pieces through the points, an arrow head at the last."""
+  """Draws straight lines through the points, with an arrow head at the last."""
   *before, last = points
   axes.plot(*zip(*before, strict=True), color=colour, linewidth=width, solid_capstyle='butt')
   _arrow(axes, before[-1], last, colour, width=width)

@@ -50,7 +50,7 @@ def main(argv: list[str]):
 
   del argv
   given = {name: path for name in STUDIES if (path := flags.FLAGS[name].value)}
-  # All are read before one is kept: a mistake in the last is answered at once.
+  # All are read before any is written, so that a mistake in the last is reported at once.
   records = {name: page_of(name).read(pathlib.Path(path), name) for name, path in given.items()}
   for name, record in records.items():
     kept(name).write_text(json_text.dumps(record) + '\n', 'utf-8')
@@ -60,12 +60,12 @@ def main(argv: list[str]):
 
 
 def page_of(name: str) -> ModuleType:
-  """The module that writes the text of that name."""
+  """Returns the module that writes the text of that name."""
   return importlib.import_module(STUDIES.get(name, 'docs.scaling'))
 
 
 def kept(name: str) -> pathlib.Path:
-  """The file from which it is written."""
+  """Returns the file from which it is written."""
   if name in COMPILED:
     return ROOT / 'benchmarks' / 'results' / f'{COMPILED[name]}.json'
   return RESULTS / f'{name}.json'

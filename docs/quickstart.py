@@ -17,7 +17,7 @@ SAMPLE_CHARACTERS = 400
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """What was reached, and by how many passes."""
+  """Returns the reached scores, and the scores by number of passes."""
   from crt_jax.evaluation import figures
   from docs import diagrams
 
@@ -30,7 +30,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def read(run: pathlib.Path, name: str) -> dict:
-  """What the documentation says about a run, as plain JSON without anybody's paths.
+  """Returns a run's facts for the documentation, as plain JSON without private paths.
 
   Raises:
     Mistake: the run is not finished, or was evaluated without the exact recurrence.
@@ -61,7 +61,7 @@ def read(run: pathlib.Path, name: str) -> dict:
 
 
 def reached(record: dict) -> str:
-  """The README's table: how good, in the form that is trained and the form that is used."""
+  """Returns the README's table: scores in the trained form and in the form of use."""
   model, data = record['config']['model'], record['config']['data']
   depth = model['depth']
   forms = {
@@ -82,7 +82,7 @@ def reached(record: dict) -> str:
     f'{record["parameters"]:,} parameters, {record["step"]:,} steps of {batch} '
     f'({data["corpus"]}, tokenizer: {data["tokenizer"]}), {record["training_seconds"]:.0f} s of '
     f'training without compiling and evaluating. {target_words(record)} {made_with(record)}',
-    f'What it wrote at the end behind the prompt "{drawn["prompt"]}" (temperature '
+    f'What it wrote at the end after the prompt "{drawn["prompt"]}" (temperature '
     f'{drawn["temperature"]:g}, top-k {drawn["top_k"]}, top-p {drawn["top_p"]:g}), its first '
     f'{SAMPLE_CHARACTERS} characters:',
     f'```text\n{written}\n```',
@@ -90,7 +90,7 @@ def reached(record: dict) -> str:
 
 
 def by_depth(record: dict) -> str:
-  """The table of docs/crt.md: every K beside the exact recurrence."""
+  """Returns the table of docs/crt.md: every K beside the exact recurrence."""
   exact = exact_row(record)['perplexity']
   head = ('form', 'perplexity per token', 'bits per byte', 'perplexity less that of the exact form')
   rows = []
@@ -103,7 +103,7 @@ def by_depth(record: dict) -> str:
 
 
 def target_words(record: dict) -> str:
-  """How much text the numbers rest on."""
+  """Returns in words how much text was scored."""
   scored = f'{record["results"][0]["targets"]:,} tokens'
   if record['protocol'] == 'whole':
     return f'Scored: the whole validation set, {scored}.'
@@ -111,7 +111,7 @@ def target_words(record: dict) -> str:
 
 
 def made_with(record: dict) -> str:
-  """One seed, on what, with which versions, when."""
+  """Returns a line: one seed, device, versions, date."""
   from crt_jax.evaluation import figures
 
   return f'One run, seed {record["config"]["seed"]}; {figures.caption(record["origin"])}.'
@@ -122,10 +122,9 @@ def exact_row(record: dict) -> dict:
 
 
 def measured_gap(passes: int, positions: int) -> np.ndarray:
-  """Largest |logits - exact logits| by pass and position, [K, T], of a CRT that does not contract.
+  """Returns the largest |logits - exact logits| by pass and position, [K, T].
 
-  In float64, with matrices four times as large as PyTorch would draw them, so that what is exact
-  shows as rounding and the rest does not (crt.md, 3.1).
+  The model is a CRT that does not contract.
   """
   import jax
 

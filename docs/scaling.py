@@ -20,7 +20,7 @@ GPUS = (8, 16, 32, 64, 128, 256)
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """The table of that name, and what it was compiled with."""
+  """Returns the table of that name, and what it was compiled with."""
   results = record['results']
   tables = {'aot': fits_table, 'scaling': scaling_table, 'predicted': predicted_table}
   parts = (tables | {'slices': slices_table})[name](results)
@@ -37,7 +37,7 @@ def made(record: dict) -> str:
 
 
 def unfinished(record: dict) -> list[str]:
-  """A paragraph for each target that not every config was compiled for: which were not."""
+  """Returns a paragraph for each target that not every config was compiled for: which were not."""
   results, configs = record['results'], record['configs']
   lines = []
   for target in targets_of(results):
@@ -53,7 +53,7 @@ def targets_of(results: dict) -> list[str]:
 
 
 def fits_table(results: dict) -> list[str]:
-  """A line per config: bytes and what is sent on each target."""
+  """Returns a line per config: bytes and communication on each target."""
   targets = targets_of(results)
   head = ['config', *(f'{t}: {x}' for t in targets for x in ('mesh', 'GiB a device', 'sent, MiB'))]
   rows = []
@@ -95,7 +95,7 @@ def fits_cells(cell: dict | None) -> list[str]:
 
 
 def scaling_table(results: dict) -> list[str]:
-  """A line per config, mesh and number of devices: how often each collective runs, and its MiB."""
+  """Returns a line per config, mesh and device number: the count and MiB of each collective."""
   head = ['config', 'mesh', 'devices', *KINDS[:3], 'sent by a device, MiB', 'GiB a device']
   rows = []
   for name, found in results.items():
@@ -108,8 +108,7 @@ def scaling_table(results: dict) -> list[str]:
 
 
 def slices_table(results: dict) -> list[str]:
-  """A line per config, slices or nodes, and axis that goes across: what is sent over either
-  network."""
+  """Returns a line per config, number of slices and axis across them: bytes on either network."""
   head = ['config', 'devices', 'across', 'mesh', 'sent by a device, MiB', 'over the slow network']
   rows = []
   for name, found in results.items():
@@ -129,7 +128,7 @@ def kind_cell(found: dict | None) -> str:
 
 
 def predicted_table(results: dict) -> list[str]:
-  """A line per config: the share of the speed of one GPU that each of many keeps."""
+  """Returns a line per config: the predicted share of one GPU's speed on many GPUs."""
   head = ['config', 'mesh', 'compute, ms', *(f'{gpus} GPUs' for gpus in GPUS)]
   rows = []
   for name, found in results.items():
@@ -148,6 +147,6 @@ def predicted_table(results: dict) -> list[str]:
 
 
 def seconds_to_send(sent: float, gpus: int) -> float:
-  """Seconds of the collectives of a step over a node, then over the nodes with an eighth each."""
+  """Returns the seconds of a step's collectives within a node, and an eighth across nodes."""
   nodes = gpus // NODE
   return sent * (1 - 1 / NODE) / NVLINK + sent / NODE * (1 - 1 / nodes) / NETWORK

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def _enter_environment() -> None:
-  """Goes on under the .venv of this clone where this interpreter lacks what crt_jax needs."""
+  """Restarts this program under the clone's .venv if this interpreter lacks crt_jax's packages."""
   if importlib.util.find_spec('jax') and importlib.util.find_spec('absl'):
     return
   root = Path(__file__).parents[1]

@@ -24,8 +24,8 @@ def main(argv: list[str]):
     raise cli.Mistake(
       f'--depths={",".join(_DEPTHS.value)}: expected whole numbers, as in --depths=1,2,4'
     ) from None
-  # After the flags: a typo is answered at once.
-  from crt_jax import evaluation
+  # Imported late: flags are checked first.
+  from crt_jax import evaluation, json_text
   from crt_jax.evaluation import figures
   from crt_jax.runs import workdir
   from crt_jax.runs.provenance import origin
@@ -42,7 +42,7 @@ def main(argv: list[str]):
   print(ending.table(run.model, results))
   directory, trained = workdir.Workdir(_WORKDIR.value), list(trained)
   record = {'step': run.step, 'trained_depths': trained, 'results': results, 'origin': origin()}
-  workdir.write_json(directory.path / 'depth_sweep.json', record)
+  json_text.write(directory.path / 'depth_sweep.json', record)
   title = f'{config.model.name}, {config.data.corpus}, step {run.step}'
   for name, of_set in ending.by_set(results).items():
     file = directory.folder('figures') / f'depth_sweep{name and "_" + name}'

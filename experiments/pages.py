@@ -1,4 +1,4 @@
-"""What the pages of studies are made of: finished records, tables, and where numbers come from."""
+"""Building blocks of study pages: finished records, tables, and the origin of numbers."""
 
 import json
 import pathlib
@@ -11,12 +11,12 @@ import numpy as np
 from crt_jax.cli.user_errors import Mistake
 
 DIGITS = 9  # significant; differences of perplexities are taken of what is left
-# They say nothing to another reader.
+# Private paths, which mean nothing to other readers.
 PRIVATE = ('command', 'cache_dir', 'tfds_dir', 'files')
 
 
 def read(file: str, folder: pathlib.Path, name: str) -> dict:
-  """The record of the finished study of that name, ready to be kept.
+  """Returns the record of the finished study of that name, ready to be committed.
 
   Raises:
     Mistake: the directory has no such file.
@@ -27,7 +27,7 @@ def read(file: str, folder: pathlib.Path, name: str) -> dict:
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
-  """The same record without digits that mean nothing, and without anybody's paths."""
+  """Returns the record with fewer digits and without private paths."""
   if isinstance(value, dict):
     return {k: rounded(v, digits) for k, v in value.items() if k not in PRIVATE}
   if isinstance(value, list):
@@ -36,25 +36,25 @@ def rounded(value: Any, digits: int = DIGITS) -> Any:
 
 
 def table(head: Sequence, rows: Iterable[Sequence]) -> str:
-  """A table in Markdown."""
+  """Returns a table in Markdown."""
   lines = ['| ' + ' | '.join(map(str, cells)) + ' |' for cells in (head, *rows)]
   return '\n'.join([lines[0], '|---' * len(head) + '|', *lines[1:]])
 
 
 def paragraphs(*parts: str) -> str:
-  """The parts with an empty line between them."""
+  """Returns the parts joined by empty lines."""
   return '\n\n'.join(parts)
 
 
 def measured_on(record: dict) -> str:
-  """On what, with which versions, when."""
+  """Returns the device, the versions and the date of a measurement."""
   from crt_jax.evaluation.figures import caption
 
   return f'Measured on {caption(record["origin"])}; other work shared the machine.'
 
 
 def numbers_from(record: dict, name: str) -> str:
-  """On what and with which versions, and where the numbers are."""
+  """Returns the device and versions of a measurement, and a link to its numbers."""
   from crt_jax.evaluation.figures import caption
 
   origin = record['origin']
@@ -63,13 +63,13 @@ def numbers_from(record: dict, name: str) -> str:
 
 
 def spread(values: Sequence[float] | np.ndarray, form: str) -> str:
-  """'0.12 (0.1 to 0.15)', mean, lowest and highest, or one number where all are alike."""
+  """Formats values as '0.12 (0.1 to 0.15)': mean, lowest and highest; one number if equal."""
   low, mean, high = (f'{x:{form}}' for x in (min(values), sum(values) / len(values), max(values)))
   return mean if low == high else f'{mean} ({low} to {high})'
 
 
 def filled(page: pathlib.Path, text: str, mark: str) -> str:
-  """The page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
+  """Returns the page with `text` between its two marks, <!-- mark --> and <!-- /mark -->.
 
   Raises:
     Mistake: the marks are not there exactly once.

@@ -24,9 +24,9 @@ import signal
 from absl import flags
 from ml_collections import config_flags
 
-from crt_jax import cli
+from crt_jax import cli, json_text
 from experiments import sweep_files
-from experiments.jobs import attempts, local, plan, records, results, slurm, status
+from experiments.jobs import attempts, local, plan, results, slurm, status
 
 _CONFIG = cli.define_config(required=False, load=sweep_files.first_config)
 _WORKDIR = cli.define_workdir('Directory of the sweep')
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
-  """Checks every run of the sweep, writes sweep.json; returns --config and what to start."""
+  """Checks every run of the sweep and writes sweep.json; returns --config and the runs to start."""
   spec = config_flags.get_config_filename(flags.FLAGS['config'])
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   runs = sweep_files.load(spec)
@@ -91,7 +91,7 @@ def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:
     plan.refuse_stand_ins(spec, runs, overrides)
   wanted = chosen(listing['runs'], _ONLY.value or ['*'])
   workdir.mkdir(parents=True, exist_ok=True)
-  records.write_json(workdir / plan.LISTING, merged)
+  json_text.write(workdir / plan.LISTING, merged)
   return spec, wanted
 
 
@@ -106,7 +106,7 @@ def chosen(runs: dict[str, dict], patterns: list[str]) -> dict[str, dict]:
 
 
 def may_begin(runs: dict[str, dict], names: list[str], workdir: pathlib.Path) -> list[str]:
-  """Returns the runs that begin with no other one, or with one that has finished."""
+  """Returns the runs that start from no other run, or from one that has finished."""
   return [
     name
     for name in names
@@ -121,7 +121,7 @@ def say_waiting(runs: dict[str, dict], names: list[str]) -> None:
 
 
 def launch(name: str, run: dict, workdir: pathlib.Path, processes: int) -> attempts.Launch:
-  """Returns how a run is started: as a person would, in its own directory."""
+  """Returns the launch of a run: a person's command, in the run's own directory."""
   folder = plan.folder_of(name, workdir)
   more = ['--distributed=on' if processes > 1 else '--distributed=off']
   if 'after' in run:
@@ -131,7 +131,7 @@ def launch(name: str, run: dict, workdir: pathlib.Path, processes: int) -> attem
 
 
 def slurm_options() -> dict[str, str]:
-  """Returns the options of sbatch, after checking that there is a Slurm to give them to."""
+  """Returns the options of sbatch, after checking that Slurm is available."""
   options = slurm.parse_options(_SLURM.value)
   if _EXECUTOR.value == 'slurm':
     slurm.require()
@@ -143,12 +143,12 @@ def slurm_options() -> dict[str, str]:
 
 
 def standings(workdir: pathlib.Path, runs: dict[str, dict], jobs: dict) -> list[status.Standing]:
-  """Returns where the runs of a listing stand."""
+  """Returns the status of the runs of a listing."""
   return status.standings(workdir, {name: run['steps'] for name, run in runs.items()}, jobs)
 
 
 def may_start(one: status.Standing) -> bool:
-  """Whether a run is to be started now: it has not finished, and nobody else runs it."""
+  """Returns whether to start a run now: it is unfinished, and nobody else runs it."""
   if one.state in (status.RUNNING, status.QUEUED):
     job = f' as job {one.job}' if one.job else ''
     print(f'{one.name} is {one.state} already{job}; left alone')
@@ -156,7 +156,7 @@ def may_start(one: status.Standing) -> bool:
 
 
 def run_here(runs: dict[str, dict], startable: list[str], workdir: pathlib.Path) -> int:
-  """Runs all that is left on this machine and shows what came of it; returns the exit code."""
+  """Runs all unfinished runs on this machine and shows the results; returns the exit code."""
   pool, waiting = local.Pool(_PARALLEL.value, tuple(_GPUS.value)), startable
   while pool.stopped_by is None and (ready := may_begin(runs, waiting, workdir)):
     pool.run([launch(name, runs[name], workdir, processes=1) for name in ready])
@@ -170,12 +170,12 @@ def run_here(runs: dict[str, dict], startable: list[str], workdir: pathlib.Path)
 
 
 def show(workdir: pathlib.Path) -> list[status.Standing]:
-  """Prints the table of a sweep and writes its results anew; returns where its runs stand."""
+  """Prints the table of a sweep and rewrites its results; returns the status of its runs."""
   saved = plan.saved(workdir)
   try:
     jobs = slurm.queued(workdir)
   except cli.Mistake as error:
-    print(f'{error}; the table does without')
+    print(f'{error}; the table is shown without them')
     jobs = {}
   found = standings(workdir, saved['runs'], jobs)
   status.show(saved['config'], found, workdir)

@@ -1,4 +1,4 @@
-"""Sweep files: what a sweep lists, the config of each of its runs, and its command.
+"""Sweep files: the runs that a sweep lists, the config of each run, and its command.
 
 A sweep file defines `get_sweep()`, which returns a list of `configs.base.Run` and may take
 arguments: `--config=configs/sweeps/cart_stage1.py:cpu` calls `get_sweep('cpu')`.
@@ -81,10 +81,10 @@ def flags(run: Run, overrides: dict[str, Any]) -> list[str]:
 
 
 def word(value: Any) -> str:
-  """Returns a value as the command line reads it."""
+  """Returns a value as it is written on the command line."""
   return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def command(flags: list[str], workdir: str, *more: str) -> list[str]:
-  """Returns what a person would type to start such a run alone, as a list of words."""
+  """Returns the command that starts such a run alone, as a list of words."""
   return [sys.executable, '-m', 'experiments.main', *flags, f'--workdir={workdir}', *more]

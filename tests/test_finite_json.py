@@ -10,8 +10,7 @@ import pytest
 from crt_jax import json_text
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Hashes, arguments of other processes and texts without numbers, which no file holds; a sweep's
-# records, which import no JAX and refuse what is not finite.
+# Hashes, arguments of other processes and texts without numbers, which no file holds.
 OTHERS = {
   'crt_jax/data/documents.py': 1,
   'crt_jax/data/manifest.py': 1,
@@ -23,7 +22,6 @@ OTHERS = {
   'crt_jax/cluster/agreement.py': 6,
   'crt_jax/runs/workdir.py': 1,
   'benchmarks/data.py': 3,
-  'experiments/jobs/records.py': 1,
   'experiments/jobs/results.py': 2,
   'experiments/latency/rows.py': 1,
   'crt_jax/cli/prompt_file.py': 1,

@@ -13,7 +13,6 @@ from crt_jax.data import manifest, text_files, tokenizers
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.evaluation import figures
 from crt_jax.runs import metrics, workdir
-from experiments.jobs import records
 from experiments.latency import __main__ as latency
 
 REFUSED = {
@@ -65,12 +64,12 @@ def test_places_that_stop_name_the_file(text, reason, tmp_path):
 def test_places_that_go_on_leave_the_line_out(text, reason, tmp_path):
   file = tmp_path / 'metrics.jsonl'
   file.write_bytes(ROW + b'\n' + text + b'\n')
-  assert records.rows(file) == [json.loads(ROW)]
+  assert json_text.rows(file) == [json.loads(ROW)]
   assert list(latency._finished(file, dict(device='cpu'))) == ['a']
   metrics.cut_back(file, 9)
   assert file.read_bytes() == ROW + b'\n'
   file.write_bytes(text)
-  assert records.read_json(file, 'default') == 'default'
+  assert json_text.read(file, 'default') == 'default'
 
 
 @pytest.mark.parametrize('kind', ('digits', 'nested'))

@@ -1,5 +1,4 @@
-"""Does a CART trained with R loops work with other R, and what if R was drawn at random in training
-(cart.md 8.5)?
+"""Does a CART trained with R loops, or with R drawn at random, work with other R (cart.md 8.5)?
 
   python -m experiments.study --config=configs/studies/loops_at_evaluation.py --workdir=runs/loops
 

@@ -1,5 +1,4 @@
-"""Layers or recurrence at the same cost per token: CRTs and transformers of one budget (crt.md,
-10.1).
+"""Layers or recurrence: CRTs and transformers of equal cost per token (crt.md, 10.1).
 
   python -m experiments.sweep --config=configs/sweeps/crt_cross_width.py --executor=slurm \\
       --config.data.files='/data/openwebtext/*.jsonl.gz'

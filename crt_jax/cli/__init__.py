@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-  """Imports absl at the first use: a program answers signals before that."""
+  """Imports absl at the first use, so that a program answers signals before that."""
   if name in __all__:
     from crt_jax.cli import entry
 

@@ -1,4 +1,4 @@
-"""Config files: find one, load it, read its arguments, list its fields.
+"""Config files: find, load, read their arguments, list their fields.
 
 A config file defines `get_config()`, which returns a ConfigDict, and may take arguments:
 `--config=configs/cart_d1024.py:R=8,P=4` calls `get_config('R=8,P=4')`.
@@ -19,16 +19,9 @@ import ml_collections
 
 from crt_jax.cli.user_errors import Mistake, did_you_mean
 from crt_jax.program import clone
-from crt_jax.schema.fields import closest
+from crt_jax.schema.fields import KINDS, closest
 
 TRUTH = {'true': True, '1': True, 'false': False, '0': False}
-KINDS = {
-  bool: 'true or false (bool)',
-  int: 'a whole number (int)',
-  float: 'a number (float)',
-  str: 'text (str)',
-  tuple: 'a tuple',
-}
 
 
 class ArgumentMistake(ValueError):
@@ -88,7 +81,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
 
 
 def call(spec: str, function: str) -> Any:
-  """Returns what a function of `FILE[:ARGUMENTS]` does: `get_config`, or `get_sweep` of a sweep.
+  """Returns the result of `get_config` or `get_sweep` of `FILE[:ARGUMENTS]`.
 
   Raises:
     Mistake: no such file or function, an error in it (with file and line), or wrong arguments.
@@ -113,7 +106,7 @@ def call(spec: str, function: str) -> Any:
 
 
 def _is_no(function: str, module: types.ModuleType) -> str:
-  """Says what a file without the function is, and what to do with it."""
+  """Returns the message for a file without the function: what it is, and what to do with it."""
   kind = function.removeprefix('get_')
   other = {'get_config': 'get_sweep', 'get_sweep': 'get_config'}.get(function, '')
   hint = ''
@@ -124,7 +117,7 @@ def _is_no(function: str, module: types.ModuleType) -> str:
 
 
 def find(path: str) -> Path:
-  """Returns the file: as given, or in the clone that crt_jax runs from; Mistake if none."""
+  """Returns the file, as given or in the clone that crt_jax runs from; Mistake if there is none."""
   for candidate in (root / path for root in _roots()):
     if path and candidate.is_file():
       return candidate
@@ -153,7 +146,7 @@ def available(programs: Container[str] = ()) -> dict[str, str]:
       try:
         tree = ast.parse(file.read_text(encoding='utf-8'))
       except (OSError, ValueError, SyntaxError):
-        continue  # a file that cannot be read says so when it is asked for by name
+        continue  # its error is shown when the file is asked for by name
       names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
       if names & {'get_config', 'get_sweep'}:
         text = ast.get_docstring(tree) or ''
@@ -212,14 +205,14 @@ def _split(field: str) -> tuple[str, str]:
 
 
 def _roots() -> tuple[Path, ...]:
-  """Where the path of a config may begin: here and, if crt_jax runs from a clone, at its root."""
+  """Returns the folders that a config path may start from: here, and the clone's root."""
   above = clone()
   return (Path(),) if above is None else (Path(), above)
 
 
 @contextlib.contextmanager
 def _neighbours_first(file: Path) -> Iterator[None]:
-  """Lets a config file import what lies beside it, or beside the package it is in, then from here.
+  """Lets a config file import modules beside it or beside its package, before those from here.
 
   So `from configs import base` means the `configs` that belongs to the file.
   """
@@ -235,7 +228,7 @@ def _neighbours_first(file: Path) -> Iterator[None]:
 
 
 def _execute(file: Path) -> types.ModuleType:
-  """Runs a config file from its text: a cached .pyc could be the one of a second ago."""
+  """Runs a config file from its text; a cached .pyc could be a second old."""
   module = types.ModuleType(f'config_file_{file.stem}')
   module.__file__ = str(file)
   sys.modules[module.__name__] = module  # dataclasses look themselves up there
@@ -244,7 +237,7 @@ def _execute(file: Path) -> types.ModuleType:
 
 
 def _locate(error: Exception, file: Path) -> str:
-  """Returns 'FILE:LINE: what' for an error raised while `file` (or its neighbours) ran."""
+  """Returns 'FILE:LINE: message' for an error raised while `file` (or its neighbours) ran."""
   where = str(file)
   if isinstance(error, SyntaxError) and error.filename:
     return f'{error.filename}:{error.lineno}: {error.msg}'

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int | None:
   if Path(_WORKDIR.value).exists():
     raise cli.Mistake(f'--workdir={_WORKDIR.value} is there already; choose a new directory')
   kept = layers(_KEEP_LAYERS.value)
-  # Heavy imports wait until the flags are known to be right.
+  # Slow imports come after the checks of the flags.
   from crt_jax import loading
   from crt_jax.convert import pretrained
   from crt_jax.training import conversion
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int | None:
 
 
 def _around() -> 'ConfigDict | None':
-  """The config that was given, with the tokenizer of the source."""
+  """Returns the given config with the tokenizer of the source."""
   if _CONFIG.value is None:
     return None
   config = _CONFIG.value.copy_and_resolve_references()
@@ -90,7 +90,7 @@ def _size(params: 'Params') -> int:
 
 
 def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
-  """What the new model does not have in common with its source, in words."""
+  """Returns in words how the new model differs from its source."""
   from crt_jax.convert import warm_start
 
   config, correction, found = trained.model.config, _CORRECTION.value, []
@@ -106,7 +106,7 @@ def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
 
 
 def layers(text: str) -> tuple[int, ...]:
-  """The numbers that '0-5,28,29' stands for; Mistake unless they rise."""
+  """Returns the numbers that '0-5,28,29' stands for; Mistake unless they ascend."""
   if not text:
     return ()
   found = []

@@ -1,4 +1,4 @@
-"""Flags that say which of several processes this one is, and the frame in which they work together.
+"""Flags that place this process among several, and the context in which they work together.
 
     distributed.define_flags()
 
@@ -20,11 +20,11 @@ from crt_jax.cli import entry, user_errors
 from crt_jax.cluster.preemption import StopSignal
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+flags.disclaim_key_flags()  # they are shown in the help of the entry points that define them
 
 
 def define_flags() -> None:
-  """Defines `--distributed` and what belongs to it."""
+  """Defines `--distributed` and the flags that belong to it."""
   flags.DEFINE_enum(
     'distributed',
     'auto',
@@ -39,14 +39,14 @@ def define_flags() -> None:
 
 @contextlib.contextmanager
 def joined(stop: StopSignal) -> Iterator[None]:
-  """Meets the other processes, if there are any; they end together, also where `stop` ends one.
+  """Joins the other processes, if any; all of them end together, also if `stop` ends one.
 
   Raises:
     ValueError: flags or launcher are half of what is needed, or the processes differ.
   """
   from crt_jax.cluster import (
     agreement,
-    launcher,  # after the flags: a typo is answered at once
+    launcher,  # imported late: flags are checked first
   )
 
   place = launcher.find_place(
@@ -57,12 +57,12 @@ def joined(stop: StopSignal) -> Iterator[None]:
     return
   launcher.join(place, FLAGS.join_timeout)
   with agreement.Companions(stop, _line):
-    agreement.agree('versions', agreement.software())
+    agreement.require_equal('versions', agreement.software())
     yield
 
 
 def _line(error: BaseException) -> str | None:
-  """The line of a user's mistake, after its traceback where that is asked for."""
+  """Returns the one-line message of a user's mistake, after its traceback if that is requested."""
   line = user_errors.describe(error)
   if line is not None and entry.wants_traceback():
     traceback.print_exception(error)

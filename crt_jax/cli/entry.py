@@ -1,4 +1,4 @@
-"""How every entry point starts: its flags, one line for a mistake, and help that teaches.
+"""How every entry point starts: flags, one line for a user's mistake, and help.
 
 A user's mistake is one line on stderr and exit code 2, before anything is imported or compiled
 where flags can tell. `crt_jax/cli/user_errors.py` says what counts as one. `--traceback`, or
@@ -30,16 +30,16 @@ DONE, USER_MISTAKE, INTERRUPTED, PREEMPTED = 0, 2, 130, 75
 HELP = re.compile(r'--?(help|helpshort|h|\?)(=true)?')
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+flags.disclaim_key_flags()  # they are shown in the help of the entry points that define them
 flags.DEFINE_bool('traceback', False, 'Show the whole traceback of a mistake.')
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """Loads `--config`, and refuses overrides that name no field while they are still words."""
+  """Loads `--config`, and refuses overrides that name no field before it reads their values."""
 
   def __init__(self, required: bool, load: Callable[[str], Any]):
     self.required, self.load = required, load
-    self.words: list[str] = []  # of the command line, where ml_collections looks for overrides
+    self.words: list[str] = []  # the command line, in which ml_collections looks for overrides
     self.fields: dict[str, tuple[type, Any]] = {}
 
   def parse(self, argument: str):
@@ -96,7 +96,7 @@ def _config_parser() -> _ConfigParser | None:
 
 
 class _WorkdirParser(flags.ArgumentParser):
-  """Reads `--workdir`: a folder or, where the entry point knows how, a run in a bucket."""
+  """Reads `--workdir`: a folder or, if the entry point supports it, a run in a bucket."""
 
   def __init__(self, buckets: bool):
     self.buckets = buckets
@@ -113,7 +113,7 @@ class _WorkdirParser(flags.ArgumentParser):
 
 
 def define_workdir(text: str = 'Directory of the run', buckets: bool = False) -> flags.FlagHolder:
-  """Defines `--workdir`, by default `runs/<config name>` where the entry point has a config.
+  """Defines `--workdir`, by default `runs/<config name>` if the entry point has a config.
 
   Args:
     text: the help.
@@ -131,7 +131,7 @@ def define_workdir(text: str = 'Directory of the run', buckets: bool = False) ->
 
 
 def require_config() -> ConfigDict:
-  """Returns the config; for entry points that need one only in some modes.
+  """Returns the config, for entry points that need one only in some modes.
 
   Raises:
     Mistake: `--config` was left out.
@@ -149,7 +149,7 @@ def typed_config() -> tuple[str, list[str]]:
 
 
 def refuse_overrides(reason: str) -> None:
-  """Raises Mistake, with the reason, if a field of the config was set on the command line."""
+  """Raises Mistake, with the reason, if a field of the config is set on the command line."""
   overrides = FLAGS.config is not None and config_flags.get_override_values(FLAGS['config'])
   for name in overrides or ():
     raise Mistake(f'--config.{name} has no effect: {reason}; leave it out')
@@ -161,7 +161,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   The module of `main` is the entry point: help shows its docstring and its flags.
   """
   module = sys.modules[main.__module__]
-  for stream in (sys.stdout, sys.stderr):  # as training/terminal.py, which would import JAX
+  for stream in (sys.stdout, sys.stderr):  # as in training/terminal.py, which imports JAX
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   try:
@@ -184,8 +184,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-  """Runs `main` when the models that were typed are known: those of --allow_model and the one that
-  the config file names, which is code of the same user. A run's own config is never asked."""
+  """Runs `main` once the user's own models are registered.
+
+  These are the models of --allow_model and the one that the config file names, which is code of the
+  same user. A run's saved config is never trusted for this.
+  """
   allowed = list(FLAGS.allow_model) if 'allow_model' in FLAGS else []
   config = FLAGS.config if 'config' in FLAGS else None
   name = config.get('model', {}).get('name', '') if config is not None else ''
@@ -194,14 +197,14 @@ def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | No
   if allowed:
     from crt_jax.models.registry import allow
 
-    sys.path.append(os.getcwd())  # where a console script does not look
+    sys.path.append(os.getcwd())  # a console script does not have it
     for path in allowed:
       allow(path)
   return main(argv)
 
 
 def wants_traceback() -> bool:
-  """Whether the person wants to see where a mistake was noticed."""
+  """Returns whether the user asked for the traceback of a mistake."""
   return '--traceback' in sys.argv or os.environ.get('CRT_JAX_TRACEBACK', '0') not in ('', '0')
 
 
@@ -240,8 +243,7 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
 
 
 def _from_home(word: str) -> str:
-  """A word with the home directory where --output=~/x names it, which no shell does; a prompt is no
-  path."""
+  """Returns a word with ~ expanded in --output=~/x, which no shell does; prompts stay unchanged."""
   name, _, value = word.partition('=')
   if not value.startswith('~/') or name.endswith('prompt'):
     return word
@@ -252,7 +254,7 @@ def _from_home(word: str) -> str:
 
 
 def _is_for_people(record: LogRecord) -> bool:
-  """Keeps Orbax's warnings about its own defaults away; --verbosity=-1 shows them."""
+  """Returns whether to show a log record; Orbax's warnings need --verbosity=-1."""
   return record.levelno >= converter.STANDARD_ERROR or '/orbax/' not in record.pathname
 
 
@@ -286,7 +288,7 @@ def _overrides(words: list[str]) -> list[str]:
 
 
 def _finish_config(parser: _ConfigParser) -> None:
-  """Asks for a missing config and checks overridden tuples, whose elements nobody has checked."""
+  """Asks for a missing config, and checks the elements of overridden tuples."""
   if FLAGS.config is None:
     if parser.required:
       require_config()
@@ -298,7 +300,7 @@ def _finish_config(parser: _ConfigParser) -> None:
     element = type(default[0]) if default and len(set(map(type, default))) == 1 else None
     if element is float:
       value = tuple(float(v) if type(v) is int else v for v in value)
-    # An unreadable '(1,' arrives as text. An empty default gives no type: numbers, in this project.
+    # An unreadable '(1,' arrives as text. An empty default has no element type; it is int here.
     is_malformed = any(isinstance(v, str) and (not default or v[:1] in '([') for v in value)
     if is_malformed or (element and any(type(v) is not element for v in value)):
       given = value[0] if len(value) == 1 else value
@@ -308,7 +310,7 @@ def _finish_config(parser: _ConfigParser) -> None:
 
 
 def _finish_workdir() -> None:
-  """Gives `--workdir` its default."""
+  """Sets the default of `--workdir`."""
   if 'workdir' not in FLAGS or FLAGS.workdir:
     return
   if 'config' not in FLAGS:
@@ -319,7 +321,7 @@ def _finish_workdir() -> None:
 
 
 def _expected(name: str, given: Any, kind: type, default: Any) -> str:
-  """Returns the line for a value of the wrong type, with the config's own value as the example."""
+  """Returns the message for a value of the wrong type, with the config's own value as example."""
   words = config_files.KINDS.get(kind, kind.__name__)
   example = str(default).lower() if kind is bool else default
   if kind is tuple:
@@ -329,7 +331,7 @@ def _expected(name: str, given: Any, kind: type, default: Any) -> str:
 
 
 def _describe_flag_error(error: flags.Error, module: ModuleType) -> str:
-  """Returns one line for what absl found wrong with a flag."""
+  """Returns one line for an error that absl found in a flag."""
   parser = _config_parser()
   fields = parser.fields if parser is not None else {}
   message = ' '.join(str(error).split())

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int | None:
   output = storage.local_path('--output', _OUTPUT.value)
   if output.exists():
     raise cli.Mistake(f'--output={_OUTPUT.value} is there already; choose a new folder')
-  # Heavy imports wait until the flags are known to be right.
+  # Slow imports come after the checks of the flags.
   import jax
 
   from crt_jax import exporting, loading

@@ -1,4 +1,4 @@
-"""Gets the published corpora, as the configs of the papers expect them.
+"""Fetches the published corpora in the form that the papers' configs expect.
 
   python -m experiments.fetch --dataset=tinystories,wikipedia,fineweb-edu --output=corpora
   python -m experiments.fetch --dataset=openwebtext --output=corpora

@@ -86,7 +86,7 @@ _PREFILL = flags.DEFINE_enum(
 
 
 class StableText:
-  """Text of a growing list of tokens, given out once no later token can change it.
+  """The text of a growing list of tokens, returned once no later token can change it.
 
   A token may hold part of a character only. What is incomplete decodes to U+FFFD at the very end,
   so that is held back.
@@ -98,7 +98,7 @@ class StableText:
     self._given = 0
 
   def add(self, tokens: list[int], last: bool = False) -> str:
-    """The text that these tokens complete; with `last` also what stays incomplete."""
+    """Returns the text that these tokens complete; with `last` also incomplete characters."""
     self._tokens.extend(tokens)
     text = self._tokenizer.decode(self._tokens)
     stable = text if last else text.rstrip('\ufffd')
@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int | None:
 
 
 class _Run(NamedTuple):
-  """A trained model, ready to decode, and how.
+  """A trained model, ready to decode, and its decoding options.
 
   Attributes:
     encode: text -> the tokens that the model reads, [] for no text.
@@ -141,8 +141,8 @@ class _Run(NamedTuple):
 
 
 def _load() -> _Run:
-  """Raises ValueError for a run, a tokenizer or a flag that does not fit."""
-  # Heavy imports wait until the flags are known to be right.
+  """Loads the model; raises ValueError for a run, a tokenizer or a flag that does not fit."""
+  # Slow imports come after the checks of the flags.
   import crt_jax
   from crt_jax import decoding, sharding
   from crt_jax.runs import checkpoint
@@ -170,7 +170,7 @@ def _load() -> _Run:
 
 
 def _write_text(run: _Run) -> None:
-  """One prompt, to the terminal, as it comes."""
+  """Writes the continuation of one prompt to the terminal, as it is generated."""
   from crt_jax import decoding
 
   prompt, context = run.encode(run.prompt), run.options['context']
@@ -192,7 +192,7 @@ def _write_text(run: _Run) -> None:
 
 
 def _write_file(run: _Run, source: str, target: str) -> None:
-  """All prompts of a file, in batches; each batch is on disk before the next begins."""
+  """Continues all prompts of a file in batches; each is on disk before the next begins."""
   from crt_jax import decoding
 
   report = functools.partial(print, file=sys.stderr)
@@ -201,7 +201,7 @@ def _write_file(run: _Run, source: str, target: str) -> None:
   with open(target, 'w', encoding='utf-8') as output:
     for batch in prompt_file.batches(prompts, _BATCH_SIZE.value):
       start = time.perf_counter()
-      # A short last batch is filled up, so that it compiles nothing and draws what it would alone.
+      # A short last batch is filled up, so that it needs no compilation and draws the same.
       rows = [batch[min(i, len(batch) - 1)] for i in range(min(_BATCH_SIZE.value, len(prompts)))]
       texts = decoding.generate(
         run.model,
@@ -221,13 +221,13 @@ def _write_file(run: _Run, source: str, target: str) -> None:
 
 
 def _or_default(name: str, default: Any):
-  """The flag of that name, or what the run's config says."""
+  """Returns the flag of that name, or the run's config value if the flag is unset."""
   value = flags.FLAGS[name].value
   return default if value is None else value
 
 
 def _print(chunks: Iterable[list[list[int]]], text: StableText, prompt: list[int]) -> int:
-  """Prints text as it comes and its speed at the end; returns the number of new tokens."""
+  """Prints text as it is generated, then its speed; returns the number of new tokens."""
   start = time.perf_counter()
   print(text.add(prompt), end='', flush=True)
   counts, times = [], []
@@ -236,8 +236,7 @@ def _print(chunks: Iterable[list[list[int]]], text: StableText, prompt: list[int
     counts.append(len(tokens))
     times.append(time.perf_counter())
   print(text.add([], last=True), flush=True)
-  # The first chunk waits for the compiler, and the second starts when it is here: from then on the
-  # clock shows the speed.
+  # The first chunk waits for the compiler; the speed is measured from the second one on.
   if sum(counts[1:]):
     speed = sum(counts[1:]) / (times[-1] - times[0])
     wait = f'the first {counts[0]} after {times[0] - start:.1f} s, with compilation'

@@ -1,5 +1,4 @@
-"""The text of `--help`, of one screen: what the entry point does, its flags, and how a config is
-changed; of `--helpfull` too, which adds the rarer flags, all config files and all fields."""
+"""The text of `--help` (one screen) and `--helpfull` (rare flags, all config files and fields)."""
 
 import shlex
 import textwrap
@@ -52,7 +51,7 @@ same command again to go on.
 
 
 def own_flags(module: ModuleType) -> list[str]:
-  """Returns the names of the entry point's own flags, in the order a reader wants them."""
+  """Returns the names of the entry point's own flags, in the order of the help."""
   names = {flag.name for flag in FLAGS.get_key_flags_for_module(module)}
   names = {name for name in names if not name.startswith('config.')} | {'traceback'}
   first = ('config', 'workdir', 'mode')
@@ -60,7 +59,7 @@ def own_flags(module: ModuleType) -> list[str]:
 
 
 def text(module: ModuleType, fields: dict[str, tuple[type, Any]], is_full: bool = False) -> str:
-  """Returns the help; in full and with a config, also every field with its type and value."""
+  """Returns the help; in full and with a config also every field with its type and value."""
   about = (module.__doc__ or '').strip('\n')
   if program() not in SCRIPTS:
     for script, in_a_clone in SCRIPTS.items():
@@ -94,7 +93,7 @@ def _flags(names: list[str]) -> str:
 
 
 def _configs(is_full: bool) -> str:
-  """Each config file with its summary; the first alone, where the help is to be short."""
+  """Returns each config file with its summary; only the first one in the short help."""
   typed = program()
   same = next((names for names in SCRIPTS.items() if typed in names), (typed,))
   files = config_files.available(same)
@@ -112,7 +111,7 @@ def _configs(is_full: bool) -> str:
 
 
 def _fields(fields: dict[str, tuple[type, Any]]) -> str:
-  """Each field with its value, its type and what it means."""
+  """Returns each field with its value, type and meaning."""
   model = fields.get('model.name', (str, ''))[1]
   lines = []
   for name, (kind, value) in fields.items():

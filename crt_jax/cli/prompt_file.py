@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 
 
 class Prompt(NamedTuple):
-  """One usable line."""
+  """One usable line of a prompt file."""
 
   line: int
   text: str
   tokens: list[int]
-  others: dict[str, Any]  # fields beside "prompt"; those of an answer give way to it
+  others: dict[str, Any]  # other fields of the line; the answer's own fields win
 
 
 def read(
   path: str, encode: Callable[[str], list[int]], context: int, report: Callable[[str], None]
 ) -> list[Prompt]:
-  """The usable prompts of a file.
+  """Returns the usable prompts of a file.
 
   Args:
     encode: text -> the tokens that the model reads.
@@ -77,13 +77,13 @@ def _tokens_of(text: str, encode: Callable[[str], list[int]], context: int) -> l
 
 
 def batches(prompts: list[Prompt], size: int) -> Iterator[list[Prompt]]:
-  """The prompts in their order, `size` at a time."""
+  """Yields the prompts in their order, `size` at a time."""
   for start in range(0, len(prompts), size):
     yield prompts[start : start + size]
 
 
 def result(prompt: Prompt, tokens: list[int], text: str) -> str:
-  """The line to write."""
+  """Returns the output line of a prompt."""
   answer = dict(line=prompt.line, prompt=prompt.text, text=text, tokens=len(tokens))
   record = answer | {k: v for k, v in prompt.others.items() if k not in answer}
   return json.dumps(record, ensure_ascii=False) + '\n'

@@ -54,11 +54,10 @@ def main(argv: list[str]) -> int | None:
       f'--depth={",".join(_DEPTH.value)}: expected whole numbers, as in --depth=1,2,4'
     ) from None
   output = storage.local_path('--output', _OUTPUT.value)
-  # Heavy imports wait until the flags are known to be right.
-  from crt_jax import evaluation, loading
+  # Slow imports come after the checks of the flags.
+  from crt_jax import evaluation, json_text, loading
   from crt_jax.evaluation import figures, harness
   from crt_jax.runs.provenance import origin
-  from crt_jax.runs.workdir import write_json
   from crt_jax.training import ending
 
   names, manager = _TASKS.value, harness.tasks_of(_TASKS.value, _INCLUDE_PATH.value)
@@ -90,7 +89,7 @@ def main(argv: list[str]) -> int | None:
     rows += [described | row for row in scored]
     cut = scorer.cut
   record = dict(step=run.step, context=context, cut=cut, rows=rows, origin=origin())
-  write_json(output / 'tasks.json', record)
+  json_text.write(output / 'tasks.json', record)
   print(ending.table_of_tasks(model, rows))
   if cut:
     print(f'{cut} texts were longer than {context} tokens and were cut on the left')

@@ -1,4 +1,4 @@
-"""A batch job must not spend a night on texts that merely stand in for others, unasked."""
+"""Refuses stand-in texts in batch jobs, unless the user asked for them by name."""
 
 import os
 import re
@@ -10,14 +10,14 @@ from crt_jax.cli.user_errors import Mistake
 
 
 def is_batch() -> bool:
-  """Whether this is a job of Slurm, or one of several processes of a run."""
-  import jax  # after the flags: a typo is answered at once
+  """Returns whether this is a Slurm job, or one of several processes of a run."""
+  import jax  # imported late: flags are checked first
 
   return 'SLURM_JOB_ID' in os.environ or jax.process_count() > 1
 
 
 def refuse_stand_ins(config: ConfigDict, spec: str, overrides: list[str]) -> None:
-  """Raises Mistake where stand-in texts are used and nobody has asked for them by name.
+  """Raises Mistake if stand-in texts are used that the user did not ask for by name.
 
   Args:
     config: a complete config.
@@ -30,7 +30,7 @@ def refuse_stand_ins(config: ConfigDict, spec: str, overrides: list[str]) -> Non
     return
   begin = f'--config={file}:{arguments}{"," if arguments else ""}data='
   raise Mistake(
-    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}, which a '
-    f'job of Slurm, or of several processes, does only where it is asked to: {begin}published '
+    f'{spec} would train on {" and ".join(used)} in place of {config.about.stands_in_for}; a job '
+    f'of Slurm, or of several processes, must choose its texts: {begin}published '
     f'(docs/cart.md, 5.2), or {begin}embedded'
   )

@@ -33,7 +33,7 @@ _STOP = StopSignal()
 
 def start() -> None:
   """Runs the console script `crt-train`; does not return."""
-  _STOP.listen()  # before the imports below: a signal is answered from here to the end
+  _STOP.listen()  # before slow imports, so that signals are handled from here on
   from crt_jax import cli
 
   try:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
     print(standing.describe(FLAGS.workdir))
     return
   with distributed.joined(_STOP):
-    from crt_jax.training import finish, loop  # after the flags: a typo is answered at once
+    from crt_jax.training import finish, loop  # imported late: flags are checked first
 
     if FLAGS.mode == 'eval':
       finish.evaluate_checkpoint(FLAGS.workdir, _STOP)

@@ -1,4 +1,4 @@
-"""Tell a user's mistake, which deserves one line, from a fault of ours, which keeps its traceback.
+"""Tells a user's mistake, shown in one line, from an internal error, shown with its traceback.
 
 crt_jax raises ValueError with one line that names the field or file and the fix, and lets OSError
 from the file system pass. `describe` recognises both; everything else is an internal error.
@@ -10,8 +10,8 @@ from types import TracebackType
 
 OWN_PACKAGES = ('crt_jax', 'experiments', 'configs', '__main__')
 
-# What a person can put right: a wrong path, missing rights, a full disk, storage that is out of
-# reach for a moment. Other codes are faults.
+# Errors that a person can fix: a wrong path, missing rights, a full disk, storage that is
+# unreachable for a moment. Other codes are internal errors.
 USER_ERRNOS = frozenset(
   getattr(errno, name)
   for name in (
@@ -22,7 +22,7 @@ USER_ERRNOS = frozenset(
 
 
 class Mistake(Exception):
-  """A mistake in the command itself, told in one line by `str()`.
+  """A mistake in the command itself; `str()` is its one-line message.
 
   It is no ValueError, because absl rewrites those that are raised while it reads flags.
   """
@@ -57,13 +57,13 @@ def describe(error: BaseException) -> str | None:
 
 
 def _raised_by_us(traceback: TracebackType | None) -> bool:
-  """Whether the innermost frame is ours and stands at a `raise` statement."""
+  """Returns whether the innermost frame is in our code and at a `raise` statement."""
   if traceback is None:
     return False
   while traceback.tb_next is not None:
     traceback = traceback.tb_next
   frame = traceback.tb_frame
   module = frame.f_globals.get('__package__') or frame.f_globals.get('__name__') or ''
-  # int('x') or an unpacking that fails has no frame of its own: only the instruction tells.
+  # A failed int('x') or unpacking has no frame of its own, so the instruction must be `raise`.
   instruction = frame.f_code.co_code[traceback.tb_lasti]
   return module.partition('.')[0] in OWN_PACKAGES and instruction == dis.opmap['RAISE_VARARGS']

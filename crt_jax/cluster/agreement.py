@@ -1,17 +1,17 @@
-"""What the processes of one run tell each other beside their collectives.
+"""Messages between the processes of one run, besides their collectives.
 
-JAX's coordination service holds small texts that all can read. Here it is used for two things:
+JAX's coordination service holds short texts that every process can read. It has two uses here:
 
-agree       Before anything is compiled, all compare what has to be the same: package versions,
-            config, data, work directory. Another value ends all of them with one line that names
-            the field, both values and both processes.
-Companions  A process that ends by an error says why before it goes; the others hear it within
-            seconds, say it too and end with the same code, wherever they are waiting. A process
-            that dies without a word is noticed by the collective that it leaves (CPU), or by
-            JAX's own heartbeat (launch.HEARTBEAT_SECONDS), which ends the process with JAX's words.
+require_equal  Before anything is compiled, all processes compare what has to be the same: package
+               versions, config, data, work directory. A difference ends all of them with one line
+               that names the field, both values and both processes.
+Companions     A process that ends by an error publishes the reason first. The others receive it
+               within seconds, print it and end with the same code, wherever they are waiting. If a
+               process dies without a message, the collective that it leaves fails (CPU), or JAX's
+               own heartbeat (launcher.HEARTBEAT_SECONDS) ends the others with JAX's message.
 
-Nothing here, nor in checkpoints and caches, compares clocks of different hosts: waiting is measured
-on each host's own monotonic clock.
+Neither this module nor checkpoints and caches compare clocks of different hosts: waiting times are
+measured on each host's own monotonic clock.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ from crt_jax.cluster.preemption import StopSignal, leave
 from crt_jax.runs.provenance import commit, versions
 
 PREFIX = 'crt_jax'
-AGREE_SECONDS = 600  # for the slowest process to come to the same point
+EQUAL_SECONDS = 600  # time for the slowest process to reach the same comparison
 LISTEN_EVERY = 1.0  # seconds
-LINGER_SECONDS = 10.0  # that process 0, which holds the texts, stays for the others to read them
+LINGER_SECONDS = 10.0  # process 0 stays so long, since the messages end with it
 
-# What is in the message of a collective that broke because somebody else is gone.
+# Parts of the error message of a collective that another process has left.
 BROKEN = (
   'gloo',
   'nccl',
@@ -50,7 +50,7 @@ BROKEN = (
 
 
 class _Here(NamedTuple):
-  """The coordination service and the place of this process, before JAX has looked for devices."""
+  """The coordination service and this process's number, before JAX has looked for devices."""
 
   service: Any
   process: int
@@ -58,7 +58,7 @@ class _Here(NamedTuple):
 
 
 def _here() -> _Here | None:
-  """None in a run of one process."""
+  """Returns the service and this process's number; None in a run of one process."""
   from jax._src import distributed  # JAX has no public name for it; Orbax uses the same
 
   state = distributed.global_state
@@ -67,8 +67,8 @@ def _here() -> _Here | None:
   return _Here(state.client, state.process_id, state.num_processes)
 
 
-def agree(what: str, value: dict[str, Any]) -> None:
-  """Returns when all processes have come here with the same value.
+def require_equal(what: str, value: dict[str, Any]) -> None:
+  """Returns when all processes have called it with the same value; ValueError if they differ.
 
   Args:
     what: the name of the value, each used once in a run.
@@ -85,16 +85,16 @@ def agree(what: str, value: dict[str, Any]) -> None:
   text = json.dumps(schema.flat(value), sort_keys=True, default=str)
   service.key_value_set(f'{folder}/value/{me}', text)
   service.key_value_set(f'{folder}/digest/{me}', hashlib.sha256(text.encode()).hexdigest())
-  service.wait_at_barrier(folder, AGREE_SECONDS * 1000)
-  if me == 0:  # reads what N wrote, so that N read one text each and not N
+  service.wait_at_barrier(folder, EQUAL_SECONDS * 1000)
+  if me == 0:  # reads all N values, so that the others read one verdict each
     service.key_value_set(f'{folder}/verdict', json.dumps(_first_difference(here, what)))
-  line = json.loads(service.blocking_key_value_get(f'{folder}/verdict', AGREE_SECONDS * 1000))
+  line = json.loads(service.blocking_key_value_get(f'{folder}/verdict', EQUAL_SECONDS * 1000))
   if line is not None:
     raise ValueError(line)
 
 
 def _first_difference(here: _Here, what: str) -> str | None:
-  """The line for the first process with another value than process 0; None: all have the same."""
+  """Returns the message for the first process that differs from process 0; None if none does."""
   found = here.service.key_value_dir_get(f'{PREFIX}/{what}/digest/')
   digests = {int(name.rpartition('/')[2]): digest for name, digest in found}
   other = next((i for i in range(here.count) if digests[i] != digests[0]), None)
@@ -105,7 +105,7 @@ def _first_difference(here: _Here, what: str) -> str | None:
 
 
 def of_first(what: str, value: Any) -> Any:
-  """Returns process 0's value on every process: JSON, asked for by a name that is used once."""
+  """Returns process 0's JSON value on every process; `name` must be used only once in a run."""
   here = _here()
   if here is None:
     return value
@@ -113,12 +113,12 @@ def of_first(what: str, value: Any) -> Any:
   if me == 0:
     service.key_value_set(f'{PREFIX}/{what} of the first', json.dumps(value))
   return json.loads(
-    service.blocking_key_value_get(f'{PREFIX}/{what} of the first', AGREE_SECONDS * 1000)
+    service.blocking_key_value_get(f'{PREFIX}/{what} of the first', EQUAL_SECONDS * 1000)
   )
 
 
 def alone_in(what: str, seconds: float) -> list[int]:
-  """Says that this process met something that all have to meet.
+  """Reports that this process met an event that all processes have to meet.
 
   Args:
     what: the name of it, each used once in a run.
@@ -137,13 +137,13 @@ def alone_in(what: str, seconds: float) -> list[int]:
   wait_until(lambda: len(service.key_value_dir_get(folder)) == count, seconds)
   said = {int(name.rpartition('/')[2]) for name, _ in service.key_value_dir_get(folder)}
   verdict = f'{PREFIX}/verdict of {what}'
-  with contextlib.suppress(Exception):  # another was first: its verdict counts
+  with contextlib.suppress(Exception):  # another process was first, and its verdict counts
     service.key_value_set(verdict, json.dumps([i for i in range(count) if i not in said]))
   return json.loads(service.key_value_try_get(verdict))
 
 
 def difference(what: str, process: int, count: int, first: dict, other: dict) -> str:
-  """Returns the line for a process that differs from process 0; both as `flat` gives them."""
+  """Returns the message for a process that differs from process 0; both as `flat` gives them."""
   absent = '(absent)'
   names = [
     name
@@ -170,14 +170,16 @@ ADVICE = {
 
 
 def software() -> dict[str, Any]:
-  """What has to be the same for the processes to compile the same programs; asks for no device."""
+  """Returns what must be equal for processes to compile the same programs; asks for no device."""
   python = '.'.join(platform.python_version_tuple()[:2])
   return {'python': python, **versions(), 'commit': commit()}
 
 
 def data_identity(dataset: data.Dataset) -> dict[str, Any]:
-  """What of the data has to be the same: identity and, of packed text, the hash of every manifest,
-  which has checksums of all tokens."""
+  """Returns what must be equal of the data: its identity and the hash of every manifest.
+
+  A manifest, which packed text has, contains checksums of all tokens.
+  """
   found: dict[str, Any] = {'identity': dataset.identity}
   for name, packed in dataset.validation_sets.items():
     manifest = getattr(packed, 'manifest', None)
@@ -191,7 +193,7 @@ def data_identity(dataset: data.Dataset) -> dict[str, Any]:
 
 
 class Companions:
-  """The other processes of a run: hears of their ends, and tells them of this one's.
+  """The other processes of a run: hears when one ends, and tells them when this one does.
 
   Use as a context manager around all that the processes do together; it costs one alone nothing.
   """
@@ -201,8 +203,12 @@ class Companions:
     stop: StopSignal,
     describe: Callable[[BaseException], str | None] = lambda error: None,
   ):
-    """`stop` tells the others when it ends this process; `describe(error)` is the line for a user's
-    mistake, None for a fault that needs a traceback (crt_jax/cli/user_errors.py)."""
+    """Prepares to share ends of processes.
+
+    `stop` tells the others when it ends this process; `describe(error)` returns the line for a
+    user's mistake, or None for an internal error that needs a traceback
+    (crt_jax/cli/user_errors.py).
+    """
     self._stop, self._describe = stop, describe
     self._here = _here()
     self._left = threading.Event()
@@ -223,10 +229,9 @@ class Companions:
     if self._here is None:
       return
     if error is None or getattr(error, 'together', False):
-      # This process has nothing left to do: one that left now would end with another code than
-      # those that finish what it waits for.
+      # Leaving now would end this process with another exit code than the others.
       self._stop.ignore()
-      self._here.service.wait_at_barrier(f'{PREFIX}/end', AGREE_SECONDS * 1000)
+      self._here.service.wait_at_barrier(f'{PREFIX}/end', EQUAL_SECONDS * 1000)
       self._left.set()
       self._thread.join()
       jax.distributed.shutdown()
@@ -235,16 +240,16 @@ class Companions:
 
   @property
   def _there(self) -> '_Here':
-    """Where this process stands among others; only asked of one that is not alone."""
+    """The place of this process; used only if there are several."""
     assert self._here is not None
     return self._here
 
   def _end_alone(self, error: BaseException) -> None:
-    """Says why this process ends, to people and to the others, and ends it. Does not return."""
+    """Tells the user and the other processes why this process ends, and ends it."""
     me = f'process {self._there.process} of {self._there.count}'
     text = shortened(' '.join(str(error).split()))
     if isinstance(error, Exception) and any(word in text.lower() for word in BROKEN):
-      # Perhaps the one who left has said why, and the thread that listens ends this process too.
+      # If the other process has published its reason, the listening thread ends this one first.
       time.sleep(2 * LISTEN_EVERY)
       code, said = 1, f'{me} lost another one ({text})'
       shown = f'error: {said}; run the same command to continue from the last checkpoint'
@@ -261,11 +266,11 @@ class Companions:
     leave(code)
 
   def _listen(self) -> None:
-    """Ends this process when another one says that it ends."""
+    """Ends this process when another one reports that it ends."""
     while not self._left.wait(LISTEN_EVERY):
       try:
         ended = json.loads(self._there.service.key_value_try_get(f'{PREFIX}/ended'))
-      except Exception:  # nobody ended; or the service is gone, which JAX notices itself
+      except Exception:  # no process ended, or the service is gone, which JAX detects itself
         continue
       if self._left.is_set():
         return
@@ -274,17 +279,17 @@ class Companions:
       leave(ended['code'])
 
   def _tell(self, code: int, reason: str) -> None:
-    """What `stop` calls before it ends this process."""
+    """Tells the other processes that a signal ends this one; `stop` calls it."""
     self._end(code, f'process {self._there.process} of {self._there.count} was {reason}')
 
   def _end(self, code: int, said: str) -> None:
     self._left.set()
-    with contextlib.suppress(Exception):  # another was first: the first reason counts
+    with contextlib.suppress(Exception):  # another process was first, and its reason counts
       self._there.service.key_value_set(f'{PREFIX}/ended', json.dumps({'code': code, 'said': said}))
     self._wait_for_ears()
 
   def _wait_for_ears(self) -> None:
-    """Process 0 waits for the others to hear, since the texts end with it."""
+    """Waits in process 0 until the others have heard, since the messages end with it."""
     service, me, count = self._there
     with contextlib.suppress(Exception):
       service.key_value_set(f'{PREFIX}/heard/{me}', '')
@@ -294,5 +299,5 @@ class Companions:
         )
 
 
-def shortened(text: str, limit: int = 200) -> str:
-  return text if len(text) <= limit else f'{text[: limit - 3]}...'
+def shortened(text: str) -> str:
+  return text if len(text) <= 200 else f'{text[:197]}...'

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is, and how they meet.
+"""Which process this is among how many, and how the processes meet.
 
 One run may be many processes, one a host or one a GPU, each started with the same command. They are
 found by flags, or as the launcher announces them: Slurm, Open MPI and Google's TPUs by themselves,
@@ -24,10 +24,10 @@ from crt_jax.program import install
 MODES = ('auto', 'off', 'on')
 GIVE_UP = 2  # exit code
 
-# A process that sends no sign of life for so long is taken for dead, and JAX ends the others.
+# If a process sends no heartbeat for so long, JAX ends the others.
 HEARTBEAT_SECONDS = 60
 
-# How launchers announce the number of processes and the rank of this one.
+# Variables in which launchers announce the number of processes and the rank of this one.
 ANNOUNCED = {
   'SLURM_NTASKS': 'SLURM_PROCID',
   'OMPI_COMM_WORLD_SIZE': 'OMPI_COMM_WORLD_RANK',
@@ -38,7 +38,7 @@ ADDRESS = 'JAX_COORDINATOR_ADDRESS'  # which JAX reads too
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """The place of this process among all.
+  """The place of this process among all processes of the run.
 
   Attributes:
     coordinator: HOST:PORT where process 0 listens and all meet.
@@ -76,7 +76,7 @@ def find_place(
   environ: Mapping[str, str] = os.environ,
   detect: Callable[[bool], Place | None] | None = None,
 ) -> Place | None:
-  """Returns the place of this process, or None where it is alone.
+  """Returns the place of this process, or None if it is the only one.
 
   Args:
     mode: 'auto' takes what flags or the launcher say, 'on' refuses to be alone, 'off' is alone
@@ -112,8 +112,8 @@ def find_place(
     if missing:
       said = ', '.join(f'{name}={value}' for name, value in given.items() if value is not None)
       raise ValueError(
-        f'{said} is half of it: {" and ".join(missing)} must be given too, since no launcher '
-        'announces itself here'
+        f'{said} is incomplete: {" and ".join(missing)} must be given too, since no launcher '
+        'was found'
       )
     return Place(*values)
   if found is not None:
@@ -121,14 +121,14 @@ def find_place(
   _refuse_half_a_cluster(environ)
   if mode == 'on':
     raise ValueError(
-      '--distributed=on: no cluster announces itself here; give --coordinator=HOST:PORT, '
+      '--distributed=on: no launcher was found; give --coordinator=HOST:PORT, '
       '--num_processes=N and --process_id=I, or leave it out on one machine'
     )
   return None
 
 
 def _announced(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]:
-  """The variable, size and rank of a launcher that announces several processes."""
+  """Returns the variable, size and rank of a launcher that announces several processes."""
   for size, rank in ANNOUNCED.items():
     if environ.get(size, '1').isdigit() and int(environ.get(size, '1')) > 1:
       at = environ.get(rank, '')
@@ -137,7 +137,7 @@ def _announced(environ: Mapping[str, str]) -> tuple[str, int | None, int | None]
 
 
 def _refuse_half_a_cluster(environ: Mapping[str, str]) -> None:
-  """Raises ValueError where several processes are announced and none of JAX's detections works."""
+  """Raises ValueError if a launcher announces several processes that JAX cannot connect."""
   variable, size, _ = _announced(environ)
   alone = 'or say --distributed=off to run alone'
   if variable == 'SLURM_NTASKS':
@@ -159,7 +159,7 @@ def _refuse_half_a_cluster(environ: Mapping[str, str]) -> None:
 
 
 def detect_launcher(kubernetes: bool) -> Place | None:
-  """Returns what JAX's own detections find, None where no launcher announces itself.
+  """Returns what JAX's own launcher detection finds, None if it finds no launcher.
 
   Kubernetes is asked only on request: an indexed Job may as well be many runs as one.
   """
@@ -176,7 +176,7 @@ def detect_launcher(kubernetes: bool) -> Place | None:
 
 
 def join(place: Place, timeout: float) -> None:
-  """Meets the other processes; before JAX looks for devices.
+  """Connects to the other processes; must run before JAX looks for devices.
 
   Args:
     timeout: seconds to wait for them. Then one line says who waited where, and the process ends
@@ -189,7 +189,7 @@ def join(place: Place, timeout: float) -> None:
     _check_port(place)
   joined = threading.Event()
   threading.Thread(target=_give_up, args=(place, timeout, joined), daemon=True).start()
-  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from ours
+  jax.config.update('jax_enable_preemption_service', False)  # it would replace our SIGTERM handler
   jax.distributed.initialize(
     place.coordinator,
     place.num_processes,
@@ -214,7 +214,7 @@ def _check_port(place: Place) -> None:
 
 
 def _give_up(place: Place, timeout: float, joined: threading.Event) -> None:
-  """Ends the process, after one line, unless it joins in time."""
+  """Ends the process, after one line, unless it connects in time."""
   if joined.wait(timeout):
     return
   if place.process_id == 0:
@@ -231,7 +231,7 @@ def _give_up(place: Place, timeout: float, joined: threading.Event) -> None:
 
 
 def _try(address: str) -> str:
-  """Why nobody can be reached at HOST:PORT, '' where somebody can."""
+  """Returns why nothing answers at HOST:PORT, '' if something does."""
   host, _, port = address.rpartition(':')
   try:
     socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
@@ -240,11 +240,11 @@ def _try(address: str) -> str:
   return ''
 
 
-def wait_until(ready: Callable[[], bool], seconds: float, period: float = 0.1) -> bool:
-  """Asks until it is so, at most for so long; returns whether it is."""
+def wait_until(ready: Callable[[], bool], seconds: float) -> bool:
+  """Polls until a condition holds or the time is up; returns whether it holds."""
   end = time.monotonic() + seconds
   while not ready():
     if time.monotonic() > end:
       return False
-    time.sleep(period)
+    time.sleep(0.1)
   return True

@@ -26,27 +26,27 @@ CODES: dict[int, int] = {
   signal.SIGINT: INTERRUPTED,
 }
 
-# With several processes they have to agree on the step to stop at, which costs a message and lets
-# the device wait for the host; so they ask about once in so many seconds.
+# Several processes have to stop at the same step. Asking the others costs a message and lets the
+# device wait for the host, so they ask about once in so many seconds.
 ASK_EVERY = 1.0
-MOST_STEPS = 1000  # between two questions
+MOST_STEPS = 1000  # between two such exchanges
 CONTINUE = 'run the same command to continue'
-FLUSH_SECONDS = 2.0  # for output that nobody may read any more
+FLUSH_SECONDS = 2.0  # for flushing output, which may block
 TELL_SECONDS = 15.0  # for the other processes to hear why this one ends
 
 
 class Preempted(SystemExit):
-  """The run was asked to stop and nothing is lost: exit code 75, or 130 after Ctrl-C."""
+  """The run was asked to stop and everything is saved: exit code 75, or 130 after Ctrl-C."""
 
   def __init__(self, number: int, step: int):
-    """`number` of the signal; `step` is the one that was saved."""
+    """Takes the `number` of the signal and the `step` that was saved."""
     self.together = True  # all processes stop here, at the same step
     print(f'{_name(number)}: saved at step {step}; {CONTINUE}', flush=True)
     super().__init__(CODES[number])
 
 
 class StopSignal:
-  """Whether the run was asked to stop. Hears nothing before `listen`.
+  """Whether the run was asked to stop; hears no signal before `listen`.
 
   Attributes:
     standing: says what of the run is saved, for the last line.
@@ -61,11 +61,11 @@ class StopSignal:
     self._interrupts = 0
     self._between_steps = False
     self._lock = threading.Lock()
-    self._asked = None  # the step of the last question and when it was, on this host's clock
+    self._asked = None  # step and time of the last exchange, on this host's clock
     self._ask_at = 0
 
   def listen(self) -> 'StopSignal':
-    """Answers signals from now to the end of the process. Call it once, from the main thread.
+    """Handles signals from now to the end of the process; call it once, from the main thread.
 
     A signal that the parent process ignores stays ignored: SIGHUP under nohup, SIGINT in the
     background of a script.
@@ -80,8 +80,11 @@ class StopSignal:
     return self
 
   def ignore(self) -> None:
-    """The exit code is decided: what is left is to wait for the others, and for the interpreter,
-    whose shutdown leaves nobody to answer a signal."""
+    """Ignores signals from now on, since the exit code is decided.
+
+    Only waiting for the other processes and for the interpreter is left, and during the
+    interpreter's shutdown no thread could handle a signal.
+    """
     for number in CODES:
       signal.signal(number, signal.SIG_IGN)
 
@@ -110,16 +113,16 @@ class StopSignal:
 
   @contextlib.contextmanager
   def between_steps(self):
-    """For the time in which there is something to save first: ask `requested` between two steps."""
+    """Marks the time in which a stop must save first: `requested` is asked between two steps."""
     self._between_steps = True
     yield
     with self._lock:
       self._between_steps = False
-    if self._received:  # it came when there was no further step to ask after
+    if self._received:  # it came after the last exchange
       self._end(self._received)
 
   def requested(self, step: int) -> bool:
-    """Whether to stop after this step: the same answer on every process."""
+    """Returns whether to stop after this step: the same answer on every process."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -134,20 +137,20 @@ class StopSignal:
       np.array([self._received, seconds], np.float32)
     ).T
     self._asked = step, time.monotonic()
-    # The slowest decides, so that all ask at the same step again.
+    # The slowest process decides, so that all ask again at the same step.
     self._ask_at = step + steps_between(float(seconds_P.max()))
-    # A signal that came during the gathering, which the others know nothing of, waits for the next.
+    # A signal during the exchange is unknown to the others and counts in the next one.
     agreed = int(received_P.max())
     self._received = self._received or agreed
     return bool(agreed)
 
   def stopped(self, step: int) -> Preempted:
-    """The end of a run that was asked to stop and is saved at `step`."""
+    """Returns the exception of a run that was asked to stop and is saved at `step`."""
     return Preempted(self._received or signal.SIGTERM, step)
 
 
 def steps_between(seconds_per_step: float) -> int:
-  """How many steps pass until the processes ask again."""
+  """Returns the number of steps until the processes ask each other again."""
   return int(min(max(ASK_EVERY / max(seconds_per_step, 1e-9), 1), MOST_STEPS))
 
 
@@ -155,20 +158,20 @@ _last_calls: list[Callable[[], None]] = []
 
 
 def before_leaving(call: Callable[[], None]) -> None:
-  """Calls a function at the end of the process, whether that comes by `leave` or by itself."""
+  """Registers a function to call at the end of the process, also when it ends by `leave`."""
   _last_calls.append(call)
   atexit.register(call)
 
 
 def leave(code: int) -> None:
-  """Ends the process at once: a regular exit would wait for other threads and processes."""
+  """Ends the process at once; a regular exit would wait for other threads and processes."""
   for call in (*_last_calls, _flush):
     within(FLUSH_SECONDS, call)
   os._exit(code)
 
 
 def within(seconds: float, call: Callable, *arguments: Any) -> None:
-  """Calls a function, and gives it up when it takes longer or fails."""
+  """Calls a function, and gives up if it takes longer than so many seconds or fails."""
 
   def run():
     with contextlib.suppress(Exception):
@@ -185,7 +188,7 @@ def _flush() -> None:
 
 
 def _say(text: str) -> None:
-  """Prints a line past the buffers of Python, which the main thread may be holding."""
+  """Prints a line past Python's buffers, whose lock the main thread may hold."""
   with contextlib.suppress(OSError):
     before = '\n' if os.isatty(2) else ''  # a progress bar leaves its line open
     os.write(2, f'{before}{text}\n'.encode())
@@ -196,4 +199,4 @@ def _name(number: int) -> str:
 
 
 def _leave_it_to_the_thread(*_: object) -> None:
-  """Without a handler of its own a signal would end the process before the thread hears of it."""
+  """Does nothing: without a handler a signal would end the process before the thread hears it."""

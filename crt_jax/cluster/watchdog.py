@@ -1,5 +1,8 @@
-"""Says where a process stands when its run does not move: a collective that waits for a host that
-is gone, a file system that hangs. Nothing is ended: what stands may move again."""
+"""Reports where a process waits when its run makes no progress.
+
+A collective may wait for a host that is gone, or a file system may hang. Nothing is ended, since
+the run may continue.
+"""
 
 import os
 import socket
@@ -13,7 +16,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Watchdog:
-  """Listens for steps while it is open, from the thread that takes them.
+  """Listens for steps while it is open, from the thread that runs them.
 
   Args:
     seconds: without a step, after which a line is printed on stderr, and again each time that it
@@ -42,7 +45,7 @@ class Watchdog:
     self._closed.set()
 
   def beat(self, step: int) -> None:
-    """Says that a step begins."""
+    """Records that a step begins."""
     self._step, self._since = step, time.monotonic()
 
   def _watch(self) -> None:
@@ -61,7 +64,7 @@ class Watchdog:
         )
 
   def _place(self) -> str:
-    """The last call of this package that the thread is in, and the innermost one of all."""
+    """Returns the thread's innermost call in this package, and its innermost call anywhere."""
     frames = traceback.extract_stack(sys._current_frames()[self._watched])
     own = [frame for frame in frames if frame.filename.startswith(PACKAGE)]
     calls = [*own[-1:], frames[-1]]

@@ -1,4 +1,4 @@
-"""Weights from and to other formats."""
+"""Conversion of weights from and to other formats."""
 
-# Of a folder that is written for others.
+# Formats of an exported folder.
 FORMATS = HUGGINGFACE, SAFETENSORS = 'huggingface', 'safetensors'

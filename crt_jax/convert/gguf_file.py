@@ -1,4 +1,4 @@
-"""A .gguf file as if it were a Hugging Face folder: its settings and arrays in those names."""
+"""A .gguf file read as if it were a Hugging Face folder: settings and arrays by those names."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ _NAMES = {
 
 
 class Arrays(Mapping[str, np.ndarray]):
-  """The arrays of a file by their Hugging Face names, each dequantised when it is asked for.
+  """The arrays of a file by their Hugging Face names, each dequantised on access.
 
   Attributes:
     settings: those of the file, as a config.json has them.
@@ -95,7 +95,7 @@ class Arrays(Mapping[str, np.ndarray]):
     heads = {'q_proj': 'num_attention_heads', 'k_proj': 'num_key_value_heads'}
     role = name.split('.')[-2]
     if self.kind == 'llama' and role in heads:
-      # Stored for pairs of neighbours that turn together; here halves do.
+      # GGUF rotates adjacent pairs, this project the two halves of a head.
       pairs = array.reshape(self.settings[heads[role]], -1, 2, *array.shape[1:])
       array = pairs.swapaxes(1, 2).reshape(array.shape)
     return array
@@ -108,12 +108,12 @@ class Arrays(Mapping[str, np.ndarray]):
 
   @property
   def stored(self) -> list[str]:
-    """The types of the numbers in the file."""
+    """The number types in the file."""
     return sorted({tensor.tensor_type.name for tensor in self._tensors.values()})
 
 
 def _translated(name: str) -> str:
-  """The Hugging Face name of an array; its own where there is none."""
+  """Returns the Hugging Face name of an array; its own name if there is none."""
   layer = re.fullmatch(r'blk\.(\d+)\.(\w+)\.(weight|bias)', name)
   if layer and layer[2] in _NAMES:
     return f'model.layers.{layer[1]}.{_NAMES[layer[2]]}.{layer[3]}'

@@ -1,4 +1,4 @@
-"""GPT-2, by the names that Hugging Face gives. Its matrices are [in, out] there."""
+"""GPT-2 by its Hugging Face names; its matrices are [in, out] there."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +13,12 @@ IGNORED = ('.attn.bias', '.attn.masked_bias')  # the causal mask
 
 
 def longest(given: Settings) -> int:
-  """The positions that it has learned."""
+  """Returns the number of learned positions."""
   return given['n_positions']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """The fields of a model of style 'gpt2'; ValueError for what has none."""
+  """Returns the fields of a model of style 'gpt2'; ValueError for an unsupported setting."""
   given.only('activation_function', 'gelu_new', 'gelu_pytorch_tanh')
   given.only('layer_norm_epsilon', 1e-5)
   given.only('tie_word_embeddings', True)
@@ -37,7 +37,7 @@ def fields(given: Settings) -> dict[str, Any]:
 
 
 def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
-  """The config.json, the inverse of `fields`; ValueError for a window, which GPT-2 has not."""
+  """Returns the config.json, the inverse of `fields`; ValueError if it has a window."""
   require(
     not config.window,
     f'model.window={config.window}: the GPT-2 of transformers attends to all positions; use '
@@ -62,7 +62,7 @@ def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
 
 
 def slots(config: TransformerConfig) -> Iterator[Slot]:
-  """Every array of a model."""
+  """Returns a Slot for every array of a model."""
   yield Slot('transformer.wte.weight', ('embedding', 'weight'))
   yield Slot('transformer.wpe.weight', ('embedding', 'positions'))
   for i in range(config.layers):

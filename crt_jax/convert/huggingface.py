@@ -1,4 +1,4 @@
-"""A folder as Hugging Face writes it: config.json, and safetensors in one file or by an index."""
+"""A Hugging Face folder: config.json, and safetensors in one file or with an index."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
 def settings(folder: Path) -> Settings:
-  """Its config.json; ValueError where it is missing or damaged."""
+  """Returns its config.json; ValueError if it is missing or damaged."""
   file = folder / CONFIG
   if not file.is_file():
     raise ValueError(f'{folder} holds no {CONFIG}: it is neither a run nor a Hugging Face folder')
@@ -25,7 +25,7 @@ def settings(folder: Path) -> Settings:
 
 
 class Arrays(Mapping[str, np.ndarray]):
-  """The arrays of a folder by name, each read when it is asked for.
+  """The arrays of a folder by name, each read on access.
 
   Raises:
     ValueError: files are missing or damaged; names them.
@@ -49,7 +49,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
   @property
   def stored(self) -> list[str]:
-    """The types of the numbers in the files."""
+    """The number types in the files."""
     kinds = set()
     for file in set(self._file_of.values()):
       kinds |= _opened(file, _kinds)
@@ -108,7 +108,7 @@ def _json(file: Path) -> dict:
 
 
 def _opened(file: Path, read: Callable[[Any], Found]) -> Found:
-  """What `read` makes of an open file; a file is open only as long as it is read."""
+  """Returns the result of `read` on an open file, which is closed afterwards."""
   try:
     with safe_open(file, framework='np') as opened:
       return read(opened)

@@ -1,4 +1,4 @@
-"""Llama, SmolLM, Mistral, Qwen2 and Qwen3, by the names that Hugging Face gives."""
+"""Llama, SmolLM, Mistral, Qwen2 and Qwen3 by their Hugging Face names."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,21 +10,21 @@ from crt_jax.schema import TransformerConfig
 from crt_jax.schema.fields import require
 
 PREFIX = 'model.'
-IGNORED = ('rotary_emb.inv_freq',)  # of early files: it follows from rope_theta
+IGNORED = ('rotary_emb.inv_freq',)  # in early files; it follows from rope_theta
 
 
 def longest(given: Settings) -> int:
-  """The positions that it was trained on."""
+  """Returns the longest length that the model was trained on."""
   return given['max_position_embeddings']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """The fields of a model of style 'llama'; ValueError for what has none."""
+  """Returns the fields of a model of style 'llama'; ValueError for an unsupported setting."""
   kind = given['model_type']
   given.only('hidden_act', 'silu', 'swish')
   given.only('mlp_bias', False)
   given.only('use_sliding_window', False)
-  if kind != 'qwen2':  # which has biases on q, k and v, and never on the output
+  if kind != 'qwen2':  # it always has biases on q, k and v, and none on the output
     given.only('attention_bias', False)
   heads = given['num_attention_heads']
   return dict(
@@ -46,7 +46,7 @@ def fields(given: Settings) -> dict[str, Any]:
 
 
 def _angles(given: Settings) -> dict[str, Any]:
-  """Older files have rope_theta and rope_scaling, newer ones rope_parameters."""
+  """Returns the rotary fields; older files have rope_scaling, newer ones rope_parameters."""
   rope = given.get('rope_parameters') or given.get('rope_scaling') or {}
   rope = Settings(f'{given.place}: rotary angles', rope)
   theta = rope.get('rope_theta', given.get('rope_theta', 1e4))
@@ -67,7 +67,7 @@ def _angles(given: Settings) -> dict[str, Any]:
 
 
 def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
-  """The config.json, the inverse of `fields`; ValueError where no family has the switches."""
+  """Returns the config.json, the inverse of `fields`; ValueError if no family fits."""
   switches = dict(qwen3=config.qk_norm, qwen2=config.qkv_bias, mistral=config.window)
   on = [kind for kind, switch in switches.items() if switch] or ['llama']
   require(
@@ -96,7 +96,7 @@ def settings(config: TransformerConfig, positions: int) -> dict[str, Any]:
 
 
 def _scaling(config: TransformerConfig) -> dict[str, Any] | None:
-  """The inverse of what `_angles` reads."""
+  """Returns the inverse of what `_angles` reads."""
   if config.rotary_scaling == 'none':
     return None
   found = dict(rope_type=config.rotary_scaling, factor=config.rotary_factor)
@@ -110,7 +110,7 @@ def _scaling(config: TransformerConfig) -> dict[str, Any] | None:
 
 
 def slots(config: TransformerConfig) -> Iterator[Slot]:
-  """Every array of a model."""
+  """Returns a Slot for every array of a model."""
   yield Slot('model.embed_tokens.weight', ('embedding', 'weight'))
   for i in range(config.layers):
     name, feed_forward = f'model.layers.{i}', ('layers', 'feed_forward')
@@ -128,7 +128,7 @@ def slots(config: TransformerConfig) -> Iterator[Slot]:
 def _attention(
   name: str, path: tuple[str, ...], i: int, config: TransformerConfig
 ) -> Iterator[Slot]:
-  """Queries, keys and values are of one product where they have equally many heads."""
+  """Returns the slots of attention; queries, keys and values are fused if head counts agree."""
   if config.kv_heads in (0, config.heads):
     places = {role: ('qkv', (i, index)) for index, role in enumerate('qkv')}
   else:

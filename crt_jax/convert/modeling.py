@@ -1,4 +1,4 @@
-"""CRT and CART by the names of their PyTorch file, assets/modeling_crt_jax.py."""
+"""CRT and CART by the names in their PyTorch file, assets/modeling_crt_jax.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ _IN_A_LAYER = ('norm1', 'norm2', 'attention', 'feed_forward')
 
 
 def settings(config: CRTConfig | CARTConfig, positions: int) -> dict[str, Any]:
-  """The config.json, the inverse of `fields`; ValueError where the file has no such model."""
+  """Returns the config.json, the inverse of `fields`; ValueError if the file has no such model."""
   if isinstance(config, CRTConfig):
     config.require_sequential_form('generation in transformers')
   return tree.settings(config, positions) | dict(
@@ -30,12 +30,12 @@ def settings(config: CRTConfig | CARTConfig, positions: int) -> dict[str, Any]:
     },
     hidden_size=config.width,
     num_attention_heads=config.heads,
-    tie_word_embeddings=False,  # what is tied here is one matrix there too
+    tie_word_embeddings=False,  # a tied matrix is stored once there too
   )
 
 
 def slots(config: CRTConfig | CARTConfig) -> Iterator[Slot]:
-  """Every array of a model: those of a stack one by one, each matrix as [out, in]."""
+  """Returns a Slot for every array of a model: layers one by one, each matrix as [out, in]."""
   model = tree.model_of(config)
   shapes = dict(tree.leaves(jax.eval_shape(model.init, random_key(0))))
   for path, axes in tree.leaves(model.axes()):
@@ -48,7 +48,7 @@ def slots(config: CRTConfig | CARTConfig) -> Iterator[Slot]:
 
 
 def _name(config: CRTConfig | CARTConfig, path: tuple[str, ...], index: tuple[int, ...]) -> str:
-  """The name there of a parameter, or of its slice."""
+  """Returns the PyTorch name of a parameter, or of its slice."""
   if path == ('embedding', 'positions'):
     return 'positions.weight'
   words = list(path)

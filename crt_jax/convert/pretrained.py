@@ -1,4 +1,4 @@
-"""Other people's models: what family one is of, and its parameters as ours."""
+"""Pretrained models of other projects: their family, and their parameters in our layout."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from crt_jax.convert.slots import check_names, read_params
 from crt_jax.models.base import Model
 from crt_jax.types import Params
 
-# The module of names and fields, by `model_type`.
+# model_type -> the module with its names and fields.
 FAMILIES: dict[str, ModuleType] = {
   'llama': llama,
   'mistral': llama,
@@ -23,7 +23,7 @@ FAMILIES: dict[str, ModuleType] = {
   modeling.KIND: modeling,
   tree.KIND: tree,
 }
-# What is missing for the others that people ask for.
+# Often requested families, with the part that is not implemented.
 MISSING = {
   'olmo2': 'norms behind attention and feed-forward, norms of q and k over the whole width',
   'gpt_neox': 'attention and feed-forward side by side, and angles for a part of each head',
@@ -38,7 +38,7 @@ MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A model that somebody else has trained, opened but not read.
+  """A pretrained model of another project, opened but not read.
 
   Attributes:
     family: as its files call it.
@@ -56,7 +56,7 @@ class Pretrained:
   stored: list[str]
 
   def read(self, model: Model, abstract: Params) -> Params:
-    """The parameters of `model`, built of `fields`; read_params says how, with `abstract`.
+    """Returns the parameters of `model`, built of `fields`; read_params says how, with `abstract`.
 
     Raises:
       ValueError: arrays are missing, unexpected or misshapen; names the place and them.
@@ -71,7 +71,7 @@ class Pretrained:
 
 
 def is_pretrained(path: str | Path) -> bool:
-  """Whether a path is meant as such a model, and not as a run of this project."""
+  """Returns whether a path is such a model, and not a run of this project."""
   path = Path(path)
   if path.suffix == '.gguf':
     return True
@@ -108,8 +108,7 @@ def open_pretrained(path: str | Path) -> Pretrained:
 
 
 class _Named(Mapping[str, np.ndarray]):
-  """Arrays by their full names, which the file of a body without head shortens; what follows from
-  other things is left out."""
+  """Arrays by their full names, which a file without a head shortens, without derived arrays."""
 
   def __init__(self, arrays: Mapping[str, np.ndarray], prefix: str, ignored: tuple[str, ...]):
     self._arrays = arrays

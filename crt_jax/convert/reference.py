@@ -1,4 +1,4 @@
-"""Parameters from and to dicts of arrays under the names of the published implementations.
+"""Parameters from and to arrays under the names of the published implementations.
 
 Linear weights are [out, in] on both sides; here q|k|v and gate|up are fused and layers are
 stacked, so each reference array is one slice of one parameter and needs no transpose.
@@ -25,7 +25,7 @@ from crt_jax.schema.fields import require
 
 
 def import_params(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> dict:
-  """The parameters of `build(config)` from reference arrays.
+  """Returns the parameters of `build(config)` from reference arrays.
 
   Args:
     config: `config.model`.
@@ -45,12 +45,12 @@ def import_params(config: ConfigDict, arrays: Mapping[str, np.ndarray]) -> dict:
 
 
 def export_arrays(config: ConfigDict, params: dict) -> dict[str, np.ndarray]:
-  """Reference arrays of `params`, the inverse of `import_params`; tied arrays are listed once."""
+  """Returns the reference arrays of `params`, the inverse of `import_params`; tied arrays once."""
   return arrays_of(reference_slots(build(config)), params)
 
 
 def reference_slots(model: Model) -> Iterator[Slot]:
-  """Every reference array of a model; ValueError where none were published under such names."""
+  """Returns a Slot for every reference array; ValueError if no names were published."""
   if isinstance(model, CART):
     yield from _cart(model.config)
   elif isinstance(model, Transformer) and model.config.style == 'cart_dense':
@@ -89,7 +89,7 @@ def _roformer_family(config: CRTConfig | TransformerConfig) -> Iterator[Slot]:
 
 
 def _correction(config: CRTConfig) -> Iterator[Slot]:
-  """The correction's arrays; tied variants may list the last layer's again (crt.md 9)."""
+  """Returns the correction's slots; tied variants may repeat the last layer's (crt.md 9)."""
   variant, last = corrections.variant_of(config.correction), (config.layers - 1,)
   attends = 'attention' in variant.parts
   made = {
@@ -107,7 +107,7 @@ def _correction(config: CRTConfig) -> Iterator[Slot]:
 def _attention(
   name: str, path: tuple, index: tuple, config: CRTConfig | TransformerConfig
 ) -> Iterator[Slot]:
-  """In the language-model code the projection named keys acts as the query (crt.md 2.3)."""
+  """Returns the slots of attention; the reference calls its query projection keys (crt.md 2.3)."""
   roles = ['queries', 'keys', 'values']
   if config.rotary == 'integer_reversed':
     roles[:2] = 'keys', 'queries'
@@ -190,7 +190,7 @@ def _cart_layer(
 def _cart_keys(
   name: str, path: tuple, index: tuple, config: CARTConfig | TransformerConfig
 ) -> Iterator[Slot]:
-  """Keys and values through a latent, or full-rank where latent_ratio is 0."""
+  """Returns the slots of keys and values, through a latent or full-rank (latent_ratio 0)."""
   up = '{}_up' if config.latent_ratio else '{}_proj'
   if config.latent_ratio:
     yield Slot(f'{name}.kv_down.weight', (*path, 'down', 'weight'), index)

@@ -1,4 +1,4 @@
-"""The settings of somebody else's model, asked for by name."""
+"""The settings of a pretrained model, read by name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """A config.json, or what a .gguf says in its words.
+  """A config.json, or the settings of a .gguf file under the same names.
 
   Attributes:
     place: the file, for messages.
@@ -22,12 +22,12 @@ class Settings:
     return self.values[name]
 
   def get(self, name: str, default: Any = None) -> Any:
-    """The value, the default where there is none or null."""
+    """Returns a value, or the default if it is missing or null."""
     value = self.values.get(name)
     return default if value is None else value
 
   def only(self, name: str, *known: Any) -> None:
-    """Raises ValueError where a value is given that is not one of those known here."""
+    """Raises ValueError for a value that is not one of the supported ones."""
     value = self.get(name, known[0])
     if value not in known:
       listed = ' and '.join(map(repr, known))

@@ -1,4 +1,4 @@
-"""Arrays of another format: which slice of which parameter each of them is, and both ways between.
+"""Which slice of which parameter each array of another format is, and conversion both ways.
 
 Linear weights are [out, in] here, q|k|v and gate|up are fused and layers are stacked, so an array
 elsewhere is one slice of one parameter, or its transpose.
@@ -16,7 +16,7 @@ from crt_jax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """Where an array of another format lives.
+  """The place of an array of another format in our parameters.
 
   Attributes:
     name: its name there.
@@ -38,7 +38,7 @@ class Slot:
   optional: bool = False
 
   def given_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the other format gives to a slice of `shape`."""
+    """Returns the shape that a slice of `shape` has in the other format."""
     if self.merged > 0:
       shape = (int(np.prod(shape[: self.merged])), *shape[self.merged :])
     elif self.merged < 0:
@@ -46,14 +46,14 @@ class Slot:
     return shape[::-1] if self.transposed else shape
 
   def turned(self, array: np.ndarray) -> np.ndarray:
-    """A matrix as it is on the other side."""
+    """Returns a matrix in the layout of the other side."""
     return array.T if self.transposed else array
 
 
 def read_params(
   slots: Sequence[Slot], arrays: Mapping[str, np.ndarray], abstract: Params
 ) -> Params:
-  """Parameters made of arrays, which are asked for one at a time, parameter by parameter.
+  """Returns the parameters made of arrays, which are read parameter by parameter.
 
   Args:
     slots: with every name that must be there, see `check_names`.
@@ -91,7 +91,7 @@ def _fill(target: np.ndarray, slot: Slot, arrays: Mapping[str, np.ndarray]) -> N
 
 
 def arrays_of(slots: Iterable[Slot], params: Params) -> dict[str, np.ndarray]:
-  """The inverse of `read_params`; tied arrays are listed once."""
+  """Returns the inverse of `read_params`; tied arrays are listed once."""
   arrays = {}
   for slot in slots:
     if not slot.again:
@@ -105,7 +105,7 @@ def arrays_of(slots: Iterable[Slot], params: Params) -> dict[str, np.ndarray]:
 
 
 def check_names(slots: Sequence[Slot], names: Iterable[str], kind: str = 'arrays') -> None:
-  """Raises ValueError, calling them `kind`, unless the names are those of the slots."""
+  """Raises ValueError, with `kind` as their name, unless the names are those of the slots."""
   given, known = set(names), {slot.name for slot in slots}
   required = {slot.name: None for slot in slots if not (slot.again or slot.optional)}
   missing = [name for name in required if name not in given]

@@ -11,7 +11,7 @@ CONFIG = 'tokenizer_config.json'
 
 
 def write(folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, positions: int) -> None:
-  """Writes them into a folder.
+  """Writes the tokenizer files into a folder.
 
   Args:
     positions: of the longest text that the model was trained on.
@@ -34,7 +34,7 @@ def write(folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, positions: int
 
 
 def _of_bytes(tokenizer: ByteTokenizer) -> str:
-  """The tokenizer.json of bytes: a byte-level BPE that merges nothing."""
+  """Returns the tokenizer.json of the byte tokenizer: a byte-level BPE without merges."""
   byte_level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   alphabet = sorted(byte_level.alphabet())
   # A printable byte stands for itself; the others follow, in order, behind the 256th character.

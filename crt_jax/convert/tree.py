@@ -1,4 +1,4 @@
-"""Models of this project as their parameters are: each is an array, by its path with dots."""
+"""Models in the layout of this project: each parameter is an array, named by its dotted path."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ PREFIX, IGNORED = '', ()
 
 
 def longest(given: Settings) -> int:
-  """The positions that it was trained on."""
+  """Returns the longest length that the model was trained on."""
   return given['max_position_embeddings']
 
 
 def fields(given: Settings) -> dict[str, Any]:
-  """All fields of its model."""
+  """Returns all fields of the model."""
   model = given['model']
   require(
     isinstance(model, dict) and {'name', 'vocab_size'} <= model.keys(),
@@ -33,7 +33,7 @@ def fields(given: Settings) -> dict[str, Any]:
 
 
 def settings(config: ModelConfig, positions: int) -> dict[str, Any]:
-  """The config.json, the inverse of `fields`."""
+  """Returns the config.json, the inverse of `fields`."""
   return dict(
     model_type=KIND,
     model=dataclasses.asdict(config),
@@ -43,17 +43,17 @@ def settings(config: ModelConfig, positions: int) -> dict[str, Any]:
 
 
 def slots(config: ModelConfig) -> Iterator[Slot]:
-  """Every array of a model."""
+  """Returns a Slot for every array of a model."""
   for path, _ in leaves(model_of(config).axes()):
     yield Slot('.'.join(path), path)
 
 
 def model_of(config: ModelConfig) -> Model:
-  """The model of a checked configuration."""
+  """Returns the model of a checked configuration."""
   return model_class(config.name)(config)
 
 
 def leaves(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
-  """The leaves of a nested dict, each with its path."""
+  """Returns the leaves of a nested dict, each with its path."""
   found = jax.tree_util.tree_flatten_with_path(tree)[0]
   return [(tuple(key.key for key in path), leaf) for path, leaf in found]

@@ -1,9 +1,9 @@
-"""Trained parameters as the beginning of another model: a transformer becomes a CRT (crt.md 6).
+"""Starts a model from trained parameters of another: a transformer becomes a CRT (crt.md 6).
 
-Layers, embedding, final norm and output layer are copied, the correction is new, and what its
-network adds begins at zero. So the CRT begins as the transformer, for every number of passes and in
-sequence; where its correction acts without a network ('block_head' and others) it begins
-disturbed. 'sa' pays for its attention with a layer: it takes the first D of D + 1.
+Layers, embedding, final norm and output layer are copied. The correction is new, and what its
+network adds starts at zero, so the CRT starts as the transformer, for every number of passes and in
+sequence. A correction without a network ('block_head' and others) changes the outputs from the
+start. 'sa' uses one layer for its attention: it takes the first D of D + 1.
 """
 
 import functools
@@ -22,19 +22,19 @@ from crt_jax.schema import LayerFields, ModelConfig, TransformerConfig
 from crt_jax.schema.layers import STYLES
 from crt_jax.schema.model import names_of
 
-# Of which both have the same value: all of the layers and what stands around them.
+# Fields that must be equal in both models: those of layers, embedding and head.
 FIELDS = (
   *('vocab_size', 'width', 'heads', 'head_width', 'window'),
   *sorted(names_of(LayerFields) - names_of(ModelConfig)),
 )
-# The corrections that add nothing at first. The others act without a network of their own, or read
-# past the block.
+# Corrections that can start by adding nothing. The others act without a network, or change what
+# the head reads.
 SILENT = ('add', 'stateless', 'token_blind', 'concat', 'delta_ffn', 'delta_ffn_add', 'sa')
 COPIED = ('embedding', 'layers', 'final_norm', 'output')
 
 
 def check(model: Model, source: Model) -> None:
-  """Raises ValueError unless `model` can begin with the parameters of `source`."""
+  """Raises ValueError unless `model` can start from the parameters of `source`."""
   config, given = model.config, source.config
   kinds = given.name, config.name
   if isinstance(source, Transformer) and isinstance(model, CRT):
@@ -72,14 +72,14 @@ def check(model: Model, source: Model) -> None:
 
 
 def corrected(config: TransformerConfig, correction: str) -> ConfigDict:
-  """`config.model` of a CRT that can begin as a transformer, with the default number of passes."""
+  """Returns `config.model` of a CRT that can start from a transformer, with default passes."""
   kept = {name: getattr(config, name) for name in (*FIELDS, 'dropout', 'dtype')}
   layers = config.layers - ('attention' in corrections.variant_of(correction).parts)
   return ConfigDict(schema.crt_model(**kept, layers=layers, correction=correction))
 
 
 def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
-  """Returns parameters of `model` that begin as those of `source`, which passed `check`.
+  """Returns parameters of `model` that start as those of `source`, which passed `check`.
 
   Args:
     params: of `source`.
@@ -96,9 +96,9 @@ def begin(model: Model, source: Model, params: dict, key: jax.Array) -> dict:
   return copied
 
 
-@functools.partial(jax.jit, static_argnums=0)  # draws nothing else of the model
+@functools.partial(jax.jit, static_argnums=0)  # XLA then draws only the correction's parameters
 def _silent(model: Model, key: jax.Array) -> dict:
-  """A correction whose last projections are zero, so that it adds nothing yet; {} for none."""
+  """Returns a correction whose last projections are zero, so it adds nothing; {} for none."""
   network = model.init(key).get('correction', {})
   zeros = functools.partial(jax.tree.map, jnp.zeros_like)
   last = {'feed_forward': 'down', 'attention': 'out'}
@@ -109,6 +109,6 @@ def _silent(model: Model, key: jax.Array) -> dict:
 
 
 def _shapes(model: Model) -> dict:
-  """Path -> shape of each parameter."""
+  """Returns path -> shape of each parameter."""
   leaves = jax.tree_util.tree_flatten_with_path(jax.eval_shape(model.init, random_key(0)))[0]
   return {jax.tree_util.keystr(path, simple=True, separator='/'): a.shape for path, a in leaves}

@@ -1,4 +1,4 @@
-"""Text to batches: corpora, tokenizers, packed tokens, batches as a function of (seed, step)."""
+"""Text to batches: corpora, tokenizers, token files, batches as a function of (seed, step)."""
 
 from crt_jax.data import tokenizers
 from crt_jax.data.datasets import Dataset, ValidationSet, check_present, damaged_files, prepare

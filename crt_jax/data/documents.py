@@ -1,4 +1,4 @@
-"""What a corpus is: documents, each a name and its text, that can be read more than once."""
+"""What a corpus is: documents, each a name and its text, that can be read repeatedly."""
 
 import array
 import dataclasses
@@ -19,7 +19,7 @@ _LISTED_AT_ONCE = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """One text, or its tokens where another program has made them.
+  """One text, or its token ids if another program made them.
 
   Attributes:
     name: for messages.
@@ -80,7 +80,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """Every document of a corpus, in order.
+  """Digests and sizes of every document of a corpus, in order.
 
   Attributes:
     bits_N: the first 64 bits of each one's sha256.
@@ -99,7 +99,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-  """What one reading of a whole corpus gives.
+  """The result of reading a whole corpus once.
 
   Attributes:
     documents, bytes: their number, and their sizes together.
@@ -117,7 +117,7 @@ class Survey:
 
 
 def fingerprint(paths: Sequence[Path]) -> list[Any]:
-  """What tells whether files are the same as before, without decoding them.
+  """Returns a value that changes when the files change, without decoding them.
 
   Up to 256 MiB in all it is their names and contents, so a copy elsewhere counts as the same; of
   more it is what `make` would go by: full paths, sizes and modification times.
@@ -132,7 +132,7 @@ def fingerprint(paths: Sequence[Path]) -> list[Any]:
 
 
 def content_hash(document: Document) -> tuple[bytes, int]:
-  """(sha256 of the document's UTF-8 bytes, their number); of ids, as if they were int32."""
+  """Returns (sha256 of the document's UTF-8 bytes, their number); ids count as int32."""
   digest, length = hashlib.sha256(), 0
   for block in document.blocks():
     encoded = as_bytes(block)
@@ -146,12 +146,12 @@ def as_bytes(block: str | np.ndarray) -> bytes:
 
 
 def leading_bits(digest: bytes) -> int:
-  """The first 64 bits of a sha256: a number that depends on the text alone."""
+  """Returns the first 64 bits of a sha256."""
   return int.from_bytes(digest[:8], 'big')
 
 
 class Lister:
-  """Notes documents, one after the other; `take` gives those since the last time as arrays."""
+  """A list of documents in the making; `take` returns those since the last time as arrays."""
 
   def __init__(self):
     self._begin()
@@ -203,7 +203,7 @@ def survey(corpus: Corpus) -> Survey:
 
 
 def surveyed(name: str, listed: Iterable[dict[str, np.ndarray]]) -> Survey:
-  """The survey of a corpus whose documents were noted.
+  """Returns the survey of a corpus whose documents were noted.
 
   Args:
     name: of the corpus.

@@ -1,4 +1,4 @@
-"""Tokens that other programs have written, as documents of ids: `data.corpus='tokens'`.
+"""Token files of other programs as documents of ids: `data.corpus='tokens'`.
 
   .idx    Megatron's index (magic MMIDIDX, version 1) of the .bin beside it, with its documents
   .bin    llm.c's and modded-nanogpt's, 256 int32 in front (magic 20240520: uint16, 20240801:
@@ -24,13 +24,13 @@ MEGATRON_DTYPES = {1: '<u1', 2: '<i1', 3: '<i2', 4: '<i4', 5: '<i8', 8: '<u2'}
 
 
 def with_partner(path: Path) -> list[Path]:
-  """A file, with the index or the .bin that belongs to it: both decide what is read."""
+  """Returns a file and its partner, index or .bin, since both decide what is read."""
   both = (path.with_suffix(suffix) for suffix in SUFFIXES)
   return [part for part in both if part == path or part.exists()]
 
 
 def read_tokens(paths: Iterable[Path], dtype: str) -> Iterator[Document]:
-  """The documents of some files, in order; empty ones are left out.
+  """Yields the documents of some files, in order, without empty ones.
 
   Args:
     dtype: of the ids in a .bin without a header, such as 'uint16'.

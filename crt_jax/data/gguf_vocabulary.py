@@ -1,4 +1,4 @@
-"""The tokenizer inside a .gguf file, as a tokenizer.json; the package `gguf` opens the file."""
+"""The tokenizer inside a .gguf file, converted to a tokenizer.json."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ _LLAMA3 = (
 
 
 def _by(pattern: str) -> hf.pre_tokenizers.PreTokenizer:
-  """Pieces by a regular expression, then bytes."""
+  """Returns a pre-tokenizer that splits by a regular expression, then into bytes."""
   split = hf.pre_tokenizers.Split(hf.Regex(pattern), 'isolated')
   return hf.pre_tokenizers.Sequence([split, _bytes(use_regex=False)])
 
@@ -36,7 +36,7 @@ _PRE_TOKENIZERS: dict[str, Callable[[], hf.pre_tokenizers.PreTokenizer]] = {
 
 
 def open_gguf(path: str | Path) -> Any:
-  """The file as `gguf` reads it, mapped into memory.
+  """Returns the file as `gguf` reads it, mapped into memory.
 
   Raises:
     ValueError: the package is not installed, or the file is damaged.
@@ -55,7 +55,7 @@ def open_gguf(path: str | Path) -> Any:
 
 
 def contents(reader: Any, name: str, default: Any = _ABSENT) -> Any:
-  """A field of the file's metadata; ValueError where it is missing and has no default."""
+  """Returns a field of the file's metadata; ValueError if it is missing without a default."""
   field = reader.fields.get(name)
   if field is not None:
     return field.contents()
@@ -65,7 +65,7 @@ def contents(reader: Any, name: str, default: Any = _ABSENT) -> Any:
 
 
 def read(path: str | Path) -> JsonTokenizer:
-  """The tokenizer of a file; ValueError, naming it, for kinds that cannot be rebuilt exactly."""
+  """Returns the tokenizer of a file; ValueError if it cannot be rebuilt exactly."""
   reader = open_gguf(path)
   model = contents(reader, 'tokenizer.ggml.model')
   cut = contents(reader, 'tokenizer.ggml.pre', '')

@@ -1,11 +1,11 @@
-"""Whether data is still that which something was made from."""
+"""Checks that data is still the data that something was made from."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def check_identity(of: str, saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-  """Compares the identity of data with a saved one.
+  """Raises ValueError if the identity of data differs from a saved one.
 
   Args:
     of: the run or file that was made from the saved one.

@@ -1,4 +1,4 @@
-"""The manifest of packed data: what it was made from, counts, checksums (also of itself)."""
+"""The manifest of packed data: its origin, counts and checksums, including its own checksum."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-  """The manifest of a folder.
+  """Returns the manifest of a folder.
 
   Raises:
     DamagedCache: it is missing, not what was written, or of another format version.

@@ -1,4 +1,4 @@
-"""What has to be got before a data set can be opened: said completely, once, with the commands."""
+"""Missing files of a data set, reported completely and once, with the commands that get them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ from crt_jax.schema.data import FETCHED
 
 
 class Fetch(NamedTuple):
-  """What `experiments.fetch` gets, and the folder of all that it gets."""
+  """A set that `experiments.fetch` gets, and its folder."""
 
   dataset: str
   output: str
 
 
 class Missing(ValueError):
-  """Something that is not here.
+  """Something that is not present.
 
   Attributes:
     what: it, in words.
@@ -29,12 +29,12 @@ class Missing(ValueError):
     self.what, self.hows = what, hows
 
   def of(self, source: str) -> 'Missing':
-    """The same, of a source of a mixture."""
+    """Returns the same error for a source of a mixture."""
     return Missing(f'data.sources.{source}: {self.what}', *self.hows)
 
 
 def files(field: str, pattern: str) -> Missing:
-  """Says that the glob or the path in a field of `config.data` matches nothing."""
+  """Returns the error for a glob or path in a field of `config.data` that matches nothing."""
   what, folder = f'data.{field}={pattern!r} matches no file', Path(pattern).parent
   if folder.name in FETCHED:
     return Missing(what, Fetch(FETCHED[folder.name], str(folder.parent)))
@@ -44,7 +44,7 @@ def files(field: str, pattern: str) -> Missing:
 
 @contextlib.contextmanager
 def gathered() -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
-  """Gives contexts of which each may find something missing, so that all of them are tried.
+  """Yields a context manager that collects `Missing` errors, so that all sources are tried.
 
   Raises:
     Missing: all that they found, at the end.
@@ -67,7 +67,7 @@ def gathered() -> Iterator[Callable[[], contextlib.AbstractContextManager]]:
 
 
 def _advice(hows: tuple[str | Fetch, ...]) -> str:
-  """Every command, one for all that is fetched into a folder."""
+  """Returns every command, one for everything that is fetched into the same folder."""
   fetched: dict[str, list[str]] = {}
   words = []
   for how in hows:

@@ -21,7 +21,7 @@ from crt_jax.data.tokenizers import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """What one source gives to a mixture.
+  """The part of a mixture that one source gives.
 
   Attributes:
     tokens: the source, read in order from its start.
@@ -34,13 +34,13 @@ class Part:
   max_tokens: int = 0
 
   def periods(self, chunk_tokens: int) -> int:
-    """For how many periods it lasts."""
+    """Returns the number of periods that the source's tokens last for."""
     available = min(len(self.tokens), self.max_tokens or len(self.tokens))
     return available // (self.chunks * chunk_tokens)
 
 
 class Mixture(Tokens):
-  """The chunks of several sources as one sequence, interleaved; whole periods only."""
+  """The chunks of several sources as one interleaved sequence, in whole periods only."""
 
   def __init__(self, parts: Sequence[Part], chunk_tokens: int):
     self._chunk_tokens, self._parts = chunk_tokens, parts
@@ -53,7 +53,7 @@ class Mixture(Tokens):
     return self._periods * len(self._places) * self._chunk_tokens
 
   def tokens_of(self, index: int) -> int:
-    """How many tokens a part gives in all."""
+    """Returns the number of tokens that a part gives in total."""
     return self._periods * self._parts[index].chunks * self._chunk_tokens
 
   def _read(self, start: int, stop: int) -> np.ndarray:
@@ -87,13 +87,12 @@ class MixedDataset(TextDataset):
 
   @property
   def validation_sets(self) -> dict[str, PackedDataset]:
-    """Name -> the data whose validation split it is."""
+    """Name -> the data of that validation split."""
     return self.sources
 
   @functools.cached_property
   def shared_text(self) -> list[str]:
-    """What to say of validation documents that are trained on too, of the same or another
-    source."""
+    """Remarks on validation documents that some source also trains on."""
     found = [f'{name}: {said}' for name, own in self.sources.items() for said in own.shared_text]
     for held_out, trained in itertools.permutations(self.sources, 2):
       shared, of = overlap.between(self.sources[trained], self.sources[held_out])
@@ -103,12 +102,12 @@ class MixedDataset(TextDataset):
 
   @property
   def training_tokens(self) -> dict[str, int]:
-    """Name -> tokens of a source that are in the mixture."""
+    """Name -> the number of a source's tokens in the mixture."""
     return {name: self.train.tokens_of(index) for index, name in enumerate(self.sources)}
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What must not change while a run goes on; JSON-able."""
+    """What must not change while a run continues; JSON-able."""
     of_sources = {name: source.identity for name, source in self.sources.items()}
     return {
       what: {name: identity[what] for name, identity in of_sources.items()}
@@ -116,7 +115,7 @@ class MixedDataset(TextDataset):
     } | {'tokenizer': self.tokenizer.hash}
 
   def check_length(self, sequence_length: int, field: str = 'data.sequence_length') -> None:
-    """Raises ValueError when a split or the mixture is too short for one window and its targets."""
+    """Raises ValueError if a split or the mixture is too short for one window."""
     for source in self.sources.values():
       source.check_length(sequence_length, field)
     if len(self.train) < sequence_length + 1:
@@ -127,7 +126,7 @@ class MixedDataset(TextDataset):
       )
 
   def check_vocabulary(self, model_vocab_size: int) -> None:
-    """Raises ValueError when some token id has no row in the model's embedding."""
+    """Raises ValueError if a token id has no row in the model's embedding."""
     self._first.check_vocabulary(model_vocab_size)
 
   @property

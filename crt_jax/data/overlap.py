@@ -1,4 +1,4 @@
-"""Validation text that is trained on too: documents are counted, whole files are refused.
+"""Finds validation text that is also trained on: counts documents, refuses whole files.
 
 Documents are compared by 64 bits of the sha256 of their text, files by those of their documents. So
 it does not matter how a path is written, or whether a file is a link, a copy, or packed.
@@ -23,15 +23,14 @@ DTYPE = np.dtype('<u8')
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-  """Which documents of a corpus are trained on, and which are validation text; a contiguous cut may
-  go through one, which is both."""
+  """Which documents of a corpus are training and which are validation text."""
 
   listing: Listing
   train_N: np.ndarray
   validation_N: np.ndarray
 
   def of_files(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digests of the files, and which of them have documents on either side."""
+    """Returns the files' digests, and which files have documents in each split."""
     bits_N = self.listing.bits_N
     starts_F = np.searchsorted(self.listing.file_N, np.arange(len(self.listing.files)))
     stops_F = [*starts_F[1:], len(bits_N)]
@@ -44,20 +43,20 @@ class Sides:
 
 
 def by_document(listing: Listing, is_held_out: Callable) -> Sides:
-  """The sides where whole documents are held out, by their files or by their hashes."""
+  """Returns the sides if whole documents are held out, by their files or by their hashes."""
   validation_N = listing.held_out_N | is_held_out(listing.bits_N)
   return Sides(listing, ~validation_N, validation_N)
 
 
 def by_cut(listing: Listing, validation_bytes: int) -> Sides:
-  """The sides where the last bytes of the corpus are held out."""
+  """Returns the sides if the last bytes of the corpus are held out; one document may be cut."""
   ends_N = np.cumsum(listing.sizes_N)
   cut = ends_N[-1] - validation_bytes
   return Sides(listing, ends_N - listing.sizes_N < cut, ends_N > cut)
 
 
 def count(sides: Sides, corpus: str) -> int:
-  """How many validation documents are training documents too.
+  """Returns the number of validation documents that are training documents too.
 
   Raises:
     ValueError: all of them are, or a file of the validation text has the text of one for training.
@@ -86,14 +85,14 @@ def count(sides: Sides, corpus: str) -> int:
 
 
 def _elsewhere(bits_N: np.ndarray, train_N: np.ndarray, validation_N: np.ndarray) -> np.ndarray:
-  """Which of those in the validation split are, at another place, in the train split."""
+  """Returns which validation digests also occur, at another place, in training."""
   cut_N = train_N & validation_N
   found_N = validation_N & ~cut_N & np.isin(bits_N, bits_N[train_N])
   return found_N | (cut_N & np.isin(bits_N, bits_N[train_N & ~cut_N]))
 
 
 def write(sides: Sides, found: int, folder: Path) -> dict[str, Any]:
-  """Writes the digests of each split; returns what the manifest says of them."""
+  """Writes the digests of each split; returns their manifest entry."""
   bits_F, train_F, validation_F = sides.of_files()
   bits_N = sides.listing.bits_N
   digests = {
@@ -113,7 +112,7 @@ def write(sides: Sides, found: int, folder: Path) -> dict[str, Any]:
 
 
 def shards_of(manifest: dict[str, Any]) -> list[Shard]:
-  """The files of digests; [] where data was packed before there were any."""
+  """Returns the files of digests; [] for data packed before digests were written."""
   return [Shard(**shard) for shard in manifest.get('overlap', {}).get('digests', {}).values()]
 
 
@@ -122,8 +121,9 @@ def remark(found: int, of: int) -> str:
 
 
 def between(trained: 'PackedDataset', held_out: 'PackedDataset') -> tuple[int, int]:
-  """How many validation documents of one corpus are training documents of another, and how many it
-  has, both different ones; (0, 0) where that was not noted when they were packed.
+  """Returns the shared documents of two corpora's splits, and the validation documents in all.
+
+  Both count different documents; (0, 0) for data packed before digests were written.
 
   Args:
     trained, held_out: 'PackedDataset's.

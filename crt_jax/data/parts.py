@@ -86,7 +86,7 @@ class Part:
     return record.with_name(record.stem.removesuffix(_LAST) + '.bin')
 
   def ids(self, dtype: np.dtype) -> np.ndarray:
-    """The tokens."""
+    """Returns the tokens."""
     ids = np.fromfile(self.tokens_of(self.path), dtype)
     if zlib.crc32(ids.data) != self.record['crc32'] or ids.size != self.tokens:
       raise _damaged(self.path)
@@ -114,13 +114,15 @@ class Parts:
     self._done, self._said = 0, 0
 
   def __iter__(self) -> Iterator[Part]:
-    """All parts in order, when they are made."""
+    """Yields all parts in order, when they are made."""
     for unit in range(len(self.corpus.units)):
       yield from map(Part.read, self._made(unit))
 
   def make(self, progress: Progress, is_over: Callable[[], bool]) -> None:
-    """Makes the parts that are missing, beside other processes that do the same; returns when all
-    are there, or when `is_over` says so."""
+    """Makes the missing parts, together with other processes that do the same.
+
+    Returns when all are there, or when `is_over` says so.
+    """
     units = list(range(len(self.corpus.units)))
     start = random.randrange(len(units))  # where there are no locks, they seldom meet
     units = units[start:] + units[:start]
@@ -147,7 +149,7 @@ class Parts:
     return any(self.record(unit, number, is_last).exists() for is_last in (False, True))
 
   def _made(self, unit: int) -> list[Path]:
-    """The records of a unit whose parts are all there, else []."""
+    """Returns the records of a unit whose parts are all there, else []."""
     if unit not in self._whole:
       found = sorted(self.record(unit, 0, False).parent.glob('*.npz'))
       if not found or found[-1] != self.record(unit, len(found) - 1, True):
@@ -157,7 +159,7 @@ class Parts:
     return self._whole[unit]
 
   def _has_free(self, unit: int, others: dict[int, set[int]], claims: '_Claims') -> bool:
-    """Whether there may be a part of a unit that is missing and that nobody makes."""
+    """Returns whether there may be a part of a unit that is missing and that nobody makes."""
     if unit not in others:
       return True
     for number in others[unit]:
@@ -167,7 +169,7 @@ class Parts:
     return False
 
   def _progress(self, progress: Progress) -> Callable[[int], None]:
-    """What is called with the characters of a unit that are read, where `progress` is of all."""
+    """Returns what is told the characters read of a unit; `progress` is told of all units."""
     done = self._done
 
     def said(read: int) -> None:
@@ -211,7 +213,7 @@ class _Reading:
     return others
 
   def _begin(self, claimed: contextlib.ExitStack, others: set[int]) -> '_NewPart | _NoPart':
-    """The part that reading has come to: made here if it is missing and free."""
+    """Returns the part that reading has come to; made here if it is missing and free."""
     place = self._unit, self._number
     if not self._parts.is_made(*place):
       if not claimed.enter_context(self._claims.held(*place)):
@@ -221,7 +223,7 @@ class _Reading:
     return _NoPart(self._number)
 
   def _items(self) -> Iterator['str | np.ndarray | _End | None']:
-    """Of each document None, its text or ids in pieces, and its end."""
+    """Yields of each document None, its text or ids in pieces, and its end."""
     tokenizer, holds_ids = self._parts.tokenizer, self._parts.corpus.holds_ids
     for document in self._parts.corpus.units[self._unit].documents():
       hashed = _Hashed(document)
@@ -357,7 +359,7 @@ class _Batch:
       self.characters += len(item)
 
   def encoded(self, tokenizer: Tokenizer, owners: int) -> tuple[np.ndarray, np.ndarray]:
-    """All as ids, and how many each of the owners 1, 2, ... has."""
+    """Returns all as ids, and how many each of the owners 1, 2, ... has."""
     texts = iter(tokenizer.encode_batch([item for item in self.items if isinstance(item, str)]))
     ids = [next(texts) if isinstance(item, str) else item for item in self.items]
     lengths = [len(some) for some in ids]
@@ -379,7 +381,7 @@ class _Claims:
 
   @contextlib.contextmanager
   def held(self, unit: int, number: int = -1) -> Iterator[bool]:
-    """Whether it could be locked, until the end of the context: a part, or a unit as a whole."""
+    """Yields whether a part, or a unit as a whole, could be locked for this context."""
     place = (unit << _PLACES) + number + 1
     try:
       fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)

@@ -45,7 +45,7 @@ Draws = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class PointerChasing:
-  """A task, and the data set of it that training and evaluation read.
+  """A task, and its dataset for training and evaluation.
 
   Attributes:
     levels: h, number of tables.
@@ -77,7 +77,7 @@ class PointerChasing:
 
   @classmethod
   def parse(cls, corpus: str) -> 'PointerChasing':
-    """The task of `data.corpus`: 'pointer_chasing' or 'pointer_chasing:keys=3,shuffle=true'.
+    """Returns the task of a `data.corpus` such as 'pointer_chasing:keys=3,shuffle=true'.
 
     Raises:
       ValueError: an unknown or ill-typed argument.
@@ -97,7 +97,7 @@ class PointerChasing:
 
   @property
   def block(self) -> int:
-    """Tokens of one level."""
+    """The number of tokens of one level."""
     return 5 * self.keys + 2
 
   @property
@@ -110,13 +110,16 @@ class PointerChasing:
 
   @property
   def least_window(self) -> int:
-    """Positions a model has to see at once: from the key of a level's last entry back to the first
-    answered query of the level before, 5k; one level needs 3k + 1 for itself."""
+    """The number of positions that a model must attend to.
+
+    From the key of a level's last entry back to the first answered query of the level before there
+    are 5k; one level needs 3k + 1 for itself.
+    """
     return 5 * self.keys if self.levels > 1 else 3 * self.keys + 1
 
   @functools.cached_property
   def answer_groups(self) -> dict[str, np.ndarray]:
-    """The positions of the targets by name: those of each level, and the final query."""
+    """The positions of the targets by name: each level, and the final query."""
     first = 3 * self.keys + 2 + 2 * np.arange(self.keys)
     groups = {f'level_{level}': level * self.block + first for level in range(self.levels)}
     return groups | {'final': np.array([self.sequence_length - 1])}
@@ -125,7 +128,7 @@ class PointerChasing:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What must not change while a run goes on; JSON-able."""
+    """What must not change while a run continues; JSON-able."""
     return {'task': {'name': NAME, **dataclasses.asdict(self)}, 'tokenizer': self.tokenizer.hash}
 
   @property
@@ -134,12 +137,12 @@ class PointerChasing:
 
   @property
   def training_tokens(self) -> dict[str, int]:
-    """Nothing is read twice."""
+    """Always empty: no example is read twice."""
     return {}
 
   @functools.cached_property
   def tokenizer(self) -> JsonTokenizer:
-    """The names of the tokens, between spaces."""
+    """A tokenizer of token names separated by spaces."""
     names = ['PAD', 'QUERY', 'EQUALS', 'SEP']
     names += [f'key{level}.{i}' for level in range(self.levels) for i in range(self.keys)]
     names += [f'value{i}' for i in range(self.values)]
@@ -153,11 +156,11 @@ class PointerChasing:
     return f'{self.levels} levels of {self.keys} keys, {self.values} values, drawn for every step'
 
   def bytes_per_token(self, split: str) -> None:
-    """No text, no bytes."""
+    """Returns None, since the data is no text."""
     del split
 
   def check_vocabulary(self, model_vocab_size: int) -> None:
-    """Raises ValueError unless the model's vocabulary is that of the task."""
+    """Raises ValueError unless the model's vocabulary is the task's."""
     if model_vocab_size != self.vocab_size:
       raise ValueError(
         f'model.vocab_size={model_vocab_size} is not the vocabulary of {self.summary}; '
@@ -165,7 +168,7 @@ class PointerChasing:
       )
 
   def remarks(self, model: Any) -> list[str]:
-    """What a person should know before training `config.model` on this task."""
+    """Returns remarks for a person before `config.model` is trained on this task."""
     window, least = model.window, self.least_window
     if not 0 < window < least:
       return []
@@ -178,7 +181,7 @@ class PointerChasing:
   # ---- batches ----------------------------------------------------------------------------------
 
   def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-    """The global training batch of a step: 'tokens' and 'targets', int32 [B, T]."""
+    """Returns the global training batch of a step: 'tokens' and 'targets', int32 [B, T]."""
     levels = _at_step(_stages('curriculum', self.curriculum, self.levels), step)
     keys = _at_step(_stages('key_curriculum', self.key_curriculum, self.keys), step)
     batch = self.write(self.draw(_generator(seed, step), batch_size, keys), keys)
@@ -188,12 +191,14 @@ class PointerChasing:
     return batch
 
   def validation_batch(self, seed: int, index: int, batch_size: int) -> Batch:
-    """A batch that no step of training has, of the whole task whatever the curriculum."""
+    """Returns a batch of the full task, whatever the curriculum, that no step trains on."""
     return self.write(self.draw(_generator(seed + MAX_SEED, index), batch_size))
 
   def draw(self, generator: np.random.RandomState, count: int, keys: int = 0) -> Draws:
-    """Random choices for `count` examples: 'base' [B, k] values, 'tables' [B, h-1, k] keys of the
-    level below, 'query' [B], and orders of the entries and queries [B, 2h, k].
+    """Draws random choices for `count` examples.
+
+    They are 'base' [B, k] values, 'tables' [B, h-1, k] keys of the level below, 'query' [B], and
+    the orders of entries and queries, [B, 2h, k].
 
     Args:
       keys: so many first keys take part in the permutations and are asked for; 0 = all.
@@ -214,7 +219,7 @@ class PointerChasing:
     }
 
   def write(self, draws: Draws, keys: int = 0) -> Batch:
-    """The examples of these draws; the targets of keys from number `keys` on do not count."""
+    """Writes out these examples; the targets of keys from number `keys` on do not count."""
     tables, orders = draws['tables'], draws['orders']
     count = len(tables)
     tokens = np.full((count, self.sequence_length), SEP, np.int32)
@@ -245,7 +250,7 @@ class PointerChasing:
 
 
 class _Source(grain.sources.RandomAccessDataSource):
-  """Element `step` is some rows of the batch of that step."""
+  """A Grain source whose element `step` is some rows of the batch of that step."""
 
   def __init__(self, task: PointerChasing, seed: int, batch_size: int, rows_b: np.ndarray):
     self._task, self._seed, self._batch_size, self._rows_b = task, seed, batch_size, rows_b
@@ -262,7 +267,7 @@ class _Source(grain.sources.RandomAccessDataSource):
 
 
 def prepare(config: DataConfig) -> PointerChasing:
-  """The task that `data.corpus` describes.
+  """Returns the task that `data.corpus` describes.
 
   Raises:
     ValueError: a wrong argument, or a `data.sequence_length` that is not the task's.
@@ -323,12 +328,12 @@ def _generator(seed: int, step: int) -> np.random.RandomState:
 
 
 def _permutations(generator: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray:
-  """Independent uniform permutations along the last axis."""
+  """Draws independent uniform permutations along the last axis."""
   return np.argsort(generator.random_sample(shape), axis=-1)
 
 
 def _stages(name: str, text: str, most: int) -> list[tuple[int, int]]:
-  """Pairs (first step, number) of a curriculum, ascending; the whole from step 0 on where empty."""
+  """Returns the pairs (first step, number) of a curriculum; everything from step 0 if empty."""
   if not text:
     return [(0, most)]
   try:

@@ -1,4 +1,4 @@
-"""The published corpora as files that the configs read: which documents, in which split and order.
+"""The published corpora as files for the configs: documents, splits and order.
 
 They come from repositories of the Hugging Face hub, or from a folder with copies of those. A split
 is written as parts, PREFIX-00000.jsonl.gz and on, each complete or not there; `fetched.json` beside
@@ -27,12 +27,12 @@ PART_DOCUMENTS = 50_000
 AT_ONCE = 1000
 RECORD = 'fetched.json'
 TEXT = 'text'
-Report = Callable[[str, int, int], None]  # a stage, how much of it is done, all of it
+Report = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """One corpus.
+  """One published corpus.
 
   Attributes:
     folder: where it goes, below the folder of all.
@@ -91,12 +91,12 @@ PUBLISHED = {
 }
 GATED = 'meta-llama/Llama-2-7b-hf'
 OPEN_TWIN = 'TinyLlama/TinyLlama-1.1B-Chat-v1.0'  # which took over the tokenizer of Llama 2
-# What tells the vocabulary of Llama 2 from others of 32 000 tokens.
+# Token ids that distinguish the vocabulary of Llama 2 from others of 32 000 tokens.
 PROBE = 'Hello this is a test', [15043, 445, 338, 263, 1243]
 
 
 class Source(Protocol):
-  """Where files of repositories are read."""
+  """A place to read files of repositories from."""
 
   def commit(self, repository: str, revision: str) -> str: ...
 
@@ -129,7 +129,7 @@ class Copies:
 
 
 class Hub:
-  """huggingface.co; files are kept in its own cache, where a broken download goes on."""
+  """huggingface.co; files stay in its own cache, in which a broken download continues."""
 
   def __init__(self):
     try:
@@ -164,7 +164,7 @@ class Hub:
   def _ask(self, what: str, find: Callable[[], Any]) -> Any:
     try:
       return find()
-    except Exception as error:  # of the network, of the hub, of what it no longer has
+    except Exception as error:  # errors of the network or the hub, or missing files
       line = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
       raise ValueError(
         f'huggingface.co does not give {what} ({line}); check the network, or copy its files into '
@@ -173,7 +173,7 @@ class Hub:
 
 
 def fetch_vocabulary(source: Source, repository: str, output: Path) -> Path:
-  """Writes llama2/tokenizer.json, unless it is there; returns where it is.
+  """Writes llama2/tokenizer.json, unless it exists; returns its path.
 
   Args:
     repository: of a model on the hub that has it, or the path of a tokenizer.json.
@@ -207,7 +207,7 @@ def _check_vocabulary(path: Path, name: str) -> None:
 def fetch(
   name: str, source: Source, output: Path, vocabulary: Path | None, report: Report
 ) -> dict[str, Any]:
-  """Writes a published corpus below `output`, from where an earlier call was stopped.
+  """Writes a published corpus below `output`, or continues where an earlier call stopped.
 
   Every part that is there is compared with its sum; from a damaged one on they are made again.
 
@@ -250,7 +250,7 @@ Place = tuple[int, int]  # a file, and a row of it
 
 
 class _Reader:
-  """The documents of each split, each with the place behind it."""
+  """The documents of each split, each with the position after it."""
 
   def __init__(self, corpus: Published, source: Source, commit: str):
     self._corpus, self._source, self._commit = corpus, source, commit
@@ -315,7 +315,7 @@ class _Reader:
 
 
 def _drop_damaged(state: dict[str, Any], folder: Path) -> None:
-  """Forgets the first part that is not what was written, and those behind it."""
+  """Forgets the first damaged part, and the parts after it."""
   for index, part in enumerate(state['parts']):
     path = folder / part['file']
     if not path.is_file() or _sha256(path) != part['sha256']:
@@ -332,12 +332,12 @@ def _write_split(
   counter: hf.Tokenizer | None,
   report: Callable[[int, int], None],
 ) -> None:
-  """Writes the parts of a split that are not there yet."""
+  """Writes the parts of a split that do not exist yet."""
   state = record['splits'][split]
   tokens = sum(part['tokens'] for part in state['parts'])
   place = tuple(state['parts'][-1]['next']) if state['parts'] else (0, 0)
   texts, size = [], 0
-  report(tokens, budget or 1)  # without a budget nobody knows how much there is
+  report(tokens, budget or 1)  # without a budget the total is unknown
   for chunk in _chunks(documents(place)):
     for (text, place), count in zip(chunk, _counts(counter, chunk), strict=True):
       if budget and tokens + size >= budget:
@@ -371,7 +371,7 @@ def _chunks(
 
 
 def _counts(counter: hf.Tokenizer | None, chunk: list[tuple[str, Place]]) -> list[int]:
-  """Tokens of each document with its start and end; 0 where nobody counts."""
+  """Returns the tokens of each document with its start and end; 0 if nothing counts them."""
   if counter is None:
     return [0] * len(chunk)
   texts = [text for text, _ in chunk]
@@ -417,7 +417,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-  """Writes a file that is complete or not there."""
+  """Writes a file atomically."""
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   with unfinished.open('wb') as file:
     file.write(content)

@@ -1,4 +1,4 @@
-"""Which text is held out: separate files, documents by their hash, or the tail of the stream."""
+"""Which text is held out: separate files, documents by their hash, or the end of the stream."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from crt_jax.schema.data import DataConfig
 
 
 def split_rule(config: DataConfig, found: Survey) -> str:
-  """'validation_files' where they are given, else 'document_hash' or 'contiguous'.
+  """Returns 'validation_files' if those are given, else 'document_hash' or 'contiguous'.
 
   'auto' takes 'document_hash' where there are many documents: at least 1 / validation_fraction (10
   by default). With fewer, no choice of documents comes near that share.
@@ -22,7 +22,7 @@ def split_rule(config: DataConfig, found: Survey) -> str:
 
 
 def held_out(config: DataConfig, found: Survey) -> Callable[[int], bool]:
-  """The rule by document: whether the 64-bit hash of a document puts it into the validation split.
+  """Returns the rule that maps a document's 64-bit hash to whether it is held out.
 
   A document is held out when its hash lies in the lowest `validation_fraction` of the range, so
   equal documents go to the same side and adding documents moves none. Where that leaves a side
@@ -42,5 +42,5 @@ def held_out(config: DataConfig, found: Survey) -> Callable[[int], bool]:
 
 
 def contiguous_cut(config: DataConfig, tokens: int) -> int:
-  """Tokens of the train split when the tail of the stream is held out (docs/crt.md, 8.1)."""
+  """Returns the size of the train split if the end of the stream is held out (docs/crt.md, 8.1)."""
   return int((1 - config.validation_fraction) * tokens)

@@ -1,4 +1,4 @@
-"""Reading a user's files as documents: whole texts, lines of JSON, tables.
+"""Reads a user's files as documents: whole texts, lines of JSON, tables.
 
   .txt .md            one document
   .jsonl .json        one a line
@@ -38,17 +38,17 @@ SUFFIXES = (
   '.parquet',
   '.arrow',
 )
-FEW = 1000  # records of which a share says little
+FEW = 1000  # records, of which a share means little
 
 _SURROGATE = re.compile('[\ud800-\udfff]')
 
 
 class Malformed(ValueError):
-  """A record without the text that it should hold; names file and place."""
+  """A record without the expected text; names file and place."""
 
 
 class Skipping:
-  """Leaves malformed records out, up to a share of all (`data.skip_malformed`); 0: none.
+  """Leaves malformed records out, up to a share of all (`data.skip_malformed`); 0 means none.
 
   Of a part of a corpus that was counted as a whole, the share may be 1 and is said already.
   """
@@ -57,7 +57,7 @@ class Skipping:
     self._share, self._is_said = share, is_said
 
   def kept(self, records: Iterable[Document | Malformed]) -> Iterator[Document]:
-    """The documents; says how many records were left out.
+    """Yields the valid documents; prints how many records were left out.
 
     Raises:
       Malformed: there are more than the share.
@@ -89,7 +89,7 @@ class Skipping:
 def read_files(
   paths: Iterable[Path], text_field: str, skipping: Skipping | None = None
 ) -> Iterator[Document]:
-  """The documents of some files, in order; blank ones are left out.
+  """Returns the documents of some files, in order, without blank ones.
 
   Raises:
     ValueError: an undecodable byte, a file that is cut short, no `text_field`, a malformed record
@@ -123,14 +123,14 @@ def _records(path: Path, text_field: str) -> Iterator[Document | Malformed]:
 def _whole(path: Path) -> Iterator[Document]:
   blocks = decoded_blocks(path)
   first, second = next(blocks, ''), next(blocks, None)
-  if second is not None:  # a large file is never held in memory as a whole
+  if second is not None:  # a large file is never in memory as a whole
     yield Document(str(path), lambda: decoded_blocks(path), file=str(path))
   elif first.strip():
     yield Document.of(str(path), first, str(path))
 
 
 def decoded_blocks(path: Path) -> Iterator[str]:
-  """The text of a file in blocks of about 1 MiB, cut between characters."""
+  """Yields the text of a file in blocks of about 1 MiB, cut between characters."""
   decoder = codecs.getincrementaldecoder('utf-8')()
   offset = 0
   with _open(path) as file:
@@ -260,7 +260,7 @@ def _open(path: Path) -> io.BufferedIOBase:
 
 
 def _lines(path: Path) -> Iterator[str | Malformed]:
-  """The lines of a file with their ends, which are line feeds as in JSON lines."""
+  """Yields the lines of a file with their ends, which are line feeds as in JSON lines."""
   offset = 0
   with _open(path) as file:
     while True:
@@ -283,7 +283,7 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 
 class _naming:
-  """Turns a broken file or a failing disk into one line that names the file."""
+  """Raises a broken file or a failing disk as one line that names the file."""
 
   def __init__(self, path: Path):
     self.path = path

@@ -1,4 +1,4 @@
-"""A prepared TFDS text set as a corpus, read without TensorFlow.
+"""A prepared TFDS text dataset as a corpus, read without TensorFlow.
 
 Only what lies on disk is used (`builder_from_directory`), so no dataset code runs and nothing is
 downloaded, and only array_record files, the one format that reads completely without TensorFlow.
@@ -19,7 +19,7 @@ _RECORDS_AT_ONCE = 256
 
 
 def tfds_corpus(config: DataConfig) -> Corpus:
-  """The split 'train' (or the only split) of the set that `tfds:<name>` names.
+  """Returns the split 'train' (or the only split) of the dataset that `tfds:<name>` names.
 
   `<name>` is 'set', 'set/config', 'set:1.0.0' or 'set/config:1.0.0' under `data.tfds_dir`.
 
@@ -73,7 +73,7 @@ def _text(value: bytes | str, place: str) -> str:
 
 
 def _folder(config: DataConfig) -> Path:
-  """The folder of the wanted version (the newest when none is named)."""
+  """Returns the folder of the requested version (the newest if none is named)."""
   root = storage.local_path(
     'data.tfds_dir', config.tfds_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   )
@@ -96,7 +96,7 @@ def _folder(config: DataConfig) -> Path:
 
 
 def _infos(root: Path) -> list[Path]:
-  """The descriptions of the sets under root: set/version or set/config/version."""
+  """Returns the descriptions of the datasets under root: set/version or set/config/version."""
   return [info for depth in ('*/*', '*/*/*') for info in root.glob(f'{depth}/dataset_info.json')]
 
 

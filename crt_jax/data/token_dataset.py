@@ -1,4 +1,4 @@
-"""Packed data: opening what a cache folder holds, and filling the folder if need be.
+"""Packed data: opens what a cache folder holds, and fills the folder if needed.
 
 A cache folder is named by everything that decides its contents, and holds
 
@@ -43,7 +43,7 @@ Opened = TypeVar('Opened')
 
 
 class _Text(Protocol):
-  """What a data set made of text has."""
+  """The attributes of a dataset made of text."""
 
   @property
   def train(self) -> Tokens: ...
@@ -59,11 +59,11 @@ class _Text(Protocol):
 
 
 class TextDataset:
-  """What data made of text says when it is asked for what generated data has."""
+  """What text datasets answer to questions that generated datasets also answer."""
 
   @property
   def summary(self: _Text) -> str:
-    """How much there is, for people."""
+    """The amount of text, in words."""
     held_out = sum(len(packed.validation) for packed in self.validation_sets.values())
     samples = any(packed.is_sampled for packed in self.validation_sets.values())
     return f'{len(self.train):,} tokens for training, {held_out:,} for validation' + samples * (
@@ -73,11 +73,11 @@ class TextDataset:
 
   @property
   def answer_groups(self) -> dict[str, np.ndarray]:
-    """Name -> positions of targets whose accuracy is asked for: none."""
+    """Name -> positions whose accuracy is reported: none for text."""
     return {}
 
   def remarks(self: _Text, model: Any) -> list[str]:
-    """What a person should know before training `config.model` on this."""
+    """Returns remarks for a person before `config.model` is trained on this data."""
     size = self.tokenizer.vocab_size
     if model.vocab_size <= size:
       return self.shared_text
@@ -110,23 +110,23 @@ class PackedDataset(TextDataset):
 
   @property
   def validation_sets(self) -> dict[str, 'PackedDataset']:
-    """Name -> the data whose validation split it is; one corpus has one."""
+    """Name -> the data of that validation split; one corpus has one."""
     return {self.manifest['corpus']['name']: self}
 
   @property
   def shared_text(self) -> list[str]:
-    """What to say of validation documents that are trained on too."""
-    shared = self.manifest.get('overlap', {'documents': 0})  # older ones were not compared
+    """Remarks on validation documents that are also trained on."""
+    shared = self.manifest.get('overlap', {'documents': 0})  # older manifests have no comparison
     return [overlap.remark(shared['documents'], shared['of'])] if shared['documents'] else []
 
   @property
   def training_tokens(self) -> dict[str, int]:
-    """Name of the corpus -> tokens that are trained on."""
+    """Name of the corpus -> its number of training tokens."""
     return {self.manifest['corpus']['name']: len(self.train)}
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What must not change while a run goes on; JSON-able.
+    """What must not change while a run continues; JSON-able.
 
     Of one corpus and rule, the sizes of the splits say where it is cut.
     """
@@ -138,12 +138,12 @@ class PackedDataset(TextDataset):
     }
 
   def bytes_per_token(self, split: str) -> float:
-    """Bits per byte = nats per token / (ln 2 * bytes per token)."""
+    """Returns the mean bytes per token: bits per byte = nats / (ln 2 * bytes), per token."""
     counts = self.manifest['splits'][split]
     return counts['bytes'] / counts['tokens']
 
   def check_length(self, sequence_length: int, field: str = 'data.sequence_length') -> None:
-    """Raises ValueError when a split is too short for one window of T tokens and their targets."""
+    """Raises ValueError if a split is too short for one window of T tokens and their targets."""
     for split in SPLITS:
       tokens = len(getattr(self, split))
       if tokens < sequence_length + 1:
@@ -153,7 +153,7 @@ class PackedDataset(TextDataset):
         )
 
   def check_vocabulary(self, model_vocab_size: int) -> None:
-    """Raises ValueError when some token id has no row in the model's embedding."""
+    """Raises ValueError if a token id has no row in the model's embedding."""
     if model_vocab_size < self.tokenizer.vocab_size:
       raise ValueError(
         f'model.vocab_size={model_vocab_size} leaves token ids outside the vocabulary: the '
@@ -164,7 +164,7 @@ class PackedDataset(TextDataset):
 def prepare_corpus(
   config: DataConfig, corpus: Corpus, whole: bool, report: Report | None, workers: int
 ) -> PackedDataset:
-  """The packed data of one corpus, tokenised first if nobody has; see `prepare` in datasets.py."""
+  """Returns the packed data of one corpus, tokenised first if needed; see `prepare`."""
   opened = functools.partial(open_packed, whole=whole)
   if folder := config.packed_folder:
     dataset = _open_as_it_is(config, folder, opened)
@@ -180,14 +180,14 @@ def prepare_corpus(
 
 
 def corpus_folder(config: DataConfig, corpus: Corpus) -> Path:
-  """Where the packed data of one corpus lies."""
+  """Returns the folder of the packed data of one corpus."""
   return config.packed_folder or config.cache_root / folder_name(config, [(config, corpus)])
 
 
 def _open_as_it_is(
   config: DataConfig, folder: Path, opened: Callable[[Path], PackedDataset]
 ) -> PackedDataset:
-  """Packed data that was prepared elsewhere, whose text need not be here.
+  """Returns packed data that was prepared elsewhere and needs no text here.
 
   Raises:
     ValueError: it is missing or damaged, or was made in another way than `config` asks for.
@@ -228,7 +228,7 @@ def cached(
   build: Callable[[Path], None],
   shared: Shared | None = None,
 ) -> Opened:
-  """What `opened` makes of a cache folder, built first if need be.
+  """Returns the result of `opened` on a cache folder, which is built first if needed.
 
   Raises:
     ValueError: the folder cannot be written.
@@ -246,7 +246,7 @@ def cached(
 
 
 def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
-  """Opens packed data where it lies.
+  """Opens packed data at its folder.
 
   Args:
     folder: a folder that `prepare` made.
@@ -286,8 +286,7 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
 
 
 def damaged_files(folder: Path) -> list[str]:
-  """Returns a line for every file of packed data that is not what was written; reads every byte
-  and changes nothing.
+  """Returns a line per damaged file of packed data; reads every byte, changes nothing.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -301,7 +300,7 @@ def damaged_files(folder: Path) -> list[str]:
     found += [line for name in SPLITS for line in damage(folder, shards[name], dtype, whole=True)]
     found += damage(folder, overlap.shards_of(manifest), overlap.DTYPE, whole=True)
   except DamagedCache as error:
-    manifest = None  # without it nothing is known of the shards
+    manifest = None  # without it the shards are unknown
     found.append(str(error))
   try:
     tokenizer = open_tokenizer(folder / 'tokenizer')
@@ -313,7 +312,7 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]:
-  """The type of a token and the shards of each split."""
+  """Returns the dtype of a token and the shards of each split."""
   shards = {
     name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
   }
@@ -321,7 +320,7 @@ def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]
 
 
 def folder_name(config: DataConfig, corpora: Sequence[tuple[DataConfig, Corpus]]) -> str:
-  """The name of the cache folder of what `config` makes of some corpora."""
+  """Returns the name of the cache folder of what `config` makes of some corpora."""
   decisive = [
     FORMAT_VERSION,
     *([corpus.name, corpus.fingerprint, own.text_field] for own, corpus in corpora),

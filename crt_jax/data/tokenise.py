@@ -178,7 +178,7 @@ def tokenise(
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-  """The tokenizer of a cache folder.
+  """Returns the tokenizer of a cache folder.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -209,8 +209,10 @@ def _make_tokenizer(
 
 @contextlib.contextmanager
 def _helpers(number: int, config: DataConfig, fingerprint: Any, folder: Path) -> Iterator[None]:
-  """Runs so many more processes that make parts. Whatever ends one of them, the others take over
-  what it had begun, and meet its mistake."""
+  """Runs so many more processes that make parts.
+
+  Whatever ends one of them, the others take over what it had begun, and meet its mistake.
+  """
   if not number:
     yield
     return
@@ -285,7 +287,7 @@ def _training(corpus: Corpus, is_held_out: Callable[[int], bool]) -> Iterator[Do
 def _divide(
   parts: Parts, validation_N: np.ndarray, writers: dict[str, TokenWriter]
 ) -> dict[str, _Counts]:
-  """Writes whole documents into their splits; returns what those hold."""
+  """Writes whole documents into their splits; returns the counts."""
   counts, ended = {split: _Counts() for split in SPLITS}, 0
   for part in parts:
     documents = len(part.text_bytes_N)
@@ -307,8 +309,7 @@ def _divide(
 def _cut(
   config: DataConfig, parts: Parts, writers: dict[str, TokenWriter], folder: Path
 ) -> dict[str, _Counts]:
-  """Writes the head of the stream into the train split and the tail into the validation split;
-  returns what those hold."""
+  """Writes the head of the stream into train, the tail into validation; returns the counts."""
   counts = {split: _Counts() for split in SPLITS}
   left = contiguous_cut(config, sum(part.tokens for part in parts))
   for part in parts:

@@ -22,8 +22,8 @@ DEFINITION = 'tokenizer.json'
 PIECE_CHARACTERS = 1 << 16
 MOST_CHARACTERS = 1 << 20  # of a piece of unbroken text
 
-# A byte-level pre-tokenizer always begins a new piece where a space follows a character that is
-# none, and looks at nothing before it: text may be cut there without changing a single token.
+# A byte-level pre-tokenizer always starts a new piece where a space follows a non-space, whatever
+# comes before, so text may be cut there without changing any token.
 _CUT = re.compile(r'(?<=\S)(?=[ \t\r\n])')
 
 
@@ -49,7 +49,7 @@ class ByteTokenizer:
     return [np.frombuffer(text.encode('utf-8'), np.uint8) for text in texts]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text; special tokens are left out, incomplete characters become U+FFFD."""
+    """Returns the text; special tokens are left out, incomplete characters become U+FFFD."""
     ids = _checked(ids, self.vocab_size)
     return bytes(token for token in ids if token < 256).decode('utf-8', errors='replace')
 
@@ -65,7 +65,7 @@ class ByteTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class JsonTokenizer:
-  """A tokenizer.json. A special token written out in a text is text: no document contains one."""
+  """A tokenizer.json; a special token written out in a text is ordinary text."""
 
   definition: str
   bos: int | None = None
@@ -106,7 +106,7 @@ class JsonTokenizer:
 
   @functools.cached_property
   def _bytes_per_token(self) -> np.ndarray:
-    """UTF-8 bytes of each token of a byte-level vocabulary; 0 for special tokens."""
+    """The UTF-8 bytes of each token of a byte-level vocabulary; 0 for special tokens."""
     lengths = np.zeros(self.vocab_size, np.int64)
     for token, index in self._tokenizer.get_vocab(with_added_tokens=True).items():
       lengths[index] = len(token)
@@ -122,17 +122,17 @@ class JsonTokenizer:
     return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text; special tokens are left out, incomplete characters become U+FFFD."""
+    """Returns the text; special tokens are left out, incomplete characters become U+FFFD."""
     return self._tokenizer.decode(_checked(ids, self.vocab_size), skip_special_tokens=True)
 
   def count_bytes(self, ids: np.ndarray) -> int:
-    """UTF-8 bytes that the tokens stand for (after the normalizer, where there is one)."""
+    """Returns the UTF-8 bytes that the tokens stand for (after any normalizer)."""
     if self._byte_level:
       return int(self._bytes_per_token[ids].sum())
     return len(self.decode(ids.tolist()).encode('utf-8'))
 
   def pieces(self, blocks: Iterator[str]) -> Iterator[str]:
-    """The text in pieces whose tokens are those of the whole; one piece where that cannot be.
+    """Yields the text in pieces that tokenise as the whole does; one piece if impossible.
 
     Text without a place to cut for MOST_CHARACTERS, such as DNA, is cut there all the same.
     """
@@ -147,7 +147,7 @@ class JsonTokenizer:
         yield rest[start:end]
         start = end
       rest = rest[start:]
-      searched = len(rest)  # the next character may make a cut here
+      searched = len(rest)  # the next character may allow a cut here
     if rest:
       yield rest
 
@@ -156,7 +156,7 @@ class JsonTokenizer:
 
 
 def _end_of_piece(text: str, start: int, searched: int) -> int | None:
-  """Where the piece that begins at `start` ends; None: not in this text yet."""
+  """Returns the end of the piece that begins at `start`; None if it lies beyond this text."""
   most = start + MOST_CHARACTERS
   cut = _CUT.search(text, max(start + PIECE_CHARACTERS, searched))
   if cut and cut.end() <= most:
@@ -168,7 +168,7 @@ Tokenizer = ByteTokenizer | JsonTokenizer
 
 
 def load(folder: str | Path) -> Tokenizer:
-  """The tokenizer that `save` wrote into a folder.
+  """Returns the tokenizer that `save` wrote into a folder.
 
   Raises:
     ValueError: the folder holds none, or its files are damaged.

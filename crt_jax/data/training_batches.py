@@ -31,14 +31,14 @@ Rule = Callable[[int, int, np.ndarray], np.ndarray]
 
 MAX_STEPS = 1 << 31
 MAX_SEED = 1 << 32
-# One thread is enough: reading is many times faster than training, and it only has to run ahead of
-# it.
+# One thread is enough, since reading is many times faster than training.
 _READ_AHEAD = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
 class TrainBatches:
-  """The batches of a run. `batches[step]` is the rows asked for of that step's global batch:
-  {'tokens', 'targets'}, each int32 [rows, T].
+  """The training batches of a run; `batches[step]` has the requested rows of that step.
+
+  A batch is {'tokens', 'targets'}, each int32 [rows, T].
   """
 
   def __init__(self, source: grain.sources.RandomAccessDataSource):
@@ -52,12 +52,12 @@ class TrainBatches:
     return batch
 
   def iterator(self, start_step: int = 0) -> Iterator[Batch]:
-    """The batches of start_step, start_step + 1, ..., read ahead by a thread."""
+    """Returns the batches of start_step, start_step + 1, ..., read ahead by a thread."""
     return iter(self._dataset[start_step:].to_iter_dataset(_READ_AHEAD))
 
 
 class WindowSource(grain.sources.RandomAccessDataSource):
-  """Element `step` is some rows of the batch of that step."""
+  """A Grain source whose element `step` is some rows of the batch of that step."""
 
   def __init__(
     self, tokens: Tokens, sequence_length: int, rule: Rule, seed: int, rows_b: np.ndarray
@@ -80,7 +80,7 @@ class WindowSource(grain.sources.RandomAccessDataSource):
 def train_batches(
   dataset: Text, config: Any, seed: int, rows: np.ndarray | None = None
 ) -> TrainBatches:
-  """The training batches of a run, or the rows of them that one process needs.
+  """Returns the training batches of a run, or the rows of them that one process needs.
 
   Args:
     dataset: from `prepare`; only its train split is read. Generated data registers itself.
@@ -99,19 +99,19 @@ def train_batches(
   return TrainBatches(WindowSource(dataset.train, config.sequence_length, rule, seed, rows_b))
 
 
-def check_seed(seed: int, field: str = 'seed') -> None:
+def check_seed(seed: int) -> None:
   """Raises ValueError unless 0 <= seed < 2^32."""
   if not 0 <= seed < MAX_SEED:
-    raise ValueError(f'{field}={seed} must lie in [0, 2^32)')
+    raise ValueError(f'seed={seed} must lie in [0, 2^32)')
 
 
 def numbers(rows: np.ndarray | None, batch_size: int) -> np.ndarray:
-  """The numbers of some rows of a batch; None = all."""
+  """Returns the indices of some rows of a batch; None = all."""
   return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
 def as_batch(windows: np.ndarray) -> Batch:
-  """Windows [B, T+1] as tokens [B, T] and the targets [B, T] one position later."""
+  """Returns windows [B, T+1] as tokens [B, T] and the targets [B, T] one position later."""
   return {'tokens': windows[:, :-1].astype(np.int32), 'targets': windows[:, 1:].astype(np.int32)}
 
 
@@ -143,7 +143,7 @@ def _shuffled(
 
 @functools.lru_cache(maxsize=16)
 def _epoch_seed(seed: int, epoch: int) -> int:
-  # Not seed + epoch, with which the second epoch of one seed would be the first of the next.
+  # seed + epoch would make the second epoch of one seed equal the first of the next.
   return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 

@@ -1,4 +1,4 @@
-"""Validation batches: the CRT paper's seeded random windows, CART's first ones, the whole split."""
+"""Validation batches: the CRT paper's random windows, CART's first windows, the whole split."""
 
 import functools
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def sampled_validation(
   seed: int,
   rows: np.ndarray | None = None,
 ) -> list[Batch]:
-  """The paper's protocol (docs/crt.md, 8.4): `count` batches of random windows, always the same.
+  """Returns `count` fixed batches of random windows, the CRT paper's protocol (docs/crt.md, 8.4).
 
   Offsets are independent and uniform over [0, N-T), from NumPy's frozen `RandomState(seed)` (the
   paper used torch's, seed 42), so the score belongs to (seed, T, batch_size, count): other values
@@ -55,7 +55,7 @@ def first_validation(
   count: int,
   rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-  """CART's protocol (docs/cart.md, 5.4): the first `count` windows of T tokens, in file order.
+  """Returns the first `count` windows of T tokens, CART's protocol (docs/cart.md, 5.4).
 
   All windows have T targets, so the mean over targets is the mean of the windows' losses. A split
   of fewer windows gives all it has.
@@ -78,7 +78,7 @@ def whole_validation(
   batch_size: int,
   rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-  """The whole validation split: each of its N tokens but the first is a target exactly once.
+  """Returns the whole validation split: each token but the first is a target once.
 
   All batches have the same shape, int32 [rows, T]; what is missing in the last one is token 0 with
   target -1.
@@ -97,7 +97,7 @@ def _leading(
   predictions: int,
   rows: np.ndarray | None,
 ) -> Iterator[Batch]:
-  """Batches in which each of the first `predictions` targets counts once."""
+  """Yields batches in which each of the first `predictions` targets counts once."""
   dataset.check_length(sequence_length, 'sequence_length')
   starts_b = numbers(rows, batch_size) * sequence_length
   return _batches(dataset.validation, sequence_length, batch_size, predictions, starts_b)

@@ -49,7 +49,7 @@ def once(files: Sequence[Path], how: str, compare: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _note(path: Path) -> Iterator[BinaryIO | None]:
-  """The locked note of this host about some files; None where none can be kept."""
+  """Yields the locked note of this host about some files; None if none can be kept."""
   with contextlib.ExitStack() as opened:
     note = None
     with contextlib.suppress(OSError):

@@ -1,5 +1,4 @@
-"""Where a tokenizer comes from: bytes, a trained BPE, a tokenizer.json, GPT-2's files, or a
-model's."""
+"""Where a tokenizer comes from: bytes, a trained BPE, a tokenizer.json, GPT-2's files, a model."""
 
 import hashlib
 import importlib.util
@@ -25,13 +24,13 @@ WORD_CHARACTERS = 256
 UNBROKEN_CHARACTERS = 1 << 22
 _UNBROKEN = re.compile(rf'\S{{{WORD_CHARACTERS}}}(?=\S)')
 _SEPARATORS = {'none': (), 'eos': ('eos',), 'bos_eos': ('bos', 'eos')}
-# Names by which vocabularies call the start and the end of a document, the more specific first.
+# Common names of the tokens for the start and the end of a document, more specific ones first.
 _KNOWN = {
   'bos': ('<bos>', '<s>', '<|begin_of_text|>', '<|startoftext|>', '<|endoftext|>', '[CLS]'),
   'eos': ('<eos>', '</s>', '<|end_of_text|>', '<|endoftext|>', '[SEP]'),
 }
 _GPT2_FILES = (('encoder.json', 'vocab.bpe'), ('vocab.json', 'merges.txt'))
-# As published with GPT-2; the same sums that tiktoken pins.
+# Checksums of the files published with GPT-2, as in tiktoken.
 _GPT2_SHA256 = (
   '196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783',
   '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5',
@@ -39,7 +38,7 @@ _GPT2_SHA256 = (
 
 
 def fingerprint(config: DataConfig) -> Any:
-  """JSON-able; equal as long as `make` gives the same tokenizer for the same documents.
+  """Returns a JSON-able value that is equal if `make` gives the same tokenizer.
 
   Raises:
     ValueError: the tokenizer's files are missing.
@@ -55,7 +54,7 @@ def fingerprint(config: DataConfig) -> Any:
 
 
 def make(config: DataConfig, documents: Iterator[Document]) -> Tokenizer:
-  """The tokenizer that `config.tokenizer` names, with the tokens that `config.separator` needs.
+  """Returns the tokenizer of `config.tokenizer` with the tokens that `config.separator` needs.
 
   Args:
     config: the data configuration.
@@ -84,15 +83,17 @@ def make(config: DataConfig, documents: Iterator[Document]) -> Tokenizer:
 
 
 def comes_with_model(name: str) -> bool:
-  """Whether `data.tokenizer` is a .gguf file or a folder: of Hugging Face, of a run, or of the
-  tokenizer of a run."""
+  """Returns whether `data.tokenizer` is a model: a .gguf file, or a folder of certain kinds.
+
+  The kinds are a Hugging Face folder, a run, and the tokenizer of a run.
+  """
   return name.endswith('.gguf') or (
     not name.startswith('gpt2') and storage.local_path('data.tokenizer', name, reads=True).is_dir()
   )
 
 
 def of_model(name: str) -> Tokenizer:
-  """The tokenizer of such a place; ValueError where there is none that can be read."""
+  """Returns the tokenizer of such a model; ValueError if none can be read."""
   path = storage.local_path('data.tokenizer', name, reads=True)
   if path.suffix == '.gguf':
     return gguf_vocabulary.read(path)
@@ -108,7 +109,7 @@ def of_model(name: str) -> Tokenizer:
 
 
 def _declared(folder: Path) -> dict[str, str]:
-  """How a model's files call the start and the end of a text."""
+  """Returns the names that a model's files declare for the start and the end of a text."""
   file = folder / 'tokenizer_config.json'
   given = json_text.parse(file.read_bytes()) if file.is_file() else {}
   tokens = {kind: given.get(f'{kind}_token') for kind in _KNOWN}
@@ -122,7 +123,7 @@ def _declared(folder: Path) -> dict[str, str]:
 def _with_specials(
   definition: str, declared: Mapping[str, str] = MappingProxyType({})
 ) -> JsonTokenizer:
-  """A tokenizer whose start and end are as declared, else tokens whose names are known."""
+  """Returns a tokenizer with the declared start and end tokens, else commonly named ones."""
   added = hf.Tokenizer.from_str(definition).get_added_tokens_decoder()
   ids = {token.content: index for index, token in added.items()}
   specials = {
@@ -133,7 +134,7 @@ def _with_specials(
 
 
 def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list[str]) -> str:
-  """Byte-level BPE; the recipe 'crt' is the CRT paper's (docs/crt.md, 8.1) with a decoder added."""
+  """Trains a byte-level BPE; recipe 'crt' is the CRT paper's (docs/crt.md, 8.1) with a decoder."""
   tokenizer = hf.Tokenizer(hf.models.BPE())
   alphabet = hf.pre_tokenizers.ByteLevel.alphabet()
   if config.bpe_recipe == 'crt':
@@ -171,8 +172,11 @@ def _train_bpe(config: DataConfig, documents: Iterator[Document], specials: list
 
 
 def _words(pieces: Iterator[str]) -> Iterator[str]:
-  """The pieces; runs without a space, in which training takes the square of their length, are cut
-  every WORD_CHARACTERS, and left out once there were UNBROKEN_CHARACTERS of them."""
+  """Yields the pieces to train on, with runs without a space cut every WORD_CHARACTERS.
+
+  Training takes the square of a run's length. Such runs are left out after UNBROKEN_CHARACTERS of
+  them.
+  """
   left = UNBROKEN_CHARACTERS
   for piece in pieces:
     start = 0
@@ -186,7 +190,7 @@ def _words(pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _files(name: str) -> list[Path]:
-  """[tokenizer.json] or [vocabulary, merges]."""
+  """Returns [tokenizer.json] or [vocabulary, merges]."""
   if not name.startswith('gpt2'):
     path = storage.local_path('data.tokenizer', name, reads=True)
     if not path.is_file():

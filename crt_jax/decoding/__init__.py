@@ -1,4 +1,4 @@
-"""Writing text: how a token is drawn, and the one loop that scans `model.step`."""
+"""Text generation: how a token is drawn, and the one loop that scans `model.step`."""
 
 from crt_jax.decoding.loop import NotFinite, generate, stream
 from crt_jax.decoding.prepare import prepare

@@ -1,7 +1,7 @@
-"""The token loop: prompts in, tokens out, by static-length scans over `model.step`.
+"""The token loop: prompts in, tokens out, by fixed-length scans over `model.step`.
 
-A scan with a known length runs without asking the host anything; the end of a text is looked for
-between chunks. Shapes depend on the context, not on the prompt, so a process compiles once for all
+A scan of a known length runs without waiting for the host; the end of a text is checked between
+chunks. Shapes depend on the context length, not on the prompt, so a process compiles once for all
 its prompts.
 """
 
@@ -23,12 +23,12 @@ from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
 
 PREFILL_CHUNK = 64
-NOT_FINITE = -1  # stands for the token that no logits give
-STEP_CHUNK = 8  # where a prompt is read position by position, padding costs as much as text
+NOT_FINITE = -1  # in place of a token, if logits are not finite
+STEP_CHUNK = 8  # short, since sequential prefill computes padding like text
 
 
 class NotFinite(ValueError):
-  """Logits from which no token can be drawn."""
+  """Logits that are not finite, from which no token can be drawn."""
 
 
 def generate(
@@ -97,7 +97,7 @@ def stream(
   budgets = np.minimum(num_tokens, context - lengths)
   rows_B = jnp.arange(len(prompts)) if rows is None else jnp.asarray(rows, jnp.int32)
   key_B = row_keys(seed, rows_B)
-  # The length of the caches is the context rounded up to whole prefill pieces: no piece is cut.
+  # The caches have room for the context rounded up to whole prefill pieces.
   capacity = round_up(context, PREFILL_CHUNK)
   state = empty_state(model, params, len(prompts), capacity, depth)
   state, logits_BxV = _read_prompts(model, params, state, prompts, lengths, capacity, prefill)
@@ -116,7 +116,7 @@ def _run(
   chunk: int,
   stop_tokens: frozenset[int],
 ) -> Iterator[list[list[int]]]:
-  """Yields the first chunk at once, later ones while the next is made: no waiting for the host."""
+  """Yields the first chunk at once, and each later one while the next is being computed."""
   left = budgets.copy()
   ahead = []
   for number in range(ceil_div(int(budgets.max()), chunk)):
@@ -133,7 +133,7 @@ def _run(
 
 
 def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[list[int]]:
-  """Cuts each row at its budget and its stop token, and updates what is `left` of the budgets."""
+  """Cuts each row at its token limit and its stop token; updates the limits in `left`."""
   taken = []
   for row, tokens in enumerate(np.asarray(tokens_BxN).tolist()):
     tokens = tokens[: left[row]]
@@ -150,7 +150,7 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
 
 @functools.cache
 def chunk_decoder(platform: str) -> jax.stages.Wrapped:
-  """`_decode_chunk`, jitted for a platform."""
+  """Returns `_decode_chunk`, jitted for a platform."""
   return jax.jit(
     _decode_chunk,
     static_argnames=('model', 'sampling', 'length'),
@@ -191,7 +191,7 @@ def _read_prompts(
   capacity: int,
   method: str,
 ):
-  """The state behind the prompts and the logits after each, in pieces of one shape."""
+  """Returns the state after the prompts and the logits of each, read in pieces of one shape."""
   tokens_BxT = np.zeros((len(prompts), capacity), np.int32)
   for row, prompt in enumerate(prompts):
     tokens_BxT[row, : len(prompt)] = prompt

@@ -1,4 +1,4 @@
-"""Parameters and state in the form that decoding streams fastest: one array per layer and weight.
+"""Parameters and state in the form that decoding reads fastest: one array per layer and weight.
 
 A scan over stacked layers copies each layer's weights and cache into a buffer before it multiplies:
 six layers of 2 x 19 MB took 41 ms a token with a scan, 112 ms with slices of the stack and 10 ms as
@@ -27,11 +27,11 @@ DTYPES = ('float32', 'bfloat16')
 
 
 def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model, Params]:
-  """Casts once to the decode dtype and separates the layers.
+  """Casts the weights once to the decoding dtype and separates the layers.
 
-  What is cast are matrices that every token is multiplied by: norms, biases and an embedding table
-  of which a token reads one row keep their precision, as they do in training. The arrays of
-  `params` are used as they are where nothing changes; drop `params` to keep one copy.
+  Only matrices that every token is multiplied by are cast: norms, biases, and an embedding table of
+  which a token reads one row, keep their precision, as in training. Unchanged arrays of `params`
+  are shared, not copied; delete `params` to keep one copy of the rest.
 
   Args:
     dtype: 'float32' or 'bfloat16'; None = the model's own.
@@ -44,7 +44,7 @@ def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model
   _check_fit(model, params)
   if dtype is not None:
     one_of('dtype', dtype, DTYPES)
-    # Decoding attends to caches; a fused kernel, which may refuse the dtype, would not run.
+    # Decoding attends to caches, which no fused kernel does; one may not support the dtype.
     fields = dataclasses.replace(model.config, dtype=dtype, attention_kernel='xla')
     model = dataclasses.replace(model, config=fields)
   prepared = {}
@@ -60,8 +60,7 @@ def prepare(model: Model, params: dict, dtype: str | None = None) -> tuple[Model
 def empty_state(
   model: Model, params: dict, batch: int, capacity: int, depth: int | None = None
 ) -> DecodeState:
-  """`model.decode_state`, its caches separate where the layers of `params` are, and split by heads
-  where `params` are."""
+  """Returns `model.decode_state`, its caches separated by layer and head as `params` are."""
   state = model.decode_state(batch, capacity, depth)
   caches = state.caches
   for path, cache_path in model.stacked.items():
@@ -76,7 +75,7 @@ def empty_state(
     slots = jax.tree.map(
       lambda a: jnp.zeros(a.shape, a.dtype, device=NamedSharding(mesh, spec_of(a.shape))), slots
     )
-    # A state is written in place; what device_put gives may lie where its input does.
+    # States are written in place, and device_put may return the memory of its input.
     carries = jax.tree.map(jnp.copy, jax.device_put(carries, sharding.replicated(mesh)))
     caches = together(slots, carries)
   return dataclasses.replace(state, caches=caches)
@@ -99,8 +98,10 @@ def _check_fit(model: Model, params: dict):
 
 
 def _cast(part: dict, dtype: str) -> dict:
-  """Weights of at least two dimensions in the decode dtype; float64 stays what it is, and a loop
-  code, of which a token reads no row."""
+  """Returns weights of two or more dimensions in the decoding dtype.
+
+  Float64 weights stay float64, and loop codes, of which a token reads no row, keep their dtype.
+  """
 
   def cast(path: tuple, leaf: Array):
     *above, last = (key.key for key in path)
@@ -111,13 +112,13 @@ def _cast(part: dict, dtype: str) -> dict:
 
 
 def _separate(stacked: dict) -> tuple[dict, ...]:
-  """Trees of arrays [N, ...] as N trees of arrays [...]."""
+  """Returns trees of arrays [N, ...] as N trees of arrays [...]."""
   count = jax.tree.leaves(stacked)[0].shape[0]
   return tuple(jax.tree.map(lambda a, n=n: a[n], stacked) for n in range(count))
 
 
 def _changed(tree: dict, path: tuple[str, ...], change: Callable) -> dict:
-  """The tree with `change` made to what stands at `path`."""
+  """Returns the tree with the function `change` applied to the subtree at `path`."""
   if not path:
     return change(tree)
   return tree | {path[0]: _changed(tree[path[0]], path[1:], change)}

@@ -1,4 +1,4 @@
-"""How a token is drawn from logits: greedy, temperature, top-k, top-p; pure and on the device."""
+"""How a token is drawn from logits: greedy, temperature, top-k, top-p; pure, on the device."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ BLOCK = 128  # tokens whose probabilities are summed first
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """The rule, static under jit: a setting that is off costs nothing, a changed one compiles anew.
+  """The sampling rule; static under jit, so a disabled setting costs nothing.
 
   Applied in this order, each to what the one before has left:
 
@@ -41,12 +41,12 @@ class Sampling:
 
 
 def row_keys(seed: int | Array, rows_B: Array) -> Array:
-  """One key per row, fold_in(key(seed), row): a row draws the same whatever its neighbours."""
+  """Returns one key per row, fold_in(key(seed), row), so neighbours do not affect a row."""
   return jax.vmap(jax.random.fold_in, (None, 0))(random_key(seed), rows_B)
 
 
 def noise(key_B: Array, position_B: Array) -> Array:
-  """One number in [0, 1) per row: a function of (seed, row, position) alone.
+  """Returns one number in [0, 1) per row: a function of (seed, row, position) alone.
 
   So neither the length of the chunks in which a text is generated nor the other rows of the batch
   can change it, and it can be drawn before the logits exist.
@@ -80,9 +80,7 @@ def sample(sampling: Sampling, logits_BxV: Array, noise_B: Array) -> Array:
 
 
 def _draw(sampling: Sampling, logits_V: Array, noise: Array) -> Array:
-  """Args:
-  logits_V: the largest is 0.
-  """
+  """Draws a token index from logits whose largest is 0."""
   vocabulary = logits_V.shape[0]
   candidates = min(sampling.top_k or vocabulary, vocabulary)
   if candidates == vocabulary and sampling.top_p == 1:
@@ -96,7 +94,7 @@ def _draw(sampling: Sampling, logits_V: Array, noise: Array) -> Array:
 
 
 def _inverse_cdf(weight_V: Array, noise: Array) -> Array:
-  """The first index of a weight above 0 at which the summed weights exceed that share of all.
+  """Returns the first index with a positive weight where the summed weights exceed a share of all.
 
   `jax.random.categorical` draws noise for every token and takes two logarithms of it: 0.9 ms a row
   of 32,000 on 2 CPU cores, where a step is 20 ms; this takes 0.1. The sums are taken over blocks,
@@ -112,14 +110,15 @@ def _inverse_cdf(weight_V: Array, noise: Array) -> Array:
 
 
 def _running_sums(weight_N: Array) -> Array:
-  """Sums of the first 1, 2, ... weights, by one reduction: on a GPU `jnp.cumsum` is three kernels.
+  """Returns the running sums of the weights by one reduction; `jnp.cumsum` is slower on GPUs.
 
-  All are rounded in the same order, so they never fall and only grow where a weight is added.
+  On a GPU `jnp.cumsum` is three kernels. All sums are rounded in the same order, so they never fall
+  and only grow where a weight is added.
   """
   index_N = jnp.arange(weight_N.size)
   return jnp.sum(jnp.where(index_N[None] <= index_N[:, None], weight_N[None], 0), axis=-1)
 
 
 def _passed(sum_N: Array, target: Array) -> Array:
-  """Which running sums do not exceed the target; the last to grow always does."""
+  """Returns which running sums do not exceed the target; the last to grow always does."""
   return (sum_N <= target) & (sum_N < sum_N[-1])

@@ -1,4 +1,4 @@
-"""Between text and tokens: what a model reads of a prompt, and what may follow it."""
+"""Conversion between text and tokens: what a model reads for a prompt, and what it may write."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from crt_jax.decoding.sampling import Sampling
 
 
 def prompt_tokens(tokenizer: Tokenizer, separator: str, text: str) -> list[int]:
-  """The tokens that a model reads for a prompt, [] for an empty one.
+  """Returns the tokens that a model reads for a prompt, [] for an empty one.
 
   Args:
     separator: `config.data.separator`; a model whose documents begin with a token reads it first.
@@ -21,19 +21,21 @@ def prompt_tokens(tokenizer: Tokenizer, separator: str, text: str) -> list[int]:
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-  """The text that `tokens` add to that of `prompt`; alone they may read differently, without the
-  space of a first word, say."""
+  """Returns the text that `tokens` add to the text of `prompt`.
+
+  Decoded alone, the tokens may give another text, without the space of a first word, for example.
+  """
   both = tokenizer.decode(prompt), tokenizer.decode([*prompt, *tokens])
   return both[1][len(os.path.commonprefix(both)) :]
 
 
 def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
-  """The tokens at which a text ends: () where the tokenizer has none."""
+  """Returns the tokens at which a text ends: () where the tokenizer has none."""
   return () if tokenizer.eos is None else (tokenizer.eos,)
 
 
 def sample_arguments(config: ConfigDict, tokenizer: Tokenizer) -> dict:
-  """What `generate` needs to write the text that `config.sample` describes.
+  """Returns what `generate` needs to write the text that `config.sample` describes.
 
   A model may have more tokens than its tokenizer; only those of the tokenizer are drawn.
 

@@ -1,4 +1,4 @@
-"""What a model is worth: perplexity in parallel and in sequence, and the figures that show it."""
+"""Evaluation: perplexity by parallel passes and in sequence, task scores, figures."""
 
 from crt_jax.evaluation.accuracy import accuracy
 from crt_jax.evaluation.ledger import Ledger

@@ -1,4 +1,4 @@
-"""How often the likeliest token is the target, for tasks whose answers stand at known places."""
+"""How often the most likely token is the target, for tasks whose answers stand at known places."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ SOLVED = 0.9  # a group counts as solved above this share (crt.md 11.3)
 def accuracy(
   model: Model, params: dict, batches: Iterable[Batch], groups: Mapping[str, np.ndarray], form: Form
 ) -> dict:
-  """The share of right answers in each group of positions.
+  """Returns the share of right answers in each group of positions.
 
   Args:
     batches: as `evaluate` takes them; targets below 0 do not count.
@@ -47,7 +47,7 @@ def accuracy(
 
 @functools.partial(jax.jit, static_argnames=('model', 'form'))
 def _answers(model: Model, params: Params, batch: Batch, positions_P: Array, form: Form):
-  """How many rows are right, and how many count, at each position."""
+  """Returns the number of correct rows, and of rows that count, at each position."""
   hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)
   logits_BxPxV = model.head(params, hidden_BxTxC[:, positions_P])
   targets_BxP = batch['targets'][:, positions_P]

@@ -1,4 +1,4 @@
-"""Figures made from a run's own records; each says on what hardware and with what versions.
+"""Figures made from a run's own records, each with its hardware and versions.
 
 They are drawn with matplotlib's Agg canvas and no global state, so they need no display and disturb
 no notebook.
@@ -37,8 +37,7 @@ KINDS = ('.png', '.svg')
 def training_curve(
   metrics: str | pathlib.Path, path: str | pathlib.Path, origin: dict, title: str = ''
 ) -> None:
-  """Draws perplexity against the step, in training and on each validation set, as `page_figure`
-  writes it.
+  """Draws perplexity against the step, of training and of each validation set.
 
   Args:
     metrics: metrics.jsonl; rows with 'step' and 'perplexity' or 'validation_perplexity', and
@@ -124,8 +123,9 @@ def scores_against_depth(
   passes: str,
   trained: Sequence[int] = (),
 ) -> None:
-  """Draws the scores of tasks against the number of passes, a panel for each task and kind of
-  number, with the standard error around them and a CRT's exact recurrence as a line.
+  """Draws task scores against the number of passes, one panel per task and metric.
+
+  Bands show the standard error, a line the exact recurrence of a CRT.
 
   Args:
     rows: what `harness.evaluate` returned in every form, each with 'form' and 'depth'.
@@ -157,7 +157,7 @@ def scores_against_depth(
 
 
 def caption(origin: dict) -> str:
-  """One line of 'device', 'devices', 'versions', 'python' and 'at'; what is missing is left out."""
+  """Returns one line of 'device', 'devices', 'versions', 'python', 'at', without missing ones."""
   parts = []
   if 'device' in origin:
     parts.append(f'{origin.get("devices", 1)} x {origin["device"]}')
@@ -168,12 +168,12 @@ def caption(origin: dict) -> str:
 
 
 def _is_finite(value: float | None) -> bool:
-  """Whether a number can be drawn; records have null for one that is not finite."""
+  """Returns whether a number can be drawn; records have null for one that is not finite."""
   return value is not None and math.isfinite(value)
 
 
 def _perplexities(rows: list[dict]) -> dict[str, list[tuple]]:
-  """Name -> (step, value) of training and of each validation set, as far as there are any."""
+  """Returns name -> (step, value) of training and of each validation set that has values."""
   curves = {}
   for row in rows:
     for name, value in row.items():
@@ -204,7 +204,7 @@ def _draw_values(
 
 
 def _legend_above(axes: Axes) -> None:
-  """Says above the panel, where no curve can pass, what is drawn."""
+  """Puts the legend above the panel, where no curve passes."""
   axes.legend(
     loc='lower left',
     bbox_to_anchor=(0, 1),
@@ -236,7 +236,7 @@ def page_figure(
   made_from: str = '',
   height: float = 4.2,
 ) -> Iterator[Any]:
-  """Yields the axes of a figure that can be read at the width of a page, and writes it at the end.
+  """Yields the axes of a figure that is readable at page width, and writes it at the end.
 
   Panels lie two in a row. The origin of the numbers stands in small print below.
 
@@ -261,7 +261,7 @@ def page_figure(
 
 
 def files_of(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """The files of a figure: the one that is named, or a PNG and an SVG."""
+  """Returns the files of a figure: the one that `path` names, or a PNG and an SVG."""
   path = pathlib.Path(path)
   if path.suffix in KINDS:
     return [path]
@@ -269,7 +269,7 @@ def files_of(path: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def _annotate(axes: Axes, x: float, y: float, text: str) -> None:
-  """A number beside its point; to the right, where a falling curve leaves room."""
+  """Writes a number beside its point; to the right, where a falling curve leaves room."""
   axes.annotate(
     text, (x, y), (0, 5), textcoords='offset points', va='bottom', color=BLUE, fontsize=8
   )
@@ -280,7 +280,7 @@ def _digits(value: float) -> str:
 
 
 def depth_axis(axes: Axes, depths: list[int], passes: str) -> None:
-  """Only the depths that were measured have a tick."""
+  """Puts ticks at the measured depths only."""
   if max(depths) > 10:
     axes.set_xscale('log', base=2)
   axes.set_xticks(depths, [str(depth) for depth in depths])
@@ -291,7 +291,7 @@ def depth_axis(axes: Axes, depths: list[int], passes: str) -> None:
 
 
 def log_axis(axes: Axes) -> None:
-  """Plain numbers on a logarithmic axis, also where it spans less than a decade."""
+  """Shows plain numbers on a logarithmic axis, even if it spans less than a decade."""
   axes.set_yscale('log')
   low, high = axes.get_ylim()
   locator = LogLocator(subs=(1, 2, 5)) if high > 8 * low else MaxNLocator(6)

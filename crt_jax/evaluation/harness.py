@@ -1,5 +1,7 @@
-"""EleutherAI's lm-evaluation-harness over our models. It is no dependency: only what is called here
-imports it."""
+"""EleutherAI's lm-evaluation-harness over our models.
+
+The harness is no dependency: only the functions here that need it import it.
+"""
 
 import math
 import os
@@ -20,7 +22,7 @@ SAMPLING = ('do_sample', 'temperature', 'top_k', 'top_p', 'until', 'max_gen_toks
 
 
 def task_forms(model: Model, depths: Sequence[int] = ()) -> tuple[Form, ...]:
-  """The forms in which a model is scored: at each depth, and a CRT by its exact recurrence too.
+  """Returns the forms in which a model is scored: each depth, and a CRT's exact recurrence.
 
   Raises:
     ValueError: a depth the model cannot have.
@@ -32,8 +34,11 @@ def task_forms(model: Model, depths: Sequence[int] = ()) -> tuple[Form, ...]:
 
 
 class Scorer:
-  """What the harness asks of a model. `for_harness` makes it one of the harness's own models, whose
-  base class cuts a request into tokens before and tokens scored."""
+  """The model interface that the harness calls.
+
+  `for_harness` makes it a subclass of the harness's own base class, which splits a request into
+  context tokens and scored tokens.
+  """
 
   def __init__(
     self,
@@ -46,16 +51,17 @@ class Scorer:
     context: int,
     batch_size: int,
   ):
-    """Args:
-    separator: `config.data.separator`, which says whether a text begins with a token; 'none':
-      none does.
-    context: positions that are read at most.
+    """Takes a model that is ready to decode.
+
+    Args:
+      separator: `config.data.separator`; with 'bos_eos' a text begins with a token.
+      context: the most positions that the model reads.
     """
     super().__init__()
     self._model, self._params, self._form = model, params, form
     self._vocabulary, self._separator = tokenizer, separator
     self.max_length, self.batch_size = context, batch_size
-    self.cut = 0  # texts of which the beginning was left out
+    self.cut = 0  # number of texts that were cut on the left
 
   @property
   def eot_token_id(self) -> int | None:
@@ -63,7 +69,7 @@ class Scorer:
 
   @property
   def prefix_token_id(self) -> int:
-    """What stands before a text that has nothing before it."""
+    """The token before a text that has no context."""
     for token in (self._vocabulary.bos, self._vocabulary.eos):
       if token is not None:
         return token
@@ -93,7 +99,7 @@ class Scorer:
       )
 
   def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
-    """Each text is scored whole, in windows with as much before them as the context holds."""
+    """Returns the log-likelihood of whole texts, scored in windows with full context."""
     from lm_eval import utils
 
     windows, counts = [], []
@@ -111,7 +117,7 @@ class Scorer:
     return [sum(next(logs) for _ in range(count)) for count in counts]
 
   def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-    """Texts behind prompts, those with equal arguments in batches."""
+    """Returns continuations of prompts; prompts with equal arguments share a batch."""
     from lm_eval.models.utils import Collator, normalize_gen_kwargs
 
     model, params = decoding.prepare(self._model, self._params)
@@ -134,7 +140,7 @@ class Scorer:
     return collator.get_original(texts)
 
   def _prompt(self, text: str, written: int) -> list[int]:
-    """The tokens of a prompt, its end where not all of it has room before what is written."""
+    """Returns the tokens of a prompt, cut on the left to leave room for the continuation."""
     room = self.max_length - written
     require(
       room > 0,
@@ -153,7 +159,7 @@ class Scorer:
     rows: Sequence[int],
     given: dict,
   ) -> list[str]:
-    """What the model adds to each prompt, up to where the first of its stops begins."""
+    """Returns the continuation of each prompt, cut where the first of its stop strings begins."""
     unknown = given.keys() - SAMPLING
     require(not unknown, f'a task sets {", ".join(unknown)} of its text, which is not implemented')
     sampling = decoding.Sampling(
@@ -190,18 +196,18 @@ class Scorer:
 def _progress(total: int, doing: str, disable: bool) -> Any:
   from tqdm import tqdm
 
-  return tqdm(total=total, desc=doing, disable=disable or None)  # None: where nobody looks on
+  return tqdm(total=total, desc=doing, disable=disable or None)  # None: off without a terminal
 
 
 def for_harness(*args: Any, **options: Any) -> Any:
-  """A `Scorer` that is an `lm_eval.api.model.LM`."""
+  """Returns a `Scorer` that is also an `lm_eval.api.model.LM`."""
   from lm_eval.api.model import TemplateLM
 
   return type('CrtJax', (Scorer, TemplateLM), {})(*args, **options)
 
 
 def tasks_of(names: Sequence[str], include_path: str | None = None) -> Any:
-  """The harness's manager of tasks, which knows all of these.
+  """Returns the harness's task manager, which knows all of these tasks.
 
   Args:
     include_path: folder of more tasks, in YAML. The harness's own are thousands of files, which are

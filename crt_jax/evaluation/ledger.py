@@ -1,4 +1,4 @@
-"""What of an evaluation is done, on disk: one that is stopped goes on where it was.
+"""Progress of an evaluation on disk, so that an interrupted evaluation can continue.
 
 An evaluation has parts, each of one validation set in one form. The file holds the record of every
 finished part, and the running sums of the one that is being scored.
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from crt_jax.evaluation.perplexity import Sums
 
-WRITE_EVERY = 1.0  # seconds; what a kill may lose
+WRITE_EVERY = 1.0  # seconds of work that a kill may lose
 
 
 class Ledger:
-  """The parts of one evaluation; without a file it forgets them with the process."""
+  """The parts of one evaluation; without a file they are kept in memory only."""
 
   def __init__(
     self,
@@ -24,7 +24,7 @@ class Ledger:
     write: Callable[[dict], None] = lambda value: None,
     show: Callable[[str, int], None] = lambda name, batches: None,
   ):
-    """Makes a ledger that goes on from what was found.
+    """Makes a ledger that continues from a saved one.
 
     Args:
       identity: JSON values that decide the numbers; what was found under another one is not used.
@@ -37,7 +37,7 @@ class Ledger:
     self._written = time.monotonic()
 
   def part(self, name: str, score: Callable[[Sums, Callable[[Sums], None]], dict]) -> dict:
-    """The record of a part: the one that was found, or what `score` returns.
+    """Returns the record of a part: the saved one, or what `score` returns.
 
     Args:
       score: where to begin, what to call after each batch -> the record.

@@ -1,4 +1,4 @@
-"""How likely texts are behind others, token by token, in few compiled shapes."""
+"""The likelihood of texts given a context, token by token, with few compiled shapes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ Tokens = Sequence[int]
 
 
 class Likelihood(NamedTuple):
-  """Of tokens behind others.
+  """The likelihood of some tokens given the tokens before them.
 
   Attributes:
     log: the natural logarithm of their probability.
@@ -43,11 +43,10 @@ def likelihoods(
   batch_size: int = 16,
   after: Callable[[int], object] = lambda rows: None,
 ) -> list[Likelihood]:
-  """How likely the second part of each pair is behind the first.
+  """Returns the likelihood of the second part of each pair given the first.
 
-  Texts of like length share a batch. They are padded on the right, where no position that counts
-  looks, to a power of two times 32 or to the context: as many programs are compiled as there are
-  such lengths.
+  Texts of similar length share a batch. They are padded on the right, which no counted position
+  reads, to a power of two times 32 or to the context: one program is compiled for each such length.
 
   Args:
     pairs: tokens, at least one in each part.
@@ -88,7 +87,7 @@ def likelihoods(
 
 
 def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[int]]:
-  """What is read, and at each of its positions the token that is scored or -1."""
+  """Returns the tokens to read, and at each position the token to score or -1."""
   require(len(before) > 0, 'no token stands before what is scored; give at least one')
   require(
     1 <= len(scored) <= context,
@@ -102,7 +101,7 @@ def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[
 def _padded(
   rows: list[tuple[list[int], list[int]]], count: int, context: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The batch in its shape; rows that fill it up score nothing."""
+  """Returns the batch in its shape; rows added to fill it score nothing."""
   longest = max(len(tokens) for tokens, _ in rows)
   length = min(context, SHORTEST * 2 ** (ceil_div(longest, SHORTEST) - 1).bit_length())
   tokens_BxT = np.zeros((count, length), np.int32)
@@ -115,7 +114,7 @@ def _padded(
 
 @functools.partial(jax.jit, static_argnames=('model', 'form'))
 def _score(model: Model, params: Params, tokens_BxT: Array, targets_BxT: Array, form: Form):
-  """The logarithm of each target's probability, 0 where none counts, and whether the row is greedy.
+  """Returns the log probability of each target, 0 if none counts, and whether the row is greedy.
 
   The head runs row by row, so that memory does not hold B*T*V logits.
   """

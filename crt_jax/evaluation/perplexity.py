@@ -18,8 +18,9 @@ from crt_jax.types import AnyArray, Array, Batch, Params
 
 @dataclasses.dataclass(frozen=True)
 class Sums:
-  """What was scored so far, in float64 on the host: float32 would lose digits over a million
-  targets.
+  """Sums over the scored targets, in float64 on the host.
+
+  Float32 would lose digits over a million targets.
 
   Attributes:
     cross_entropy: of all targets, in nats.
@@ -54,26 +55,30 @@ class Form:
       raise ValueError(f"form '{self.kind}' is unknown; use 'parallel' or 'sequential'")
 
   def is_inference_metric(self, model: Model) -> bool:
-    """Whether a model could be used this way."""
+    """Returns whether a model could be used this way."""
     return self.kind == 'sequential' or model.is_usable_at(self.depth)
 
 
 def trained_form(model: Model) -> Form:
-  """The form that validation during training takes: parallel passes where those are trained, else
-  the recurrence, which the other drivers of a CRT lead to."""
+  """Returns the form that validation during training uses.
+
+  It is parallel passes if training runs them, else the exact recurrence.
+  """
   return Form('parallel' if model.config.trains_in_parallel else 'sequential')
 
 
 def hidden_of(model: Model, params: dict, tokens_BxT: AnyArray, form: Form) -> Array:
-  """hidden_BxTxC in one form, without dropout. Not `loss`, which takes the form that training
-  differentiates."""
+  """Returns hidden_BxTxC in one form, without dropout.
+
+  `Model.loss` would use the form that training differentiates instead.
+  """
   if form.kind == 'sequential':
     return model.sequential_hidden(params, tokens_BxT, form.depth)
   return model.hidden(params, tokens_BxT, form.depth).hidden_BxTxC
 
 
 def forms(model: Model, config: ConfigDict) -> tuple[Form, ...]:
-  """The forms that `config.eval` asks for: parallel at each of its depths, then sequential.
+  """Returns the forms that `config.eval` asks for: parallel at each of its depths, then sequential.
 
   Args:
     config: with `eval.depths` (() = the configured depth) and `eval.sequential`.
@@ -106,7 +111,7 @@ def evaluate(
   begin: Sums = NOTHING,
   after: Callable[[Sums], None] = lambda sums: None,
 ) -> dict:
-  """Mean cross-entropy over all targets that count, each with the same weight.
+  """Returns the mean cross-entropy over all targets that count, each with the same weight.
 
   Compiled once per (model, depth, sequential, shape of a batch).
 
@@ -150,7 +155,7 @@ def evaluate(
 
 @functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))
 def _cross_entropy(model: Model, params: Params, batch: Batch, depth: int | None, sequential: bool):
-  """Mean cross-entropy of one batch and how many targets it has, the head in chunks."""
+  """Returns the mean cross-entropy of one batch and its number of targets."""
   form = Form('sequential' if sequential else 'parallel', depth)
   hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)
   head = functools.partial(model.head, params)
@@ -158,7 +163,7 @@ def _cross_entropy(model: Model, params: Params, batch: Batch, depth: int | None
 
 
 def one_behind(values: Iterable) -> Iterator:
-  """The same values, each given out once the next was started: the device does not wait."""
+  """Yields the same values, each one only after the next is started, so the device never waits."""
   previous = None
   for value in values:
     if previous is not None:

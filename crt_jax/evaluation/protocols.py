@@ -1,4 +1,4 @@
-"""What is scored: the sample of each validation set that a paper scores, and the whole of it.
+"""Evaluation protocols: a paper's sample of each validation set, and the whole set.
 
 'random' is the CRT paper's sample (crt.md, 8.4): `eval.batches` batches of random windows by
 `eval.seed`, the same for all models of one T and batch size. 'first' is CART's (cart.md, 5.4): the
@@ -30,9 +30,9 @@ from crt_jax.placing import ON_ONE_DEVICE, Placement
 from crt_jax.rounding import ceil_div
 from crt_jax.types import Batch
 
-FEWEST = 2**20  # targets up to which a set is always scored whole
-SLOW = 30.0  # seconds of a batch, of which compiling is then a small part
-SHARE = 0.1  # of the training's tokens, that the forms of a longer set score together
+FEWEST = 2**20  # sets of at most so many targets are always scored whole
+SLOW = 30.0  # seconds of a batch, in which compiling is a small part
+SHARE = 0.1  # of the training's tokens: the limit for all forms of a longer set together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Part:
 
 
 def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
-  """The parts of the evaluation at the end, in their order.
+  """Returns the parts of the final evaluation, in their order.
 
   Raises:
     ValueError: a set cannot be scored as config.eval asks.
@@ -76,7 +76,7 @@ def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
   if config.eval.whole:
     most = ceil_div(most_tokens(config, len(asked)), rows * length)
     for name, packed in dataset.validation_sets.items():
-      _whole(packed, config, None)  # refuses data that has no end
+      _whole(packed, config, None)  # raises for generated data, which has no whole
       assert isinstance(packed, data.PackedDataset)
       tokens = len(packed.validation) - 1
       batches = ceil_div(tokens, rows * length)
@@ -87,7 +87,7 @@ def plan(model: Model, dataset: data.Dataset, config: ConfigDict) -> list[Part]:
 
 
 def most_tokens(config: ConfigDict, forms: int) -> int:
-  """How many tokens of a validation set each form scores at most."""
+  """Returns how many tokens of a validation set each form scores at most."""
   trained = config.train.steps * config.data.batch_size * config.data.sequence_length
   return config.eval.whole_tokens or max(FEWEST, int(SHARE * trained / forms))
 
@@ -95,8 +95,9 @@ def most_tokens(config: ConfigDict, forms: int) -> int:
 def rehearse(
   model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
 ) -> dict[Form, float]:
-  """Scores one batch in every form, so that all programs are compiled and have had their memory
-  before there is anything to lose.
+  """Scores one batch in every form, to compile all programs and to allocate their memory early.
+
+  A failure then comes before any training is lost.
 
   Returns: seconds that a batch takes in each form.
   """
@@ -109,7 +110,7 @@ def rehearse(
       since = time.perf_counter()
       _evaluate(model, params, form, [batch], packed)
       seconds[form] = time.perf_counter() - since
-      # Clocks differ between processes, and all have to run the same programs.
+      # Clocks differ between processes, which all have to run the same programs.
       if seconds[form] > SLOW and jax.process_count() == 1:
         break
   return seconds
@@ -123,7 +124,7 @@ def protocol(
   place: Placement = ON_ONE_DEVICE,
   ledger: Ledger | None = None,
 ) -> dict:
-  """Scores every validation set, its sample and the whole of it, in every form wanted.
+  """Scores every validation set, its sample and the whole of it, in every requested form.
 
   Args:
     dataset: from `data.prepare`.
@@ -192,7 +193,7 @@ def during_training(
 def jacobians(
   model: Model, params: dict, dataset: data.Dataset, config: ConfigDict
 ) -> dict[str, dict]:
-  """The Jacobian of the last pass or loop of the trained depth over the first window scored.
+  """Returns the Jacobian of the last pass or loop over the first scored window.
 
   In float32 at least, whatever eval.dtype says: power iteration in 16 bits measures their rounding.
   Without a fused attention kernel, which has no forward derivative.
@@ -213,11 +214,14 @@ def jacobians(
 
 
 def scoring_model(model: Model, config: ConfigDict) -> Model:
-  """The model in `eval.dtype`, where that is set: CART was trained in bfloat16 and scored in
-  float32 (cart.md, 2.9). Where its attention kernel cannot run, 'xla' computes the same."""
+  """Returns the model in `eval.dtype` if that is set, else unchanged.
+
+  CART was trained in bfloat16 and scored in float32 (cart.md, 2.9). If the attention kernel cannot
+  run in that dtype, 'xla' computes the same.
+  """
   fields = model.config
   kernel = fields.attention_kernel
-  # Without a kernel first: a fused one may refuse the dtype.
+  # The kernel is removed first, since a fused one may not support the dtype.
   fields = dataclasses.replace(
     fields, dtype=config.eval.dtype or fields.dtype, attention_kernel='xla'
   )
@@ -251,7 +255,7 @@ def _evaluate(
   begin: Sums = NOTHING,
   **progress: Any,
 ) -> dict:
-  """What `evaluate` returns, and the accuracy where answers stand at known places."""
+  """Returns what `evaluate` returns, and the accuracy if answers stand at known places."""
   bytes_per_token = packed.bytes_per_token('validation')
   arguments = (form.depth, form.kind == 'sequential', bytes_per_token)
   if not packed.answer_groups:
@@ -264,14 +268,14 @@ def _evaluate(
 def _sample(
   packed: data.ValidationSet, config: ConfigDict, random_batches: int, rows: np.ndarray | None
 ) -> Iterable[data.Batch]:
-  """These rows of the windows that `eval.sample` names."""
+  """Returns these rows of the windows that `eval.sample` names."""
   if config.eval.sample == 'first':
     return data.first_validation(packed, *_shape(config), config.eval.windows, rows)
   return data.sampled_validation(packed, *_shape(config), random_batches, config.eval.seed, rows)
 
 
 def _first_window(packed: data.ValidationSet, config: ConfigDict) -> dict:
-  """The same one row on every process."""
+  """Returns the same one row on every process."""
   length = config.data.sequence_length
   if config.eval.sample == 'first':
     return next(iter(data.first_validation(packed, length, 1, 1)))

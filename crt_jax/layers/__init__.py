@@ -1,1 +1,1 @@
-"""Linen modules for one layer each; they know nothing of any model."""
+"""Linen modules of one layer each, independent of any model."""

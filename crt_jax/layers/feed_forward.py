@@ -11,7 +11,7 @@ from crt_jax.types import Array
 
 
 class FeedForward(nn.Module):
-  """in_width -> hidden -> width.
+  """A feed-forward network: in_width -> hidden -> width.
 
   Attributes:
     activation: 'gelu' (exact, crt.md 2.2), 'gelu_tanh' (GPT-2) or 'swiglu' (gate and up fused,
@@ -49,12 +49,12 @@ class FeedForward(nn.Module):
 
 
 def gelu(x: Array) -> Array:
-  """Exact GELU; by erf, since the erfc of jax.nn.gelu makes a CPU step half as fast."""
+  """Computes the exact GELU by erf; jax.nn.gelu's erfc makes a CPU step twice as slow."""
   return rounded_once(lambda x: x * 0.5 * (1 + jax.lax.erf(x * 0.5**0.5)), x)
 
 
 def gelu_tanh(x: Array) -> Array:
-  """GELU by tanh, as GPT-2 was trained with."""
+  """Computes GELU by tanh, which GPT-2 was trained with."""
   return rounded_once(jax.nn.gelu, x)
 
 
@@ -63,10 +63,10 @@ ACTIVATIONS = {'gelu': gelu, 'gelu_tanh': gelu_tanh}
 
 @jax.custom_jvp
 def swiglu(gate_up: Array) -> Array:
-  """silu(gate) * up of [..., 2, F].
+  """Computes silu(gate) * up of [..., 2, F].
 
-  The gradient is of both at once: left to JAX, those of gate and up are padded and added up, which
-  moves half as many bytes again.
+  The gradient is of both at once: JAX's own pads those of gate and up and adds them, which moves
+  half as many bytes again.
   """
   gate, up = jnp.unstack(gate_up, axis=-2)
   return jax.nn.silu(gate) * up
@@ -74,7 +74,7 @@ def swiglu(gate_up: Array) -> Array:
 
 @swiglu.defjvp
 def _swiglu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-  # Gate and up in both places, by a reversal: of a common sigmoid XLA makes a kernel of its own.
+  # The reversed array pairs gate with up; XLA would compile a shared sigmoid to a separate kernel.
   gate_up, up_gate = primals[0], jnp.flip(primals[0], axis=-2)
   is_gate = jax.lax.broadcasted_iota(jnp.int32, gate_up.shape, gate_up.ndim - 2) == 0
   gate, up = jnp.where(is_gate, gate_up, up_gate), jnp.where(is_gate, up_gate, gate_up)
@@ -84,7 +84,7 @@ def _swiglu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 
 def rounded_once(function: Callable, x: Array) -> Array:
-  """An activation, of 16 bits in float32: then its input is all that is stored."""
+  """Applies an activation; 16-bit inputs are computed in float32, and only the input is stored."""
   if x.dtype.itemsize > 2:
     return function(x)
 

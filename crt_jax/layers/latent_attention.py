@@ -36,7 +36,7 @@ class KeysValues(nn.Module):
 
 
 class LatentAttention(nn.Module):
-  """Causal attention with its own keys and values (`kv`), or over those that it is given.
+  """Causal attention with its own keys and values (`kv`), or over given ones.
 
   With own keys both queries and keys are rotated; over given ones (CART's core) there is no
   positional signal, and query t sees positions 0..t.
@@ -77,7 +77,7 @@ class LatentAttention(nn.Module):
       k = rotate(k, position_BxT, 'standard', self.rotary_theta)
       entries = None if past is None else entries_of(k, v)
     dropout = Dropout(self.dropout) if self.dropout else None
-    kernel = 'xla' if self.is_initializing() else self.kernel  # shapes are asked for anywhere
+    kernel = 'xla' if self.is_initializing() else self.kernel  # initialising must run on any device
     mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
     axes = ('width', 'heads', 'head_width')
     out = Linear((self.width,), heads, axes, **options, name='out')
@@ -85,5 +85,5 @@ class LatentAttention(nn.Module):
 
   @property
   def cached_heads(self) -> int:
-    """Heads of the keys and values that a cache holds."""
+    """The number of key and value heads in a cache."""
     return self.heads

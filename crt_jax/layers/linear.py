@@ -12,7 +12,7 @@ from crt_jax import sharding
 from crt_jax.layers.parameters import compute_dtype, normal, parameter, uniform_fan_in
 from crt_jax.types import Array
 
-# Up to so many rows (batch * positions) a product on a CPU takes the time of reading its weight.
+# Up to so many rows (batch * positions), a product on a CPU takes as long as reading its weight.
 FEW_ROWS = 64
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
     y = contract(x.astype(dtype), weight.astype(dtype), len(self.in_shape), out_dtype)
     if self.bias:
       bias = parameter(self, 'bias', bias_init, self.out_shape, self.axes[: len(self.out_shape)])
-      # Added in at least float32, and so its gradient is summed.
+      # Added in at least float32, in which its gradient is then summed.
       sum_dtype = jnp.promote_types(y.dtype, jnp.float32)
       bias = jnp.expand_dims(bias.astype(sum_dtype), range(y.ndim - bias.ndim))
       y = (y.astype(sum_dtype) + bias).astype(y.dtype)
@@ -50,7 +50,7 @@ class Linear(nn.Module):
 
 
 def contract(x: Array, weight: Array, count: int, out_dtype: DTypeLike | None = None) -> Array:
-  """x [..., *in], weight [*out, *in] -> [..., *out]; contracts the last `count` axes of both."""
+  """Multiplies x [..., *in] by a weight [*out, *in] over the last `count` axes of both."""
   rows = math.prod(x.shape[: x.ndim - count])
   if rows <= FEW_ROWS and x.dtype in (jnp.float32, jnp.bfloat16):
     return _few_rows(count, out_dtype, x, weight)
@@ -58,7 +58,7 @@ def contract(x: Array, weight: Array, count: int, out_dtype: DTypeLike | None = 
 
 
 def _product(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
-  # float16 has not the range for gradients of a mean over a batch, which `_tangent` would round.
+  # Gradients of a mean over a batch underflow in float16, to which `_tangent` would round them.
   is_wider = out_dtype not in (None, x.dtype) and x.dtype == jnp.bfloat16
   return (_wider_product if is_wider else _dot)(count, out_dtype, x, weight)
 
@@ -84,7 +84,7 @@ def _tangent(
   primals: tuple[Array, Array],
   tangents: tuple[Array, Array],
 ) -> Array:
-  """A product's tangent, computed in the dtype of its factors, to which its gradient is rounded.
+  """Returns a product's tangent, computed in its factors' dtype, as its gradient then is.
 
   A gradient in a wider `out_dtype` would make both products of the backward pass wide: on a GPU
   those of 16 bits would run in TF32, at half the rate, over twice the bytes.
@@ -101,7 +101,7 @@ def _dot(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Ar
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _few_rows(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
-  """`_product`, on a CPU by way of `_stream_weight`; its derivatives are those of `_product`."""
+  """Computes `_product`, on a CPU by `_stream_weight`, with the derivatives of `_product`."""
   return jax.lax.platform_dependent(
     x,
     weight,
@@ -121,7 +121,7 @@ def _few_rows_jvp(
 
 
 def _stream_weight(count: int, out_dtype: DTypeLike | None, x: Array, weight: Array) -> Array:
-  """The product in the form in which XLA:CPU reads the weight once, in the order it is stored.
+  """Returns the product in a form for which XLA:CPU reads the weight once, as it is stored.
 
   Measured with jax 0.10.2 on 2 cores (AMD EPYC, busy), best of 12, weight [32000, 2048], GB/s:
 
@@ -162,7 +162,7 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, tokens_BxT: Array, start_B: Array | None = None) -> Array:
-    """Args: start_B: the first position of each row, or of all; None = 0."""
+    """Looks up the tokens; start_B is the first position of each row, or of all; None = 0."""
     shape = (self.vocab_size, self.width)
     table_VxC = parameter(self, 'weight', normal(self.stddev), shape, ('vocab', 'width'))
     e_BxTxC = jnp.asarray(table_VxC).at[tokens_BxT].get(mode='fill', wrap_negative_indices=False)
@@ -194,6 +194,8 @@ class Dropout(nn.Module):
 
 
 def _apart_on_tpu(x: Array) -> Array:
-  """`x`, never fused into what reads it on a TPU, whose compiler may crash where it fuses a mask
-  and its use into a product (docs/LOG.md); elsewhere nothing."""
+  """Returns `x` behind a barrier on TPUs, so that it is not fused into its use.
+
+  The TPU compiler may crash when it fuses a mask and its use into a product (docs/LOG.md).
+  """
   return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=jnp.asarray)

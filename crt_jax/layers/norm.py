@@ -27,7 +27,7 @@ class Norm(nn.Module):
     scale = parameter(self, 'scale', nn.initializers.ones, (self.width,), (self.axis,))
     shape = x.shape
     if self.kind == 'layer' and x.size == self.width:
-      # Of a single row XLA makes three kernels on a GPU, of two rows one.
+      # XLA compiles a single row to three GPU kernels, but two rows to one.
       x = jnp.pad(x.reshape(1, self.width), ((0, 1), (0, 0)))
     if self.kind == 'layer':
       x = x - jnp.mean(x, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""How a layer declares a parameter: shape, initialiser and a logical name for each dimension."""
+"""How a layer declares a parameter: shape, initialiser and logical axis names."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def parameter(
 def init_params(
   module: nn.Module, key: Array, *args: Array, dtype: DTypeLike = jnp.float32
 ) -> dict:
-  """The parameters of one layer as a plain dict of arrays in `dtype`.
+  """Returns the parameters of one layer as a plain dict of arrays in `dtype`.
 
   All keys come from one split: linen would fold each name into the key, and compiling those hashes
   takes longer than everything else that a small model compiles.
@@ -48,25 +48,25 @@ def init_params(
 
 
 def axes_of(module: nn.Module, *args: Array) -> dict:
-  """The tree of `init_params` with a PartitionSpec of logical names at each leaf."""
+  """Returns the tree of `init_params` with a PartitionSpec of logical names at each leaf."""
   declarations = _declarations(module, *args)
   return jax.tree.map(lambda d: PartitionSpec(*d.axes), declarations, is_leaf=_is_declaration)
 
 
 def stacked_axes(axes: dict) -> dict:
-  """The axes of a stack of layers: the same names behind a leading 'layers'."""
+  """Returns the axes of a stack of layers: the same names after a leading 'layers'."""
   return jax.tree.map(lambda spec: PartitionSpec('layers', *spec), axes)
 
 
 def compute_dtype(dtype: str, param_dtype: DTypeLike) -> jnp.dtype:
-  """What a layer computes in: its configured dtype, but float64 where the parameters are."""
+  """Returns the dtype a layer computes in: the configured one, or float64 as the parameters."""
   if param_dtype == jnp.float64 and dtype == 'float32':
     return jnp.dtype('float64')
   return jnp.dtype(dtype)
 
 
 def uniform_fan_in(fan_in: int) -> Callable:
-  """U(-1/sqrt(fan_in), +1/sqrt(fan_in)), PyTorch's default for weight and bias (crt.md 2.6)."""
+  """Draws from U(-1/sqrt(fan_in), +1/sqrt(fan_in)), PyTorch's default (crt.md 2.6)."""
   bound = fan_in**-0.5
   return lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 

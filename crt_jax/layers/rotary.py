@@ -12,10 +12,10 @@ KINDS = ('integer_reversed', 'integer', 'standard')
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-  """How 'standard' frequencies are stretched over longer texts.
+  """How 'standard' frequencies are scaled for longer texts.
 
-  Those of up to `low` turns in `positions` positions are divided by `factor`, those of at least
-  `high` turns stay, and between them the share that stays grows linearly (Llama 3). Without
+  Frequencies of at most `low` turns in `positions` positions are divided by `factor`, those of at
+  least `high` turns are kept, and in between the two are interpolated linearly (Llama 3). Without
   positions all are divided ('linear').
   """
 
@@ -37,7 +37,7 @@ def rotate(
   theta: float = 1e4,
   scaling: Scaling | None = None,
 ) -> Array:
-  """Rotates each head by its position; absolute positions, so cached keys stay valid.
+  """Rotates each head by its absolute position, so that cached keys stay valid.
 
   Args:
     position_BxT: integer positions; the leading dimension may be 1.
@@ -52,7 +52,7 @@ def rotate(
     frequency = frequency if scaling is None else scaling(frequency)
     angle = position_BxT.astype(angle_dtype)[..., None] * frequency[None, None]
   else:
-    # The product of integers is exact; only then it becomes a float.
+    # The product is computed in integers, which is exact, and then converted to float.
     angle = (position_BxT[..., None] * jnp.arange(pairs)[None, None]).astype(angle_dtype)
     angle = -angle if kind == 'integer_reversed' else angle
   cos = jnp.cos(angle)[:, :, None, :].astype(x_BxTxHxA.dtype)

@@ -1,4 +1,4 @@
-"""One pre-norm transformer layer, in the styles that the models stack."""
+"""One pre-norm transformer layer, in all styles that models stack."""
 
 import flax.linen as nn
 
@@ -10,7 +10,7 @@ from crt_jax.types import Array
 
 
 class TransformerLayer(nn.Module):
-  """x <- x + Attention(Norm1(x)); x <- x + FeedForward(Norm2(x)), residuals in the dtype of x."""
+  """A pre-norm layer: x <- x + Attention(Norm1(x)); x <- x + FeedForward(Norm2(x))."""
 
   attention: Attention | LatentAttention
   feed_forward: FeedForward

@@ -1,4 +1,4 @@
-"""The contract that every model keeps.
+"""The contract that every model implements: initialisation, loss, parallel passes and decoding.
 
 Shape letters, used in names (`x_BxTxC`) and, in lower case, in einsums:
   B batch, T positions, S attended positions (cache slots), C width, H query heads, G key/value
@@ -50,7 +50,7 @@ PREFILL_METHODS = ('sequential', 'parallel', 'chunked')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-  """What `hidden` returns: the stream before the final norm, weighted losses, statistics."""
+  """What `hidden` returns: hidden states before the final norm, weighted losses, statistics."""
 
   hidden_BxTxC: Array
   losses: dict[str, Array]
@@ -60,7 +60,7 @@ class Hidden:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """What `apply` returns."""
+  """What `apply` returns: the logits, and the hidden states they were computed from."""
 
   logits_BxTxV: Array
   hidden: Hidden
@@ -68,36 +68,36 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Model(abc.ABC, Generic[Fields]):
-  """Base of all models; a subclass gives the parameters, the passes and how state advances."""
+  """Base class of all models: a subclass defines parameters, forward passes and decoding."""
 
   Config: ClassVar[type[ModelConfig]]
-  passes: ClassVar[RecurrentPasses | None] = None  # None: it has no recurrence
+  passes: ClassVar[RecurrentPasses | None] = None  # None: no recurrence
   config: Fields
 
   @property
   def dropout(self) -> float:
-    """The share that training drops; 0: a step is not random."""
+    """The dropout rate of training; at 0 a training step draws no random numbers."""
     return self.config.dropout
 
   @property
   def dtype(self) -> str:
-    """What it computes in; 'float16' has its loss scaled in training."""
+    """The dtype that the model computes in; with 'float16' training scales the loss."""
     return self.config.dtype
 
   @property
   def stacked(self) -> Mapping[tuple[str, ...], tuple[str, ...]]:
-    """Paths to parameters of stacked layers, and to their caches, which decoding takes apart."""
+    """Paths of stacked layer parameters, and of their caches; decoding unstacks both."""
     return {}
 
   # ---- what a model defines ------------------------------------------------------------------
 
   @abc.abstractmethod
   def init(self, key: Array) -> dict:
-    """Fresh parameters: a nested dict of arrays in `config.param_dtype`."""
+    """Returns new parameters: a nested dict of arrays in `config.param_dtype`."""
 
   @abc.abstractmethod
   def axes(self) -> dict:
-    """The tree of `init` with a PartitionSpec of logical axis names at each leaf."""
+    """Returns the tree of `init` with a PartitionSpec of logical axis names at each leaf."""
 
   @abc.abstractmethod
   def hidden(
@@ -109,7 +109,7 @@ class Model(abc.ABC, Generic[Fields]):
     telemetry: bool = False,
     probe_R: Array | None = None,
   ) -> Hidden:
-    """The residual stream before the final norm, by parallel passes; key=None: no dropout.
+    """Returns the residual stream before the final norm, by parallel passes.
 
     Args:
       telemetry: whether to return statistics of the recurrence.
@@ -119,11 +119,11 @@ class Model(abc.ABC, Generic[Fields]):
 
   @abc.abstractmethod
   def head(self, params: dict, hidden: Array) -> Array:
-    """Final norm and output layer: hidden [..., C] -> logits [..., V], at least float32."""
+    """Applies final norm and output layer: hidden [..., C] -> logits [..., V], at least float32."""
 
   @abc.abstractmethod
   def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
-    """An empty state for `batch` rows of up to `max_len` positions.
+    """Returns an empty decoding state for `batch` rows of up to `max_len` positions.
 
     Its dtypes follow config.dtype; float64 parameters under a float32 configuration widen it at the
     first call of `prefill` or `step`, so scan `step` from a state that one of them returned.
@@ -138,11 +138,14 @@ class Model(abc.ABC, Generic[Fields]):
     lengths_B: Array | None,
     method: str,
   ) -> tuple[DecodeState, Array]:
-    """The state behind each row's first lengths_B tokens (None: all, which fit), and hidden_BxTxC
-    at every position."""
+    """Consumes the first lengths_B tokens of each row; returns the new state and hidden_BxTxC.
+
+    lengths_B=None consumes all tokens, which must fit into the state. `hidden_BxTxC` has every
+    position.
+    """
 
   def parts(self, params: dict) -> Any:
-    """The model's pure pieces, closed over `params`, for studies that take it apart.
+    """Returns the model's pure component functions, closed over `params`, for studies.
 
     Raises:
       ValueError: it names none.
@@ -153,7 +156,7 @@ class Model(abc.ABC, Generic[Fields]):
 
   @classmethod
   def counts(cls, fields: Fields) -> dict[str, Part]:
-    """What the model of these fields is made of, by name: 'embedding', 'head' and the rest.
+    """Returns the components of a model with these fields by name: 'embedding', 'head', others.
 
     Counted from the arrays of `init` and the products of `hidden` at one position, which leaves
     attention out; a model with formulas gives them (models/counts.py).
@@ -173,19 +176,19 @@ class Model(abc.ABC, Generic[Fields]):
 
   @staticmethod
   def work(fields: Fields, training: bool, sequential: bool) -> dict[str, Work]:
-    """How often the parts run; those that are missing run once."""
+    """Returns how often each component runs in a step; a component that is missing runs once."""
     del fields, training, sequential
     return {}
 
   # ---- depth ---------------------------------------------------------------------------------
 
   def resolve_depth(self, depth: int | None) -> int | None:
-    """The number of recurrent passes that `depth` asks for; a transformer has none."""
+    """Returns the number of recurrent passes for `depth`; None for a model without recurrence."""
     require(depth is None, f'depth={depth}: a transformer has no recurrent passes; use depth=None')
     return None
 
   def depths(self) -> tuple[int, ...] | None:
-    """The distinct depths that training can draw; None without recurrence."""
+    """Returns the distinct depths that training can draw; None without recurrence."""
     return None
 
   @property
@@ -195,17 +198,19 @@ class Model(abc.ABC, Generic[Fields]):
 
   @property
   def max_positions(self) -> int:
-    """The longest text whose positions it has learned; 0: it takes any."""
+    """The longest sequence that learned position embeddings allow; 0 if there is no limit."""
     return 0
 
   @property
   def recurs_along_sequence(self) -> bool:
-    """Whether a position reads the output of the one before; then parallel passes and the exact
-    recurrence differ, and a prompt can be read by either."""
+    """Whether each position reads the output of the position before it.
+
+    If so, parallel passes and the exact recurrence differ, and a prompt can be read by either.
+    """
     return False
 
   def recurrence(self, params: dict) -> Recurrence:
-    """The maps that the drivers of recurrence/passes.py alternate.
+    """Returns the functions that the drivers of recurrence/passes.py alternate.
 
     Raises:
       ValueError: the model has no recurrence along the sequence.
@@ -213,12 +218,12 @@ class Model(abc.ABC, Generic[Fields]):
     raise ValueError(f'model.name={self.config.name!r} has no recurrence along the sequence')
 
   def is_usable_at(self, depth: int | None) -> bool:
-    """Whether parallel passes at this depth are a way to use the model."""
+    """Returns whether parallel passes at this depth are a meaningful way to use the model."""
     del depth
     return True
 
   def recurrent_map(self, params: dict, tokens_BxT: AnyArray, depth: int | None = None) -> tuple:
-    """The last pass of the recurrence over real text, as a map of its own state.
+    """Returns the last recurrent pass over a text as a map from its state to the next state.
 
     Returns: step (state -> state), the state before the last of `depth` passes, and the axes over
       which a position's state extends where positions do not depend on each other, else None.
@@ -228,23 +233,24 @@ class Model(abc.ABC, Generic[Fields]):
     raise ValueError(f'model.name={self.config.name!r} has no recurrent passes to analyse')
 
   def probes(self, depth: int | None = None) -> int:
-    """The number of states between the passes, at which `hidden` can measure a gradient."""
+    """Returns the number of states between passes at which `hidden` can measure a gradient."""
     del depth
     return 0
 
   def _probe(self, depth: int | None, telemetry: bool, probe_R: Array | None) -> Array | None:
-    """Zeros where statistics are wanted without gradients."""
+    """Returns `probe_R`, or zeros in its place if statistics are wanted without gradients."""
     return jnp.zeros(self.probes(depth)) if telemetry and probe_R is None else probe_R
 
   def depth_at(self, seed: int, step: int) -> int | None:
-    """The training depth of a step: a pure function of (seed, step), the same on every process."""
+    """Returns the training depth of a step, a pure function of (seed, step) on every process."""
     del seed, step
     return None
 
   def decayed(self) -> dict:
-    """The tree of `init` with False at parameters that the loss never reads (a part switched off).
+    """Returns the tree of `init` with False at parameters that the loss never reads.
 
-    An optimiser that skips missing gradients leaves them alone, so weight decay must too.
+    Those of a switched-off component, for example. An optimiser that skips missing gradients leaves
+    them alone, so weight decay must too.
     """
     return jax.tree.map(lambda spec: True, self.axes())
 
@@ -252,16 +258,16 @@ class Model(abc.ABC, Generic[Fields]):
 
   @property
   def training_hidden(self) -> Callable[..., Hidden]:
-    """What `loss` differentiates; `hidden` unless config.driver says otherwise."""
+    """The function that `loss` differentiates: `hidden`, unless config.driver selects another."""
     return self.hidden
 
   def check_length(self, length: int) -> list[str]:
-    """Remarks on training with sequences of `length` positions; ValueError where that cannot be."""
+    """Returns remarks on training with sequences of `length`; ValueError if it is impossible."""
     check_positions(length, self.max_positions)
     return []
 
   def check_telemetry(self) -> None:
-    """Raises ValueError where `loss` has no statistics of a recurrence to give."""
+    """Raises ValueError if `loss` cannot report statistics of a recurrence."""
     require(
       self.passes,
       f'model.name={self.config.name!r} has no recurrence to measure; set train.telemetry_every=0',
@@ -275,7 +281,7 @@ class Model(abc.ABC, Generic[Fields]):
     key: Array | None = None,
     probe_R: Array | None = None,
   ) -> tuple[Array, dict[str, Array]]:
-    """Mean cross-entropy plus auxiliary terms.
+    """Returns the mean cross-entropy plus auxiliary losses, and the metrics.
 
     Args:
       batch: 'tokens' and 'targets', both [B, T] and aligned; a target below 0 does not count. An
@@ -301,15 +307,17 @@ class Model(abc.ABC, Generic[Fields]):
   def apply(
     self, params: Params, tokens_BxT: AnyArray, depth: int | None = None, key: Array | None = None
   ) -> Output:
-    """Logits of every position by parallel passes, for tests and small uses."""
+    """Returns the logits of every position by parallel passes, for tests and small uses."""
     hidden = self.hidden(params, tokens_BxT, depth, key)
     return Output(self.head(params, hidden.hidden_BxTxC), hidden)
 
   def each_pass(
     self, params: Params, tokens_BxT: AnyArray, depth: int | None = None
   ) -> list[Output]:
-    """What `apply` gives after 1, 2, ... `depth` passes of a CRT or loops of a CART: hidden states,
-    and logits by the model's own head (a logit lens). Each is computed from the beginning.
+    """Returns the output after 1, 2, ... `depth` passes of a CRT or loops of a CART.
+
+    Each output holds hidden states, and the logits that the model's own head makes of them (a logit
+    lens). Each is computed from the beginning.
 
     Raises:
       ValueError: the model has no passes, `depth` is none of its depths, or a token is outside the
@@ -322,7 +330,7 @@ class Model(abc.ABC, Generic[Fields]):
     return [_jitted_apply(self, params, tokens_BxT, d) for d in range(1, last + 1)]
 
   def sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None = None) -> Array:
-    """Exact recurrent evaluation, logits_BxTxV, one scan over positions."""
+    """Returns logits_BxTxV of the exact recurrence, by one scan over positions."""
     check_tokens(tokens_BxT, self.config.vocab_size)
     is_nested = is_traced(tokens_BxT, *jax.tree.leaves(params))
     jitted = _jitted_sequential(None if is_nested else platform_of(params))
@@ -334,7 +342,7 @@ class Model(abc.ABC, Generic[Fields]):
   def sequential_hidden(
     self, params: Params, tokens_BxT: AnyArray, depth: int | None = None
   ) -> Array:
-    """hidden_BxTxC of the exact recurrence."""
+    """Returns hidden_BxTxC of the exact recurrence."""
     batch, length = tokens_BxT.shape
     check_positions(length, self.max_positions)
     state = self.decode_state(batch, length, depth).widened(_stream_dtype(params))
@@ -343,7 +351,7 @@ class Model(abc.ABC, Generic[Fields]):
   def step(
     self, params: Params, state: DecodeState, token_B: AnyArray
   ) -> tuple[DecodeState, Array]:
-    """Consumes one token per row; returns the new state and logits_BxV of what follows it.
+    """Consumes one token per row; returns the new state and the logits_BxV of the next token.
 
     Raises:
       ValueError: the state is full, or a token outside the vocabulary; under jit, where neither can
@@ -365,11 +373,11 @@ class Model(abc.ABC, Generic[Fields]):
     chunk: int = 64,
     donate: bool = False,
   ) -> tuple[DecodeState, Array]:
-    """Consumes a prompt per row, padded on the right.
+    """Consumes one prompt per row, padded on the right.
 
     Args:
-      lengths_B: how many tokens of each row count, 0 to T; None = all. A row of none keeps its
-        state, and its logits mean nothing.
+      lengths_B: how many tokens of each row count, 0 to T; None = all. A row of length 0
+        keeps its state, and its logits mean nothing.
       method: 'sequential' (exact), 'chunked' (K passes per chunk) or 'parallel' (K passes over the
         whole prompt). Without recurrence along the sequence all three are the same forward pass.
       chunk: positions per compiled call; the prompt is padded to a multiple, or for 'parallel' to a
@@ -377,7 +385,7 @@ class Model(abc.ABC, Generic[Fields]):
       donate: whether the state may be written in place, and is not used again; else it is copied
         once.
 
-    Returns: the state behind the prompts, and logits_BxV after each row's last token.
+    Returns: the state after the prompts, and logits_BxV after each row's last token.
 
     Raises:
       ValueError: lengths that do not fit, a token outside the vocabulary; under jit, where that
@@ -439,8 +447,11 @@ class Model(abc.ABC, Generic[Fields]):
 
 @functools.cache
 def _chunk_prefiller(platform: str | None):
-  """`Model._prefill_chunk`, jitted for a platform; None: within another function that is compiled
-  or differentiated, where JAX takes no options and donates nothing."""
+  """Returns `Model._prefill_chunk`, jitted for a platform.
+
+  With platform None it is called inside another function that is compiled or differentiated, where
+  JAX accepts no compiler options and cannot donate buffers.
+  """
   return jax.jit(
     Model._prefill_chunk,
     static_argnames=('self', 'method'),
@@ -451,7 +462,7 @@ def _chunk_prefiller(platform: str | None):
 
 @functools.cache
 def _jitted_sequential(platform: str | None):
-  """`Model._sequential`, jitted as `_chunk_prefiller` is."""
+  """Returns `Model._sequential`, jitted as `_chunk_prefiller` jits its function."""
   return jax.jit(
     Model._sequential,
     static_argnames=('self', 'depth'),
@@ -465,5 +476,5 @@ def _jitted_apply(model: Model, params: Params, tokens_BxT: AnyArray, depth: int
 
 
 def _stream_dtype(params: dict):
-  """The dtype of the residual stream: float64 where any parameter is, else float32."""
+  """Returns the dtype of the residual stream: float64 if any parameter is, else float32."""
   return jnp.result_type(jnp.float32, *{a.dtype for a in jax.tree.leaves(params)})

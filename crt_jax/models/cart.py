@@ -23,7 +23,7 @@ from crt_jax.types import AnyArray, Array, Params
 
 
 class CARTParts(NamedTuple):
-  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+  """Component functions, closed over the parameters; each takes a dropout key or None."""
 
   embed: Callable
   prelude: Callable
@@ -35,7 +35,7 @@ class CARTParts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CART(Model[CARTConfig]):
-  """The CART under the contract; depth is R."""
+  """The context-anchored recurrent transformer; `depth` is the number of loops R."""
 
   Config = CARTConfig
   passes = RecurrentPasses('loops', 'R', 'loops')

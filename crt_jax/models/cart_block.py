@@ -1,4 +1,4 @@
-"""A CART without its ends: prelude, anchor, R loops of the core and coda over input vectors.
+"""A CART without embedding and head: prelude, anchor, R loops of the core, coda.
 
 It is the body of a CART (models/cart.py), and a stack over which a CRT can stand.
 """
@@ -47,7 +47,7 @@ from crt_jax.types import Array, Params, Past, Tree
 
 
 class BlockParts(NamedTuple):
-  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+  """Component functions, closed over the parameters; each takes a dropout key or None."""
 
   prelude: Callable
   anchor: Callable
@@ -57,7 +57,7 @@ class BlockParts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CARTBlock(Stack):
-  """The stack."""
+  """Prelude, anchor, core and coda as one stack that maps vectors to vectors."""
 
   stacked = (('prelude',),)
   config: CARTConfig
@@ -79,7 +79,7 @@ class CARTBlock(Stack):
     return x_BxTxC, None, (k, k)
 
   def _modules(self) -> dict:
-    """The single modules but the loop code: coda and what the anchor needs."""
+    """Returns the modules that exist once: the coda and what the anchor needs."""
     config = self.config
     modules: dict[str, nn.Module] = dict(coda=cart_layer(config))
     if is_cross(config):
@@ -96,7 +96,7 @@ class CARTBlock(Stack):
   # ---- parameters ----------------------------------------------------------------------------
 
   def init(self, key: Array, ends: dict | None = None) -> Params:
-    """Fresh parameters, of the modules at both ends of a CART too."""
+    """Returns new parameters, including those of the modules in `ends`, such as the embedding."""
     config = self.config
     prelude_key, core_key, code_key, key = jax.random.split(key, 4)
     params = init_modules((ends or {}) | self._modules(), config, key)
@@ -182,12 +182,14 @@ class CARTBlock(Stack):
     depth: int | None = None,
     probe_R: Array | None = None,
   ) -> tuple[Array, Any, dict]:
-    """The output, the entries of every cache (None without past), and the loops' statistics.
+    """Returns the output, the new entries of every cache and the statistics of the loops.
+
+    The entries are None if `past` is None.
 
     Args:
-      past: caches by name and where the new positions stand behind them, see `Stack.block`.
+      past: caches by name, and the position after them, see `Stack.block`.
       depth: R; None = configured.
-      probe_R: as of recurrence/depth_loop.py.
+      probe_R: see recurrence/depth_loop.py.
     """
     depth = depth or self.config.loops
     parts = self.parts(params)
@@ -222,7 +224,7 @@ class CARTBlock(Stack):
     return make_loop(self.config, self.parts(params), params, codes_RxC, e_BxTxC, past, key)
 
   def last_loop(self, params: Params, x_BxTxC: Array, depth: int) -> tuple:
-    """What `Model.recurrent_map` returns."""
+    """Returns what `Model.recurrent_map` returns."""
     e_BxTxC, _ = self.parts(params).prelude(x_BxTxC)
     return last_loop(self.config, self._loop(params, e_BxTxC, None, depth, None), e_BxTxC)
 

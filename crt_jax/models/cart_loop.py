@@ -1,5 +1,8 @@
-"""One loop of a CART, blend, loop code, core and gate, as the step that recurrence/depth_loop.py
-repeats (cart.md 2.4 to 2.7); and the last one as a map of its own state."""
+"""One loop of a CART: blend of states, loop code, core and gate (cart.md 2.4 to 2.7).
+
+`make_loop` gives the step that recurrence/depth_loop.py repeats; `last_loop` gives the last loop as
+a map from its state to the next state, for Jacobians.
+"""
 
 import functools
 import operator
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Loop(NamedTuple):
-  """What the driver repeats.
+  """The step that recurrence/depth_loop.py repeats, and its inputs.
 
   Attributes:
     step: ring (newest first), r, this loop's slice of per_loop -> h_BxTxC, cache entries or None.
@@ -35,17 +38,17 @@ class Loop(NamedTuple):
 
 
 def is_cross(config: CARTConfig) -> bool:
-  """Whether the core attends to an anchor."""
+  """Returns whether the core attends to an anchor instead of to its own keys and values."""
   return config.core == 'cross'
 
 
 def is_frozen(config: CARTConfig) -> bool:
-  """Whether that anchor is the same in all loops."""
+  """Returns whether the core attends to an anchor that is the same in all loops."""
   return is_cross(config) and config.anchor == 'frozen'
 
 
 def history(config: CARTConfig) -> int:
-  """How many states a loop reads."""
+  """Returns how many earlier states a loop reads."""
   return config.history if config.blend else 1
 
 
@@ -58,7 +61,7 @@ def make_loop(
   past: Past | None,
   key: Array | None,
 ) -> Loop:
-  """The loop over the prelude's output.
+  """Returns the loop over the prelude's output.
 
   Args:
     parts: BlockParts of the same parameters.
@@ -98,14 +101,14 @@ def make_loop(
 
 
 def of_cache(past: Past | None, name: str) -> Past | None:
-  """The past of one of several caches; None if it does not exist."""
+  """Returns the `past` of one of several caches; None if that cache does not exist."""
   return None if past is None or name not in past[0] else (past[0][name], *past[1:])
 
 
 def last_loop(config: CARTConfig, loop: Loop, e_BxTxC: Array) -> tuple:
-  """What `Model.recurrent_map` returns: the last loop as a map of the ring, and the ring before it.
+  """Returns the last loop as a map of the ring of states, the ring before it, and state axes.
 
-  Over a frozen anchor a position depends on no other state than its own.
+  With a frozen anchor a position depends on no state but its own.
   """
   depth = loop.per_loop[0].shape[0]
   before, last = (jax.tree.map(lambda a, i=i: a[i], loop.per_loop) for i in (slice(-1), -1))
@@ -118,14 +121,17 @@ def last_loop(config: CARTConfig, loop: Loop, e_BxTxC: Array) -> tuple:
 
 
 def loop_codes(depth: int, width: int, dtype: DTypeLike) -> Array:
-  """The sinusoidal code of loops 0..depth-1, [R, width]; any R (cart.md 2.6)."""
+  """Returns the sinusoidal codes of loops 0..depth-1, [R, width], for any R (cart.md 2.6)."""
   r_Rx1 = jnp.arange(depth, dtype=dtype)[:, None]
   angle = r_Rx1 * (1e4 ** (-2 * jnp.arange(width // 2) / width))[None]
   return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(depth, width)
 
 
 def mixing_statistics(config: CARTConfig, params: dict) -> dict[str, Array]:
-  """What gate and blend have become; gate_histogram counts channels in 20 bins over [0, 1]."""
+  """Returns statistics of the trained gate and blend.
+
+  `gate_histogram` counts channels in 20 bins over [0, 1].
+  """
   gate_C = jax.nn.sigmoid(params['gate']['logit'])
   found = {}
   if config.gate:

@@ -1,4 +1,4 @@
-"""A recurrent cell as what a CRT stands over: its state is any tree (docs/bptt.md)."""
+"""A recurrent cell as the block of a CRT; its state is any tree of arrays (docs/bptt.md)."""
 
 import abc
 import dataclasses
@@ -15,17 +15,17 @@ from crt_jax.types import Array, Params, Tree
 
 @dataclasses.dataclass(frozen=True)
 class Cell(Stack):
-  """A stack of one cell; a subclass gives `init`, `axes`, `start` and `step`."""
+  """A stack of one recurrent cell; a subclass defines `init`, `axes`, `start` and `step`."""
 
   config: CRTConfig
 
   @abc.abstractmethod
   def start(self, batch: int) -> Tree:
-    """The state before the first position: any tree of arrays [B, ...]."""
+    """Returns the state before the first position: any tree of arrays [B, ...]."""
 
   @abc.abstractmethod
   def step(self, params: Params, state: Tree, x_BxC: Array) -> tuple[Tree, Array]:
-    """The state behind a position, and z_BxC."""
+    """Consumes one position; returns the new state and z_BxC."""
 
   def cache(self, batch: int, max_len: int) -> Carry:
     return Carry(self.start(batch))

@@ -1,4 +1,4 @@
-"""What a model makes of its configuration: how its scans run, what its passes are called."""
+"""How a model configuration selects its scans, and the names of the recurrent passes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from crt_jax.models import kernel_choice
 from crt_jax.recurrence.scan import Remat, scan_of
 from crt_jax.schema import ModelConfig
 
-# What the backward pass recomputes: of each recurrent pass, and of each layer inside it.
+# model.remat -> rematerialisation policy of each recurrent pass, and of each layer inside it.
 REMAT: dict[str, tuple[Remat, Remat]] = {
   'none': (False, False),
   'pass': (True, False),
@@ -17,17 +17,17 @@ REMAT: dict[str, tuple[Remat, Remat]] = {
 
 
 def pass_scan(config: ModelConfig) -> Callable:
-  """What runs recurrent passes and loops."""
+  """Returns the scan function for recurrent passes and loops."""
   return scan_of(REMAT[config.remat][0], config.unroll_scans == 'yes')
 
 
 def layer_scan(config: ModelConfig) -> Callable:
-  """What runs layers, inside a pass or without any."""
+  """Returns the scan function for the layers of one pass."""
   return scan_of(REMAT[config.remat][1], config.unroll_scans == 'yes')
 
 
 class RecurrentPasses(NamedTuple):
-  """What the recurrent passes of a model are called.
+  """Names of a model's recurrent passes.
 
   Attributes:
     field: of the configuration, that says how many.
@@ -41,5 +41,5 @@ class RecurrentPasses(NamedTuple):
 
   @property
   def label(self) -> str:
-    """Of an axis that counts them."""
+    """The label of a figure's axis that counts the passes."""
     return f'{self.name} {self.letter}'

@@ -1,4 +1,4 @@
-"""CRT's correction and its variants (crt.md 2.5 and 9), each told in one row of VARIANTS.
+"""The correction of a CRT and its variants (crt.md 2.5 and 9), one row of VARIANTS each.
 
 A variant is two functions. `summary` is what a position hands to its successor, `inject` makes the
 successor's input of it; the paper's CRT has summary z and inject e + F(LN(s + e)). Parallel passes
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
 from crt_jax.models.layer_stacks import (
+  attention_of,
   empty_cache,
   first_layer,
-  roformer_attention,
   roformer_feed_forward,
   with_layer_axis,
 )
@@ -28,7 +28,7 @@ from crt_jax.types import Array, Past
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What one application of a correction computes with.
+  """The modules, parameters, keys and cache that one application of a correction uses.
 
   Attributes:
     modules, params: by the names of `Variant.parts` and `tied`.
@@ -43,12 +43,12 @@ class Network:
   past: Any = None
 
   def F(self, u_BxTxC: Array) -> Array:
-    """F(LN(u)), the feed-forward network behind its norm."""
+    """Returns F(LN(u)): the norm, then the feed-forward network."""
     y = self._apply('feed_forward', self._apply('norm', u_BxTxC), key=self.key)
     return y.astype(u_BxTxC.dtype)
 
   def attend(self, u_BxTxC: Array) -> tuple[Array, Any]:
-    """u + Attention(LN(u)), and what the positions add to the attention's cache."""
+    """Returns u + Attention(LN(u)), and the entries for the attention's cache."""
     normed, past = self._apply('attention_norm', u_BxTxC), first_layer(self.past)
     mixed, entries = self._apply('attention', normed, past, key=self.attention_key)
     return u_BxTxC + mixed.astype(u_BxTxC.dtype), with_layer_axis(entries)
@@ -106,7 +106,7 @@ def summary_and_network(n: Network, s: Array, e: Array, base: Array) -> tuple[Ar
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One correction.
+  """One variant of the correction.
 
   Attributes:
     summary, inject: its two functions.
@@ -128,16 +128,16 @@ class Variant:
   head_reads_input: bool = False
 
   def exact_depth(self, position: int, start: str) -> int:
-    """The smallest K from which parallel passes are exact at `position` (0-based)."""
+    """Returns the smallest K from which parallel passes are exact at `position` (0-based)."""
     if not self.recurrent:
       return 1 if start == 'corrected' else 2
-    # At position 0 the summary is zero, and without a network there the first input is final.
+    # The summary of position 0 is zero, so without a network in `inject` its first input is final.
     first_is_final = start == 'corrected' or self.network != 'inject'
     passes = position + (1 if first_is_final else 2)
     return max(1, passes - 1) if self.head_reads_input else passes
 
   def sizes(self, parts: tuple[str, ...]) -> tuple[int, int]:
-    """Entries of the matrices of these parts over C^2, and their other parameters over C."""
+    """Returns the entries of the parts' matrices in C^2, and their other parameters in C."""
     sizes = {
       'norm': (0, 2 * self.inputs),
       'feed_forward': (4 * self.inputs + 4, 5),
@@ -168,20 +168,21 @@ VARIANTS = {
     parts=('norm', 'feed_forward', 'attention_norm', 'attention'),
   ),
 }
-LAST_LAYER = {'norm': 'norm2', 'feed_forward': 'feed_forward'}  # what `tied` parts are named there
+LAST_LAYER = {'norm': 'norm2', 'feed_forward': 'feed_forward'}  # `tied` parts in that layer
 
 
 def variant_of(name: str) -> Variant:
-  """The variant of this name; ValueError where there is none."""
+  """Returns the variant of this name; ValueError if there is none."""
   one_of('model.correction', name, VARIANTS)
   return VARIANTS[name]
 
 
 @dataclasses.dataclass(frozen=True)
 class Correction:
-  """The correction network of a CRT: a variant, with parameters of its own.
+  """The correction network of a CRT: a variant and its own parameters.
 
-  A model can be given another (`CRT.make_correction`): these methods and the two facts.
+  `CRT.make_correction` can supply another class with these methods and the properties
+  `head_reads_input` and `borrows`.
   """
 
   config: CRTConfig
@@ -197,7 +198,7 @@ class Correction:
 
   @property
   def borrows(self) -> tuple[str, ...]:
-    """The parts of the block's last layer that it shares."""
+    """The modules of the block's last layer that the correction shares."""
     return self.variant.tied
 
   def init(self, key: Array) -> dict:
@@ -207,10 +208,10 @@ class Correction:
     return axes_of_modules(self._modules(), self.config)
 
   def functions(self, params: dict, borrowed: dict[str, tuple]) -> tuple[Callable, Callable]:
-    """`summary` and `inject` of recurrence/passes.py.
+    """Returns the functions `summary` and `inject` for recurrence/passes.py.
 
     Args:
-      params: as of `init`.
+      params: from `init`.
       borrowed: (module, parameters) of what it `borrows`.
     """
     variant, config = self.variant, self.config
@@ -237,24 +238,24 @@ class Correction:
     return summary, inject
 
   def cache(self, batch: int, max_len: int) -> Any:
-    """What `inject` reads of earlier positions, before the first; None if nothing."""
+    """Returns the empty cache of what `inject` reads of earlier positions; None if nothing."""
     if 'attention' not in self.variant.parts:
       return None
     config = self.config
     return empty_cache(1, batch, max_len, config.heads, config.head_width, config.dtype)
 
   def no_summary(self, batch: int) -> Any:
-    """The summary that the first position reads."""
+    """Returns the summary that the first position reads."""
     return jnp.zeros((batch, self.config.width), self.config.param_dtype)
 
   def _modules(self) -> dict:
-    """The linen modules of its own parts, by name."""
+    """Returns the linen modules that the correction owns, by name."""
     variant, config = self.variant, self.config
     width, in_width = config.width, variant.inputs * config.width
     made = {
       'norm': lambda: Norm(in_width),
       'feed_forward': lambda: roformer_feed_forward(config, in_width, in_width > width),
       'attention_norm': lambda: Norm(width),
-      'attention': lambda: roformer_attention(config),
+      'attention': lambda: attention_of(config),
     }
     return {part: made[part]() for part in variant.parts}

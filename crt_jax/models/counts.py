@@ -1,8 +1,7 @@
-"""What each model is made of, as closed formulas that accounting.py sums.
+"""The components of each model as closed formulas, which accounting.py sums.
 
-The parts of a model, what they store and multiply, and how often a training step runs each.
-
-`fields` are those of the model's configuration, as attributes.
+A formula says what a component stores, what it multiplies, and how often a training step runs it.
+`fields` is a model configuration.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from crt_jax.schema.fields import one_of, require
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """One piece of a model: what a copy of it stores and what one application costs per token.
+  """One component of a model: what a copy stores, and what one application costs per token.
 
   Attributes:
     matrices: entries of the dense matrices every token is multiplied by.
@@ -47,7 +46,7 @@ class Part:
 
 
 class Work(NamedTuple):
-  """How often a part runs.
+  """How often a component runs in one step.
 
   Attributes:
     forward: forward passes.
@@ -61,7 +60,7 @@ class Work(NamedTuple):
 
 
 def of_transformer(fields: TransformerConfig) -> dict[str, Part]:
-  """The parts of a transformer of any style."""
+  """Returns the components of a transformer of any style."""
   style, width = style_of(fields), fields.width
   parts = style.ends(fields) | {'layers': style.layers(fields)}
   if fields.style == 'roformer_head_ffn':
@@ -70,13 +69,13 @@ def of_transformer(fields: TransformerConfig) -> dict[str, Part]:
 
 
 def of_crt(fields: CRTConfig) -> dict[str, Part]:
-  """The parts of a CRT; what its correction is made of is told in corrections.py."""
+  """Returns the components of a CRT; corrections.py defines what its correction contains."""
   variant, width = corrections.variant_of(fields.correction), fields.width
   squares, vectors = variant.sizes(variant.parts)
   matrices, vectors, attended = squares * width**2, vectors * width, 0
   if 'attention' in variant.parts:
     attended = _query_width(fields)
-    # Heads that are together wider or narrower than C.
+    # The heads together may be wider or narrower than C.
     matrices += 4 * width * (attended - width)
     vectors += 3 * (attended - width)
   style = style_of(fields)
@@ -86,7 +85,7 @@ def of_crt(fields: CRTConfig) -> dict[str, Part]:
 
 
 def _crt_block(fields: CRTConfig) -> dict[str, Part]:
-  """The parts of the block that `fields` name."""
+  """Returns the components of the block that `fields` selects."""
   if fields.block == 'cart':
     return _cart_block(fields)
   if not fields.layers:
@@ -95,12 +94,12 @@ def _crt_block(fields: CRTConfig) -> dict[str, Part]:
 
 
 def of_cart(fields: CARTConfig) -> dict[str, Part]:
-  """The parts of a CART, loops counted as applications of its core."""
+  """Returns the components of a CART; loops count as applications of its core."""
   return _tied_ends(fields) | _cart_block(fields)
 
 
 def _cart_block(fields: CARTConfig | CRTConfig) -> dict[str, Part]:
-  """The same without its ends."""
+  """Returns the components of a CART without embedding and head."""
   width, loops, preludes = fields.width, fields.loops, fields.prelude_layers
   keys_values = _keys_values(fields)
   cross_layer = 2 * width**2 + _gated_feed_forward(fields)
@@ -129,14 +128,14 @@ def _cart_block(fields: CARTConfig | CRTConfig) -> dict[str, Part]:
 
 
 def _untied_ends(fields: ModelConfig) -> dict[str, Part]:
-  """Token table, LayerNorm, output matrix and bias of the CRT paper's models."""
+  """Returns embedding and head of the CRT paper's models: LayerNorm, output matrix, bias."""
   table = fields.vocab_size * fields.width
   head = Part(table, fields.vocab_size + 2 * fields.width)
   return {'embedding': Part(vectors=table), 'head': head}
 
 
 def _tied_ends(fields: ModelConfig) -> dict[str, Part]:
-  """Token table and the gain of the last RMSNorm; the table is the output matrix."""
+  """Returns embedding and head of CART: the embedding is the output matrix; RMSNorm."""
   return {
     'embedding': Part(vectors=fields.vocab_size * fields.width),
     'head': Part(vectors=fields.width),
@@ -144,19 +143,19 @@ def _tied_ends(fields: ModelConfig) -> dict[str, Part]:
 
 
 def _llama_ends(fields: CRTConfig | TransformerConfig) -> dict[str, Part]:
-  """Those of CART, the output matrix another one unless tied."""
+  """Returns embedding and head of Llama: RMSNorm, an output matrix unless tied."""
   matrix = 0 if fields.tied else fields.vocab_size * fields.width
   return _tied_ends(fields) | {'head': Part(matrix, fields.width)}
 
 
 def _gpt2_ends(fields: CRTConfig | TransformerConfig) -> dict[str, Part]:
-  """Token table, which is the output matrix, learned positions, and the last LayerNorm."""
+  """Returns embedding and head of GPT-2: tied output, learned positions, LayerNorm."""
   positions = Part(vectors=fields.max_positions * fields.width)
   return _tied_ends(fields) | {'positions': positions, 'head': Part(vectors=2 * fields.width)}
 
 
 def _roformer_layers(fields: CRTConfig | TransformerConfig) -> Part:
-  """12 C^2 + 13 C each: attention, feed-forward of width 4C, biases, two LayerNorms."""
+  """Returns layers of 12 C^2 + 13 C: attention, feed-forward of width 4C, biases, two norms."""
   width, layers = fields.width, fields.layers
   return Part(12 * width**2, 13 * width, width, layers, layers)
 
@@ -168,7 +167,7 @@ def _cart_dense_layers(fields: TransformerConfig) -> Part:
 
 
 def _llama_layers(fields: CRTConfig | TransformerConfig) -> Part:
-  """Queries and output 2 C H A, keys and values 2 C G A, SwiGLU 3 C F, two gains."""
+  """Returns layers of queries and output 2 C H A, keys and values 2 C G A, and SwiGLU 3 C F."""
   require(
     fields.heads, 'model.heads is missing; parameters and FLOPs follow from it and model.kv_heads'
   )
@@ -182,37 +181,40 @@ def _llama_layers(fields: CRTConfig | TransformerConfig) -> Part:
 
 
 def _gpt2_layers(fields: CRTConfig | TransformerConfig) -> Part:
-  """4 C^2 + 2 C F, biases, two LayerNorms."""
+  """Returns layers of 4 C^2 + 2 C F, biases and two LayerNorms."""
   width, layers, feed_forward = fields.width, fields.layers, _plain_feed_forward(fields)
   vectors = 9 * width + feed_forward // (2 * width)
   return Part(4 * width**2 + feed_forward, vectors, width, layers, layers)
 
 
 def _query_width(fields: CRTConfig | TransformerConfig) -> int:
-  """H A, which is C unless both are given."""
+  """Returns H A, which is C unless both `heads` and `head_width` are given."""
   return fields.heads * fields.head_width or fields.width
 
 
 def _keys_values(fields: CARTConfig | CRTConfig | TransformerConfig) -> int:
-  """Through a latent of width C / ratio, or (ratio 0) by two full matrices."""
+  """Returns the size of the key and value projections.
+
+  They go through a latent of width C / ratio, or are two full matrices if the ratio is 0.
+  """
   if not fields.latent_ratio:
     return 2 * fields.width**2
   return 3 * (fields.width // fields.latent_ratio) * fields.width
 
 
 def _gated_feed_forward(fields: ModelConfig) -> int:
-  """The matrices of a SwiGLU."""
+  """Returns the size of the three matrices of a SwiGLU."""
   hidden = getattr(fields, 'feed_forward_width', 0) or swiglu_width(fields.width)
   return 3 * fields.width * hidden
 
 
 def _plain_feed_forward(fields: LayerFields) -> int:
-  """The matrices of a feed-forward with two of them."""
+  """Returns the size of the two matrices of a feed-forward network."""
   return 2 * fields.width * (fields.feed_forward_width or 4 * fields.width)
 
 
 class Style(NamedTuple):
-  """What a style of layers is made of: its ends, its layers, the matrices of a feed-forward."""
+  """The formulas of a style of layers: embedding and head, layers, one feed-forward network."""
 
   ends: Callable
   layers: Callable
@@ -229,17 +231,17 @@ _STYLES = {
 
 
 def style_of(fields: CRTConfig | TransformerConfig) -> Style:
-  """The formulas of the style that `fields` name; ValueError where there are none."""
+  """Returns the formulas of the style that `fields` selects; ValueError if there are none."""
   one_of('model.style', fields.style, _STYLES)
   return _STYLES[fields.style]
 
 
 def work_of_crt(fields: CRTConfig, training: bool, sequential: bool) -> dict[str, Work]:
-  """Of K parallel passes over a sequence, or over each chunk of it.
+  """Returns how often block and correction of a CRT run over a sequence, or over each chunk.
 
   There are K - 1 corrections between the passes, one before them with start='corrected', and one
-  behind them where something reads x^(K+1) or the next chunk the summary. Where the network is in
-  the summary, the first input needs none.
+  after them if something reads x^(K+1) or the next chunk reads the summary. If the network is part
+  of the summary, the first input needs no correction.
   """
   if sequential or fields.driver == 'sequential':
     return {}
@@ -260,7 +262,7 @@ def work_of_crt(fields: CRTConfig, training: bool, sequential: bool) -> dict[str
 
 
 def work_of_cart(fields: CARTConfig, training: bool, sequential: bool) -> dict[str, Work]:
-  """Loops before the last `backprop_loops` have no backward pass."""
+  """Returns how often the core runs; loops before the last `backprop_loops` run forward only."""
   del training, sequential
   if not fields.backprop_loops:
     return {}

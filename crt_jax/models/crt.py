@@ -34,7 +34,7 @@ from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of, require
 from crt_jax.types import AnyArray, Array, Params
 
-# The stack that a CRT stands over, by `block`.
+# model.block -> the function that makes the block.
 BLOCKS = {
   'transformer': layers_of,
   'cart': lambda config: CARTBlock(config.cart),
@@ -42,12 +42,12 @@ BLOCKS = {
 
 
 def block_of(config: CRTConfig) -> Stack:
-  """The stack that `config.block` names."""
+  """Returns the stack that `config.block` selects."""
   return BLOCKS[config.block](config)
 
 
 class CRTParts(NamedTuple):
-  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+  """Component functions, closed over the parameters; each takes a dropout key or None."""
 
   embed: Callable
   block: Callable
@@ -58,10 +58,10 @@ class CRTParts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CRT(Model[CRTConfig]):
-  """The CRT under the contract, over the block and with the correction that its config names.
+  """The context-ready transformer over a block and with a correction; `depth` is K.
 
   Attributes:
-    make_block, make_correction: what makes others of the configuration, see docs/adding_a_model.md.
+    make_block, make_correction: make both from the configuration, see docs/adding_a_model.md.
   """
 
   Config = CRTConfig
@@ -148,7 +148,7 @@ class CRT(Model[CRTConfig]):
     return Recurrence(parts.block, parts.summary, parts.inject, shift, pass_scan(self.config))
 
   def read(self, done: Passes) -> Array:
-    """What the head reads of finished passes."""
+    """Returns what the head reads after the last pass."""
     return done.x_next_BxTxC if self.correction.head_reads_input else done.z_BxTxC
 
   @property
@@ -162,7 +162,7 @@ class CRT(Model[CRTConfig]):
     key: Array | None = None,
     start_B: Array | None = None,
   ) -> Array:
-    """e_BxTxC, dropped out once for all passes; start_B as of models/ends.py."""
+    """Returns e_BxTxC, with dropout applied once for all passes; start_B as in models/ends.py."""
     e_BxTxC = embed(self._modules(), params, tokens_BxT, start_B)
     return apply_module(Dropout(self.config.dropout), {}, e_BxTxC, key=key)
 
@@ -183,25 +183,26 @@ class CRT(Model[CRTConfig]):
     return self.with_convergence_loss(*self.read_with_gap(done), done.statistics)
 
   def read_with_gap(self, done: Passes) -> tuple[Array, Array]:
-    """What the head reads, and per position the mean square of what one more pass would change."""
+    """Returns what the head reads, and the mean squared change by one more pass, [B, T]."""
     gap_BxTxC = done.x_next_BxTxC - jax.lax.stop_gradient(done.x_BxTxC)
     return self.read(done), jnp.mean(gap_BxTxC**2, axis=-1)
 
   def with_convergence_loss(
     self, hidden_BxTxC: Array, gap_BxT: Array, statistics: dict[str, Array] | None = None
   ) -> Hidden:
-    """What `hidden` returns, of what `read_with_gap` has read."""
+    """Returns `Hidden` with the convergence loss, from the results of `read_with_gap`."""
     weight = self.config.convergence_weight
     losses = dict(convergence=weight * jnp.mean(gap_BxT)) if weight > 0 else {}
     return Hidden(hidden_BxTxC, losses, statistics or {})
 
   @property
   def training_hidden(self) -> Callable[..., Hidden]:
-    return functools.partial(TRAINED[self.config.driver, self.config.gradient], self)
+    trained = TRAINED[self.config.driver, self.config.gradient]
+    return functools.partial(crt_training.hidden, trained, self) if trained else self.hidden
 
   @property
   def stride(self) -> int:
-    """Positions per step of the loop over a sequence."""
+    """The number of positions in each step of the loop over a sequence."""
     return self.config.chunk if self.config.driver == 'chunked' else 1
 
   def check_telemetry(self):
@@ -270,8 +271,10 @@ class CRT(Model[CRTConfig]):
     return DecodeState(caches, self.correction.no_summary(batch), jnp.zeros(batch, jnp.int32))
 
   def training_state(self, e_BxTxC: Array) -> DecodeState:
-    """An empty state whose rows all stand at the same position, with the caches that `loss` needs:
-    of the whole sequence, or of what the window sees."""
+    """Returns an empty state with all rows at the same position and the caches `loss` needs.
+
+    The caches hold the whole sequence, or as much as the attention window reads.
+    """
     batch, length, _ = e_BxTxC.shape
     capacity, window = round_up(length, self.stride), self.config.window
     trailing = 0 < window <= capacity
@@ -295,9 +298,9 @@ class CRT(Model[CRTConfig]):
     return chunked(recurrence, self.read, state, e_BxTxC, lengths_B, **whole)
 
 
-# What `loss` differentiates, by driver and gradient.
-TRAINED = {
-  ('unroll', 'full'): CRT.hidden,
+# (driver, gradient) -> the function that `loss` differentiates.
+TRAINED: dict[tuple[str, str], Callable | None] = {
+  ('unroll', 'full'): None,  # CRT.hidden
   ('unroll', 'last_passes'): crt_training.last_passes,
   ('unroll', 'implicit'): crt_training.implicit,
   ('chunked', 'full'): crt_training.chunks,

@@ -1,4 +1,4 @@
-"""What 'auto' in a model's configuration stands for: how it is computed on a device, not what."""
+"""Chooses values for a model's 'auto' fields, which affect speed and memory but no results."""
 
 import dataclasses
 from typing import TypeVar
@@ -13,18 +13,18 @@ Config = TypeVar('Config', bound=ModelConfig)
 
 # Fields of a model's configuration that this module may decide.
 DECIDED = ('attention_kernel', 'remat', 'unroll_scans', 'loss_chunk_mib')
-GPU_CHUNK_MIB = 4096  # each chunk more costs time (docs/performance.md, 4)
+GPU_CHUNK_MIB = 4096  # more chunks are slower (docs/performance.md, 4)
 
 
 def decide(config: Config, device: jax.Device | None) -> Config:
-  """Returns a model's configuration with a value in place of every 'auto'.
+  """Returns a model's configuration with a concrete value for every 'auto' field.
 
-  That is what was fastest where it was measured, with cuDNN's attention on an NVIDIA GPU
-  (docs/performance.md, 6), and elsewhere what runs anywhere.
+  The value is the fastest one measured, with cuDNN attention on NVIDIA GPUs (docs/performance.md,
+  6), and elsewhere one that runs on any device.
 
   Args:
     config: a ModelConfig.
-    device: None = any.
+    device: the device to choose for; None = any.
   """
   is_gpu = device is not None and kernel_choice.is_nvidia(device)
   kernel = config.attention_kernel
@@ -42,5 +42,5 @@ def decide(config: Config, device: jax.Device | None) -> Config:
 
 
 def decided(config: ModelConfig) -> dict:
-  """Returns the fields of a configuration without 'auto' that say how it is computed."""
+  """Returns the fields that say how the model is computed, of a configuration without 'auto'."""
   return {name: getattr(config, name) for name in DECIDED}

@@ -1,4 +1,4 @@
-"""What stands before and behind a model's layers: embedding, final norm, output layer."""
+"""What stands before and after a model's layers: embedding, final norm, output layer."""
 
 import jax.numpy as jnp
 
@@ -13,7 +13,7 @@ from crt_jax.types import AnyArray, Array, Params
 
 
 def untied_ends(config: ModelConfig) -> dict:
-  """Those of the CRT paper's models: LayerNorm, an output layer with biases."""
+  """Returns the ends of the CRT paper's models: LayerNorm, an output layer with biases."""
   output = Linear((config.vocab_size,), (config.width,), ('vocab', 'width'), dtype=config.dtype)
   return dict(
     embedding=Embedding(config.vocab_size, config.width),
@@ -23,13 +23,13 @@ def untied_ends(config: ModelConfig) -> dict:
 
 
 def tied_ends(config: CARTConfig | LayerFields) -> dict:
-  """Those of CART: RMSNorm, the embedding is the output matrix."""
+  """Returns the ends of CART: RMSNorm, the embedding as the output matrix."""
   norm = Norm(config.width, 'rms', config.norm_eps)
   return dict(embedding=Embedding(config.vocab_size, config.width, 0.02), final_norm=norm)
 
 
 def llama_ends(config: LayerFields) -> dict:
-  """RMSNorm, and an output layer without biases unless it is tied."""
+  """Returns the ends of Llama: RMSNorm, an output layer without biases unless tied."""
   if config.tied:
     return tied_ends(config)
   shape, axes = ((config.vocab_size,), (config.width,)), ('vocab', 'width')
@@ -38,7 +38,7 @@ def llama_ends(config: LayerFields) -> dict:
 
 
 def gpt2_ends(config: LayerFields) -> dict:
-  """Learned positions, LayerNorm, tied output."""
+  """Returns the ends of GPT-2: learned positions, LayerNorm, tied output."""
   embedding = Embedding(config.vocab_size, config.width, 0.02, config.max_positions)
   return dict(embedding=embedding, final_norm=Norm(config.width))
 
@@ -46,9 +46,10 @@ def gpt2_ends(config: LayerFields) -> dict:
 def embed(
   modules: dict, params: Params, tokens_BxT: AnyArray, start_B: Array | None = None
 ) -> Array:
-  """e_BxTxC, its rows split over the mesh, so that the layers move weights and not activations.
+  """Returns e_BxTxC with its rows split over the mesh, so that devices exchange weights only.
 
-  It begins the residual stream, so it is at least float32, also where the table is stored in less.
+  It begins the residual stream, so it is at least float32, even if the table is stored in fewer
+  bits.
 
   Args:
     start_B: the first position of each row, or of all; None: the text begins here.
@@ -65,7 +66,7 @@ def embed(
 
 
 def project(modules: dict, params: Params, hidden: Array, config: ModelConfig) -> Array:
-  """Final norm and output layer, the product in the compute dtype summed in float32 or float64."""
+  """Applies final norm and output layer: computes in the model's dtype, sums in float32 or more."""
   normed = apply_module(modules['final_norm'], params['final_norm'], hidden)
   out_dtype = jnp.promote_types(normed.dtype, jnp.float32)
   if 'output' in modules:

@@ -1,4 +1,4 @@
-"""What a model can be given: refused where it is known, NaN where it is traced."""
+"""Checks of a model's inputs: bad values raise ValueError, or give NaN under tracing."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from crt_jax.types import AnyArray, Array
 
 
 def check_tokens(tokens: AnyArray, vocab_size: int, lowest: float = 0):
-  """Raises ValueError for an id outside the vocabulary; under jit an embedding is NaN there."""
+  """Raises ValueError for a token id outside the vocabulary; under jit the embedding is NaN."""
   if is_traced(tokens) or not getattr(tokens, 'is_fully_addressable', True):
     return
   tokens = np.asarray(tokens)
@@ -27,8 +27,10 @@ def is_traced(*arrays: object) -> bool:
 
 
 def padded_with_zeros(tokens_BxT: AnyArray, lengths_B: AnyArray, columns: int) -> AnyArray:
-  """The tokens that count, in so many columns, and zeros; on the host if they are known there, so
-  that no prompt length compiles anything."""
+  """Returns the tokens that count, padded with zeros to so many columns.
+
+  Tokens known on the host are padded there, so that no prompt length causes a compilation.
+  """
   xp = jnp if is_traced(tokens_BxT, lengths_B) else np
   tokens_BxT = xp.asarray(tokens_BxT)
   tokens_BxT = xp.pad(tokens_BxT, ((0, 0), (0, columns - tokens_BxT.shape[1])))
@@ -36,7 +38,7 @@ def padded_with_zeros(tokens_BxT: AnyArray, lengths_B: AnyArray, columns: int) -
 
 
 def check_lengths(lengths_B: AnyArray, batch: int, length: int):
-  """Raises ValueError unless every row's tokens exist; what is traced cannot be checked."""
+  """Raises ValueError unless each row has that many tokens; traced lengths are not checked."""
   require(
     lengths_B.shape == (batch,),
     f'lengths_B has shape {lengths_B.shape}; it needs one length per row, ({batch},)',
@@ -51,7 +53,7 @@ def check_lengths(lengths_B: AnyArray, batch: int, length: int):
 
 
 def check_positions(length: int, most: int):
-  """Raises ValueError where a text is longer than the positions that were learned; 0 = no limit."""
+  """Raises ValueError if a text is longer than the learned positions; 0 means no limit."""
   require(
     not most or length <= most,
     f'text of {length} positions: model.max_positions={most} were learned; use at most {most}',
@@ -59,7 +61,7 @@ def check_positions(length: int, most: int):
 
 
 def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
-  """Raises ValueError unless the state has room for new_B tokens; the traced cannot be checked."""
+  """Raises ValueError unless the state has room for new_B tokens; traced values are not checked."""
   limit = _limit(state, max_positions)
   if limit is None or is_traced(state.position_B, new_B):
     return
@@ -73,7 +75,7 @@ def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
 
 
 def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) -> Array:
-  """NaN in the rows whose last tokens the caches had no room for, or have no position."""
+  """Returns hidden states with NaN in rows whose last tokens exceed caches or positions."""
   limit = _limit(state, max_positions)
   if limit is None:
     return hidden_BxC
@@ -81,6 +83,6 @@ def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) 
 
 
 def _limit(state: DecodeState, max_positions: int) -> int | None:
-  """How many positions fill the state or were learned; None: it is never full."""
+  """Returns how many positions fit the caches and the learned positions; None without a limit."""
   limits = (None if state.trailing else state.capacity, max_positions or None)
   return min((limit for limit in limits if limit is not None), default=None)

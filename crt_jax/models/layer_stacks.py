@@ -1,4 +1,4 @@
-"""What a model stacks: the protocol, and the layers that a style name stands for."""
+"""What a model stacks: the interface `Stack`, and the layers that each style selects."""
 
 import abc
 import dataclasses
@@ -26,11 +26,11 @@ from crt_jax.types import Array, Tree
 
 
 class Stack(abc.ABC):
-  """What a CRT stands over: a map of vectors that reads earlier positions, and what it leaves them.
+  """What a CRT is built over: a causal map of vectors, and the caches it keeps for later positions.
 
   A stack is hashable and pure, as models are. `stacked` are the paths, the same in parameters and
-  cache, to trees of layers that `block` also takes as a tuple of one tree per layer, which is how
-  decoding reads them fastest.
+  cache, of stacked layers that `block` also accepts as a tuple of one tree per layer; decoding
+  reads that form fastest.
   """
 
   stacked: ClassVar[tuple[tuple[str, ...], ...]] = ()
@@ -38,36 +38,38 @@ class Stack(abc.ABC):
 
   @abc.abstractmethod
   def init(self, key: Array) -> dict:
-    """Fresh parameters: a nested dict of arrays."""
+    """Returns new parameters: a nested dict of arrays."""
 
   @abc.abstractmethod
   def axes(self) -> dict:
-    """The tree of `init` with a PartitionSpec of logical axis names at each leaf."""
+    """Returns the tree of `init` with a PartitionSpec of logical axis names at each leaf."""
 
   @abc.abstractmethod
   def block(self, params: dict) -> Callable:
-    """x_BxTxC, past, key -> z_BxTxC, entries: causal, with no path from a row to another.
+    """Returns the function (x_BxTxC, past, key) -> (z_BxTxC, entries), causal in each row.
 
-    `past` is None at the start of a sequence that leaves nothing behind (entries are None then), or
-    (cache, position_B, ...), and entries are what T positions add to that cache, see
-    recurrence/state.py. key=None: no dropout.
+    `past` is None for a sequence of which no cache is kept (entries are None then), or (cache,
+    position_B, ...); entries are what T positions append to that cache, see recurrence/state.py.
+    key=None means no dropout.
     """
 
   @abc.abstractmethod
   def cache(self, batch: int, max_len: int) -> Any:
-    """A tree of slots [N, B, H, S, A] and of `Carry`, as they are before the first position."""
+    """Returns the caches before the first position: slots [N, B, H, S, A], and `Carry`."""
 
   def ends(self, config: ModelConfig) -> dict:
-    """The modules of models/ends.py that stand before and behind it."""
+    """Returns the modules of models/ends.py that stand before and after the stack."""
     return untied_ends(config)
 
   def decayed(self) -> dict:
-    """The tree of `init` with False at parameters that `block` never reads."""
+    """Returns the tree of `init` with False at parameters that `block` never reads."""
     return jax.tree.map(lambda spec: True, self.axes())
 
   def last_layer(self, params: dict) -> dict[str, tuple]:
-    """Its 'norm' and 'feed_forward', each (module, parameters), for corrections that borrow them;
-    only where it `lends` them."""
+    """Returns 'norm' and 'feed_forward' of the last layer, each as (module, parameters).
+
+    Corrections share them; only a stack with `lends=True` has this method.
+    """
     raise NotImplementedError
 
 
@@ -97,7 +99,7 @@ class LayerStack(Stack):
     return stacked_axes(axes_of(self.layer, self._example()))
 
   def block(self, params_N: dict) -> Callable:
-    """x_BxTxC, past, key -> x_BxTxC, entries: the layers in sequence (recurrence/layer_loop.py)."""
+    """Returns the function that applies the layers in sequence (recurrence/layer_loop.py)."""
     layer = functools.partial(apply_module, self.layer)
     return functools.partial(stack, layer, params_N, scan=layer_scan(self.config))
 
@@ -105,7 +107,7 @@ class LayerStack(Stack):
     return self.make_ends(config)
 
   def cache(self, batch: int, max_len: int) -> dict[str, Array]:
-    """Empty keys and values, [N, B, H, S, A] in the compute dtype."""
+    """Returns empty keys and values, [N, B, H, S, A] in the compute dtype."""
     attention = self.layer.attention
     return empty_cache(
       self.count, batch, max_len, attention.cached_heads, attention.head_width, self.config.dtype
@@ -124,23 +126,23 @@ class LayerStack(Stack):
 def empty_cache(
   layers: int, batch: int, max_len: int, heads: int, head_width: int, dtype: str
 ) -> dict[str, Array]:
-  """Keys and values of no position yet."""
+  """Returns a cache of keys and values before the first position."""
   shape = (layers, batch, heads, max_len, head_width)
   return dict(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
 
 
 def first_layer(past: Past | None) -> Past | None:
-  """The past of a single layer, from a cache whose leading layer axis has length 1."""
+  """Returns the `past` of a single layer, from a cache whose leading layer axis has length 1."""
   return None if past is None else (jax.tree.map(lambda a: a[0], past[0]), *past[1:])
 
 
 def with_layer_axis(entries: Tree) -> Tree:
-  """A single layer's entries as a cache takes them; None stays None."""
+  """Returns a single layer's entries with the leading axis of a cache; None stays None."""
   return jax.tree.map(lambda a: a[None], entries)
 
 
-def roformer_attention(config: LayerFields, initializer: str = 'uniform') -> Attention:
-  """Biased attention of the CRT paper (crt.md 2.2, 2.3), with the angles of `rotary` if any."""
+def attention_of(config: LayerFields, **changes: Any) -> Attention:
+  """Returns the attention of a configuration, by default the CRT paper's (crt.md 2.2, 2.3)."""
   return Attention(
     width=config.width,
     heads=config.heads,
@@ -148,17 +150,17 @@ def roformer_attention(config: LayerFields, initializer: str = 'uniform') -> Att
     rotary=config.rotary,
     rotary_theta=config.rotary_theta,
     window=config.window,
-    initializer=initializer,
     dropout=config.dropout,
     kernel=config.attention_kernel,
     dtype=config.dtype,
+    **changes,
   )
 
 
 def roformer_feed_forward(
   config: LayerFields, in_width: int = 0, dropout_inside: bool = False
 ) -> FeedForward:
-  """C -> 4C -> C with exact GELU and biases (crt.md 2.2)."""
+  """Returns a feed-forward C -> 4C -> C with exact GELU and biases (crt.md 2.2)."""
   return FeedForward(
     width=config.width,
     hidden=4 * config.width,
@@ -170,60 +172,42 @@ def roformer_feed_forward(
 
 
 def roformer_stack(config: LayerFields, count: int) -> LayerStack:
-  """The layers of the CRT paper's models: LayerNorm, biased attention, GELU."""
-  layer = TransformerLayer(roformer_attention(config), roformer_feed_forward(config))
+  """Returns the layers of the CRT paper's models: LayerNorm, biased attention, GELU."""
+  layer = TransformerLayer(attention_of(config), roformer_feed_forward(config))
   return LayerStack(layer, count, config)
 
 
 def roformer_head_ffn_stack(config: TransformerConfig, count: int) -> LayerStack:
-  """The same before another feed-forward, the equal-capacity control (crt.md 9)."""
+  """Returns those layers with one more feed-forward, the equal-capacity control (crt.md 9)."""
   return dataclasses.replace(roformer_stack(config, count), has_head_layer=True)
 
 
 def cart_dense_stack(config: TransformerConfig, count: int) -> LayerStack:
-  """The layers of CART's dense baseline: RMSNorm, full-rank rotary attention, SwiGLU, no biases.
+  """Returns the layers of CART's dense baseline: RMSNorm, rotary attention, SwiGLU, no biases.
 
-  With a `latent_ratio` they are those of a CART's prelude.
+  With a `latent_ratio` they are the layers of a CART's prelude.
   """
   if config.latent_ratio:
     return LayerStack(cart_layer(config), count, config, tied_ends)
-  attention = Attention(
-    width=config.width,
-    heads=config.heads,
-    head_width=config.head_width,
-    rotary='standard',
-    rotary_theta=config.rotary_theta,
-    window=config.window,
-    bias=False,
-    initializer='normal',
-    dropout=config.dropout,
-    kernel=config.attention_kernel,
-    dtype=config.dtype,
-  )
+  attention = attention_of(config, bias=False, initializer='normal')
   layer = TransformerLayer(attention, cart_feed_forward(config), 'rms', config.norm_eps)
   return LayerStack(layer, count, config, tied_ends)
 
 
 def llama_stack(config: LayerFields, count: int) -> LayerStack:
-  """The layers of Llama, Qwen2 (`qkv_bias`), Qwen3 (`qk_norm`) and SmolLM: RMSNorm, grouped keys
-  and values, SwiGLU."""
-  attention = Attention(
-    width=config.width,
-    heads=config.heads,
-    head_width=config.head_width,
-    rotary=config.rotary,
-    rotary_theta=config.rotary_theta,
+  """Returns the layers of Llama, Qwen2, Qwen3, SmolLM: RMSNorm, grouped key heads, SwiGLU.
+
+  Qwen2 sets `qkv_bias`, Qwen3 `qk_norm`.
+  """
+  attention = attention_of(
+    config,
     scaling=SCALINGS[config.rotary_scaling](config),
     kv_heads=config.kv_heads,
-    window=config.window,
     bias=False,
     qkv_bias=config.qkv_bias,
     qk_norm=config.qk_norm,
     norm_eps=config.norm_eps,
     initializer='normal',
-    dropout=config.dropout,
-    kernel=config.attention_kernel,
-    dtype=config.dtype,
   )
   hidden = config.feed_forward_width or swiglu_width(config.width)
   layer = TransformerLayer(attention, swiglu_feed_forward(config, hidden), 'rms', config.norm_eps)
@@ -240,8 +224,8 @@ SCALINGS: dict[str, Callable[[LayerFields], Scaling | None]] = {
 
 
 def gpt2_stack(config: LayerFields, count: int) -> LayerStack:
-  """The layers of GPT-2: LayerNorm, biases, tanh GELU; its positions are in the embedding."""
-  attention = roformer_attention(config, initializer='normal')
+  """Returns the layers of GPT-2: LayerNorm, biases, tanh GELU; positions are embedded."""
+  attention = attention_of(config, initializer='normal')
   feed_forward = FeedForward(
     width=config.width,
     hidden=config.feed_forward_width or 4 * config.width,
@@ -254,7 +238,7 @@ def gpt2_stack(config: LayerFields, count: int) -> LayerStack:
 
 
 def cart_layer(config: CARTConfig | TransformerConfig, own_keys: bool = True) -> TransformerLayer:
-  """A layer of a CART: keys and values from its own input, or (its core) from what it is given."""
+  """Returns a layer of a CART; without `own_keys` (the core) it is given keys and values."""
   attention = LatentAttention(
     width=config.width,
     heads=config.heads,
@@ -270,24 +254,24 @@ def cart_layer(config: CARTConfig | TransformerConfig, own_keys: bool = True) ->
 
 
 def cart_keys_values(config: CARTConfig | TransformerConfig) -> KeysValues:
-  """The projection to keys and values, of a layer or of the anchor."""
+  """Returns the projection to keys and values, for a layer or for the anchor."""
   return KeysValues(
     config.width, config.heads, config.head_width, config.latent_ratio, config.dtype
   )
 
 
 def cart_feed_forward(config: CARTConfig | TransformerConfig) -> FeedForward:
-  """The SwiGLU of a CART."""
+  """Returns the SwiGLU feed-forward of a CART."""
   return swiglu_feed_forward(config, swiglu_width(config.width))
 
 
 def swiglu_width(width: int) -> int:
-  """The multiple of 256 at or above 8C/3 (cart.md 2.1)."""
+  """Returns the smallest multiple of 256 that is at least 8C/3 (cart.md 2.1)."""
   return round_up(int(8 / 3 * width), 256)
 
 
 def swiglu_feed_forward(config: ModelConfig, hidden: int) -> FeedForward:
-  """SwiGLU without biases."""
+  """Returns a SwiGLU feed-forward without biases."""
   return FeedForward(
     width=config.width,
     hidden=hidden,
@@ -299,7 +283,7 @@ def swiglu_feed_forward(config: ModelConfig, hidden: int) -> FeedForward:
   )
 
 
-# The stack that a style names.
+# model.style -> the function that makes its stack.
 STYLES: dict[str, Callable[[Any, int], LayerStack]] = {
   'roformer': roformer_stack,
   'roformer_head_ffn': roformer_head_ffn_stack,
@@ -310,5 +294,5 @@ STYLES: dict[str, Callable[[Any, int], LayerStack]] = {
 
 
 def layers_of(config: CRTConfig | TransformerConfig) -> LayerStack:
-  """The layers of a configuration, in its style."""
+  """Returns the layers of a configuration in its style."""
   return STYLES[config.style](config, config.layers)

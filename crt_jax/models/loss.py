@@ -21,10 +21,10 @@ def cross_entropy(
   vocab_size: int,
   chunk_mib: int = CHUNK_MIB,
 ) -> tuple[Array, Array]:
-  """Mean cross-entropy of the targets that count, in nats.
+  """Returns the mean cross-entropy, in nats, of the targets that count.
 
-  The head runs over chunks of positions, each recomputed in the backward pass, so that memory does
-  not hold B*T*V logits.
+  The head runs over chunks of positions, each recomputed in the backward pass, so that the B*T*V
+  logits are never in memory together.
 
   Args:
     head: hidden [..., C] -> logits [..., V].
@@ -54,7 +54,7 @@ def cross_entropy(
     total = _summed(head(hidden_BxTxC), targets_BxT)
   else:
     dtype = jnp.promote_types(hidden_BxTxC.dtype, jnp.float32)
-    zero = jnp.zeros_like(hidden_BxTxC, dtype, ())  # varies over devices as the sum will
+    zero = jnp.zeros_like(hidden_BxTxC, dtype, ())  # varies over devices as the sum does
     body = jax.checkpoint(add_chunk, prevent_cse=False)
     total, _ = jax.lax.scan(body, zero, (split(hidden_BxTxC), split(targets_BxT)))
   return total / jnp.maximum(counted, 1), counted
@@ -68,8 +68,10 @@ def _summed(logits: Array, targets: Array) -> Array:
 
 @jax.custom_jvp
 def _pick(logits: Array, targets: Array) -> Array:
-  """Each target's logit. Its gradient is a comparison, which is fused into that of the softmax;
-  left to JAX it is a scatter into all logits."""
+  """Returns each target's logit, with a gradient that XLA fuses into the softmax's.
+
+  That gradient is a comparison with the target; JAX's own is a scatter into all logits.
+  """
   return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 

@@ -13,7 +13,7 @@ from crt_jax.types import Array
 
 
 def init_modules(modules: dict, config: ModelConfig, key: Array) -> dict:
-  """Parameters of single (not stacked) modules, by name."""
+  """Returns the parameters of single (not stacked) modules, by name."""
   keys = jax.random.split(key, len(modules))
   return {
     name: init_params(module, k, example_input(module, config), dtype=config.param_dtype)
@@ -26,13 +26,13 @@ def axes_of_modules(modules: dict, config: ModelConfig) -> dict:
 
 
 def apply_module(module: nn.Module, params: dict, *args: Any, key: Array | None = None) -> Any:
-  """One linen module as a pure function; key None means no dropout."""
+  """Applies one linen module as a pure function; key=None means no dropout."""
   rngs = None if key is None else {'dropout': key}
   return module.apply({'params': params}, *args, rngs=rngs)
 
 
 def example_input(module: nn.Module, config: ModelConfig) -> Array:
-  """An input of the shape and dtype that a module of this model takes."""
+  """Returns an input of the shape and dtype that a module of this model takes."""
   if isinstance(module, Embedding):
     return jnp.zeros((1, 1), jnp.int32)
   width = getattr(module, 'in_width', 0) or getattr(module, 'width', config.width)

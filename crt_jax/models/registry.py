@@ -1,4 +1,4 @@
-"""Which models there are, by the `name` of their configuration."""
+"""The registered models, by the `name` of their configuration."""
 
 import importlib
 import re
@@ -24,15 +24,15 @@ MODELS: dict[str, str | type[Model]] = {
 def build(
   config: ConfigDict | Mapping[str, Any] | ModelConfig, device: jax.Device | None = None
 ) -> Model:
-  """The model that `config` describes.
+  """Returns the model that `config` describes.
 
   Args:
-    config: a ConfigDict or mapping with `name` and that model's fields, of which the rest takes its
-      default, or the `config` of a model.
-    device: what 'auto' fields are decided for (models/device_defaults.py), such as
-      jax.devices()[0]; None = what runs anywhere. It decides how the model is computed, not what.
+    config: a ConfigDict or mapping with `name` and some of that model's fields (the others have
+      their defaults), or the `config` of a model.
+    device: where the model will run, such as jax.devices()[0], for which 'auto' fields are chosen
+      (models/device_defaults.py); None = anywhere. It affects speed and memory, not results.
   Raises:
-    ValueError: an unknown key, a missing or unfit value; names the field and the fix.
+    ValueError: an unknown key, a missing or invalid value; names the field and the fix.
   """
   name = config.name if isinstance(config, ModelConfig) else config.get('name', '')
   model = model_class(str(name))
@@ -47,8 +47,10 @@ def build(
 
 
 def model_class(name: str) -> type[Model]:
-  """The class of the models of this name; ValueError where none is registered. Nothing is imported
-  because a config names it: a run may come from anywhere."""
+  """Returns the model class registered under `name`; ValueError if there is none.
+
+  Nothing is imported merely because a config names it: a run directory may come from anywhere.
+  """
   try:
     one_of('model.name', name, MODELS)
   except ValueError as error:
@@ -62,7 +64,7 @@ def model_class(name: str) -> type[Model]:
 
 
 def register(name: str, cls: type[Model]) -> None:
-  """Makes a class of models known under a name, for `config.model.name` (docs/adding_a_model.md).
+  """Registers a model class under a `config.model.name` (docs/adding_a_model.md).
 
   Raises:
     ValueError: another class has the name.
@@ -74,8 +76,9 @@ def register(name: str, cls: type[Model]) -> None:
 
 
 def allow(path: str) -> None:
-  """Imports and registers the class of models 'package.module:Class', under this name. It runs what
-  stands in that module: call it with what a user has typed, never with what a file says.
+  """Imports the model class 'package.module:Class' and registers it under this name.
+
+  This runs the code of that module, so call it with what a user typed, never with what a file says.
 
   Raises:
     ValueError: there is no such class of models.

@@ -1,5 +1,6 @@
-"""Floating-point operations of a traced program: its matrix products, the bodies of loops as often
-as they run. XLA's own count takes a body once.
+"""Counts the floating-point operations of the matrix products in a traced program.
+
+The body of a loop counts as often as it runs; XLA's own count takes it once.
 """
 
 import math
@@ -13,10 +14,10 @@ from jax.interpreters import partial_eval
 
 
 def traced_flops(function: Callable, *args: Any) -> int:
-  """2 x multiply-accumulates of every product that `function(*args)` computes.
+  """Returns 2 x multiply-accumulates of every matrix product that `function(*args)` computes.
 
-  What a backward pass computes again counts again; what nothing reads does not count, since XLA
-  drops it. A kernel that is no product of XLA (cuDNN, Pallas) is not seen.
+  What a backward pass recomputes counts again; what nothing reads does not count, since XLA removes
+  it. Kernels that are not XLA products (cuDNN, Pallas) are not seen.
 
   Args:
     args: arrays or ShapeDtypeStructs; nothing is computed.

@@ -25,7 +25,7 @@ from crt_jax.types import AnyArray, Array, Params, Past
 
 
 class TransformerParts(NamedTuple):
-  """Pure pieces, closed over the parameters; each takes a dropout key or None."""
+  """Component functions, closed over the parameters; each takes a dropout key or None."""
 
   embed: Callable
   block: Callable
@@ -34,7 +34,7 @@ class TransformerParts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Transformer(Model[TransformerConfig]):
-  """A stack of layers under the contract; it has no recurrence, so depth is always None."""
+  """A stack of layers; it has no recurrence, so depth is always None."""
 
   Config = TransformerConfig
   counts = staticmethod(of_transformer)

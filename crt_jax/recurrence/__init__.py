@@ -1,1 +1,1 @@
-"""Pure drivers over functions they are given: plain scans that know nothing of any model."""
+"""Pure drivers of recurrences: scans over functions they are given, independent of any model."""

@@ -1,11 +1,11 @@
-"""What the backward pass of a loop over stretches of a sequence stores, and what it recomputes.
+"""Loops over a sequence that differ in what their backward pass stores and recomputes.
 
 Every loop here is called like `jax.lax.scan(step, state, xs)` and returns the same. `step` takes a
 DecodeState and one stretch of xs = (e_JxBxcxC, ...), J stretches of c positions, and advances the
 state by all c of them. Per stretch, beside what goes in and out of the loop:
 
   jax.lax.scan   stores all activations, and the caches again: T^2 with full attention
-  segments       stores the state of every sqrt(J)-th stretch and what lies between two of them;
+  segments       stores every sqrt(J)-th state, and all activations between two of them at a time;
                  forward work is done twice; little memory where the state is small (a window)
   replay         stores nothing but the caches themselves and what each position replaces: what
                  `advance` appends is never lost, so the backward pass restores each state from its
@@ -38,7 +38,7 @@ Loop = Callable[[Callable, DecodeState, tuple], tuple[DecodeState, Any]]
 
 
 def segments(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, Any]:
-  """A scan whose backward pass recomputes segments of sqrt(J) stretches, one at a time."""
+  """Scans with a backward pass that recomputes segments of sqrt(J) stretches, one at a time."""
   one_segment = jax.checkpoint(lambda state, xs: jax.lax.scan(step, state, xs), prevent_cse=False)
   length = round(xs[0].shape[0] ** 0.5)
   return in_stretches(one_segment, state, xs, length)
@@ -62,10 +62,10 @@ def in_stretches(
 
 
 def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, Any]:
-  """A scan whose backward pass walks from the last state back, with the final caches in hand.
+  """Scans with a backward pass that walks back from the last state and the final caches.
 
-  A slot behind the position is not read, so an append-only cache is the cache of every earlier
-  state too; a trailing one gets back the slots that left it.
+  Slots behind the position are not read, so an append-only cache serves as the cache of every
+  earlier state too; a trailing cache gets back the slots that it dropped.
   """
   e_JxBxcxC, *others_J = xs
   count, _, chunk, _ = e_JxBxcxC.shape
@@ -73,7 +73,7 @@ def replay(step: Callable, state: DecodeState, xs: tuple) -> tuple[DecodeState, 
   position_JxB = state.position_B[None] + chunk * jnp.arange(count, dtype=jnp.int32)[:, None]
 
   def advanced(live: tuple, e_BxcxC: Array, consts: list[Array], ints: tuple, fixed: tuple):
-    """`step` as a function of what has a gradient: the state's numbers, embeddings, parameters."""
+    """Runs `step` as a function of everything with a gradient: state, embeddings, parameters."""
     position_B, *others = fixed
     caches, carry = together(live, ints)
     before = dataclasses.replace(state, caches=caches, recurrent=carry.value, position_B=position_B)

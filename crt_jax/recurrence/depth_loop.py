@@ -26,12 +26,12 @@ def depth_loop(
     start_BxTxC: fills all slots of the ring before the first loop.
     per_loop: arrays with a leading axis of length `depth`, or None.
     scan: runs the loops, see scan.py.
-    probe_R: zeros, one per loop, if statistics are wanted; their gradients are the squared norms of
+    probe_R: zeros, one per loop, to request statistics; their gradients are the squared norms of
       the gradients at the loops' outputs.
-    backprop: gradients flow through the last so many loops only: the ring before them counts as a
-      constant, the value stays the same; 0 = through all.
+    backprop: the number of last loops that gradients flow through: the ring before them is treated
+      as a constant, and the value stays the same; 0 = all loops.
 
-  Returns: the ring, newest first; what the steps returned besides and the statistics ({} without
+  Returns: the ring, newest first; what the steps collected, and the statistics ({} without
     probe_R), both stacked over loops.
   """
 

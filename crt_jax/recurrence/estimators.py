@@ -1,4 +1,4 @@
-"""Gradient estimators: the values of a driver, with part of its gradient left out.
+"""Gradient estimators: exact values, with part of the gradient left out.
 
   full          any driver of passes.py as it is: every path from a parameter to the loss
   truncated     ignores what a stretch of positions owes to the ones before it
@@ -21,10 +21,10 @@ from crt_jax.types import Array
 
 
 def truncated(loop: Loop, length: int) -> Loop:
-  """A loop that cuts the gradient at every `length`-th step: truncated backpropagation.
+  """Returns a loop that cuts the gradient at every `length`-th step (truncated backpropagation).
 
-  The state that a stretch starts from, summary and caches, counts as given, so a target learns from
-  at most `length` steps back, on average from half as many. What is computed stays exact.
+  The state at the start of a stretch, summary and caches, is treated as a constant, so a target
+  learns from at most `length` steps back, on average from half as many. The values stay exact.
   """
 
   def run(step: Callable, state: DecodeState, xs: tuple):
@@ -44,11 +44,11 @@ def last_passes(
   start: str = 'embedding',
   key: Array | None = None,
 ) -> Passes:
-  """`unroll` whose gradient knows only the last `last` of `depth` passes, 1 <= last <= depth.
+  """Runs `unroll` with a gradient through only the last `last` of `depth` passes.
 
-  The summaries that the earlier passes end with count as given, as those of a truncated recurrence
-  do, and so do their inputs; they are corrected `last` times, so embeddings, correction and block
-  learn even from one pass.
+  1 <= last <= depth. The summaries and inputs that the earlier passes end with are treated as
+  constants, as in a truncated recurrence; they are corrected `last` times, so embeddings,
+  correction and block learn even from one pass.
   """
   if last == depth:
     return unroll(recurrence, e_BxTxC, depth, start, key)
@@ -65,12 +65,12 @@ def implicit(
   reverse: int,
   start: str = 'embedding',
 ) -> Passes:
-  """`unroll` whose gradient is that of a fixed point, by `reverse` >= 1 reverse passes.
+  """Runs `unroll` with the gradient of a fixed point, by `reverse` >= 1 reverse passes.
 
   With x = G(x), the gradient of the loss at x is pulled back through the sum of the first `reverse`
   powers of the transposed Jacobian of G, all at the last input; the memory is that of one pass,
-  whatever `depth` is. Equal to exact backpropagation where the passes are exact and reverse >= T.
-  There is no dropout: masks that change from pass to pass leave no fixed point.
+  whatever `depth` is. It equals exact backpropagation if the passes are exact and reverse >= T.
+  Dropout is not supported: masks that change from pass to pass leave no fixed point.
   """
 
   def refined(x_BxTxC: Array, e_BxTxC: Array):

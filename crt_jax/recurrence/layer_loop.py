@@ -48,7 +48,7 @@ def stack(
 
 
 def _separate(one: Callable, params_N: tuple, x_BxTxC: Array, cache_N: tuple | None):
-  """The same without a scan, which would copy each layer's weights and cache before use."""
+  """Applies the layers in a written-out loop; a scan would copy each layer's weights and cache."""
   entries_N = []
   for index, params in enumerate(params_N):
     cache = None if cache_N is None else jax.tree.map(lambda a: a[0], cache_N[index])

@@ -20,12 +20,12 @@ from crt_jax.types import Array, Tree
 
 
 class Recurrence(NamedTuple):
-  """The two maps whose alternation is the model, both pure.
+  """The pure functions whose alternation is the model.
 
   Attributes:
     block: x_BxTxC, past, key -> z_BxTxC, entries.
     summary: z_BxTxC, x_BxTxC, key -> s, what a position hands to its successor: any tree of arrays
-      [B, T, ...]; a vector, s_BxTxC, in every CRT of ours.
+      [B, T, ...]; a vector, s_BxTxC, in this project's CRTs.
     inject: s_prev, e_BxTxC, x_BxTxC, key, cache -> x_next_BxTxC, entries; cache is what its own
       attention or recurrence, if any, reads of earlier positions, None in parallel passes.
     shift: whether position t reads the summary of t-1 (True) or its own (self-inclusive).
@@ -49,8 +49,8 @@ class Passes:
     x_BxTxC: the last pass's input, x^(K).
     x_next_BxTxC: the input that a further pass would read, x^(K+1).
     summary: the last pass's summaries, [B, T, ...].
-    entries: what the positions add to each cache; {} where there is none.
-    statistics: of x^(k+1) against x^(k), k = 1..K-1 (spectra.loop_statistics); {} if not asked for.
+    entries: what the positions add to each cache; {} without caches.
+    statistics: of x^(k+1) against x^(k), k = 1..K-1 (probes.loop_statistics); {} if not requested.
   """
 
   z_BxTxC: Array
@@ -62,7 +62,7 @@ class Passes:
 
 
 class Before(NamedTuple):
-  """The passes that further ones go on from: their number, the last one's summaries and inputs."""
+  """The passes that further ones continue from: number, last summaries and inputs."""
 
   count: int
   summary: Any
@@ -79,7 +79,7 @@ def unroll(
   state: DecodeState | None = None,
   before: Before | None = None,
 ) -> Passes:
-  """Refines the inputs of T positions by K parallel passes (crt.md 3), from what came before them.
+  """Refines the inputs of T positions by K parallel passes (crt.md 3).
 
   Args:
     e_BxTxC: embeddings, dropped out once for all passes.
@@ -89,7 +89,7 @@ def unroll(
     probe_K: zeros [depth - 1] if statistics are wanted; their gradients are the squared norms of
       the gradients at x^(2) .. x^(K).
     state: what the earlier positions left behind; None at the start of a sequence.
-    before: goes on from these passes, and counts on from them, instead of from `start`.
+    before: continues after these passes, and their number, instead of from `start`.
   """
 
   def refine(carry: tuple[Array, Tree], pass_input: tuple[Array, Array | None]):
@@ -115,11 +115,11 @@ def unroll(
   statistics = {}
   if depth > 1:
     numbers = first + jnp.arange(1, depth)
-    # Each pass writes the entries anew: those of the first input are never computed.
+    # Each pass overwrites the entries, so those of the first input need not be computed.
     unread = varying_as(x_BxTxC, jax.tree.map(jnp.zeros_like, entries))
     carry, statistics = recurrence.scan(refine, (x_BxTxC, unread), (numbers, probe_K))
     x_BxTxC, entries = carry
-  # The last pass is the first that the backward pass needs: recomputing it would save nothing.
+  # The backward pass needs the last pass first, so recomputing it would save no memory.
   z_BxTxC, s, x_next_BxTxC, last_entries = one_pass(
     recurrence, e_BxTxC, x_BxTxC, state, _split(key, first + depth)
   )
@@ -135,7 +135,7 @@ def one_pass(
   state: DecodeState | None,
   keys: tuple,
 ) -> tuple[Array, Any, Array, dict]:
-  """One pass over T positions: z_BxTxC, s, x_next_BxTxC and the entries of each cache.
+  """Runs one pass over T positions; returns z_BxTxC, s, x_next_BxTxC and new cache entries.
 
   Args:
     keys: dropout keys of block, summary and inject, or three times None.
@@ -151,7 +151,7 @@ def one_pass(
 
 
 def correction_map(recurrence: Recurrence, e_BxTxC: Array) -> Callable:
-  """x^(k) -> x^(k+1), the map that the parallel passes iterate, without dropout."""
+  """Returns the map x^(k) -> x^(k+1) that the parallel passes iterate, without dropout."""
   return lambda x_BxTxC: one_pass(recurrence, e_BxTxC, x_BxTxC, None, (None,) * 3)[2]
 
 
@@ -167,18 +167,19 @@ def chunked(
   key: Array | None = None,
   loop: Loop = jax.lax.scan,
 ) -> tuple[DecodeState, Any]:
-  """Chunks of `chunk` positions in sequence, each refined by `depth` passes from what came before.
+  """Refines chunks of `chunk` positions in sequence, each by `depth` passes over its past.
 
-  Exact when depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
+  It is exact if depth >= chunk + 1 (start 'embedding') or depth >= chunk (start 'corrected').
 
   Args:
-    read: what to keep of a chunk's passes, arrays [B, c, ...], such as what the head reads.
-    lengths_B: number of positions that count in each row; the rest is padding and leaves no trace.
-      None: all T, where the state behind them is of no use: it is the one behind the padding.
+    read: what to return of a chunk's passes, arrays [B, c, ...], such as what the head reads.
+    lengths_B: number of positions that count in each row; the rest is padding without any effect.
+      None: all T; the returned state is then after the padding of the last chunk, so of no use.
     chunk: a T that it does not divide is padded, which changes nothing that counts.
-    loop: of backward.py, decides what the backward pass stores; `replay` takes no lengths.
+    loop: a loop of backward.py, which decides what the backward pass stores; `replay` takes no
+      lengths.
 
-  Returns: the state behind the last counted position, and what was read, [B, T, ...].
+  Returns: the state after the last counted position, and what was read, [B, T, ...].
   """
   length = e_BxTxC.shape[1]
   count = ceil_div(length, chunk)
@@ -215,7 +216,7 @@ def sequential(
   key: Array | None = None,
   loop: Loop = jax.lax.scan,
 ) -> tuple[DecodeState, Any]:
-  """The exact recurrence, position by position: one pass from the corrected input (crt.md 4)."""
+  """Runs the exact recurrence, one pass per position from the corrected input (crt.md 4)."""
   return chunked(recurrence, read, state, e_BxTxC, lengths_B, 1, 1, 'corrected', key, loop)
 
 
@@ -224,13 +225,13 @@ def _past(state: DecodeState | None, name: str):
 
 
 def _no_summary(recurrence: Recurrence, e_BxTxC: Array) -> Tree:
-  """The summaries of positions that no pass has reached."""
+  """Returns the summaries of positions that no pass has reached."""
   found = jax.eval_shape(recurrence.summary, e_BxTxC, e_BxTxC)
   return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), found)
 
 
 def _previous(recurrence: Recurrence, s: Tree, state: DecodeState | None) -> Tree:
-  """The summary that each position reads; the first one's is that of the position before."""
+  """Returns the summary each position reads; the first position reads the state's summary."""
   if not recurrence.shift:
     return s
   last = jax.tree.map(lambda a: jnp.zeros_like(a[:, 0]), s) if state is None else state.recurrent

@@ -1,7 +1,6 @@
-"""What a recurrence does to its state: residuals, gradient norms, and the true Jacobian.
+"""Measures a recurrence's effect on its state: residuals, gradient norms and the true Jacobian.
 
-Nothing here knows a model; a recurrence is a function from a state (an array or a pytree of arrays)
-to the next one.
+A recurrence is any function from a state (an array or a tree of arrays) to the next one.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from crt_jax.types import Array, Tree
 
 
 def loop_statistics(new: Array, old: Array) -> dict[str, Array]:
-  """Scalars of one step of a recurrence, whose state goes from `old` to `new`.
+  """Returns scalars of one step of a recurrence, whose state goes from `old` to `new`.
 
   Returns: 'residual', ||new - old|| / ||new||, and 'state_rms', the root mean square of `new`.
   """
@@ -48,9 +47,9 @@ _probed.defvjp(_probe_forward, _probe_backward)
 
 
 def jacobian_norm(step: Callable, state: Tree, key: Array, iterations: int = 20) -> Array:
-  """The largest singular value of the Jacobian of `step` at `state`: power iteration on J^T J.
+  """Returns the largest singular value of the Jacobian of `step`, by power iteration on J^T J.
 
-  A lower bound, from below, that iterations tighten.
+  It is a lower bound that more iterations tighten.
 
   Args:
     step: state -> state, a pytree of arrays of the same shapes.
@@ -71,7 +70,7 @@ def jacobian_norm(step: Callable, state: Tree, key: Array, iterations: int = 20)
 def spectral_radius(
   step: Callable, state: Tree, key: Array, iterations: int = 60, axes: tuple[int, ...] | None = None
 ) -> Array:
-  """The spectral radius of the Jacobian of `step` at `state`, as growth per application.
+  """Returns the spectral radius of the Jacobian of `step` at `state`: growth per application.
 
   The growth is the geometric mean over the second half of the iterations, which also holds where
   the dominant eigenvalues are a complex pair. Of a nilpotent Jacobian, such as a CRT's, whose
@@ -100,7 +99,7 @@ def _norm(tree: Tree, axes: tuple[int, ...] | None) -> Array:
 
 
 def _normalised(tree: Tree, axes: tuple[int, ...] | None) -> tuple:
-  """The tree divided by its norm, and the norm; what has vanished stays zero."""
+  """Returns the tree divided by its norm, and the norm; a zero tree stays zero."""
   norm = _norm(tree, axes)
   scale = 1 / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
   if axes is not None:

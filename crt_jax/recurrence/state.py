@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from crt_jax.types import Array, Past, Tree
 
-SEEN = 256  # slots that are read at least
+SEEN = 256  # the smallest number of cache slots that is read
 
 
 @jax.tree_util.register_dataclass
@@ -21,8 +21,8 @@ class Carry:
 
   Attributes:
     value: any tree of arrays with an axis of rows. The entries of T new positions are a Carry too,
-      of the values behind each, with an axis of positions right behind that of the rows.
-    axis: of the rows (static); 1 where layers are stacked before it.
+      of the values after each position, with an axis of positions next to that of the rows.
+    axis: the axis of the rows (static); 1 if layers are stacked before it.
   """
 
   value: Any
@@ -32,17 +32,17 @@ class Carry:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-  """Everything that the positions before have left behind.
+  """The state of a model after the positions it has read.
 
   Attributes:
     caches: named trees of arrays [N, B, H, S, A] with one slot per position, append-only; slots
-      from position_B on hold nothing. Where `trailing`, the S latest positions, oldest first. What
-      is replaced at each position, and not added to, stands in them as a `Carry`.
-    recurrent: the summary of the last position, any tree of arrays [B, ...], as it is before the
-      first; None where a model has no recurrence along the sequence.
-    position_B: number of positions seen, per row; of length 1 if all rows stand at the same.
+      from position_B on are empty. If `trailing`, the S latest positions, oldest first. A part that
+      each position replaces, instead of appending to it, is a `Carry`.
+    recurrent: the summary of the last position, any tree of arrays [B, ...] (before the first
+      position an initial value); None for a model without recurrence along the sequence.
+    position_B: number of positions read, per row; of length 1 if it is the same in all rows.
     depth: recurrent passes per position (static), or None.
-    trailing: the caches forget what windowed attention no longer sees (static).
+    trailing: the caches drop what windowed attention no longer reads (static).
     seen: how many slots are read, see `seeing` (static); None = all.
   """
 
@@ -54,16 +54,19 @@ class DecodeState:
   seen: int | None = dataclasses.field(default=None, metadata=dict(static=True))
 
   def past(self, name: str | None = None) -> Past | None:
-    """What attention reads: (cache, position_B), and of trailing caches the position in slot 0,
-    below 0 while there is none; None if this cache does not exist. Without a name: all caches."""
+    """Returns what attention reads: (cache, position_B), and for trailing caches a third element.
+
+    The third element is the position in slot 0, below 0 while slot 0 is empty. Returns None if the
+    cache `name` does not exist; without a name it covers all caches.
+    """
     caches = self.caches if name is None else self.caches.get(name)
     return None if caches is None else (self._seen(caches), *self._place)
 
   def seeing(self, end: int) -> 'DecodeState':
-    """The state that reads few of its slots while the text is no longer than `end` positions.
+    """Returns a state that reads few cache slots while the text is at most `end` positions long.
 
-    So a token costs what its position asks for and not what was allocated. The number of slots is
-    one of few, SEEN and four times as many and so on, since each is a program of its own.
+    A token then costs what its position needs, not what was allocated. The number of slots read is
+    SEEN, four times SEEN and so on, since each number compiles a program of its own.
     """
     slots, capacity = SEEN, self.capacity
     while slots < end:
@@ -80,19 +83,19 @@ class DecodeState:
 
   @property
   def _place(self) -> tuple[Array, *tuple[Array, ...]]:
-    """What stands behind every cache in its `past`."""
+    """The positions that accompany every cache in `past`."""
     slots = self.capacity if self.trailing else None
     return (self.position_B,) if slots is None else (self.position_B, self.position_B - slots)
 
   def widened(self, stream_dtype: DTypeLike) -> 'DecodeState':
-    """Float64 parameters need a float64 state, also where the configuration says float32."""
+    """Returns the state in float64 if `stream_dtype` is float64, else unchanged."""
     if stream_dtype != jnp.float64:
       return self
     return jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, self)
 
   @property
   def capacity(self) -> int | None:
-    """The number of positions that the caches can hold; None where they have no slots."""
+    """The number of positions the caches can hold; None if the caches have no slots."""
     slots = jax.tree.leaves(apart(self.caches, is_slots, is_carry)[0])
     return slots[0].shape[3] if slots else None
 
@@ -103,13 +106,13 @@ def advance(
   summaries: Any,
   lengths_B: Array | None,
 ) -> DecodeState:
-  """The state after the first lengths_B of T new positions; rows of length 0 stay as they are.
+  """Returns the state after the first lengths_B of T new positions; length 0 changes nothing.
 
   Args:
     entries: for each cache the new positions' arrays [N, B, H, T, A], or Carry of their values.
     summaries: the new positions' summaries [B, T, ...], or None without recurrence.
-    lengths_B: of length 1 where position_B is. None: all T positions, which the caches have room
-      for; rows that stand at the same position are then written as one stretch.
+    lengths_B: of length 1 if position_B is. None: all T positions, for which the caches have room;
+      rows at the same position are then written as one stretch.
   """
   if lengths_B is not None:
     lengths_B = lengths_B.astype(state.position_B.dtype)
@@ -137,24 +140,24 @@ def is_carry(part: object) -> bool:
 
 
 def is_slots(part: object) -> bool:
-  """Whether a part of a cache keeps what each position has added."""
+  """Returns whether a part of a cache appends an entry per position (else it is a `Carry`)."""
   return not is_carry(part)
 
 
 def apart(tree: Tree, is_first: Callable, is_leaf: Callable | None = None) -> tuple:
-  """The parts of a tree for which `is_first` holds, and the rest; None for what is in the other."""
+  """Splits a tree in two by `is_first`; each result has None where the other has a value."""
   first = jax.tree.map(lambda a: a if is_first(a) else None, tree, is_leaf=is_leaf)
   rest = jax.tree.map(lambda a: None if is_first(a) else a, tree, is_leaf=is_leaf)
   return first, rest
 
 
 def together(first: Tree, rest: Tree) -> Tree:
-  """The tree that `apart` has made two of."""
+  """Returns the tree that `apart` has split."""
   return jax.tree.map(lambda a, b: b if a is None else a, first, rest, is_leaf=lambda a: a is None)
 
 
 def varying_as(x: Array, tree: Tree) -> Tree:
-  """The tree, with every array varying over the devices of a `jax.shard_map` as x does.
+  """Returns the tree with every array varying over a `jax.shard_map`'s devices as x does.
 
   A scan that makes x part of its state has to start from such a state. Elsewhere nothing changes.
   """
@@ -168,8 +171,10 @@ def varying_as(x: Array, tree: Tree) -> Tree:
 
 
 def unshared(tree: Tree) -> Tree:
-  """The tree with a copy of each array that is in it a second time, as zeros of a fresh state may
-  be: XLA lets nobody write into the same array twice."""
+  """Returns the tree with a copy of each array that occurs twice, as zeros of a new state may.
+
+  XLA cannot donate the same array twice.
+  """
   seen = set()
 
   def own(a: Array) -> Array:
@@ -182,7 +187,7 @@ def unshared(tree: Tree) -> Tree:
 
 
 def in_place_options(platform: str) -> dict | None:
-  """Options for `jax.jit` under which caches are written in place; None where none are needed.
+  """Returns `jax.jit` options for writing caches in place; None if none are needed.
 
   XLA:CPU would copy each cache before it writes one position into it: 7 of 34 ms a token for 12
   layers of width 768 and 512 slots (jax 0.10.2, 2 cores). The option exists in jax 0.10 to 0.12.
@@ -191,12 +196,12 @@ def in_place_options(platform: str) -> dict | None:
 
 
 def leaving(caches: Tree, length: int) -> Tree:
-  """The oldest slots of trailing caches, which the next `length` positions push out."""
+  """Returns the oldest slots of trailing caches, which the next `length` positions push out."""
   return jax.tree.map(lambda a: a[:, :, :, :length], caches)
 
 
 def rewind(caches: Tree, left: Tree) -> Tree:
-  """Trailing caches as they were before they moved on and `left` left them."""
+  """Returns trailing caches before they dropped the slots `left`."""
 
   def back(a: Array, b: Array):
     return jnp.concatenate([b, a], axis=3)[:, :, :, : a.shape[3]]
@@ -205,10 +210,10 @@ def rewind(caches: Tree, left: Tree) -> Tree:
 
 
 def take_position(x: Array, index_B: Array | None, axis: int = 1) -> Array:
-  """Row b's element at position index_B[b], at index_B[0] in all rows, or at the last.
+  """Returns row b's element at position index_B[b], at index_B[0] in all rows, or at the last.
 
   Args:
-    x: an array with positions on `axis`, right behind the rows: [B, T, ...].
+    x: an array with positions on `axis`, next to the rows: [B, T, ...].
   """
   before = (slice(None),) * axis
   if index_B is None:
@@ -220,7 +225,7 @@ def take_position(x: Array, index_B: Array | None, axis: int = 1) -> Array:
 
 
 def _replace(old: Carry, new: Carry, lengths_B: Array | None) -> Carry:
-  """The values behind the first lengths_B positions; the old ones in rows of length 0."""
+  """Returns the values after the first lengths_B positions; rows of length 0 keep the old ones."""
   axis = old.axis + 1
 
   def latest(a: Array, b: Array):
@@ -231,7 +236,7 @@ def _replace(old: Carry, new: Carry, lengths_B: Array | None) -> Carry:
 
 
 def _length(entries: Tree) -> int:
-  """The number of new positions."""
+  """Returns the number of new positions."""
   part = jax.tree.leaves(entries, is_leaf=is_carry)[0]
   return jax.tree.leaves(part)[0].shape[part.axis + 1 if is_carry(part) else 3]
 
@@ -239,7 +244,7 @@ def _length(entries: Tree) -> int:
 def _append(
   cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, lengths_B: Array | None, position_B: Array
 ) -> Array:
-  """Writes the first lengths_B entries of each row behind its position; drops what does not fit."""
+  """Writes the first lengths_B entries of each row after its position; drops what does not fit."""
   if lengths_B is None and position_B.shape[0] == 1:
     return jax.lax.dynamic_update_slice_in_dim(
       cache_NxBxHxSxA, entries_NxBxHxTxA, position_B[0], axis=3
@@ -251,13 +256,13 @@ def _append(
     nowhere = cache_NxBxHxSxA.shape[3]
     slot_BxT = jnp.where(index_1xT < lengths_B[:, None], slot_BxT, nowhere)
   row_Bx1 = jnp.arange(batch)[:, None]
-  # Indexed dimensions come first in what is written: [B, T, N, H, A].
+  # Indexed dimensions come first in the values that are written: [B, T, N, H, A].
   entries_BxTxNxHxA = jnp.moveaxis(entries_NxBxHxTxA, (1, 3), (0, 1))
   return cache_NxBxHxSxA.at[:, row_Bx1, :, slot_BxT].set(entries_BxTxNxHxA, mode='drop')
 
 
 def _shift(cache_NxBxHxSxA: Array, entries_NxBxHxTxA: Array, lengths_B: Array | None) -> Array:
-  """Moves the cache on by lengths_B entries, of which it takes in the first so many."""
+  """Shifts the cache by lengths_B entries, and appends that many new ones."""
   slots, length = cache_NxBxHxSxA.shape[3], entries_NxBxHxTxA.shape[3]
   both = jnp.concatenate([cache_NxBxHxSxA, entries_NxBxHxTxA], axis=3)
   if lengths_B is None:

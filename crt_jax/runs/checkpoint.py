@@ -1,5 +1,4 @@
-"""Checkpoints: what a run needs to continue to the same bits, written in the background and checked
-when read.
+"""Checkpoints: what a run needs to continue with the same bits; written in background, verified.
 
 A checkpoint holds three items: `params` (their moving average where there is one, and then
 `optimizer` has what is trained on), `optimizer` (moments and step) and `record` (JSON: config,
@@ -45,7 +44,8 @@ from crt_jax.runs.checksums import (
   signed,
   verify,
 )
-from crt_jax.runs.damage import one_line, warn
+from crt_jax.runs.damage import one_line
+from crt_jax.runs.lock import warn
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.orbax_messages import QuietOrbax
 from crt_jax.runs.train_state import TrainState, exchanged
@@ -67,7 +67,7 @@ class Checkpoints:
     storage.retried(self.directory, self._set_damaged_metrics_aside)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('checkpoints can be opened')
-      self._manager = self._open()  # all at once, so none may try again
+      self._manager = self._open()  # collective, so no process may retry alone
     else:
       self._manager = storage.retried(self.directory, self._open)
 
@@ -87,8 +87,7 @@ class Checkpoints:
     return ocp.CheckpointManager(absolute(self.directory), options=options, item_names=ITEMS)
 
   def save(self, state: TrainState, record: dict, cross_entropy: float | None = None) -> None:
-    """Starts writing a checkpoint; the arrays are copied before it returns, so the state may be
-    donated.
+    """Starts writing a checkpoint; copies the arrays first, so the state may be donated.
 
     Args:
       state: its `step` names the checkpoint; a step that is already there is left as it is.
@@ -128,7 +127,7 @@ class Checkpoints:
       self._check()
 
   def wait(self) -> None:
-    """Returns when everything is on disk. Raises OSError if it is not."""
+    """Returns when everything is on disk; raises OSError if writing failed."""
     with self._failures():
       self._wait()
       self._check()
@@ -145,33 +144,32 @@ class Checkpoints:
       raise self._quiet.failure
 
   def close(self) -> None:
-    """Ends the background threads, whatever became of the last write."""
+    """Ends the background threads, also after a failed write."""
     if self._quiet.failure is not None and jax.process_count() > 1:
-      return  # closing would wait for the others, who wait for the failed write
+      return  # closing would wait for the others, which wait for the failed write
     try:
       self._manager.close()
     except Exception as error:
-      # check() or wait() has said it; threads and tasks that still die of it stay quiet.
+      # check() or wait() has raised the error; threads and tasks that also fail stay silent.
       logging.info('closing the checkpoints: %s', error)
       python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
     else:
       self._quiet.__exit__()
 
   def restore_latest(
-    self, abstract: TrainState, anew: Callable[[Any, int], TrainState] | None = None
+    self, abstract: TrainState, with_new_optimizer: Callable[[Any, int], TrainState] | None = None
   ) -> tuple[TrainState, dict] | None:
-    """Returns state and record of the newest checkpoint that is whole, or None when there is none
-    yet.
+    """Returns state and record of the newest complete checkpoint, None if there is none.
 
-    Damaged ones are moved to `damaged/` in the work directory, with a warning, so that their steps
-    can be written again.
+    Damaged checkpoints are moved to `damaged/` in the work directory, with a warning, so that their
+    steps can be written again.
 
     Args:
-      anew: makes a state of parameters and step, with an optimiser state that is new; used where
-        the saved one has another structure.
+      with_new_optimizer: makes a state with a new optimiser state of parameters and step; used if
+        the saved optimiser state has another structure.
 
     Raises:
-      OtherOptimizer: the optimiser state has another structure, and `anew` is None.
+      OtherOptimizer: the optimiser state has another structure, and `with_new_optimizer` is None.
       OutOfReach: the newest could not be read, which says nothing against it.
       ValueError: there are checkpoints but none is whole, or one cannot be read by some of
         several processes, or the parameters have other shapes than the model.
@@ -180,7 +178,7 @@ class Checkpoints:
     for step in steps:
       folder = self.directory / str(step)
       try:
-        return damage.read(folder, read_state, self._manager, step, abstract, anew)
+        return damage.read(folder, read_state, self._manager, step, abstract, with_new_optimizer)
       except Damaged as error:
         self._set_aside(step, error)
     if steps:
@@ -203,7 +201,7 @@ class Checkpoints:
     self._manager = self._open()
 
   def _move(self, what: str, place: str) -> None:
-    """Moves a part of `checkpoints/` to a place in the work directory, numbered from 0."""
+    """Moves a part of `checkpoints/` to a numbered place in the work directory."""
     if jax.process_index() != 0:
       return
     if bucket.is_bucket(self.workdir):
@@ -215,8 +213,9 @@ class Checkpoints:
     (self.directory / what).rename(self.workdir / f'{place}.{number}')
 
   def back_to_good(self, limit: int) -> int | None:
-    """Returns the newest step whose own loss was finite, None where there is none, and moves later
-    ones to `diverged/`, so that the run goes on from there.
+    """Moves checkpoints of non-finite losses to `diverged/`; returns the newest step left.
+
+    It returns None if no step is left. The run then continues from that step.
 
     Args:
       limit: the last step that can be one, as the step after the next was not finite.
@@ -240,7 +239,7 @@ class Checkpoints:
 
 
 class _WriteFailures:
-  """Turns whatever a failed write raises into one OSError that says what is left."""
+  """Turns any exception of a failed write into one OSError that says which checkpoint is left."""
 
   def __init__(self, checkpoints: Checkpoints):
     self._checkpoints = checkpoints
@@ -268,8 +267,7 @@ class _WriteFailures:
 
 
 def check_space(directory: pathlib.Path, tree: Tree) -> None:
-  """Raises OSError unless the arrays fit the disk: asking costs nothing, and half a checkpoint
-  helps nobody."""
+  """Raises OSError unless the arrays fit the disk, rather than write half a checkpoint."""
   if bucket.is_bucket(directory):
     return
   needed = sum(x.nbytes for x in jax.tree.leaves(tree)) + SPARE_BYTES
@@ -282,7 +280,7 @@ def read_state(
   manager: ocp.CheckpointManager,
   step: int,
   abstract: TrainState,
-  anew: Callable[[Any, int], TrainState] | None = None,
+  with_new_optimizer: Callable[[Any, int], TrainState] | None = None,
 ) -> tuple[TrainState, dict]:
   """Reads and verifies one checkpoint into the given shapes and shardings."""
   record = read_record(manager, step)
@@ -292,9 +290,9 @@ def read_state(
       record, bucket.place(manager.directory) / str(step) / 'optimizer', abstract.opt_state
     )
   except OtherOptimizer:
-    if anew is None:
+    if with_new_optimizer is None:
       raise
-    return anew(read_params(manager, step, abstract.params, record), step), record
+    return with_new_optimizer(read_params(manager, step, abstract.params, record), step), record
   items = ocp.args.Composite(
     params=ocp.args.StandardRestore(abstract.params),
     optimizer=ocp.args.StandardRestore({'opt_state': abstract.opt_state, 'step': abstract.step}),
@@ -306,7 +304,7 @@ def read_state(
 
 
 def load_record(workdir: str, step: int) -> dict:
-  """Returns what the checkpoint of a step says about its run."""
+  """Returns the record of a step's checkpoint, which describes its run."""
   with QuietOrbax(), reader(bucket.place(workdir) / 'checkpoints') as manager:
     return read_record(manager, step)
 
@@ -316,8 +314,7 @@ def load_params(
   step: int | None = None,
   mesh: Mesh | Callable[[Any], Mesh] | None = None,
 ) -> tuple[Any, dict, Any, int]:
-  """Returns (config, params, tokenizer, step) of a checkpoint: all that evaluation and generation
-  need.
+  """Returns (config, params, tokenizer, step) of a checkpoint, for evaluation and generation.
 
   Args:
     workdir: of a run, finished or not; it is only read.
@@ -353,7 +350,7 @@ def load_params(
 
 
 def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
-  """Returns the tokenizer of a run; ValueError if it is not the one of the checkpoint's record."""
+  """Returns the tokenizer of a run; ValueError if the checkpoint's record names another one."""
   folder = bucket.local(workdir) / 'tokenizer'
   tokenizer = tokenizers.load(folder)
   if tokenizer.hash != record['data']['tokenizer']:
@@ -365,20 +362,19 @@ def load_tokenizer(workdir: str, record: dict) -> tokenizers.Tokenizer:
 
 
 def reader(directory: pathlib.Path) -> ocp.CheckpointManager:
-  """Returns a manager that leaves the directory as it is."""
+  """Returns a checkpoint manager that changes nothing in the directory."""
   options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
   manager = functools.partial(ocp.CheckpointManager, options=options, item_names=ITEMS)
   return storage.retried(directory, manager, absolute(directory))
 
 
 def absolute(directory: Any) -> Any:
-  """Returns a directory as Orbax wants it."""
+  """Returns a directory as the absolute path that Orbax needs."""
   return directory if bucket.is_bucket(directory) else directory.absolute()
 
 
 def abstract_params(model: Model, mesh: Mesh | None) -> Params:
-  """Returns shapes and shardings of a model's parameters: on a mesh, or whole on the first
-  device."""
+  """Returns shapes and shardings of a model's parameters, on a mesh or on the first device."""
   shapes = jax.eval_shape(model.init, random_key(0))
   if mesh is None:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -402,14 +398,14 @@ def read_params(
 
 
 def read_record(manager: ocp.CheckpointManager, step: int) -> dict:
-  """Returns the JSON record of a checkpoint. Raises Damaged if it is not what was saved."""
+  """Returns the JSON record of a checkpoint; raises Damaged if it is not what was saved."""
   record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))['record']
   check_record(record)
   return record
 
 
 def newest(workdir: str) -> int:
-  """Returns the step of a run's newest checkpoint; ValueError where it has none."""
+  """Returns the step of a run's newest checkpoint; ValueError if it has none."""
   steps = steps_on_disk(bucket.place(workdir) / 'checkpoints')
   if not steps:
     why = '' if bucket.local(workdir).exists() else ' (no such directory)'

@@ -1,5 +1,4 @@
-"""Whether what was read is what was saved: names, shapes, a checksum of every array's bits, and one
-of the record that holds them.
+"""Verifies that a checkpoint is what was saved: names, shapes, and checksums of arrays and record.
 
 Orbax makes a write atomic but does not see a flipped bit in a file; the checksums below do. They
 are computed on the devices, in one pass over the arrays, and do not depend on how these are split.
@@ -20,11 +19,11 @@ import optax
 from crt_jax import json_text
 from crt_jax.types import Tree
 
-CHECKSUM = 'position-weighted'  # what is saved today; records of older checkpoints name none
+CHECKSUM = 'position-weighted'  # kind of checksum; older records do not name one
 
 
 class Mismatch(ValueError):
-  """A checkpoint that is whole but belongs to another model or another version."""
+  """A complete checkpoint that belongs to another model or another version."""
 
 
 class OtherOptimizer(Mismatch):
@@ -51,8 +50,10 @@ def describe(tree: Tree, checksum: str = CHECKSUM) -> dict[str, list]:
 
 @functools.partial(jax.jit, static_argnames='checksum')
 def _read_once(named: dict, checksum: str) -> dict:
-  """Adds up every array's words modulo 2**32, the same number whatever the sharding, and says
-  whether it is finite."""
+  """Returns every array's sum of words modulo 2**32, and whether the array is finite.
+
+  The sum does not depend on the sharding.
+  """
   of_words = {'sum': _words, CHECKSUM: _mixed_words}[checksum]
   return {
     name: (jnp.sum(of_words(x), dtype=jnp.uint32), jnp.isfinite(x).all())
@@ -61,14 +62,17 @@ def _read_once(named: dict, checksum: str) -> dict:
 
 
 def _words(x: jax.Array) -> jax.Array:
-  """An array's bits as unsigned words of at most 32 bits."""
+  """Returns an array's bits as unsigned words of at most 32 bits."""
   word = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
   return jax.lax.bitcast_convert_type(x, word)
 
 
 def _mixed_words(x: jax.Array) -> jax.Array:
-  """Every word mixed with its position, so that their sum modulo 2**32 changes with any word and,
-  but for one case in 2**32, with their order."""
+  """Returns every word mixed with its position.
+
+  Their sum modulo 2**32 then changes with any word and, but for one case in 2**32, with their
+  order.
+  """
   words = _words(x).astype(jnp.uint32)
   position = jnp.zeros(words.shape, jnp.uint32)
   for axis in range(words.ndim):
@@ -79,7 +83,7 @@ def _mixed_words(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-  """The last step of MurmurHash3: a permutation of all 32-bit words that changes half the bits."""
+  """Returns the last step of MurmurHash3: a permutation of all 32-bit words that mixes bits."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)
@@ -99,9 +103,9 @@ def signed(record: dict) -> dict:
 
 
 def check_record(record: dict) -> None:
-  """Raises Damaged unless a record is what was saved; Mismatch for one of a later version."""
+  """Raises Damaged unless a record is what was saved; Mismatch for a record of a later version."""
   if record.get('checksum') is None and 'sha256' not in record:
-    return  # older than both
+    return  # saved before either checksum existed
   text = {name: value for name, value in record.items() if name != 'sha256'}
   if record.get('sha256') != _sha256(text):
     raise Damaged('the checksum of the record differs')
@@ -117,8 +121,7 @@ def _sha256(record: dict) -> str:
 
 
 def check_shapes(record: dict, tree: Tree) -> None:
-  """Raises Mismatch, naming a parameter, unless the checkpoint's parameters are those of the
-  model."""
+  """Raises Mismatch, naming a parameter, unless the checkpoint has the model's parameters."""
   saved = {name: x[:2] for name, x in record['arrays'].items() if name.startswith('params/')}
   wanted = {name: [list(x.shape), str(x.dtype)] for name, x in _named_leaves(tree)}
   for name in sorted(saved.keys() | wanted.keys()):
@@ -131,8 +134,9 @@ def check_shapes(record: dict, tree: Tree) -> None:
 
 
 def check_optimizer(record: dict, folder: pathlib.Path, opt_state: optax.OptState) -> None:
-  """Raises OtherOptimizer, naming what differs, unless a checkpoint's optimiser state has the
-  structure of `opt_state`, down to parts without arrays, such as a switched-off clip.
+  """Raises OtherOptimizer, naming what differs, unless the optimiser structures are equal.
+
+  The structure includes parts without arrays, such as a switched-off gradient clip.
 
   Args:
     folder: the item `optimizer` of the checkpoint; only its list of parts is read.
@@ -159,11 +163,11 @@ def check_optimizer(record: dict, folder: pathlib.Path, opt_state: optax.OptStat
     raise OtherOptimizer(shown + more, record)
 
 
-METADATA = '_METADATA'  # Orbax's list of what an item holds
+METADATA = '_METADATA'  # Orbax's list of an item's arrays
 
 
 def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:
-  """Path -> whether it is an array, of all parts of an item."""
+  """Returns path -> whether it is an array, of all parts of a checkpoint item."""
   listed = json.loads((folder / METADATA).read_text('utf-8'))
   try:
     return {
@@ -177,7 +181,7 @@ def _parts_on_disk(folder: pathlib.Path) -> dict[str, bool]:
 
 
 def _is_empty(x: object) -> bool:
-  """Whether a part of an optimiser's state holds nothing, as optax.EmptyState()."""
+  """Returns whether a part of an optimiser's state holds nothing, such as optax.EmptyState()."""
   return x is None or isinstance(x, tuple | dict | list) and not x
 
 

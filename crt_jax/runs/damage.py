@@ -1,8 +1,7 @@
-"""What an error in reading a checkpoint says: damaged files, or nothing against them."""
+"""Decides whether an error in reading a checkpoint means damaged files."""
 
 import pathlib
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,13 @@ from crt_jax import storage
 from crt_jax.cluster import agreement
 from crt_jax.runs.checksums import Damaged, Mismatch
 
-UNREAD_SECONDS = 30.0  # in which all of several processes have to find a checkpoint damaged
-# Of TensorStore, for a chunk that is missing, cut short or garbled.
+UNREAD_SECONDS = 30.0  # within which all processes have to find a checkpoint damaged
+# TensorStore's messages for a chunk that is missing, cut short or garbled.
 _GARBLED = re.compile('(DATA_LOSS|FAILED_PRECONDITION|INVALID_ARGUMENT|NOT_FOUND|OUT_OF_RANGE): ')
 
 
 def read(folder: pathlib.Path, read: Callable, *arguments: Any) -> Any:
-  """Returns what `read` finds in the folder of a checkpoint.
+  """Returns what the function `read` finds in the folder of a checkpoint.
 
   Raises:
     Damaged: its files are not what was written.
@@ -35,12 +34,11 @@ def read(folder: pathlib.Path, read: Callable, *arguments: Any) -> Any:
 
 
 def is_damage(error: Exception) -> bool:
-  """Whether an error is evidence against the files of a checkpoint: a checksum, a missing or cut
-  chunk, a format that cannot be read.
+  """Returns whether an error shows that a checkpoint's files are damaged.
 
-  Structure and shapes have been compared before arrays are read (checksums.py), so that what a
-  library cannot parse is not a matter of the config. An error of any other kind, such as memory
-  that is full, is none.
+  A checksum, a missing or cut chunk, and a format that cannot be read show it. Structure and shapes
+  have been compared before arrays are read (checksums.py), so a parse error is not caused by the
+  config. Any other error, such as full memory, does not show damage.
   """
   causes = list(storage.causes(error))
   if isinstance(error, Mismatch) or storage.trouble(error) or 'RESOURCE_EXHAUSTED' in str(error):
@@ -53,8 +51,9 @@ def is_damage(error: Exception) -> bool:
 def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
   """Raises ValueError unless every process fails to read a checkpoint as this one does.
 
-  Otherwise it may be this host's disk or network, or damage in the part that only this process
-  reads; and the others wait for it in the middle of reading, so they cannot choose another one.
+  Otherwise the cause may be this host's disk or network, or damage in the part that only this
+  process reads; the others wait for it in the middle of reading, so they cannot choose another
+  checkpoint.
   """
   others = agreement.alone_in(f'damaged/{path}', UNREAD_SECONDS)
   me, count = jax.process_index(), jax.process_count()
@@ -69,7 +68,7 @@ def refuse_if_others_read_it(path: pathlib.Path, error: Exception) -> None:
 
 
 def one_line(error: Exception) -> str:
-  """Returns an error in a few words: messages of storage libraries run over pages."""
+  """Returns an error in a few words; messages of storage libraries run over pages."""
   text = (str(error).strip() or type(error).__name__).splitlines()[0]
   if isinstance(error, OSError):
     return error.strerror or text
@@ -82,8 +81,3 @@ def one_line(error: Exception) -> str:
     if cause in text:
       return cause
   return text if len(text) <= 200 else text[:197] + '...'
-
-
-def warn(message: str) -> None:
-  """Prints a warning where a person and a log both see it."""
-  print(f'warning: {message}', file=sys.stderr, flush=True)

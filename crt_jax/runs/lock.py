@@ -1,4 +1,4 @@
-"""Who trains in a work directory: a lock on the file `lock` in it, which also says who holds it.
+"""Who trains in a work directory: the file `lock` in it is locked and names its holder.
 
 The file is opened for writing, since NFS gives no exclusive lock otherwise. Its text is JSON: host,
 process, since when, and `refreshed`, which a thread of the holder renews. The text counts where the
@@ -23,9 +23,9 @@ from crt_jax.cluster.preemption import before_leaving
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0
-LOOK_SECONDS = 16.0  # in which the text of a holder that lives changes, also over a slow NFS
-SETTLE_SECONDS = 1.0  # without locks: for two that start together to see who wrote last
-LENGTH = 512  # of the text, always, so that one write replaces all of it
+LOOK_SECONDS = 16.0  # a living holder renews the file in this time, also on a slow NFS
+LAST_WRITER_SECONDS = 1.0  # without locks, two simultaneous starts wait to see who wrote last
+LENGTH = 512  # constant length of the text, so that one write replaces all of it
 
 
 class Lock:
@@ -40,7 +40,7 @@ class Lock:
     self._thread.start()
 
   def release(self) -> None:
-    """Gives the directory free, unless another process has taken it."""
+    """Unlocks the directory, unless another process has taken it over."""
     self._released.set()
     self._thread.join()
     with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ class Lock:
 
   def _refresh(self) -> None:
     while not self._released.wait(REFRESH_SECONDS):
-      with contextlib.suppress(OSError):  # a full disk or a stale handle: the next time, perhaps
+      with contextlib.suppress(OSError):  # a full disk or a stale handle; tried again later
         self._write()
 
 
@@ -64,7 +64,7 @@ _held: list[Lock] = []
 
 
 def hold(path: pathlib.Path) -> None:
-  """Takes the lock of a work directory for as long as this process lives.
+  """Locks a work directory for the lifetime of this process.
 
   Raises:
     ValueError: another process holds it; the line says who.
@@ -74,7 +74,7 @@ def hold(path: pathlib.Path) -> None:
   handle = os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     is_locked = _lock(path, handle)
-    # A process of this host that lives would have kept the lock.
+    # A living process of this host would still hold the lock.
     if not (is_locked and is_here(found)) and is_alive(path):
       raise in_use(path, holder(path))
     lock = Lock(handle)
@@ -82,7 +82,7 @@ def hold(path: pathlib.Path) -> None:
     os.close(handle)
     raise
   if not is_locked:
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(LAST_WRITER_SECONDS)
     if not is_mine(holder(path)):
       lock.release()
       raise in_use(path, holder(path))
@@ -90,7 +90,7 @@ def hold(path: pathlib.Path) -> None:
 
 
 def _lock(path: pathlib.Path, handle: int) -> bool:
-  """Locks the file; False and a warning where the file system has no locks."""
+  """Locks the file; returns False, with a warning, if the file system has no locks."""
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -107,9 +107,9 @@ def _lock(path: pathlib.Path, handle: int) -> bool:
 
 
 def holder(path: pathlib.Path) -> dict:
-  """Returns what the file says of who holds a directory; {} where nobody does."""
+  """Returns the file's record of its holder; {} if nobody holds the directory."""
   try:
-    handle = os.open(path / NAME, os.O_RDONLY)  # anew each time: NFS looks at the server then
+    handle = os.open(path / NAME, os.O_RDONLY)  # opened each time, which makes NFS ask the server
   except FileNotFoundError:
     return {}
   try:
@@ -127,17 +127,20 @@ def _read(handle: int) -> dict:
 
 
 def is_mine(found: dict) -> bool:
-  """Whether this process is the holder."""
+  """Returns whether this process is the holder."""
   return is_here(found) and found['process'] == os.getpid()
 
 
 def is_here(found: dict) -> bool:
-  """Whether a holder is, or was, a process of this host."""
+  """Returns whether a holder is, or was, a process of this host."""
   return found.get('host') == socket.gethostname()
 
 
 def is_alive(path: pathlib.Path) -> bool:
-  """Whether the file is renewed; it takes a while to see, unless a holder of this host is gone."""
+  """Returns whether the holder renews the file, which takes a while to find out.
+
+  A holder of this host that is gone is known at once.
+  """
   found = holder(path)
   if not found or is_here(found) and not runs(found['process']):
     return False
@@ -154,18 +157,18 @@ def is_alive(path: pathlib.Path) -> bool:
 
 
 def runs(process: int) -> bool:
-  """Whether there is a process of this number on this host."""
+  """Returns whether this host has a process of this number."""
   try:
     os.kill(process, 0)
   except ProcessLookupError:
     return False
-  except OSError:  # somebody else's
+  except OSError:  # the process belongs to another user
     pass
   return True
 
 
 def in_use(path: str | pathlib.Path, found: dict) -> ValueError:
-  """Returns what to say of a directory that has a holder."""
+  """Returns the message for a directory that has a holder."""
   who = named(found) if found else 'which has not said who it is'
   return ValueError(
     f'--workdir={path} is in use by another process ({who}); wait for it or stop it'
@@ -173,7 +176,7 @@ def in_use(path: str | pathlib.Path, found: dict) -> ValueError:
 
 
 def named(found: dict) -> str:
-  """Returns who a holder is, for people."""
+  """Returns a readable name of a holder."""
   return (
     f'process {found.get("process")} on {found["host"]} since {found.get("since")}, last heard of '
     f'at {found.get("refreshed")}'
@@ -181,19 +184,18 @@ def named(found: dict) -> str:
 
 
 def now() -> str:
-  """Returns the time in UTC."""
+  """Returns the current time in UTC."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
 
 
 def warn(message: str) -> None:
-  """Prints a warning where a person and a log both see it."""
+  """Prints a warning to both the terminal and the log."""
   print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def released():
-  """Gives back, at its end, the locks taken inside: for several runs in one process, as in
-  tests."""
+  """Releases at its end the locks taken inside, for several runs in one process, as in tests."""
   before = len(_held)
   try:
     yield

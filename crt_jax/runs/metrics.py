@@ -1,4 +1,4 @@
-"""The numbers of a run on disk: metrics.jsonl and, the same, for TensorBoard and a tracker."""
+"""The numbers of a run on disk: metrics.jsonl, TensorBoard events and a tracker."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 from crt_jax import json_text
 from crt_jax.runs import tensorboard, tracking
 
-# Groups of what TensorBoard and trackers show; what else a model measures is of its recurrence.
+# Groups of numbers in TensorBoard and trackers; all others are statistics of the recurrence.
 TRAIN = ('loss', 'cross_entropy', 'perplexity', 'learning_rate', 'grad_norm', 'targets')
 SPEED = ('tokens_per_second', 'mfu', 'input_seconds', 'training_seconds', 'tokens')
 
@@ -15,17 +15,16 @@ class NonFinite(Exception):
   """The loss, the gradient or the update of a step was NaN or infinite."""
 
   def __init__(self, step: int, what: str, last_good: int):
-    """`last_good`: the last step whose parameters may be continued from, with a lower rate."""
+    """Takes `last_good`, the last step to continue from, with a lower learning rate."""
     self.step, self.last_good = step, last_good
     super().__init__(what)
 
 
 class MetricsWriter:
-  """Appends rows to metrics.jsonl and, the same numbers, to TensorBoard and a tracker. Each row is
-  on its way to disk when `write` returns."""
+  """Appends rows to metrics.jsonl, TensorBoard and a tracker; each is flushed by `write`."""
 
   def __init__(self, folder: pathlib.Path, config: dict, first_step: int, track: str = ''):
-    """Opens them for steps after `first_step`; later rows, of a run that was killed, are cut away.
+    """Opens the files for steps after `first_step`; rows of later steps are removed.
 
     Args:
       folder: the work directory.
@@ -44,7 +43,7 @@ class MetricsWriter:
     )
 
   def write(self, row: dict) -> None:
-    """Writes one row; `step` is one of its fields. Raises OSError that names the file."""
+    """Writes one row, which has a field `step`; raises OSError that names the file."""
     try:
       self._rows.write(json_text.dumps(row) + '\n')
       self._rows.flush()
@@ -59,12 +58,12 @@ class MetricsWriter:
   def conclude(
     self, step: int, scores: dict[str, float], text: str | None, figures: list[pathlib.Path]
   ) -> None:
-    """Shows what the end of a run adds: scores by their tags, a sample, and figures (PNG)."""
+    """Adds the results of the end of a run: scores by tag, a text sample, figures (PNG)."""
     for show in self._shown:
       show.conclude(step, scores, text, figures)
 
   def close(self) -> None:
-    """Closes all; what a full disk has left unwritten was reported by `write`."""
+    """Closes all files; `write` has reported what a full disk left unwritten."""
     for file in (self._rows, *self._shown):
       try:
         file.close()
@@ -89,8 +88,7 @@ def tagged(row: dict) -> dict[str, float]:
 
 
 def cut_back(path: pathlib.Path, step: int) -> None:
-  """Removes the rows after `step`, and a last row that a kill left unfinished; keeps the file when
-  there are none."""
+  """Removes the rows after `step`, and an unfinished last row; without any, changes nothing."""
   text = path.read_bytes() if path.exists() else b''
   kept = b''.join(line for line in text.splitlines(keepends=True) if step_of(line, step) <= step)
   if kept != text:
@@ -100,7 +98,7 @@ def cut_back(path: pathlib.Path, step: int) -> None:
 
 
 def step_of(line: bytes, limit: int) -> int:
-  """Returns the step of a row; one past the limit for a line that is no row."""
+  """Returns the step of a row; a line that is no row gives a step past the limit."""
   try:
     return int(json_text.parse(line)['step']) if line.endswith(b'\n') else limit + 1
   except (ValueError, KeyError, TypeError):

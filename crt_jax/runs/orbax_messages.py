@@ -1,9 +1,8 @@
-"""Silence for errors that are raised elsewhere.
+"""Silences Orbax's reports of errors that are raised elsewhere.
 
-A background write that fails is told several times by Orbax: in its log, by its threads, and by
-tasks whose result nobody fetched.
-Checkpoints raise the same error once, in one line; while they are open these channels are closed
-for Orbax's own messages.
+Orbax reports a failed background write several times: in its log, by its threads, and by tasks
+whose result nobody fetched. Checkpoints raise the same error once, in one line; while they are open
+these channels are closed for Orbax's own messages.
 """
 
 import logging
@@ -15,7 +14,7 @@ LOGGERS = ('absl', 'asyncio')
 
 
 class QuietOrbax:
-  """Drops what Orbax prints itself while it is entered; everybody else is heard.
+  """Drops what Orbax itself prints while it is entered; other messages pass.
 
   Attributes:
     failure: the first error that a background write has logged. Orbax raises it too, but with
@@ -47,7 +46,7 @@ class QuietOrbax:
     return False
 
   def _on_late_error(self, error: 'sys.UnraisableHookArgs'):
-    # Reads of a damaged checkpoint that TensorStore answers after the first one has failed.
+    # Reads of a damaged checkpoint that finish after the first one has failed.
     of_orbax = 'orbax' in getattr(getattr(error.object, 'cr_code', None), 'co_filename', '')
     if not of_orbax and str(error.exc_value) != 'Event loop is closed':
       self._late_hook(error)

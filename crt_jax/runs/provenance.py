@@ -1,4 +1,4 @@
-"""What a number was made with: every record of a run says so."""
+"""The origin of a number: command, commit, time, hardware and package versions."""
 
 import datetime
 import functools
@@ -17,7 +17,7 @@ from crt_jax.program import program
 
 
 def origin() -> dict:
-  """Returns what a number was made with: command, commit, time, hardware and versions."""
+  """Returns the origin of a number: command, commit, time, hardware and versions."""
   return {
     'command': command(),
     'commit': commit(),
@@ -36,12 +36,12 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-  """Returns what was typed, as `python -m module --flag=value`, without the path of the module."""
+  """Returns the command as typed, `python -m module --flag=value`, without the module's path."""
   return ' '.join([program(), *sys.argv[1:]])
 
 
 def device_name() -> str:
-  """Returns the kind of the devices; for a CPU its model and how many cores this process has."""
+  """Returns the kind of the devices; for a CPU its model and the number of usable cores."""
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return kind
@@ -62,7 +62,7 @@ def commit() -> str:
   except (OSError, subprocess.TimeoutExpired):
     return ''
   place, _, head = said.strip().partition('\n')
-  return head if place == 'crt_jax/' else ''  # else of a project that holds the wheel
+  return head if place == 'crt_jax/' else ''  # else the commit is of a project around the wheel
 
 
 def now() -> str:

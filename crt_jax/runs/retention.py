@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept: the newest, the best, and one that can be continued from."""
+"""Which checkpoints of a run are kept: the newest, the best, and one with a finite loss."""
 
 import json
 import math
@@ -10,8 +10,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 
 def policy(keep: int) -> policies.PreservationPolicy:
-  """Keeps the newest `keep`, the one with the lowest validation cross-entropy, and the newest whose
-  own loss is known to be finite."""
+  """Returns the policy: keep the newest `keep`, the lowest validation loss, the last finite one."""
   best = policies.BestN(
     get_metric_fn=cross_entropy, reverse=True, n=1, keep_checkpoints_without_metrics=False
   )
@@ -19,14 +18,16 @@ def policy(keep: int) -> policies.PreservationPolicy:
 
 
 def cross_entropy(metrics: dict) -> float:
-  """The lower the better; NaN, which older checkpoints may have, is the worst."""
+  """Returns the validation cross-entropy, lower is better; NaN is the worst."""
   value = metrics['cross_entropy']
   return value if math.isfinite(value) else math.inf
 
 
 class LastProven(policies.PreservationPolicy):
-  """Keeps the newest checkpoint whose own loss is known to be finite: it was measured, or training
-  went on past it."""
+  """Keeps the newest checkpoint whose loss is known to be finite.
+
+  The loss was measured, or training went on past that step.
+  """
 
   def should_preserve(
     self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: PreservationContext
@@ -38,8 +39,10 @@ class LastProven(policies.PreservationPolicy):
 
 
 def has_damaged_metrics(checkpoint: pathlib.Path) -> bool:
-  """Whether the number by which a checkpoint is kept cannot be read; without it no manager opens,
-  although the checkpoint itself may be whole."""
+  """Returns whether the number that ranks a checkpoint cannot be read.
+
+  Without it no checkpoint manager opens, although the checkpoint itself may be complete.
+  """
   try:
     metrics = json.loads((checkpoint / 'metrics' / 'metrics').read_text('utf-8'))
     return not isinstance(metrics['cross_entropy'], float)

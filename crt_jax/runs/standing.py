@@ -1,12 +1,12 @@
-"""Where a run stands, from what lies in its directory; JAX is not imported, nothing is changed."""
+"""The status of a run from the files in its directory; imports no JAX, changes nothing."""
 
 import contextlib
-import json
 import pathlib
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from crt_jax import json_text
 from crt_jax.runs import bucket, lock
 
 FAILURE = 'failure.txt'
@@ -15,17 +15,17 @@ VALIDATION = 'validation_perplexity'
 
 
 def describe(path: str | pathlib.Path) -> str:
-  """Returns some lines: state, step, loss, validation, time left, who holds it, how it last failed.
+  """Returns lines on a run: state, step, loss, validation, time left, holder, last failure.
 
   Raises:
     ValueError: there is no run.
   """
   path, folder = bucket.place(path), bucket.local(path)
-  saved = _read(folder / 'config.json')
+  saved = json_text.read(folder / 'config.json', {})
   if 'config' not in saved:
     raise ValueError(f'--workdir={path} holds no run (config.json is missing or cannot be read)')
   train, data = saved['config']['train'], saved['config']['data']
-  rows = _rows(folder / 'metrics.jsonl')
+  rows = json_text.rows(folder / 'metrics.jsonl')
   last = rows[-1] if rows else {}
   step, steps = last.get('step', 0), train['steps']
   state = state_of(folder)
@@ -51,7 +51,7 @@ def describe(path: str | pathlib.Path) -> str:
 
 
 def state_of(path: pathlib.Path) -> str:
-  """Returns 'finished', 'running' with who does it, or 'stopped'."""
+  """Returns 'finished', 'running' with its holder, or 'stopped'."""
   if (path / 'finished.json').exists():
     return 'finished'
   found = lock.holder(path)
@@ -62,7 +62,7 @@ def state_of(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
-  """Keeps how a run fails, until it is started again.
+  """Records how a run fails, until it is started again.
 
   Args:
     is_first: whether this process is the one that writes.
@@ -73,17 +73,17 @@ def recording(path: pathlib.Path, is_first: bool) -> Iterator[None]:
   try:
     yield
   except (Exception, SystemExit) as error:
-    # A number is the exit code of a run that was stopped and saved; words say what went wrong.
+    # SystemExit with a number means stopped and saved; with a text it is an error message.
     if is_first and not (isinstance(error, SystemExit) and not isinstance(error.code, str)):
       words = error.code if isinstance(error, SystemExit) else None
-      with contextlib.suppress(OSError):  # the disk may be what failed
+      with contextlib.suppress(OSError):  # the disk itself may have failed
         text = words or ''.join(traceback.format_exception(error))
         file.write_text(f'{lock.now()}\n{text}\n', 'utf-8')
     raise
 
 
 def _validations(row: dict) -> list[tuple[str, Any]]:
-  """The validation perplexities of a row, by set; '' where there is only one."""
+  """Returns the validation perplexities of a row by set; the set is '' if there is only one."""
   names = ((name, name.removeprefix(VALIDATION).lstrip('_')) for name in row)
   return [(own, row[name]) for name, own in names if name.startswith(VALIDATION)]
 
@@ -97,20 +97,3 @@ def _minutes(seconds: float) -> str:
     if seconds >= 2 * size:
       return f'{seconds / size:.1f} {unit}'
   return f'{seconds:.0f} seconds'
-
-
-def _read(path: pathlib.Path) -> dict:
-  try:
-    found = json.loads(path.read_bytes())
-  except (OSError, ValueError):
-    return {}
-  return found if isinstance(found, dict) else {}
-
-
-def _rows(path: pathlib.Path) -> list[dict]:
-  """The rows of a metrics.jsonl; a last line that is still being written is left out."""
-  found = []
-  with contextlib.suppress(OSError, ValueError):
-    for line in path.read_bytes().splitlines():
-      found.append(json.loads(line))
-  return found

@@ -1,5 +1,4 @@
-"""What TensorBoard shows of a run: its numbers in groups, its config, and, at the end, its scores
-beside the config, its sample and its figures."""
+"""What TensorBoard shows of a run: numbers, config and, at the end, scores, sample and figures."""
 
 import contextlib
 import pathlib
@@ -13,7 +12,7 @@ from crt_jax import json_text, schema
 
 @contextlib.contextmanager
 def hidden(*names: str) -> Iterator[None]:
-  """Lets imports go on as if packages were not installed, unless they are imported already."""
+  """Makes packages look as if they were not installed, unless they are imported already."""
   added = [name for name in names if name not in sys.modules]
   for name in added:
     sys.modules[name] = None  # pyrefly: ignore [unsupported-operation]: what import finds missing
@@ -24,7 +23,7 @@ def hidden(*names: str) -> Iterator[None]:
       del sys.modules[name]
 
 
-# They would be imported where they are installed, which takes seconds and is of no use here.
+# tensorboardX imports these if they are installed, which takes seconds and is not needed.
 with hidden('torch', 'theano', 'comet_ml', 'boto3', 'visdom'):
   from tensorboardX import summary
   from tensorboardX.event_file_writer import EventsWriter
@@ -32,18 +31,18 @@ with hidden('torch', 'theano', 'comet_ml', 'boto3', 'visdom'):
 
 
 class Events:
-  """Writes the events of a run; each is on its way to disk when a method returns."""
+  """Writes the TensorBoard events of a run; each is flushed when a method returns."""
 
   def __init__(self, folder: pathlib.Path, config: dict, first_step: int):
-    """Opens a file for the steps after `first_step`; TensorBoard drops what it had of them.
+    """Opens a file for steps after `first_step`; TensorBoard drops earlier events of those.
 
     Raises:
       OSError: it cannot be written.
     """
     folder.mkdir(exist_ok=True)
     self._config = config
-    # The event writer itself and not SummaryWriter, whose thread dies silently on a full disk.
-    # Files are named and ordered by the second; one that begins in the same must not overwrite.
+    # EventFileWriter, not SummaryWriter, whose thread dies silently on a full disk.
+    # Files are named by the second; two that start in the same second must not be one file.
     self._events = EventsWriter(str(folder / 'events'), f'.{time.time_ns() % 10**9:09}')
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._write(first_step + 1, session_log=start)
@@ -60,7 +59,7 @@ class Events:
   def conclude(
     self, step: int, scores: dict[str, float], text: str | None, figures: list[pathlib.Path]
   ) -> None:
-    """Writes what the end of a run adds; the scores stand beside the config in the tab HParams."""
+    """Writes the results of the end of a run; scores appear in the HParams tab."""
     self.write(step, scores)
     for part in summary.hparams(_flat(self._config), scores):
       self._write(step, summary=part)
@@ -81,7 +80,7 @@ class Events:
 
 
 def _flat(config: dict) -> dict[str, bool | float | str]:
-  """Dotted name -> value of a config; a list as it is written."""
+  """Returns dotted name -> value of a config; a list becomes its text."""
   return {
     name: value if isinstance(value, bool | int | float | str) else str(value)
     for name, value in schema.flat(config).items()
@@ -89,7 +88,7 @@ def _flat(config: dict) -> dict[str, bool | float | str]:
 
 
 def _image(png: bytes) -> summary_pb2.Summary.Image:
-  width, height = struct.unpack('>II', png[16:24])  # where every PNG has them
+  width, height = struct.unpack('>II', png[16:24])  # fixed place in every PNG
   return summary_pb2.Summary.Image(
     width=width, height=height, colorspace=4, encoded_image_string=png
   )

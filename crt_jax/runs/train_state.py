@@ -1,5 +1,4 @@
-"""What a training run is at one moment: step, parameters and optimiser state, built sharded from
-the start."""
+"""The state of a training run: step, parameters and optimiser state, sharded from the start."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,8 +19,7 @@ from crt_jax.types import Array, Params, Tree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """The whole state of training. Data and randomness are functions of (seed, step), so nothing else
-  has to be saved."""
+  """The whole state of training; data and randomness are functions of (seed, step)."""
 
   step: Tree  # int32 scalar, the number of updates done
   params: Tree
@@ -29,20 +27,19 @@ class TrainState:
 
   @property
   def evaluated(self) -> Params:
-    """The parameters that are scored and that others load: their moving average where the optimiser
-    keeps one."""
+    """The parameters to score and load: their moving average, if the optimiser keeps one."""
     return exchanged(self).params
 
 
 class AverageState(NamedTuple):
-  """State of `moving_average`."""
+  """The state of `moving_average`."""
 
   count: Array
   params_average: Any
 
 
 def moving_average(decay: float) -> optax.GradientTransformation:
-  """Keeps an exponential moving average of the parameters after each update, and changes no update.
+  """Keeps an exponential moving average of the parameters; leaves updates unchanged.
 
   Update n keeps the smaller of `decay` and (n - 1) / (n + 8) of the average before: the initial
   parameters are forgotten at once, and a short run has an average of its own length.
@@ -62,8 +59,10 @@ def moving_average(decay: float) -> optax.GradientTransformation:
 
 
 def exchanged(state: TrainState) -> TrainState:
-  """Returns the state with the parameters and their moving average in each other's place, as a
-  checkpoint holds it; the state itself where the optimiser keeps no average."""
+  """Returns the state with the parameters and their moving average exchanged.
+
+  A checkpoint holds them like that. Without an average the state itself is returned.
+  """
   average = optax.tree.get(state.opt_state, 'params_average')
   if average is None:
     return state
@@ -109,8 +108,7 @@ def init_state(
   seed: int,
   source: tuple[Model, Params] | None = None,
 ) -> TrainState:
-  """Initialises the state directly in its shards: no device ever holds a whole copy that it does
-  not need.
+  """Initialises the state directly in its shards, so no device holds more than its part.
 
   Args:
     source: a trained model and its parameters to begin with (convert/warm_start.py); None: drawn.
@@ -126,11 +124,13 @@ def init_state(
   return jitted(random_key(seed), source and source[1])
 
 
-def begin_optimizer_anew(
+def with_new_optimizer(
   optimizer: optax.GradientTransformation, abstract: TrainState
 ) -> Callable[[Params, int], TrainState]:
-  """Returns (params, step) -> the state of that step whose optimiser has seen no gradient yet; the
-  learning rate goes on as its schedule says."""
+  """Returns (params, step) -> the state of that step with a new optimiser state.
+
+  The learning rate continues its schedule.
+  """
 
   def begin(params: Params, step: int) -> TrainState:
     count = jnp.asarray(step, jnp.int32)
@@ -151,7 +151,7 @@ def begin_optimizer_anew(
 
 
 def _is_masked(x: object) -> bool:
-  """Whether a part of the optimiser leaves a parameter to another part."""
+  """Returns whether a part of the optimiser leaves a parameter to another part."""
   return isinstance(x, optax.MaskedNode)
 
 
@@ -160,8 +160,10 @@ def _is_schedule(x: object) -> bool:
 
 
 def quick_compile(placed: Tree = None) -> dict | None:
-  """Compiler options for what runs once, where `placed` lies: 3 s instead of 10 for an init on two
-  cores, same bits."""
+  """Returns compiler options for what runs once on the platform of `placed`.
+
+  An init compiles in 3 s instead of 10 on two cores, with the same bits.
+  """
   is_cpu = sharding.platform_of(placed) == 'cpu'
   return {'xla_backend_optimization_level': 1} if is_cpu else None
 

@@ -1,4 +1,4 @@
-"""The work directory of a run: what lies in it, and whether a command may go on in it.
+"""The work directory of a run: its files, and whether a command may continue in it.
 
 config.json     the resolved config, where it came from, and every fork
 sharding.txt    which part of every parameter lies on a device, and its bytes
@@ -18,7 +18,6 @@ finished.json   written last
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -36,12 +35,12 @@ from crt_jax.runs.provenance import now, origin
 
 CONFIG = 'config.json'
 FINISHED = 'finished.json'
-ATTEMPTS = 'attempts'  # may be there before the run is
-SECONDS_TO_APPEAR = 30  # for what another host has written, on a slow network file system
+ATTEMPTS = 'attempts'  # may exist before the run starts
+SECONDS_TO_APPEAR = 30  # for files of another host on a slow network file system
 
 
 class Workdir:
-  """A directory that `open_workdir` has found fit for a run."""
+  """A directory that `open_workdir` has accepted for a run."""
 
   def __init__(self, path: str | pathlib.Path):
     self.name = str(bucket.place(path))
@@ -56,20 +55,20 @@ class Workdir:
     return self.path / 'evaluation.json'
 
   def folder(self, name: str) -> pathlib.Path:
-    """Returns a subdirectory, made when it is missing."""
+    """Returns a subdirectory, created if it is missing."""
     path = self.path / name
     path.mkdir(exist_ok=True)
     return path
 
 
 def finished_step(path: str | pathlib.Path) -> int | None:
-  """Returns the last step of a run that has ended, else None."""
+  """Returns the last step of a finished run, else None."""
   marker = bucket.local(path) / FINISHED
   return read_json(marker, 'step')['step'] if marker.exists() else None
 
 
 def check_workdir(path: str | pathlib.Path, config: ConfigDict, fork: bool) -> dict[str, list]:
-  """Says whether a run with this config may use the directory; only reads.
+  """Checks, without writing, whether a run with this config may use the directory.
 
   Returns:
     The fields that a fork changes: name -> [saved, now]; {} for a new run or an unchanged config.
@@ -106,7 +105,7 @@ def check_workdir(path: str | pathlib.Path, config: ConfigDict, fork: bool) -> d
 
 
 def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
-  """Makes the directory, unless it is there, and holds it until the process ends.
+  """Creates the directory if needed, and locks it until the process ends.
 
   Call it after check_workdir, before anything is compiled.
 
@@ -131,15 +130,18 @@ def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
 
 
 def begin(workdir: Workdir, config: ConfigDict) -> None:
-  """Writes what a directory begins with, unless it is there."""
+  """Writes the first files of a directory, unless they exist."""
   if not (workdir.path / CONFIG).exists():
-    write_json(workdir.path / CONFIG, {'config': plain(config), 'origin': origin(), 'forks': []})
+    value = {'config': plain(config), 'origin': origin(), 'forks': []}
+    json_text.write(workdir.path / CONFIG, value)
   workdir.metrics.touch()
 
 
 def seen(workdir: Workdir) -> dict:
-  """Returns what this process finds in a directory that process 0 has opened: all have to see the
-  same, or checkpoints would be written in pieces into several places."""
+  """Returns what this process sees in a directory that process 0 has opened.
+
+  All processes have to see the same; otherwise parts of checkpoints would go to several places.
+  """
   file = workdir.path / CONFIG
 
   def appeared() -> bool:
@@ -153,25 +155,26 @@ def seen(workdir: Workdir) -> dict:
 
 
 def record_fork(workdir: Workdir, config: ConfigDict, changed: dict[str, list], step: int) -> None:
-  """Notes that the run goes on with another config from a step on; it is no longer finished."""
+  """Records that the run continues with another config from a step on, unfinished again."""
   if jax.process_index() == 0:
     saved = read_json(workdir.path / CONFIG, 'config', 'forks')
     fork = {'after_step': step, 'changed': changed, 'origin': origin()}
     (workdir.path / FINISHED).unlink(missing_ok=True)
-    write_json(
+    json_text.write(
       workdir.path / CONFIG,
       {**saved, 'config': plain(config), 'forks': [*saved['forks'], fork]},
     )
 
 
 def finish(workdir: Workdir, step: int, seconds: float) -> None:
-  """Marks a run as ended; running its command again changes nothing."""
+  """Marks a run as finished; running its command again changes nothing."""
   if jax.process_index() == 0:
-    write_json(workdir.path / FINISHED, {'step': step, 'training_seconds': seconds, 'at': now()})
+    value = {'step': step, 'training_seconds': seconds, 'at': now()}
+    json_text.write(workdir.path / FINISHED, value)
 
 
 def plain(config: ConfigDict) -> dict:
-  """Returns a config as JSON would give it back: dicts, lists and scalars, references resolved."""
+  """Returns a config as plain JSON values with references resolved."""
   return json.loads(json.dumps(config.to_dict()))
 
 
@@ -195,9 +198,11 @@ def saved_config(path: str | pathlib.Path) -> dict:
 
 
 def changed_fields(saved: dict, config: dict) -> dict[str, list]:
-  """Returns dotted name -> [saved, now] of every field in which two plain configs differ. A field
-  that a saved config does not have, being older, counts as its default; what is said about the
-  experiment does not count, nor which steps are profiled."""
+  """Returns dotted name -> [saved, now] of every field in which two plain configs differ.
+
+  A field that was added after the config was saved counts as saved with its default. The section
+  `about` and the steps to profile do not count.
+  """
   old, new = schema.flat(saved), schema.flat(config)
   for name in new.keys() - old.keys():
     default = schema.default(name, old.get('model.name', ''))
@@ -212,7 +217,7 @@ def changed_fields(saved: dict, config: dict) -> dict[str, list]:
 
 
 def read_json(path: pathlib.Path, *names: str) -> dict:
-  """Reads a JSON object that has some names.
+  """Reads a JSON object that must have some names.
 
   Raises:
     ValueError: it is damaged; names the file.
@@ -226,11 +231,3 @@ def read_json(path: pathlib.Path, *names: str) -> dict:
   if missing:
     raise ValueError(f'{path} is damaged: {missing[0]!r} is missing; use a new --workdir')
   return found
-
-
-def write_json(path: pathlib.Path, value: dict) -> None:
-  """Writes a JSON file so that a reader finds the old one or the new one, never a part; null stands
-  for numbers that are not finite."""
-  scratch = path.with_name(path.name + '.partial')
-  scratch.write_text(json_text.dumps(value, indent=2) + '\n', 'utf-8')
-  os.replace(scratch, path)

@@ -18,9 +18,9 @@ class CARTFields(ModelConfig):
   )
   loops: int = field(6, 'loops of the core, R', least=1, most=DEEPEST)
   latent_ratio: int = field(
-    4, 'keys and values through C / latent_ratio', least=0, most=WIDEST, zero='full rank'
+    4, 'width of the key/value latent is C / latent_ratio', least=0, most=WIDEST, zero='full rank'
   )
-  history: int = field(3, 'states that the blend mixes', least=1, most=DEEPEST)
+  history: int = field(3, 'number of last states that the blend mixes', least=1, most=DEEPEST)
   gate_init: float = field(0.9, 'initial sigmoid(a) of every channel', above=0, below=1)
   loop_code_width: int = field(32, 'width of the code of the loop, even', least=2, most=WIDEST)
   norm_eps: float = field(1e-6, 'epsilon of the norms', above=0, most=1)
@@ -37,10 +37,10 @@ class CARTFields(ModelConfig):
     'what a loop attends to',
     choices={'cross': 'the anchor', 'self': 'its own states, as a layer of the prelude'},
   )
-  core_residual: bool = field(True, 'A * u is added around the core; False needs gate=False')
-  blend: bool = field(True, 'the last states are mixed')
-  gate: bool = field(True, 'A is learned')
-  loop_code: bool = field(True, 'a loop knows its number')
+  core_residual: bool = field(True, "add A * u to the core's output; False needs gate=False")
+  blend: bool = field(True, 'mix the last states before each loop')
+  gate: bool = field(True, 'learn A, the scale of what is added to the core; False means A = 1')
+  loop_code: bool = field(True, "add a code of the loop's number to its input")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class CARTConfig(CARTFields):
     0, 'training draws R from loops_min .. loops', least=0, most=DEEPEST, zero='always loops'
   )
   backprop_loops: int = field(
-    0, 'gradients flow through the last so many loops', least=0, most=DEEPEST, zero='all'
+    0, 'number of last loops that gradients flow through', least=0, most=DEEPEST, zero='all'
   )
 
   def check(self) -> None:
@@ -90,12 +90,12 @@ class CARTConfig(CARTFields):
 
   @property
   def schedule(self) -> DepthSchedule:
-    """Which R training draws."""
+    """The schedule of R in training."""
     return DepthSchedule((0,), ((self.loops_min or self.loops, self.loops),))
 
 
 def require_latent_ratio(latent_ratio: int, width: int) -> None:
-  """Raises ValueError unless the width of the latent is whole, or there is none."""
+  """Raises ValueError unless latent_ratio is 0 or divides the width."""
   require(
     latent_ratio == 0 or width % latent_ratio == 0,
     f'model.latent_ratio={latent_ratio} must be 0 (full rank) or divide model.width={width}',

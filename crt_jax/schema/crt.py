@@ -21,9 +21,9 @@ CORRECTIONS = {
   'pure': "'add' and the summary itself",
   'tied_pure': "'pure' with norm and feed-forward of the last layer",
   'px': "'add', and the head reads the next input",
-  'sa': "'add' behind self-attention",
+  'sa': "'add' after self-attention",
 }
-# What a gradient's reach counts.
+# What `gradient_reach` counts for each gradient estimator.
 GRADIENTS = {
   'full': '',
   'truncated': 'positions',
@@ -34,11 +34,11 @@ GRADIENTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CRTConfig(LayerFields, CARTFields):
-  """Fields of a CRT; models/crt.py says which drivers and gradients go together."""
+  """Fields of a CRT; models/crt.py says which drivers and gradients are compatible."""
 
   block: str = field(
     'transformer',
-    'what the recurrence stands over',
+    'the block that the recurrence repeats',
     choices={
       'transformer': 'layers of its own, of some style',
       'cart': 'the body of a CART, with its fields; layers and heads are 0',
@@ -52,10 +52,10 @@ class CRTConfig(LayerFields, CARTFields):
     0, 'training draws K from depth_min .. depth', least=0, most=DEEPEST, zero='always depth'
   )
   depth_schedule: str = field(
-    '', "'step:K' or 'step:low-high', comma-separated: replaces both from those steps on"
+    '', "'step:K' or 'step:low-high', comma-separated: replaces both from each step on"
   )
   correction: str = field(
-    'add', "what a position's successor gets (models/corrections.py)", choices=CORRECTIONS
+    'add', 'how an output corrects the next input (models/corrections.py)', choices=CORRECTIONS
   )
   cumulative: bool = field(
     False, 'each pass adds to its own input, not to the embedding; no sequential form'
@@ -69,7 +69,7 @@ class CRTConfig(LayerFields, CARTFields):
     choices={'embedding': 'x = e', 'corrected': 'a zero summary is injected'},
   )
   convergence_weight: float = field(
-    0.0, 'in the loss, of mean((x^(K+1) - x^(K))^2); not of driver=sequential', least=0, most=1e6
+    0.0, 'weight of mean((x^(K+1) - x^(K))^2); not for driver=sequential', least=0, most=1e6
   )
   driver: str = field(
     'unroll',
@@ -80,18 +80,18 @@ class CRTConfig(LayerFields, CARTFields):
       'sequential': 'backpropagation through time',
     },
   )
-  chunk: int = field(0, 'positions of a chunk, of driver=chunked', least=0, most=LARGEST)
+  chunk: int = field(0, 'positions of a chunk, for driver=chunked', least=0, most=LARGEST)
   backward: str = field(
     'replay',
-    'what the backward pass of the other two drivers stores',
+    'what the backward pass stores, for driver=chunked and sequential',
     choices={'replay': 'the caches', 'segments': 'every sqrt(T)-th state', 'scan': 'everything'},
   )
   gradient: str = field(
-    'full', 'what of it is computed (recurrence/estimators.py)', choices=tuple(GRADIENTS)
+    'full', 'gradient estimator (recurrence/estimators.py)', choices=tuple(GRADIENTS)
   )
   gradient_reach: int = field(
     0,
-    'positions of truncated, passes of last_passes, reverse passes of implicit',
+    'positions for truncated, passes for last_passes, reverse passes for implicit',
     least=0,
     most=LARGEST,
   )
@@ -138,7 +138,7 @@ class CRTConfig(LayerFields, CARTFields):
 
   @property
   def cart(self) -> 'CARTConfig':
-    """The CART whose body block='cart' is."""
+    """The CART whose body is the block if block='cart'."""
     return CARTConfig(**{name: getattr(self, name) for name in names_of(CARTFields)})
 
   def _check_gradient(self) -> None:
@@ -173,11 +173,11 @@ class CRTConfig(LayerFields, CARTFields):
 
   @property
   def schedule(self) -> DepthSchedule:
-    """When training uses which K."""
+    """The schedule of K in training."""
     return DepthSchedule.parse(self.depth, self.depth_min, self.depth_schedule)
 
   def require_sequential_form(self, what: str) -> None:
-    """Raises ValueError where this CRT has none, which `what` needs."""
+    """Raises ValueError if this CRT has no sequential form, which `what` needs."""
     for name in ('cumulative', 'self_inclusive'):
       require(
         not getattr(self, name),

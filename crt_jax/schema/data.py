@@ -1,4 +1,4 @@
-"""`config.data`: where the text comes from, how it is tokenised, split and drawn from."""
+"""`config.data`: the source of the text, its tokenisation, splits and sampling."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ CORPORA = (*EMBEDDED, *OF_FILES, 'tfds:<name>', 'packed:<folder>')
 PACKED = 'packed'
 MIXTURE = 'mixture'
 TASK = 'pointer_chasing'
-# Folders that `experiments.fetch` fills, and what it calls their contents.
+# Folders that `experiments.fetch` fills, with the name of the dataset in each.
 FETCHED = {
   'tiny': 'tinystories',
   'wiki': 'wikipedia',
@@ -26,38 +26,52 @@ FETCHED = {
   'llama2': 'vocabulary',
 }
 TOKENIZERS = ('bytes', 'bpe', 'gpt2', 'gpt2:DIR')
-# What fields of a source and of the data as a whole mean.
-FILES = (
-  "globs or folders, as in 'a/*.txt, b/{c,d}'; of corpus='files': .txt, .md, .jsonl, .json, .csv, "
-  ".tsv (also .gz, .zst), .parquet, .arrow; of corpus='tokens': .bin of nanoGPT or llm.c, "
-  "Megatron's .idx"
-)
-VALIDATION_FILES = "the validation split, written as files; '' = split off from files"
-TEXT_FIELD = 'name of the text in JSON lines, columns of tables and TFDS features'
-TOKEN_DTYPE = "ids in a .bin without a header, of corpus='tokens'"
-SKIP_MALFORMED = 'share of records without text that may be left out; 0 = the first one stops'
 
 
 @dataclasses.dataclass(frozen=True)
-class SourceConfig(Section):
-  """One corpus of a mixture; what is not here holds for all of them and stands in DataConfig."""
+class TextFields(Section):
+  """Fields of one corpus: of a source of a mixture, and of data with a single corpus."""
+
+  corpus: str = field('files', "as data.corpus, except 'mixture'")
+  files: str = field(
+    '',
+    "globs or folders, as in 'a/*.txt, b/{c,d}'; of corpus='files': .txt, .md, .jsonl, .json, "
+    ".csv, .tsv (also .gz, .zst), .parquet, .arrow; of corpus='tokens': .bin of nanoGPT or llm.c, "
+    "Megatron's .idx",
+  )
+  validation_files: str = field(
+    '', "validation split: globs or folders, as `files`; '' = split off from files"
+  )
+  text_field: str = field(
+    'text', 'name of the text in JSON lines, columns of tables and TFDS features'
+  )
+  skip_malformed: float = field(
+    0.0,
+    'largest share of records without text to skip; 0 = the first one is an error',
+    least=0,
+    below=1,
+  )
+  token_dtype: str = field(
+    'uint16',
+    "type of the ids in a .bin without a header, for corpus='tokens'",
+    choices=('uint16', 'uint32'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig(TextFields):
+  """One corpus of a mixture; fields of all corpora together stand in DataConfig."""
 
   section: ClassVar[str] = 'data.sources'
 
-  corpus: str = field('files', "as data.corpus, except 'mixture'")
-  files: str = field('', FILES)
-  validation_files: str = field('', VALIDATION_FILES)
-  text_field: str = field('text', TEXT_FIELD)
-  skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
-  token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
   max_tokens: int = field(
     0, 'tokens of its training split that are used', least=0, most=2**53, zero='all'
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig(Section):
-  """Where the text comes from, how it is tokenised and split, and how windows are drawn from it."""
+class DataConfig(TextFields):
+  """The source of the text, its tokenisation and split, and how windows are drawn from it."""
 
   section: ClassVar[str] = 'data'
 
@@ -66,15 +80,10 @@ class DataConfig(Section):
     'moby_dick, sotu, files, tokens (of another program), packed:DIR (of crt-prepare), tfds:NAME, '
     "mixture, or a task: 'pointer_chasing:levels=3,keys=5'",
   )
-  files: str = field('', FILES)
-  validation_files: str = field('', VALIDATION_FILES)
-  text_field: str = field('text', TEXT_FIELD)
-  skip_malformed: float = field(0.0, SKIP_MALFORMED, least=0, below=1)
-  token_dtype: str = field('uint16', TOKEN_DTYPE, choices=('uint16', 'uint32'))
-  sources: dict[str, SourceConfig] = field({}, "of corpus='mixture': name -> source")
+  sources: dict[str, SourceConfig] = field({}, "the sources of corpus='mixture', by name")
   interleave: str = field('', "pattern that a mixture repeats: 'name:chunks, name:chunks, ...'")
   chunk_tokens: int = field(1024, 'tokens of a chunk of a mixture', least=1, most=LARGEST)
-  tfds_dir: str = field('', "where prepared TFDS sets lie; '' = TFDS's default")
+  tfds_dir: str = field('', "folder of prepared TFDS datasets; '' = TFDS's default")
   tokenizer: str = field(
     'bytes', "bytes, bpe, gpt2, gpt2:DIR, a tokenizer.json, or a model's folder or .gguf file"
   )
@@ -85,14 +94,14 @@ class DataConfig(Section):
     'default', 'how a BPE is trained', choices={'default': '', 'crt': "the CRT paper's"}
   )
   bpe_documents: int = field(
-    0, 'documents that a BPE is trained on, from the first', least=0, most=LARGEST, zero='all'
+    0, 'number of first documents that a BPE is trained on', least=0, most=LARGEST, zero='all'
   )
   separator: str = field('none', 'tokens between documents', choices=('none', 'eos', 'bos_eos'))
   split: str = field(
     'auto',
-    'how the validation split is taken off',
+    'how the validation split is chosen',
     choices={
-      'auto': 'document_hash where there are many documents',
+      'auto': 'document_hash for many documents, else contiguous',
       'document_hash': 'whole documents',
       'contiguous': 'the end of the text',
     },
@@ -100,7 +109,7 @@ class DataConfig(Section):
   validation_fraction: float = field(
     0.1, 'share of the documents, or of the tokens', above=0, below=1
   )
-  sequence_length: int = field(256, 'tokens that a model sees at once, T', least=1, most=2**24)
+  sequence_length: int = field(256, 'tokens of a window, T', least=1, most=2**24)
   batch_size: int = field(
     16, 'rows of the global batch, B; divisible by mesh.data * mesh.fsdp', least=1, most=2**24
   )
@@ -108,9 +117,9 @@ class DataConfig(Section):
     'shuffled',
     'how windows are drawn',
     choices={
-      'shuffled': 'each once an epoch',
-      'random_offsets': 'anywhere',
-      'in_order': 'as in the file',
+      'shuffled': 'in random order, each once per epoch',
+      'random_offsets': 'at independent random offsets',
+      'in_order': 'in file order',
     },
   )
   cache_dir: str = field('', "folder of tokenised text; '' = $CRT_JAX_CACHE or ~/.cache/crt_jax")
@@ -123,7 +132,7 @@ class DataConfig(Section):
     _check_unread(self, 'data')
     require(
       not self.validation_files or self.split == 'auto',
-      f'data.split={self.split!r} splits nothing off where data.validation_files is set; '
+      f'data.split={self.split!r} has no effect if data.validation_files is set; '
       "use data.split='auto'",
     )
     if self.corpus == 'tokens':
@@ -149,17 +158,17 @@ class DataConfig(Section):
     return {name: int(chunks) for name, _, chunks in entries}
 
   def of_source(self, name: str) -> 'DataConfig':
-    """The configuration of one corpus of a mixture, as if it were alone."""
+    """Returns the configuration of one corpus of a mixture as a corpus by itself."""
     own = {key: value for key, value in vars(self.sources[name]).items() if key != 'max_tokens'}
     return dataclasses.replace(self, sources={}, interleave='', **own)
 
 
 def resolve(config: DataConfig | Mapping[str, Any]) -> DataConfig:
-  """The complete, checked configuration of `config.data`, as fields.resolve."""
+  """Returns the complete, checked configuration of `config.data`, as fields.resolve does."""
   return fields.resolve(DataConfig, config)
 
 
-def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iterable[str]) -> None:
+def _check_corpus(config: TextFields, section: str, choices: Iterable[str]) -> None:
   corpus = config.corpus
   is_task = choices is not CORPORA and corpus.partition(':')[0] == TASK
   kind, _, what = corpus.partition(':')
@@ -176,8 +185,8 @@ def _check_corpus(config: SourceConfig | DataConfig, section: str, choices: Iter
     )
 
 
-def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
-  """Raises ValueError where a field is set that nothing reads: the text would be another."""
+def _check_unread(config: TextFields, section: str) -> None:
+  """Raises ValueError if a field is set that this corpus does not read."""
   readers = {
     'files': OF_FILES,
     'validation_files': OF_FILES,
@@ -194,7 +203,7 @@ def _check_unread(config: SourceConfig | DataConfig, section: str) -> None:
 
 
 def _refuse_unread(
-  config: SourceConfig | DataConfig, section: str, name: str, kinds: tuple, corpora: list[str]
+  config: TextFields, section: str, name: str, kinds: tuple, corpora: list[str]
 ) -> None:
   value, default = getattr(config, name), getattr(type(config), name)
   if value == default or any(corpus.partition(':')[0] in kinds for corpus in corpora):
@@ -237,7 +246,7 @@ def _check_tokens(config: DataConfig) -> None:
   require(
     config.tokenizer != 'bpe',
     "data.tokenizer='bpe' trains one, but data.corpus='tokens' has its tokens already; set "
-    "data.tokenizer to that which made them, such as 'gpt2'",
+    "data.tokenizer to the one that made them, such as 'gpt2'",
   )
   require(
     config.separator == 'none',

@@ -33,7 +33,7 @@ class DepthSchedule:
 
   @classmethod
   def parse(cls, depth: int, depth_min: int, text: str) -> 'DepthSchedule':
-    """From `model.depth`, `model.depth_min` and `model.depth_schedule` (crt.md 3, K curriculum).
+    """Returns the schedule of depth, depth_min and depth_schedule (crt.md 3, K curriculum).
 
     Args:
       text: '' or entries 'step:K' and 'step:low-high', comma-separated, steps ascending; before the
@@ -59,11 +59,11 @@ class DepthSchedule:
     return cls(tuple(starts), tuple(ranges))
 
   def depths(self) -> tuple[int, ...]:
-    """All depths that can occur, ascending."""
+    """Returns all depths that can occur, ascending."""
     return tuple(sorted({d for low, high in self.ranges for d in range(low, high + 1)}))
 
   def draw(self, seed: int, step: int) -> int:
-    """The depth of `step`: a pure host function of (seed, step), the same on every process."""
+    """Returns the depth of `step`, a pure function of (seed, step) on every process."""
     low, high = self.ranges[bisect.bisect_right(self.starts, step) - 1]
     if low == high:
       return low

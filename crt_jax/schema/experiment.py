@@ -1,4 +1,4 @@
-"""A whole config: its sections, their defaults, what is wrong with it."""
+"""A complete config: its sections, their defaults, and its checks."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ ABOUT = 'about'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AboutConfig(Section):
-  """What a person should know of an experiment; a run goes on whatever it says."""
+  """Facts about an experiment for people; a run does not depend on them."""
 
   section: ClassVar[str] = ABOUT
 
-  stands_in_for: str = field('', 'texts in whose place it trains on what is at hand; said loudly')
-  first_look: str = field('', '--config of a short version, named where the run would take days')
+  stands_in_for: str = field('', 'the intended texts of a config on embedded ones; a warning')
+  first_look: str = field('', '--config of a short version, suggested if the run would take days')
 
 
 MODELS: dict[str, type[ModelConfig]] = {
@@ -43,13 +43,13 @@ SECTIONS: dict[str, type[Section]] = {
   'sample': SampleConfig,
   ABOUT: AboutConfig,
 }
-# Read by experiments.study and experiments.bptt_study alone.
+# Only experiments.study and experiments.bptt_study read this section.
 STUDY = 'study'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Whole(Section):
-  """Fields that stand in no section."""
+  """Fields outside any section."""
 
   section: ClassVar[str] = ''
 
@@ -59,29 +59,29 @@ class Whole(Section):
 
 
 def crt_model(**changes: Any) -> dict[str, Any]:
-  """All fields of a CRT, `changes` on the defaults; `experiment` adds the vocabulary of the
-  data."""
+  """Returns all fields of a CRT; `experiment` adds the vocabulary of the data."""
   return complete(CRTConfig, {'name': 'crt', **changes})
 
 
 def cart_model(**changes: Any) -> dict[str, Any]:
-  """All fields of a CART, as `crt_model`."""
+  """Returns all fields of a CART, as `crt_model` does of a CRT."""
   return complete(CARTConfig, {'name': 'cart', 'head_width': CART_HEAD_WIDTH, **changes})
 
 
 def transformer_model(**changes: Any) -> dict[str, Any]:
-  """All fields of a transformer, as `crt_model`."""
+  """Returns all fields of a transformer, as `crt_model` does of a CRT."""
   return complete(TransformerConfig, {'name': 'transformer', **changes})
 
 
 def source(**changes: Any) -> ConfigDict:
-  """All fields of one corpus of a mixture."""
+  """Returns all fields of one corpus of a mixture."""
   return ConfigDict(complete(SourceConfig, changes))
 
 
 def experiment(model: Mapping[str, Any]) -> ConfigDict:
-  """A complete config around a model: every field that the code reads, so that a misspelt one is
-  refused. It trains on the embedded novel, as bytes.
+  """Returns a complete config around a model, which trains on the embedded novel, as bytes.
+
+  It has every field that the code reads, so a misspelt field is refused.
 
   Args:
     model: from `crt_model`, `cart_model` or `transformer_model`, or the fields of a registered one.
@@ -95,8 +95,9 @@ def experiment(model: Mapping[str, Any]) -> ConfigDict:
 
 
 def check(config: ConfigDict) -> ConfigDict:
-  """The config with every field and each in its type, locked. The model's section stays as it is:
-  it is checked where the model is built.
+  """Returns the locked config with every field in its type.
+
+  The section of the model is checked later, where the model is built.
 
   Raises:
     ValueError: a value that no run could mean; one line that names the field and the fix.
@@ -120,7 +121,7 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def stand_ins(config: ConfigDict) -> list[str]:
-  """The embedded corpora on which a config trains in place of those that it is about."""
+  """Returns the embedded corpora on which a config trains in place of the intended ones."""
   if not config.about.stands_in_for:
     return []
   mixed = config.data.corpus == MIXTURE
@@ -129,7 +130,7 @@ def stand_ins(config: ConfigDict) -> list[str]:
 
 
 def completed(saved: Mapping[str, Any]) -> ConfigDict:
-  """The locked config of a run that was saved, unchecked: a field added since has its default."""
+  """Returns the locked config of a saved run; a field added since then has its default."""
   config = ConfigDict(dict(saved))
   for name, cls in SECTIONS.items():
     given = config.get(name, None)
@@ -138,7 +139,7 @@ def completed(saved: Mapping[str, Any]) -> ConfigDict:
 
 
 def section_of(name: str, model: str) -> tuple[type[Section] | None, str]:
-  """The section of a dotted field, None where there is none, and the field's own name.
+  """Returns the section of a dotted field, None if there is none, and the field's own name.
 
   Args:
     model: the model's name, on which the fields of 'model' depend.
@@ -150,20 +151,20 @@ def section_of(name: str, model: str) -> tuple[type[Section] | None, str]:
 
 
 def meaning(name: str, model: str) -> Values:
-  """What a dotted field takes and means; nothing is known of a field that is in no section."""
+  """Returns what a dotted field accepts and means; an empty meaning for a field of no section."""
   cls, own = section_of(name, model)
   return values_of(cls, own) if cls else Values('')
 
 
 def default(name: str, model: str) -> Any:
-  """The default of a dotted field as JSON has it; None where it has none."""
+  """Returns the default of a dotted field as JSON; None if it has none."""
   cls, own = section_of(name, model)
   value = complete(cls, {}).get(own) if cls else None
   return list(value) if isinstance(value, tuple) else value
 
 
 def flat(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested mappings as one, with dotted names; an empty one is a value."""
+  """Returns nested mappings as one mapping with dotted names; an empty mapping is a value."""
   found = {}
   for name, value in config.items():
     members = flat(value, f'{prefix}{name}.') if hasattr(value, 'keys') else {}

@@ -1,4 +1,4 @@
-"""A section of a config as a frozen dataclass, whose fields say what they take and what they mean:
+"""A section of a config as a frozen dataclass, whose fields know their values and meaning:
 
   @dataclasses.dataclass(frozen=True, kw_only=True)
   class TrainConfig(Section):
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
-LARGEST = 2**31 - 1  # of what is a 32-bit number on a device: steps, positions
+LARGEST = 2**31 - 1  # steps and positions are 32-bit numbers on devices
 SEEDS = 2**32 - 1  # the largest seed
 KINDS = {
   bool: 'true or false (bool)',
@@ -34,14 +34,14 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-  """What a field takes and what it means.
+  """The values that a field accepts, and its meaning.
 
   Attributes:
-    meaning: one line, with the unit where there is one.
-    least, most: bounds of a number, or of the members of a tuple, that it may reach.
-    above, below: bounds that it may not reach.
-    zero: what 0 stands for, where that is not the number.
-    choices: of a text; a mapping says what each means.
+    meaning: one line, with the unit if there is one.
+    least, most: inclusive bounds of a number, or of the members of a tuple.
+    above, below: exclusive bounds.
+    zero: what 0 stands for, if not for the number 0.
+    choices: the allowed texts; a mapping has their meanings.
   """
 
   meaning: str
@@ -53,7 +53,7 @@ class Values:
   choices: tuple[str, ...] | Mapping[str, str] = ()
 
   def words(self) -> str:
-    """One line for a reader: the meaning, what 0 stands for, the choices and what they mean."""
+    """Returns one line for a reader: the meaning, what 0 stands for, and the choices."""
     zero = f'0 = {self.zero}' if self.zero else ''
     means = self.choices if isinstance(self.choices, Mapping) else dict.fromkeys(self.choices, '')
     choices = ', '.join(
@@ -62,7 +62,7 @@ class Values:
     return '; '.join(part for part in (self.meaning, zero, choices) if part)
 
   def fault(self, value: Any) -> str:
-    """What a value of the right type must be and is not: 'must ...', or '' where it is right."""
+    """Returns 'must ...' for a value of the right type that is not allowed, else ''."""
     if self.choices and value not in self.choices:
       return f'must be one of {", ".join(map(repr, self.choices))}{near(value, self.choices)}'
     if isinstance(value, bool | str):
@@ -80,11 +80,11 @@ class Values:
 
 
 def field(default: Any, meaning: str, **bounds: Any) -> Any:
-  """A field of a Section.
+  """Returns a field of a Section.
 
   Args:
-    default: what it is where it is not given; MISSING for a field that has to be.
-    meaning, bounds: as of Values.
+    default: the value of a field that is not given; MISSING for a required field.
+    meaning, bounds: see Values.
   """
   if isinstance(default, dict):
     options: dict[str, Any] = {'default_factory': default.copy}
@@ -98,9 +98,9 @@ MISSING = dataclasses.MISSING
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """Base of the sections: each field is checked when one is made.
+  """Base class of sections; each field is checked when one is made.
 
-  A subclass is a frozen dataclass and may `check` what fields mean together.
+  A subclass is a frozen dataclass; its `check` may compare fields.
   """
 
   section: ClassVar[str]
@@ -111,29 +111,28 @@ class Section:
     self.check()
 
   def check(self) -> None:
-    """Raises ValueError, naming a field and the fix, for values that do not go together."""
+    """Raises ValueError, naming a field and the fix, for incompatible values."""
 
 
 @functools.cache
 def kinds(cls: type[Section]) -> dict[str, Any]:
-  """Name -> type of every field of a section."""
+  """Returns name -> type of every field of a section."""
   hints = typing.get_type_hints(cls)
   return {one.name: hints[one.name] for one in dataclasses.fields(cls)}
 
 
 def values_of(cls: type[Section], name: str) -> Values:
-  """What a field of a section takes; a field without a `field(...)` takes every value of its
-  type."""
+  """Returns the values that a field accepts; without `field(...)` it accepts its whole type."""
   return cls.__dataclass_fields__[name].metadata.get('values', Values(''))
 
 
 def checked(cls: type[Section], name: str, value: Any, section: str) -> Any:
-  """The value of a field in its type; ValueError where it takes no such value."""
+  """Returns the value of a field in its type; ValueError if the field does not accept it."""
   return _checked(f'{section}.{name}'.lstrip('.'), value, kinds(cls)[name], values_of(cls, name))
 
 
 def complete(cls: type[Section], given: Mapping[str, Any], section: str = '') -> dict[str, Any]:
-  """Every field of a section that is given or has a default, by name, unchecked.
+  """Returns every given or default field of a section by name, unchecked.
 
   Raises:
     ValueError: it has no such field.
@@ -152,15 +151,15 @@ Kind = TypeVar('Kind', bound=Section)
 def resolve(
   cls: type[Kind], given: Kind | ConfigDict | Mapping[str, Any], section: str = ''
 ) -> Kind:
-  """The checked section.
+  """Returns the checked section.
 
   Args:
-    given: its fields, which may be incomplete: a ConfigDict, a mapping, or such a section.
-    section: its dotted name, where that is not the usual one.
+    given: some or all of its fields: a ConfigDict, a mapping, or such a section.
+    section: its dotted name, if not the usual one.
 
   Raises:
-    ValueError: a field that is unknown, missing, or has a value that is not right; one line that
-      names it and says what to write.
+    ValueError: an unknown or missing field, or an invalid value; one line that names the field and
+      says what to write.
   """
   if isinstance(given, cls):
     return given
@@ -213,7 +212,7 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def shown(value: Any) -> str:
-  """A value in one line, shortened where it is long."""
+  """Returns a value in one line, shortened where it is long."""
   return ' '.join(_SHORT.repr(value).split())
 
 
@@ -224,18 +223,18 @@ def require(condition: Any, message: str) -> None:
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:
-  """Raises ValueError, naming the nearest, unless `value` is one of `choices`."""
+  """Raises ValueError, naming the nearest choice, unless `value` is one of `choices`."""
   fault = Values('', choices=tuple(choices)).fault(value)
   require(not fault, f'{name}={shown(value)} {fault}')
 
 
 def closest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-  """The known word most like `word`, or None when none resembles it."""
+  """Returns the known word most similar to `word`, or None if none is similar."""
   matches = difflib.get_close_matches(str(word), list(known), 1, cutoff)
   return matches[0] if matches else None
 
 
 def near(word: str, known: Iterable[str]) -> str:
-  """'; did you mean ...?' with the closest of the known words, or ''."""
+  """Returns '; did you mean ...?' with the closest of the known words, or ''."""
   match = closest(word, known)
   return f'; did you mean {match!r}?' if match else ''

@@ -1,4 +1,4 @@
-"""Fields of layers of some style, and of a transformer."""
+"""Fields of a style's layers, and of a transformer."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from crt_jax.schema.model import DEEPEST, WIDEST, ModelConfig, require_default
 ROTARY = {
   'integer_reversed': "the CRT paper's language models",
   'integer': 'pointer chasing',
-  'standard': 'halves are rotated, by rotary_theta',
+  'standard': 'rotate-half, by rotary_theta',
 }
 STYLES = {
   'roformer': "the CRT paper's",
@@ -42,33 +42,33 @@ OF_STYLES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerFields(ModelConfig):
-  """Fields of layers of some style: of a transformer, and of a CRT with block='transformer'."""
+  """Fields of layers of a style: of a transformer, and of a CRT with block='transformer'."""
 
   style: str = field('roformer', 'kind of layers', choices=STYLES)
   rotary: str = field(
-    '', "kind of rotary angles; implied by style='llama', none of 'gpt2'", choices=('', *ROTARY)
+    '', "kind of rotary angles; implied by style='llama', none for 'gpt2'", choices=('', *ROTARY)
   )
   rotary_theta: float = field(1e4, "base of the angles of rotary='standard'", above=0, most=1e12)
   rotary_scaling: str = field(
     'none',
-    "how style='llama' stretches its angles over longer texts",
+    "how style='llama' scales its frequencies for longer texts",
     choices={
       'none': 'not at all',
       'linear': 'all frequencies over rotary_factor',
-      'llama3': 'low ones over rotary_factor, high ones as they are',
+      'llama3': 'low frequencies over rotary_factor, high ones unchanged',
     },
   )
-  rotary_factor: float = field(1.0, 'of rotary_scaling', least=1, most=1e6)
+  rotary_factor: float = field(1.0, 'divisor of frequencies, for rotary_scaling', least=1, most=1e6)
   rotary_low: float = field(
-    1.0, "turns in rotary_positions up to which 'llama3' divides all", above=0, most=1e6
+    1.0, "turns in rotary_positions up to which 'llama3' divides frequencies", above=0, most=1e6
   )
   rotary_high: float = field(
-    4.0, "turns in rotary_positions from which 'llama3' divides nothing", above=0, most=1e6
+    4.0, "turns in rotary_positions from which 'llama3' keeps frequencies", above=0, most=1e6
   )
   rotary_positions: int = field(
-    8192, "positions that were trained before 'llama3' stretched them", least=1, most=LARGEST
+    8192, "positions of the training before scaling by 'llama3'", least=1, most=LARGEST
   )
-  norm_eps: float = field(1e-6, "epsilon of RMSNorm: 'cart_dense', 'llama'", above=0, most=1)
+  norm_eps: float = field(1e-6, "epsilon of RMSNorm ('cart_dense', 'llama')", above=0, most=1)
   kv_heads: int = field(
     0, "key/value heads of style='llama', G; divide H", least=0, most=WIDEST, zero='heads'
   )
@@ -144,7 +144,7 @@ class TransformerConfig(LayerFields):
   )
   latent_ratio: int = field(
     0,
-    "of style='cart_dense': keys and values through C / latent_ratio",
+    "width of the key/value latent is C / latent_ratio, for style='cart_dense'",
     least=0,
     most=WIDEST,
     zero='full rank',
@@ -163,6 +163,6 @@ class TransformerConfig(LayerFields):
 
 
 def require_rotary(rotary: str) -> None:
-  """Weights mean nothing without the angles they were trained with, so there is no default."""
+  """Raises ValueError without `rotary`: weights fit only the angles they were trained with."""
   choices = ', '.join(map(repr, ROTARY))
   require(rotary, f'model.rotary is missing; choose one of {choices} (crt: integer_reversed)')

@@ -1,4 +1,4 @@
-"""Fields of every kind of model, `config.model`."""
+"""Fields of every model, `config.model`."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from crt_jax.schema.fields import LARGEST, MISSING, Section, field, require
 WIDEST, DEEPEST = 2**17, 10_000
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 REMAT = {
-  'auto': 'as is fastest on the device',
+  'auto': 'the fastest on the device',
   'none': 'nothing',
   'pass': 'every recurrent pass',
   'layer': 'every pass, and every layer in it',
@@ -19,7 +19,7 @@ KERNELS = {
   'xla': 'scores are materialised',
   'cudnn': 'NVIDIA GPUs, 16 bits',
   'splash': 'TPUs',
-  'auto': 'as is fastest on the device',
+  'auto': 'the fastest on the device',
 }
 
 
@@ -36,9 +36,9 @@ class ModelConfig(Section):
   name: str = field(MISSING, 'kind of model')
   vocab_size: int = field(MISSING, 'token ids, V', least=1, most=2**24)
   width: int = field(MISSING, 'width of the residual stream, C', least=1, most=WIDEST)
-  heads: int = field(0, 'query heads, H; C / heads is even', least=0, most=WIDEST, zero='derived')
+  heads: int = field(0, 'query heads, H; C / heads is even', least=0, most=WIDEST, zero='C / A')
   head_width: int = field(0, 'width of a head, A; even', least=0, most=WIDEST, zero='C / heads')
-  dropout: float = field(0.0, 'share of units that training drops', least=0, below=1)
+  dropout: float = field(0.0, 'dropout rate of training', least=0, below=1)
   dtype: str = field(
     'float32', 'of products; parameters and residual stream are float32, or float64', choices=DTYPES
   )
@@ -49,7 +49,11 @@ class ModelConfig(Section):
     choices=('yes', 'no', 'auto'),
   )
   window: int = field(
-    0, 'positions that attention sees, its own included', least=0, most=LARGEST, zero='all before'
+    0,
+    'positions that a query attends to, itself included',
+    least=0,
+    most=LARGEST,
+    zero='all before',
   )
   attention_kernel: str = field(
     'auto', "what computes attention; 'xla' runs with dropout too", choices=KERNELS
@@ -59,7 +63,7 @@ class ModelConfig(Section):
     'MiB of float32 logits that a device holds at a time',
     least=0,
     most=LARGEST,
-    zero='as is fastest on the device',
+    zero='the fastest on the device',
   )
 
   def check(self) -> None:
@@ -96,7 +100,7 @@ class ModelConfig(Section):
 
   @property
   def trains_in_parallel(self) -> bool:
-    """Whether training runs parallel passes over whole sequences; else it attends to caches."""
+    """Whether training runs parallel passes over sequences, not attention over caches."""
     return True
 
   @property
@@ -110,10 +114,10 @@ def names_of(cls: type[ModelConfig]) -> set[str]:
 
 
 def require_default(config: ModelConfig, names: Iterable[str], owner: str) -> None:
-  """Raises ValueError where a field that only `owner` has is given."""
+  """Raises ValueError if a field is given that only `owner` has."""
   for name in sorted(names):
     value = getattr(config, name)
     require(
       value == type(config).__dataclass_fields__[name].default,
-      f'model.{name}={value!r} is of {owner}; set that, or leave it out',
+      f'model.{name}={value!r} is only for {owner}; set that, or leave it out',
     )

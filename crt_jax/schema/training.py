@@ -1,4 +1,4 @@
-"""`config.optimizer`, `config.train`, `config.mesh`: how parameters are updated, and where."""
+"""`config.optimizer`, `config.train`, `config.mesh`: how and where parameters are updated."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from crt_jax.schema.fields import LARGEST, Section, field, require
 
-HIGHEST = 1e38  # that float32 holds
+HIGHEST = 1e38  # about the largest float32
 OFTEN = dict(least=1, most=LARGEST)
 
 
@@ -22,14 +22,14 @@ class OptimizerConfig(Section):
     choices={
       'adamw': '',
       'adam': 'without weight decay',
-      'lion': 'wants a third to a tenth of the rate',
+      'lion': 'needs a third to a tenth of the learning rate',
       'muon': 'matrices between layers; adamw for all else',
     },
   )
   learning_rate: float = field(2e-4, 'highest learning rate', above=0, most=HIGHEST)
   schedule: str = field(
     'constant',
-    'how the learning rate goes on after the warm-up',
+    'learning rate after the warm-up',
     choices={'constant': '', 'cosine': 'to final_learning_rate at the last step'},
   )
   warmup_steps: int = field(
@@ -42,20 +42,20 @@ class OptimizerConfig(Section):
   b2: float = field(0.999, 'decay of the second moment', least=0, below=1)
   eps: float = field(1e-8, 'added to the root of the second moment', above=0, most=1)
   weight_decay: float = field(
-    0.01, 'decoupled, times the learning rate; of adamw', least=0, most=HIGHEST
+    0.01, 'decoupled, multiplied by the learning rate; not for adam', least=0, most=HIGHEST
   )
   decay_mask: str = field(
     'all',
     'which parameters decay',
     choices={'all': '', 'all_but_gate': 'of a CART', 'matrices': 'no biases, norms, gate, blend'},
   )
-  frozen: tuple[str, ...] = field((), "parts of the model that stay as initialised, as ('gate',)")
+  frozen: tuple[str, ...] = field((), "parts of the model that are not trained, such as ('gate',)")
   clip_norm: float = field(
     1.0, 'largest norm of the global gradient', least=0, most=HIGHEST, zero='off'
   )
   ema_decay: float = field(
     0.0,
-    'decay of a moving average of the parameters, which is then what is scored and loaded',
+    'decay of a moving average of the parameters, which is then scored and loaded',
     least=0,
     below=1,
     zero='none',
@@ -70,16 +70,16 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
-  """How long a run trains, and what it writes on its way."""
+  """How long a run trains, and what it writes meanwhile."""
 
   section: ClassVar[str] = 'train'
 
   steps: int = field(1000, 'updates of the parameters', **OFTEN)
   init_from: str = field(
-    '', 'work directory of a trained model to begin with (a transformer for a CRT)'
+    '', 'work directory of a trained model to start from (a CRT also takes a transformer)'
   )
   keep_layers: tuple[int, ...] = field(
-    (), 'layers of init_from to begin with, from 0 and rising, as (0,1,5); () = all', least=0
+    (), 'layers of init_from to keep, ascending from 0, such as (0,1,5); () = all', least=0
   )
   accumulation: int = field(
     1, 'slices of the batch per update; divides data.batch_size', least=1, most=2**20
@@ -88,15 +88,15 @@ class TrainConfig(Section):
   eval_every: int = field(200, 'steps between measurements on the validation set', **OFTEN)
   checkpoint_every: int = field(200, 'steps between checkpoints', **OFTEN)
   keep_checkpoints: int = field(
-    2, 'how many of the newest are kept; the best one stays too', **OFTEN
+    2, 'number of newest checkpoints to keep, besides the best one', **OFTEN
   )
   telemetry_every: int = field(
     0, 'steps between expensive statistics', least=0, most=LARGEST, zero='never'
   )
-  profile: str = field('', "first and last step of which a profile is recorded, as '100-105'")
+  profile: str = field('', "first and last step to profile, such as '100-105'")
   stall_seconds: float = field(
     600.0,
-    'of one step, after which each process says where it stands',
+    'seconds of one step after which each process prints where it waits',
     least=0,
     most=HIGHEST,
     zero='never',
@@ -117,7 +117,7 @@ class TrainConfig(Section):
 
   @property
   def profiled(self) -> tuple[int, int]:
-    """First and last step of `profile`; 0, 0 for none and for what is no such text."""
+    """First and last step of `profile`; (0, 0) for '' or a text of another form."""
     steps = re.fullmatch(r'(\d+)-(\d+)', self.profile)
     return (int(steps[1]), int(steps[2])) if steps else (0, 0)
 
@@ -128,7 +128,7 @@ class MeshConfig(Section):
 
   section: ClassVar[str] = 'mesh'
 
-  data: int = field(-1, 'replicas of the parameters; -1 = all that are left', least=-1, most=2**20)
+  data: int = field(-1, 'replicas of the parameters; -1 = all devices left', least=-1, most=2**20)
   fsdp: int = field(
     1, 'devices over which parameters, moments and rows are split', least=-1, most=2**20
   )
@@ -137,10 +137,10 @@ class MeshConfig(Section):
   )
   gather: str = field(
     'step',
-    'when weights that lie on fsdp are gathered',
+    'when weights that are split over fsdp are gathered',
     choices={
-      'step': 'all once a step, which sends less',
-      'layer': 'where they are used, which stores less',
+      'step': 'all once per step: less communication',
+      'layer': 'layer by layer: less memory',
     },
   )
   across: str = field(

@@ -1,4 +1,4 @@
-"""A trained model as the beginning of a run: with fewer layers, a correction, in another type."""
+"""A trained model as the start of a run: with fewer layers, a correction or another dtype."""
 
 import dataclasses
 import pathlib
@@ -25,7 +25,7 @@ from crt_jax.types import Params
 
 
 def fields_of_some(fields: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
-  """Returns `config.model` with `layers` alone, () = all; ValueError where it has them not."""
+  """Returns `config.model` reduced to `layers`, () = all; ValueError for a missing layer."""
   fields = dict(fields)
   if layers:
     count = fields.get('layers', 0)
@@ -37,7 +37,7 @@ def fields_of_some(fields: Mapping[str, Any], layers: Sequence[int]) -> dict[str
 
 
 def params_of_some(params: Params, layers: Sequence[int]) -> Params:
-  """Returns the parameters with `layers` alone, () = all."""
+  """Returns the parameters reduced to `layers`, () = all."""
   if not layers:
     return params
   return params | dict(layers=jax.tree.map(lambda a: a[np.array(layers)], params['layers']))
@@ -50,7 +50,7 @@ def converted(
   dtype: str = '',
   around: ConfigDict | None = None,
 ) -> Trained:
-  """The model with some of its layers, as a CRT with a correction, computing in another type.
+  """Returns the model with some of its layers, with a correction, or in another dtype.
 
   Args:
     layers: those that are kept, in order; () = all.
@@ -84,9 +84,9 @@ def converted(
 
 
 def begin_run(path: str, trained: Trained) -> None:
-  """Writes a work directory at step 0, whole or not at all.
+  """Writes a work directory at step 0, complete or not at all.
 
-  It has no state of an optimiser: training begins with it by train.init_from.
+  It has no optimiser state: training starts from it by train.init_from.
 
   Args:
     path: does not exist.
@@ -111,7 +111,7 @@ def begin_run(path: str, trained: Trained) -> None:
     'origin': origin(),
     'data': dataset.identity,
     'begins_with': None,
-    'settled': device_defaults.decided(trained.model.config),
+    'computed_as': device_defaults.decided(trained.model.config),
     'training_seconds': 0.0,
   }
   with storage.written_whole(path) as scratch:

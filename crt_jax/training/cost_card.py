@@ -1,4 +1,4 @@
-"""The cost card: what a run is and will cost, said before anything is compiled."""
+"""The cost card: what a run is and what it will cost, printed before anything is compiled."""
 
 import time
 from typing import TYPE_CHECKING
@@ -17,18 +17,20 @@ from crt_jax.training.terminal import count, duration
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run
 
-SHARE_OF_PEAK = 0.4  # that training reaches of it (docs/performance.md)
-SHARE_OF_PRODUCT = 0.6  # of the rate of one matrix product, on a CPU
-LONG = 86_400.0  # seconds; then a shorter version is named
+SHARE_OF_PEAK = 0.4  # share of the peak that training reaches (docs/performance.md)
+SHARE_OF_PRODUCT = 0.6  # share of a matrix product's FLOP/s that training reaches on a CPU
+LONG = 86_400.0  # seconds above which the card names a shorter version
 WIDTH = 100
 
 
 def cost_card(run: 'Run') -> str:
-  """Returns some lines: what is trained on which text how often, FLOPs, devices, how long it may
-  take here. Where texts stand in for others, that comes first."""
+  """Returns the card's lines: data, repetitions, FLOPs, devices, estimated time.
+
+  A warning comes first if stand-in texts replace the intended ones.
+  """
   config, state, model = run.config, run.state, run.model
   decided = device_defaults.decided(model.config)
-  del decided['attention_kernel']  # what runs is said by itself
+  del decided['attention_kernel']  # it has a line of its own
   stored = accounting.parameters(config.model).stored
   length = config.data.sequence_length
   flops = [
@@ -64,7 +66,7 @@ def cost_card(run: 'Run') -> str:
 
 
 def stand_ins(run: 'Run') -> list[str]:
-  """Says loudly that a run compares with nothing, where it trains on other texts than asked for."""
+  """Returns a warning for a run on stand-in texts: its results compare with no other run."""
   used = schema.stand_ins(run.config)
   if not used:
     return []
@@ -82,7 +84,7 @@ def stand_ins(run: 'Run') -> list[str]:
 
 
 def shorter(run: 'Run', seconds: float) -> list[str]:
-  """Names a shorter version of a run that would take days here."""
+  """Returns lines that name a shorter version of a run that would take days; [] if none."""
   first_look = run.config.about.first_look
   if seconds < LONG or not first_look:
     return []
@@ -93,7 +95,7 @@ def shorter(run: 'Run', seconds: float) -> list[str]:
 
 
 def compiled_card(run: 'Run') -> str:
-  """Returns what is known of a run once its steps are compiled."""
+  """Returns the card's lines that are known once the steps are compiled."""
   compiled = run.compiled
   names = depth_names(run, '{} ')
   memory = [
@@ -114,7 +116,7 @@ def depth_names(run: 'Run', form: str = '{}') -> list[str]:
 
 
 def readings(run: 'Run') -> str:
-  """Returns how often the text is read until the last step."""
+  """Returns how many times the text is read by the last step."""
   config = run.config
   total = config.train.steps * config.data.batch_size * config.data.sequence_length
   times = total / sum(run.dataset.training_tokens.values())
@@ -122,14 +124,14 @@ def readings(run: 'Run') -> str:
 
 
 def epochs(run: 'Run') -> list[str]:
-  """Says which tokens of each source are read, and how often."""
+  """Returns a line of the tokens read from each source, and how often."""
   used = run.dataset.training_tokens
   of_sources = ' + '.join(f'{name} {count(tokens)}' for name, tokens in used.items())
   return [f'epochs        {readings(run)} of {of_sources} tokens'] if used else []
 
 
 def scored(run: 'Run') -> str:
-  """Says what the evaluation at the end scores."""
+  """Returns a line of what the final evaluation scores."""
   parts = evaluation.plan(evaluation.scoring_model(run.model, run.config), run.dataset, run.config)
   tokens = sum({(part.kind, part.set): part.tokens for part in parts}.values())
   sets = ', '.join(dict.fromkeys(part.set for part in parts))
@@ -137,7 +139,7 @@ def scored(run: 'Run') -> str:
 
 
 def tokens_per_second(run: 'Run') -> float:
-  """Returns what training may reach, before it is known: of a known peak, or of a product here."""
+  """Returns the expected training speed, from a known peak or a measured matrix product."""
   length = run.config.data.sequence_length
   flops = [accounting.model_flops(run.config.model, length, depth) for depth in run.depths]
   reached = SHARE_OF_PEAK * peak_flops() or SHARE_OF_PRODUCT * product_flops(run.config.model.dtype)
@@ -145,8 +147,10 @@ def tokens_per_second(run: 'Run') -> float:
 
 
 def product_flops(dtype: str) -> float:
-  """Returns the FLOP/s of a matrix product, on all devices of this kind together; simulated devices
-  share one machine."""
+  """Returns the FLOP/s of a matrix product on all devices together.
+
+  Simulated devices share one machine and count once.
+  """
   size = 1024
   x = jnp.ones((size, size), dtype)
   product = jax.jit(jnp.matmul)

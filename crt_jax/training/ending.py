@@ -1,5 +1,4 @@
-"""What a person reads at the end of a run: one number and what it means, all scores, a text, and
-what to type next."""
+"""What a person reads at the end of a run: headline, all scores, a text, next commands."""
 
 import shlex
 
@@ -38,7 +37,7 @@ def headline(model: Model, results: dict) -> str:
 
 
 def numbers(model: Model, results: dict) -> dict[str, float]:
-  """Returns the scores behind the headline by their tags in TensorBoard and trackers."""
+  """Returns the scores of the headline by their tags in TensorBoard and trackers."""
   rows = {name: principal(model, of_set) for name, of_set in by_set(results).items()}
   return {
     f'evaluation/{score}{name and "_" + name}': row[score]
@@ -49,7 +48,7 @@ def numbers(model: Model, results: dict) -> dict[str, float]:
 
 
 def principal(model: Model, results: dict) -> dict:
-  """The row of one set that says most: of the most text, in the form in which the model is used."""
+  """Returns a set's most informative row: most text, the form in which the model is used."""
   rows = results.get('whole') or results['sampled']
   exact = [row for row in rows if row['form'] == 'sequential']
   as_trained = [row for row in rows if row['depth'] == model.resolve_depth(None)]
@@ -57,7 +56,7 @@ def principal(model: Model, results: dict) -> dict:
 
 
 def by_set(results: dict) -> dict[str, dict]:
-  """Returns the results of each validation set by its name; '' where there is only one."""
+  """Returns the results of each validation set by name; the name is '' if there is only one."""
   names = dict.fromkeys(row['set'] for row in results['sampled'])
   if len(names) == 1:
     return {'': results}
@@ -69,7 +68,7 @@ def by_set(results: dict) -> dict[str, dict]:
 
 
 def table(model: Model, results: dict) -> str:
-  """Returns one line per validation set, part of it that was scored, and form of the model."""
+  """Returns one line per validation set, scored part and form of the model."""
   head = ['text', 'scored', 'tokens', 'the model as', 'perplexity', 'bits per byte']
   rows = [row for kind in ('sampled', 'whole') for row in results.get(kind, [])]
   lines = [head]
@@ -84,8 +83,10 @@ def table(model: Model, results: dict) -> str:
 
 
 def table_of_tasks(model: Model, rows: list[dict]) -> str:
-  """Returns one line per task and metric of what `evaluation.harness` found, and a column for each
-  form of the model; behind them the largest of their standard errors."""
+  """Returns one line per task and metric of `evaluation.harness`, with a column per form.
+
+  Below the columns it gives the largest of their standard errors.
+  """
   scored: dict[tuple, dict[str, dict]] = {}
   for row in rows:
     line = scored.setdefault((row['task'], row['documents'], row['metric']), {})
@@ -101,7 +102,7 @@ def table_of_tasks(model: Model, rows: list[dict]) -> str:
 
 
 def _aligned(lines: list[list[str]], align: str, rows: list[dict]) -> str:
-  """Returns a table, and below it what is to be known of a form that has a star."""
+  """Returns an aligned table, with a note about rows marked by a star."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   text = [
     '  '.join(f'{c:{a}{w}}' for c, a, w in zip(line, align, widths, strict=True)).rstrip()
@@ -112,12 +113,12 @@ def _aligned(lines: list[list[str]], align: str, rows: list[dict]) -> str:
 
 
 def shares(row: dict) -> list[float]:
-  """The shares of right answers of a task."""
+  """Returns the shares of correct answers of a task."""
   return [share for field, share in row.items() if field.startswith('accuracy_')]
 
 
 def form(model: Model, row: dict) -> str:
-  """Returns how the model was used for a row."""
+  """Returns in words how the model was used for a row."""
   if row['form'] == 'sequential':
     return 'exact recurrence'
   if row['depth'] is None or model.passes is None:
@@ -126,19 +127,19 @@ def form(model: Model, row: dict) -> str:
 
 
 def short_form(model: Model, row: dict) -> str:
-  """Returns the same in a word: 'exact', 'K=3', or 'score' where there is only one form."""
+  """Returns the form in one word: 'exact', 'K=3', or 'score' if there is only one form."""
   if row['form'] == 'sequential':
     return 'exact'
   return f'{model.passes.letter}={row["depth"]}' if model.passes else 'score'
 
 
 def sample(text: str) -> str:
-  """Returns a sample of text, as a text."""
+  """Returns a text sample, formatted for the terminal."""
   return '\n'.join(['', 'it writes:', '', *(f'  {line}' for line in text.splitlines()), ''])
 
 
 def next_commands(model: Model, config: ConfigDict, path: object) -> str:
-  """Returns what one can do with a finished run: write text, look at its curves, score it again."""
+  """Returns commands to use a finished run: generate, TensorBoard, evaluate again."""
   here = shlex.quote(str(path))
   main = program()
   generate = {'crt-train': 'crt-generate'}.get(main, 'python -m experiments.generate')

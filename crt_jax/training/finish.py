@@ -1,5 +1,7 @@
-"""What a run leaves behind at its end: evaluation.json, figures and a sample of text. Also
-`--mode=eval`, from a checkpoint."""
+"""What a run writes at its end: evaluation.json, figures and a text sample.
+
+`--mode=eval` writes the same from a checkpoint.
+"""
 
 import contextlib
 import dataclasses
@@ -12,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crt_jax import data, decoding, placing, sharding
+from crt_jax import data, decoding, json_text, placing, sharding
 from crt_jax.cluster import agreement
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.data.tokenizers import Tokenizer
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
-  """Evaluates, draws, writes a sample, and marks the run as finished."""
+  """Evaluates, draws figures, writes a sample, and marks the run as finished."""
   say = reporter.say
   say('evaluating')
   reporter.end_bar()
@@ -62,9 +64,10 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
 
 
 def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
-  """Evaluates the newest checkpoint of a work directory as its config says, and writes its records
-  anew. One process does so on its first device, several on the mesh of the config. One that was
-  stopped goes on where it was.
+  """Evaluates the newest checkpoint of a work directory and rewrites its records.
+
+  One process evaluates on its first device, several on the mesh of the config. An interrupted
+  evaluation continues where it stopped.
 
   Raises:
     ValueError: there is no such run or checkpoint, the text is not the one it was trained on, or
@@ -96,7 +99,7 @@ def evaluate_checkpoint(path: str, stop: StopSignal | None = None) -> None:
 
 
 def mesh_of(config: ConfigDict) -> Mesh:
-  """Returns the mesh of a run, over all devices; ValueError if it or the batch does not fit."""
+  """Returns the mesh of a run over all devices; ValueError if mesh or batch does not fit."""
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, 1, mesh)
   return mesh
@@ -104,27 +107,29 @@ def mesh_of(config: ConfigDict) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun(Trained):
-  """The newest checkpoint of a work directory, with its text."""
+  """The newest checkpoint of a work directory, with its dataset."""
 
   dataset: Any
 
 
 def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun:
-  """Opens a trained run to evaluate it; `mesh` makes of its config where the parameters are to lie.
+  """Opens a trained run for evaluation; `mesh` maps its config to the mesh for the parameters.
 
   Raises:
     ValueError: there is no such run or checkpoint, or the text is not the one it was trained on.
   """
   trained = load(path, mesh=mesh)
   dataset = data.prepare(trained.config.data)
-  agreement.agree('data', agreement.data_identity(dataset))
+  agreement.require_equal('data', agreement.data_identity(dataset))
   data.check_identity(path, checkpoint.load_record(path, trained.step)['data'], dataset.identity)
   return TrainedRun(**vars(trained), dataset=dataset)
 
 
 def sample(model: Model, params: Params, tokenizer: Tokenizer, config: ConfigDict) -> str | None:
-  """Returns config.sample.prompt and its continuation by the exact recurrence, None where the model
-  has none or gives no finite logits."""
+  """Returns config.sample.prompt and its continuation by the exact recurrence.
+
+  It returns None if the model has no exact form or its logits are not finite.
+  """
   if not model.has_sequential_form:
     return None
   arguments = decoding.sample_arguments(config, tokenizer)
@@ -139,11 +144,11 @@ def sample(model: Model, params: Params, tokenizer: Tokenizer, config: ConfigDic
 def write(
   directory: workdir.Workdir, config: ConfigDict, record: dict, text: str | None
 ) -> list[pathlib.Path]:
-  """Writes evaluation.json and the sample, and draws the figures from the run's own records.
+  """Writes evaluation.json and the sample, and draws the figures from the run's records.
 
   Returns: the figures, as PNG.
   """
-  workdir.write_json(directory.evaluation, record)
+  json_text.write(directory.evaluation, record)
   if text is not None:
     (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
   folder, origin = directory.folder('figures'), record['origin']

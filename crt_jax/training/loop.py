@@ -1,5 +1,4 @@
-"""The training loop, from a config to a finished work directory, in the order in which things
-happen."""
+"""The training loop, from a config to a finished work directory, in order of execution."""
 
 import functools
 
@@ -23,7 +22,7 @@ from crt_jax.training.terminal import Task
 
 
 class Diverged(SystemExit):
-  """A loss or gradient was not finite: exit code 1 and one line that says where."""
+  """A loss or gradient was not finite; the program ends with exit code 1 and one line."""
 
   together = True  # the loss is the same on every process, so all of them stop at this step
 
@@ -36,16 +35,15 @@ def train(
   stop: StopSignal | None = None,
   track: str = '',
 ) -> None:
-  """Trains to `config.train.steps` from wherever the work directory stands, then evaluates and
-  writes a sample.
+  """Trains to `config.train.steps` from the state of the work directory, then evaluates.
 
   Args:
     config: a complete config (crt_jax/schema).
-    path: the work directory (workdir.py says what lies in it).
+    path: the work directory (workdir.py lists its files).
     fork: continue a run whose config differs from this one.
-    reset_optimizer: of a fork, see startup.prepare.
-    stop: hears the signals of the process; None: nobody does.
-    track: 'wandb' or 'trackio', which is shown the rows too (runs/tracking.py); '' for none.
+    reset_optimizer: for a fork, see startup.prepare.
+    stop: receives the signals of the process; None: nothing does.
+    track: 'wandb' or 'trackio', which also gets the rows (runs/tracking.py); '' for none.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory; nothing was compiled or lost.
@@ -64,7 +62,7 @@ def train(
 
 
 def train_run(run: Run, stop: StopSignal, track: str = '') -> None:
-  """Trains a run that is prepared to its end; raises as `train`."""
+  """Trains a prepared run to its end; raises the errors that `train` lists."""
   reporter = Reporter(run, track)
   try:
     with jax.set_mesh(run.mesh):
@@ -88,7 +86,7 @@ def train_run(run: Run, stop: StopSignal, track: str = '') -> None:
 
 
 def compile_all(run: Run, reporter: Reporter) -> Scoring:
-  """Compiles the steps and what evaluates, and says what that gave."""
+  """Compiles the training steps and the evaluation, and prints their memory and time."""
   number = len(run.depths) * (1 + (run.config.train.telemetry_every > 0))
   if number:
     names = ', '.join(name or 'the step' for name in depth_names(run))
@@ -104,8 +102,8 @@ def compile_all(run: Run, reporter: Reporter) -> Scoring:
 
 
 def standing(path: str) -> str:
-  """Returns what of a run is saved, in words."""
-  if bucket.is_bucket(path):  # which may not answer, and a signal does not wait
+  """Returns a sentence on what of a run is saved."""
+  if bucket.is_bucket(path):  # asking it may take longer than a signal allows
     return f'what is saved is in {path}'
   steps = bucket.steps_on_disk(bucket.place(path) / 'checkpoints')
   return f'saved at step {steps[-1]}' if steps else 'there was nothing to save yet'
@@ -114,7 +112,7 @@ def standing(path: str) -> str:
 def run_steps(
   run: Run, reporter: Reporter, stop: StopSignal, watch: Watchdog, profile: Profile
 ) -> None:
-  """Takes the steps that are left, and validates, logs and saves on the way."""
+  """Runs the remaining steps, with validation, logging and checkpoints."""
   train_config = run.config.train
   pending = None  # the step whose metrics are still on the device
   for step in range(run.first_step + 1, train_config.steps + 1):
@@ -129,8 +127,8 @@ def run_steps(
       with run.input_clock:
         batch = run.place(next(run.feed))
       run.state, metrics = run.compiled(depth, run.state, batch, measures)
-      # The metrics of the step before are read while this one runs: the device never waits for the
-      # host.
+      # The metrics of the step before are read while this one runs, so the device never waits for
+      # the host.
       if pending is not None:
         reporter.write(reporter.read(*pending))
       pending = (step, depth, metrics, run.input_clock.seconds)
@@ -151,10 +149,10 @@ def run_steps(
 
 
 def validate(run: Run) -> dict:
-  """Returns the validation numbers of a row, of windows that are the same every time.
+  """Returns the validation numbers of a row, over the same windows every time.
 
-  Of several sets each number ends in the name of its set, and validation_cross_entropy, by which
-  the best checkpoint is chosen, is their mean.
+  With several sets each number's name ends in the name of its set; validation_cross_entropy, which
+  selects the best checkpoint, is their mean.
   """
   found = evaluation.during_training(
     run.model, run.state.evaluated, run.dataset, run.config, run.place
@@ -170,8 +168,7 @@ def validate(run: Run) -> dict:
 
 
 def store_batch(run: Run, error: NonFinite) -> str:
-  """Saves the rows that this process gave to a step that failed; returns the line that says
-  where."""
+  """Saves this process's rows of a failed step; returns a line with their path."""
   file = run.directory.folder('diverged') / f'step_{error.step}_process_{jax.process_index()}.npz'
   depth = run.model.depth_at(run.config.seed, error.step - 1)
   batch, rows = run.batches[error.step - 1], np.asarray(run.place.rows)
@@ -184,5 +181,5 @@ def store_batch(run: Run, error: NonFinite) -> str:
   return (
     f'error: step {error.step} is not finite ({error}); the batch is in '
     f'{run.directory.name}/diverged/{file.name}; {kept}; '
-    f'lower optimizer.learning_rate and {"begin anew" if good is None else "continue"} with --fork'
+    f'lower optimizer.learning_rate and {"start again" if good is None else "continue"} with --fork'
   )

@@ -1,4 +1,4 @@
-"""The optimiser of a run behind a clip by global norm, and its learning rate (docs/crt.md, 8.2)."""
+"""The optimiser with gradient clipping, and the learning-rate schedule (docs/crt.md, 8.2)."""
 
 import math
 from typing import Any
@@ -15,8 +15,7 @@ from crt_jax.models.base import Model
 from crt_jax.runs.train_state import moving_average
 from crt_jax.types import Array, Tree
 
-# The clip of the reference divides by norm + 1e-6, so that a clipped gradient is a hair shorter
-# than clip_norm.
+# The reference divides by norm + 1e-6, so a clipped gradient is slightly shorter than clip_norm.
 CLIP_EPSILON = 1e-6
 
 
@@ -67,20 +66,22 @@ def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.Gradie
 
 
 def adam(config: ConfigDict, model: Model) -> optax.GradientTransformation:
-  """Returns the direction of Adam."""
+  """Returns the update direction of Adam."""
   del model
   return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
 
 
 def lion(config: ConfigDict, model: Model) -> optax.GradientTransformation:
-  """Returns the direction of Lion, the sign of a momentum (arXiv:2302.06675)."""
+  """Returns the update direction of Lion, the sign of a momentum (arXiv:2302.06675)."""
   del model
   return optax.scale_by_lion(b1=config.b1, b2=config.b2)
 
 
 def muon(config: ConfigDict, model: Model) -> optax.GradientTransformation:
-  """Returns the direction of Muon for matrices and of Adam for all else, both of the size that the
-  learning rate of AdamW suits (arXiv:2502.16982, 2.2)."""
+  """Returns the update of Muon for matrices and of Adam for everything else.
+
+  Both have the size that suits AdamW's learning rate (arXiv:2502.16982, 2.2).
+  """
   numbers = jax.tree_util.tree_map_with_path(
     lambda path, spec: matrix_of(path, spec) or optax.MaskedNode(),
     model.axes(),
@@ -113,23 +114,26 @@ def _is_numbers_or_none(x: object) -> bool:
 
 
 def _sized(numbers: Any, update: Array) -> Array:
-  """An orthogonal update with entries of root mean square 0.2, as those of Adam have."""
+  """Returns an orthogonal update scaled to a root mean square of 0.2 per entry, as Adam's has."""
   sides = numbers.reduction_axis, numbers.output_axis
   longest = max(math.prod(update.shape[i] for i in side) for side in sides)
   return 0.2 * math.sqrt(longest) * update
 
 
-# A new one: here, and in schema/training.py.
+# A new optimiser needs an entry here and in schema/training.py.
 OPTIMIZERS = {'adamw': adam, 'adam': adam, 'lion': lion, 'muon': muon}
-# Axes of a parameter along which it holds matrices of their own, tables, and those of one side.
+# Logical axes that stack separate matrices, those of tables, and those that form one side.
 APART = ('layers', 'loops', 'qkv', 'keys_values', 'gate_up', 'history')
 TABLES = ('vocab', 'positions', 'loop_code')
 HEADS = ('heads', 'kv_heads', 'head_width')
 
 
 def matrix_of(path: tuple, spec: PartitionSpec) -> optax.contrib.MuonDimensionNumbers | None:
-  """Returns which dimensions of a parameter, [..., out, in], are the two sides of its matrices;
-  None for what is no matrix between layers: tables, output layer, biases, norm scales, gates."""
+  """Returns which dimensions of a parameter are the two sides of its matrices, else None.
+
+  Parameters are [..., out, in]. Tables, the output layer, biases, norm scales and gates are no
+  matrices between layers and give None.
+  """
   sides = [i for i, name in enumerate(spec) if name not in APART]
   if is_vector(path, spec) or len(sides) < 2 or any(name in TABLES for name in spec):
     return None
@@ -137,14 +141,16 @@ def matrix_of(path: tuple, spec: PartitionSpec) -> optax.contrib.MuonDimensionNu
   rest = [i for i in sides if i not in of_heads]
   if of_heads and rest:
     outputs, inputs = (rest, of_heads) if sides[-1] in of_heads else (of_heads, rest)
-  else:  # the last two: heads that have a matrix each are apart too
+  else:  # the last two axes; heads with a matrix each are separate matrices
     outputs, inputs = sides[-2:-1], sides[-1:]
   return optax.contrib.MuonDimensionNumbers(tuple(inputs), tuple(outputs))
 
 
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
-  """Scales a gradient whose global norm exceeds max_norm by max_norm / (norm + 1e-6), as the
-  reference does."""
+  """Scales a gradient whose global norm exceeds max_norm by max_norm / (norm + 1e-6).
+
+  The reference implementation does the same.
+  """
 
   def update(updates: Tree, state: optax.OptState, params: optax.Params | None = None):
     del params
@@ -155,12 +161,12 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def decay_mask(model: Model, rule: str) -> Tree:
-  """Returns a tree of booleans: which parameters weight decay pulls to zero.
+  """Returns a tree of booleans: which parameters weight decay applies to.
 
-  `model.decayed()` switches off parameters that no loss reads (a part that
-  a variant leaves out): an optimiser that skips missing gradients would leave them alone too. Of
-  the others 'all_but_gate' spares a CART's gate, 'matrices' all that is no matrix: biases, norm
-  scales, gate and blend.
+  `model.decayed()` excludes parameters that no loss reads (components that a variant leaves out),
+  since an optimiser that skips missing gradients leaves them alone too. Of the rest 'all_but_gate'
+  excludes a CART's gate, and 'matrices' everything that is no matrix: biases, norm scales, gate and
+  blend.
 
   Raises:
     ValueError: 'all_but_gate' for a model without a gate.
@@ -182,7 +188,7 @@ def decay_mask(model: Model, rule: str) -> Tree:
 
 
 def frozen_mask(model: Model, frozen: tuple[str, ...]) -> Tree:
-  """Returns a tree of booleans: which parameters stay as they were initialised.
+  """Returns a tree of booleans: which parameters keep their initial values.
 
   Raises:
     ValueError: a name in optimizer.frozen is no part of the model.
@@ -200,7 +206,9 @@ def frozen_mask(model: Model, frozen: tuple[str, ...]) -> Tree:
 
 
 def is_vector(path: tuple, spec: PartitionSpec) -> bool:
-  """Whether a parameter is no matrix: it has one dimension, or is named as a bias or a norm scale,
-  which layers and heads stack."""
+  """Returns whether a parameter is no matrix, by its dimensions or its name.
+
+  It has one dimension, or is named as a bias or a norm scale, which layers and heads stack.
+  """
   name = str(getattr(path[-1], 'key', path[-1]))
   return len(spec) <= 1 or name.endswith(('bias', 'scale'))

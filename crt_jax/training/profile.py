@@ -1,4 +1,4 @@
-"""A profile of a few steps (train.profile), of the host and of the devices."""
+"""A profile of a few steps (train.profile), of host and devices."""
 
 import pathlib
 
@@ -10,12 +10,12 @@ from crt_jax.types import Tree
 
 
 def profiled(config: ConfigDict) -> tuple[int, int]:
-  """Returns the first and the last step of train.profile; 0, 0 for none."""
+  """Returns the first and the last step of train.profile; (0, 0) for none."""
   return schema.resolve(schema.TrainConfig, config.train).profiled
 
 
 class Profile:
-  """Records steps `first` to `last` into a folder; it is closed at the end, or where it stops."""
+  """Records steps `first` to `last` into a folder; stops with the context at the latest."""
 
   def __init__(self, steps: tuple[int, int], folder: pathlib.Path):
     self._first, self._last = steps
@@ -29,8 +29,10 @@ class Profile:
       jax.profiler.stop_trace()
 
   def before(self, step: int, state: Tree) -> None:
-    """Begins before the first step, and ends before the one behind the last, when its state is
-    there."""
+    """Starts recording before the first step, and stops it before the step after the last.
+
+    It waits for the state of the last step first.
+    """
     if step == self._first:
       jax.profiler.start_trace(self._folder)
       self._is_on = True

@@ -1,5 +1,4 @@
-"""From the metrics of a step to a row: derived numbers, the check that they are finite, and where
-the row goes."""
+"""Turns the metrics of a step into a row of numbers, checks them, and writes the row."""
 
 import math
 import pathlib
@@ -16,7 +15,7 @@ from crt_jax.training.terminal import ProgressLine
 if TYPE_CHECKING:
   from crt_jax.training.startup import Run
 
-# The order of a row; what else a model or the validation reports follows.
+# The first fields of a row, in order; other numbers of the model and the validation follow.
 FIRST = (
   'step',
   'loss',
@@ -29,7 +28,7 @@ FIRST = (
 
 
 class Clock:
-  """Seconds of training: without compiling, evaluating and saving, and across restarts."""
+  """Seconds of training across restarts, without compiling, evaluating and saving."""
 
   def __init__(self, seconds: float = 0.0):
     self._before = seconds
@@ -44,16 +43,15 @@ class Clock:
 
   @property
   def seconds(self) -> float:
-    """Seconds so far."""
+    """The seconds so far."""
     return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
 
 class Reporter:
-  """Turns metrics on the device into rows; rows go to disk and to the terminal from the first
-  process only."""
+  """Turns metrics on the device into rows; the first process writes and prints them."""
 
   def __init__(self, run: 'Run', track: str = ''):
-    """`track`: a tracker that is shown the same (runs/tracking.py); '' for none."""
+    """Opens files and progress line; `track` names a tracker (runs/tracking.py), '' for none."""
     config = run.config
     self._log_every, self._steps = config.train.log_every, config.train.steps
     self._clock = run.clock
@@ -71,8 +69,9 @@ class Reporter:
       self._line = ProgressLine(self._steps, run.first_step)
 
   def read(self, step: int, depth: int | None, metrics: dict, input_seconds: float) -> dict:
-    """Waits for the metrics of a step, checks them and returns its row, without the numbers that
-    need a clock.
+    """Waits for the metrics of a step, checks them and returns its row.
+
+    Numbers that need a clock are added by `write`.
 
     Args:
       input_seconds: what this process waited for the batches of its steps so far.
@@ -82,7 +81,7 @@ class Reporter:
     """
     values = {name: x.tolist() for name, x in jax.device_get(metrics).items()}
     if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
-      # Those of the step before gave this loss and gradient, whatever the learning rate is now.
+      # The parameters of the step before gave this loss, so that step is bad at any learning rate.
       what = f'loss={values["loss"]}, grad_norm={values["grad_norm"]}'
       raise NonFinite(step, what, last_good=step - 2)
     self._flops += self._tokens * self._flops_per_token[depth]
@@ -93,9 +92,9 @@ class Reporter:
   def write(self, row: dict, always: bool = False) -> None:
     """Writes a row if it is due (every log_every steps, the first, the last, or `always`).
 
-    Its input_seconds are those of a step, mean since the row before, in which the host waited for
-    the next batch or handed it to the devices; they work meanwhile, so input is what holds a run up
-    only where a step takes no longer.
+    Its input_seconds are the mean per step since the row before: the time in which the host waited
+    for the next batch or copied it to the devices. The devices compute meanwhile, so input limits
+    the speed only if a step takes no longer than that.
     """
     step = row['step']
     if not (always or step % self._log_every == 0 or step in (1, self._steps)):
@@ -117,30 +116,30 @@ class Reporter:
       self._line.report(row, self._seconds_left(step))
 
   def advance(self, step: int) -> None:
-    """Shows that a step was given to the devices."""
+    """Shows that a step was submitted to the devices."""
     if self._line is not None:
-      is_timed = step > self._start[0] + 1  # the one before was waited for
+      is_timed = step > self._start[0] + 1  # before, no step has been waited for
       self._line.advance(step, self._seconds_left(step) if is_timed else None)
 
   def say(self, text: str) -> None:
-    """Prints a line that is no row."""
+    """Prints a line that is not a row."""
     if self._line is not None:
       self._line.say(text)
 
   def end_bar(self) -> None:
-    """Ends the bar of the steps, so that another one may stand there."""
+    """Ends the progress bar of the steps, so that another one can be shown."""
     if self._line is not None:
       self._line.close()
 
   def conclude(
     self, scores: dict[str, float], text: str | None, figures: list[pathlib.Path]
   ) -> None:
-    """Adds what the end of a run has given to what TensorBoard and trackers show."""
+    """Adds the final scores, text and figures to TensorBoard and the tracker."""
     if self._writer is not None:
       self._writer.conclude(self._steps, scores, text, figures)
 
   def close(self) -> None:
-    """Closes files and bar."""
+    """Closes files and progress bar."""
     self.end_bar()
     if self._writer is not None:
       self._writer.close()
@@ -151,10 +150,10 @@ class Reporter:
 
 
 def peak_flops() -> float:
-  """Returns the peak of all devices together, in FLOP/s; 0 when it is not known."""
+  """Returns the peak FLOP/s of all devices together; 0 if unknown."""
   return accounting.peak_flops(jax.devices()[0].device_kind) * jax.device_count()
 
 
 def perplexity(cross_entropy: float) -> float:
-  """exp of a cross-entropy in nats, capped where a float would overflow."""
+  """Returns exp of a cross-entropy in nats, capped below the overflow of a float."""
   return math.exp(min(cross_entropy, 700.0))

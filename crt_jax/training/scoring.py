@@ -1,5 +1,8 @@
-"""The evaluation at the end of a run: tried before the first step, estimated, and kept on disk as
-it goes, so that one that is stopped goes on where it was."""
+"""The evaluation at the end of a run: rehearsed before the first step, resumable.
+
+The rehearsal compiles all programs and measures their time. Progress is kept on disk, so that an
+interrupted evaluation continues where it stopped.
+"""
 
 import dataclasses
 import functools
@@ -9,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from crt_jax import data, evaluation
+from crt_jax import data, evaluation, json_text
 from crt_jax.cluster import agreement
 from crt_jax.models.base import Model
 from crt_jax.placing import Placement
@@ -41,13 +44,13 @@ class Scoring:
   def rehearsed(
     cls, model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
   ) -> 'Scoring':
-    """Scores one batch in every form: compiles all programs, takes their memory and the time."""
+    """Scores one batch in every form, which compiles all programs and measures their time."""
     seconds = evaluation.rehearse(model, params, dataset, config, place)
     parts = evaluation.plan(evaluation.scoring_model(model, config), dataset, config)
     return cls(model, dataset, config, place, parts, seconds)
 
   def estimate(self) -> str:
-    """A line: what is scored at the end, and how long it takes."""
+    """Returns a line: what is scored at the end, and the expected time."""
     tokens = {(part.kind, part.set): part.tokens for part in self.parts}
     forms = len({part.form for part in self.parts})
     scored, seconds = count(sum(tokens.values())), sum(map(self._cost, self.parts))
@@ -57,7 +60,7 @@ class Scoring:
     return line + ('; eval.whole=False for a sample alone' if self.config.eval.whole else '')
 
   def score(self, params: dict, path: pathlib.Path, step: int) -> dict:
-    """Returns what evaluation.protocol returns; its file stays until `forget`."""
+    """Returns what evaluation.protocol returns; its progress file stays until `forget`."""
     file = path / PARTIAL
     made = origin()
     identity = {
@@ -67,7 +70,7 @@ class Scoring:
       'origin': {name: made[name] for name in ('versions', 'device', 'devices')},
     }
     found = agreement.of_first('what was scored', read(file))
-    write = functools.partial(workdir.write_json, file) if jax.process_index() == 0 else ignore
+    write = functools.partial(json_text.write, file) if jax.process_index() == 0 else ignore
     with Task('evaluation', sum(map(self._cost, self.parts))) as task:
       ledger = evaluation.Ledger(identity, found, write, functools.partial(self._show, task))
       return evaluation.protocol(self.model, params, self.dataset, self.config, self.place, ledger)
@@ -85,7 +88,7 @@ class Scoring:
 
 
 def read(file: pathlib.Path) -> dict | None:
-  """Returns what an evaluation has left behind; None where that is nothing, or damaged."""
+  """Returns the saved progress of an evaluation; None if there is none or it is damaged."""
   try:
     return workdir.read_json(file)
   except (FileNotFoundError, ValueError):
@@ -93,9 +96,9 @@ def read(file: pathlib.Path) -> dict | None:
 
 
 def forget(path: pathlib.Path) -> None:
-  """Removes the file of an evaluation whose results are written."""
+  """Removes the progress file of an evaluation whose results are written."""
   (path / PARTIAL).unlink(missing_ok=True)
 
 
 def ignore(value: dict) -> None:
-  """What other processes than the first write."""
+  """Writes nothing; used on every process but the first."""

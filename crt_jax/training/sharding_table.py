@@ -1,4 +1,4 @@
-"""What lies where: a readable table of every parameter's shards, and the bytes on one device."""
+"""A readable table of how every parameter is sharded, and its bytes on one device."""
 
 import math
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ COLUMNS = ('parameter', 'shape', 'axes', 'split over', 'bytes a device', 'bytes'
 
 
 def shard_bytes(tree: Any) -> int:
-  """Returns the bytes of a tree of arrays, or of ShapeDtypeStructs with shardings, on a device."""
+  """Returns the bytes that a tree of arrays (or ShapeDtypeStructs) takes on one device."""
   return sum(_shard_bytes(x) for x in jax.tree.leaves(tree))
 
 

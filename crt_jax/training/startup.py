@@ -1,5 +1,4 @@
-"""Everything before the first step: find what is wrong, then build what the loop needs, at step 0
-or at the last checkpoint."""
+"""Everything before the first step: check the config, open data and run, restore the state."""
 
 import dataclasses
 import functools
@@ -11,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import crt_jax
-from crt_jax import data, decoding, evaluation, placing, schema, sharding, storage
+from crt_jax import data, decoding, evaluation, json_text, placing, schema, sharding, storage
 from crt_jax.cluster import agreement
 from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
@@ -26,7 +25,7 @@ from crt_jax.training.report import Clock
 from crt_jax.training.terminal import Stages, show_any_text
 from crt_jax.types import Params
 
-BEGINNING = 'begins_with.json'  # beside config.json: the run and the step of train.init_from
+BEGINNING = 'begins_with.json'  # the run and the step of train.init_from
 
 
 @dataclasses.dataclass
@@ -40,30 +39,30 @@ class Run:
   directory: workdir.Workdir
   checkpoints: checkpoint.Checkpoints
   state: train_state.TrainState
-  first_step: int  # updates done before this process
+  first_step: int  # the number of updates before this process
   clock: Clock
-  input_clock: Clock  # of waiting for the next batch and handing it to the devices
-  depths: tuple  # each has an executable of its own; () where there is no step to take
-  compile: Callable[..., step.Compiled]  # step.compile_steps of this run; takes its `report`
+  input_clock: Clock  # time of waiting for the next batch and copying it to the devices
+  depths: tuple  # one executable for each; () if no step is left
+  compile: Callable[..., step.Compiled]  # step.compile_steps for this run, except its `report`
   batches: Any  # batches[step], a pure function of the step
   feed: Iterator  # the same, read ahead
-  place: placing.Placement  # rows of this process -> global batch on the devices
+  place: placing.Placement  # maps rows of this process to the global batch on devices
   record: dict  # what every checkpoint says about the run
   compiled: step.Compiled = dataclasses.field(init=False)
 
   def save(self, cross_entropy: float | None = None) -> None:
-    """Starts writing a checkpoint of the present state."""
-    bucket.upload(self.directory.name)  # first: a checkpoint finds its rows beside it
+    """Starts writing a checkpoint of the current state."""
+    bucket.upload(self.directory.name)  # metrics first, since a checkpoint needs its rows
     record = {**self.record, 'training_seconds': self.clock.seconds}
     self.checkpoints.save(self.state, record, cross_entropy)
 
 
 def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = False) -> Run | None:
-  """Returns the run, not yet compiled, or None when it is finished already.
+  """Returns the run, not yet compiled, or None if it is finished already.
 
   Args:
     fork: continue although the run has another config.
-    reset_optimizer: where a fork gives the optimiser's state another structure, begin it anew.
+    reset_optimizer: start with a new optimiser state if a fork's has another structure.
 
   Raises:
     ValueError: a mistake in the config, the data or the directory. Nothing was compiled, and
@@ -108,19 +107,19 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
       'origin': origin(),
       'data': dataset.identity,
       'begins_with': saved_beginning(path),
-      'settled': device_defaults.decided(plan.model.config),
+      'computed_as': device_defaults.decided(plan.model.config),
     },
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What follows from a config alone, checked; nothing was read or written for it.
+  """Everything that follows from a config alone, checked before any file is read or written.
 
   Attributes:
-    changed: fields of which the run in the directory has other values.
+    changed: fields that have other values in the run of the directory.
     abstract: the TrainState's shapes and shardings.
-    reset_optimizer: begin its state anew.
+    reset_optimizer: whether to start with a new optimiser state.
   """
 
   config: Any
@@ -135,14 +134,14 @@ class Plan:
 
 
 def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> Plan | None:
-  """Returns what is to be run; None when it is finished already."""
+  """Returns the plan of a run; None if the run is finished already."""
   show_any_text()
   config, model = check_config(config, jax.devices()[0])
-  agreement.agree(
+  agreement.require_equal(
     'config', {**workdir.plain(config), '--workdir': str(path), '--fork': fork, **devices()}
   )
   if reset_optimizer and not fork:
-    raise ValueError('--reset_optimizer begins the state anew in a fork; add --fork')
+    raise ValueError('--reset_optimizer needs --fork; add it')
   evaluation.forms(evaluation.scoring_model(model, config), config)
   changed = workdir.check_workdir(path, config, fork)
   finished = workdir.finished_step(path)
@@ -159,7 +158,7 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
 
 
 def open_data(plan: Plan) -> data.Dataset:
-  """Returns the dataset of a run, which every process sees alike."""
+  """Returns the dataset of a run, which must be the same on every process."""
   config = plan.config
   with Stages() as report:
     dataset = data.prepare(config.data, report=report)
@@ -169,12 +168,12 @@ def open_data(plan: Plan) -> data.Dataset:
   remarks = plan.model.check_length(config.data.sequence_length) + dataset.remarks(config.model)
   for remark in remarks:
     checkpoint.warn(remark)
-  agreement.agree('data', agreement.data_identity(dataset))
+  agreement.require_equal('data', agreement.data_identity(dataset))
   return dataset
 
 
 def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
-  """Returns the directory, its checkpoints, the state to go on from and the clock of the run."""
+  """Returns the directory, its checkpoints, the state to continue from and the run's clock."""
   config, path = plan.config, plan.path
   beginning = first_parameters(config, path, plan.changed)
   source = None
@@ -182,18 +181,18 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
     kept = config.train.keep_layers
     source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer, kept)
   directory = workdir.open_workdir(path, config)
-  agreement.agree('work directory', workdir.seen(directory))
+  agreement.require_equal('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
   if is_first:
     table = sharding_table.layout(plan.model.axes(), plan.abstract)
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(path, config.train.keep_checkpoints)
   if beginning and is_first:
-    workdir.write_json(directory.path / BEGINNING, beginning)
-  anew = None
+    json_text.write(directory.path / BEGINNING, beginning)
+  with_new_optimizer = None
   if plan.reset_optimizer:
-    anew = train_state.begin_optimizer_anew(plan.optimizer, plan.abstract)
-  restored = restore(checkpoints, plan.abstract, anew, config, path)
+    with_new_optimizer = train_state.with_new_optimizer(plan.optimizer, plan.abstract)
+  restored = restore(checkpoints, plan.abstract, with_new_optimizer, config, path)
   if restored is None:
     if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
@@ -213,14 +212,13 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
 def restore(
   checkpoints: checkpoint.Checkpoints,
   abstract: train_state.TrainState,
-  anew: Callable | None,
+  with_new_optimizer: Callable | None,
   config: ConfigDict,
   path: str,
 ) -> tuple[train_state.TrainState, dict] | None:
-  """Returns what Checkpoints.restore_latest does; ValueError, naming the fields, where the
-  optimiser's state has another structure than the saved one."""
+  """Returns the newest state; ValueError, naming the fields, for another optimiser structure."""
   try:
-    return checkpoints.restore_latest(abstract, anew)
+    return checkpoints.restore_latest(abstract, with_new_optimizer)
   except OtherOptimizer as error:
     changed = workdir.changed_fields(error.record['config'], workdir.plain(config))
     fields = [
@@ -236,11 +234,11 @@ def restore(
 
 
 def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | None:
-  """Returns the run and the step whose parameters a new run begins with (config.train.init_from);
-  None where there is no such run, or this one has a checkpoint of its own.
+  """Returns the run and step whose parameters a new run starts from (config.train.init_from).
 
-  The step is the newest there is, and stays it: a run that is killed before its first checkpoint
-  begins with the same once more.
+  It returns None if train.init_from is empty or this run has a checkpoint of its own. The step is
+  the newest one at the first start and then stays the same: a run that is killed before its first
+  checkpoint starts from it again.
 
   Raises:
     ValueError: there is no checkpoint to begin with, processes see different ones, or a fork asks
@@ -262,12 +260,12 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     beginning = saved_beginning(path)
     if beginning is None or beginning['workdir'] != folder:
       beginning = {'workdir': folder, 'step': checkpoint.newest(folder)}
-  agreement.agree('checkpoints', {'own': own, 'begins with': beginning})
+  agreement.require_equal('checkpoints', {'own': own, 'begins with': beginning})
   return beginning
 
 
 def saved_beginning(path: str) -> dict | None:
-  """Returns what a run has begun with, None where its parameters were drawn."""
+  """Returns the run and step that a run started from, None if its parameters were initialised."""
   file = bucket.local(path) / BEGINNING
   return workdir.read_json(file) if file.exists() else None
 
@@ -275,13 +273,13 @@ def saved_beginning(path: str) -> dict | None:
 def trained_source(
   beginning: dict, model: Model, mesh: Mesh, tokenizer: Tokenizer, kept: Sequence[int] = ()
 ) -> tuple[Model, Params]:
-  """Returns a trained model and its parameters, where `model` can begin with them.
+  """Returns a trained model and its parameters, if `model` can start from them.
 
   Args:
-    kept: the layers of it that are taken; () = all.
+    kept: which of its layers are used; () = all.
 
   Raises:
-    ValueError: they cannot be read, or that model or its tokenizer does not fit this one.
+    ValueError: they cannot be read, or that model or its tokenizer does not fit `model`.
   """
   folder = beginning['workdir']
 
@@ -306,15 +304,18 @@ def trained_source(
 
 
 def devices() -> dict:
-  """Returns what every process has to find in its place."""
+  """Returns the device facts that must be the same on every process."""
   return {'platform': jax.default_backend(), 'device kind': jax.local_devices()[0].device_kind}
 
 
 def check_continuation(
   config: ConfigDict, path: str, record: dict, identity: dict, decided: dict
 ) -> None:
-  """Raises ValueError if the checkpoint is of other text or beyond the last step; warns where the
-  run goes on in other surroundings: it is as good then, but not the same to the bit."""
+  """Raises ValueError if the checkpoint has other data, or a step past the last one.
+
+  It warns if versions or devices differ: the run continues correctly then, but not to the same
+  bits.
+  """
   data.check_identity(path, record['data'], identity)
   if record['step'] > config.train.steps:
     raise ValueError(
@@ -325,18 +326,18 @@ def check_continuation(
   changed = [
     f'{name} was {before[name]}, is {now[name]}' for name in names if before[name] != now[name]
   ]
-  before = record.get('settled', decided)  # older runs do not say
+  before = record.get('computed_as', decided)  # not in older records
   changed += [
     f'model.{name} was {before[name]}, is {decided[name]}'
     for name in decided
     if before[name] != decided[name]
   ]
   if changed:
-    checkpoint.warn(f'continuing in other surroundings, not to the same bits: {"; ".join(changed)}')
+    checkpoint.warn(f'continuing, but not with the same bits: {"; ".join(changed)}')
 
 
 def check_config(config: ConfigDict, device: jax.Device | None = None) -> tuple[ConfigDict, Model]:
-  """Returns the config, complete and in its types, and the model, with 'auto' decided for a device.
+  """Returns the complete, typed config and the model, with 'auto' fields set for a device.
 
   Raises:
     ValueError: a value that is wrong or that the model cannot use; names the field.

@@ -1,5 +1,7 @@
-"""One update of the parameters, as a free function, and its compiled form: one executable per
-depth, all ready before step 1."""
+"""One update of the parameters as a free function, and its compiled form.
+
+There is one executable per depth, all compiled before step 1.
+"""
 
 import dataclasses
 import functools
@@ -19,7 +21,7 @@ from crt_jax.runs import train_state as state_lib
 from crt_jax.runs.train_state import TrainState
 from crt_jax.types import AnyArray, Array, Batch, Params, Tree
 
-# What the loss of a float16 model is multiplied by: the next where gradients overflow.
+# Loss scales of a float16 model; the next one is tried if gradients overflow.
 SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 
 
@@ -36,11 +38,10 @@ def train_step(
   telemetry: bool = False,
   own_rows: Tree = None,
 ) -> tuple[TrainState, dict[str, Array]]:
-  """Returns the state after one update, and its metrics in float32 (loss, cross_entropy, grad_norm
-  before clipping, ...).
+  """Returns the state after one update, and its metrics in float32.
 
-  Randomness is fold_in(key(seed), step), so a step is a function of (state, batch) and a resumed
-  run repeats it.
+  The metrics are loss, cross_entropy, grad_norm before clipping, and others. Randomness is
+  fold_in(key(seed), step), so a step is a function of (state, batch) and a resumed run repeats it.
 
   Args:
     model, optimizer, schedule, seed, accumulation: fixed for a run (make_train_step binds them).
@@ -82,7 +83,7 @@ def train_step(
 
 
 def scaled(loss: Callable, scale: float | Array) -> Callable:
-  """`Model.loss` times `scale`, with metrics that hold the loss as it is."""
+  """Returns `Model.loss` times `scale`, with metrics that hold the unscaled loss."""
 
   def scaled_loss(params: Params, batch: Batch, depth: int | None, key: Array, probe_R: Array):
     value, metrics = loss(params, batch, depth, key, probe_R)
@@ -128,12 +129,11 @@ def accumulate_gradients(
   parts: int,
   depth: int | None = None,
 ) -> tuple[tuple[Params, Array | None], dict[str, Array]]:
-  """Returns the gradients and metrics of a batch that is worked off in `parts` equal slices of
-  rows.
+  """Returns gradients and metrics of a batch computed in `parts` equal slices of rows.
 
-  Slices are weighted by the targets they count, so the cross-entropy and its gradient are those of
-  the whole batch; sums are kept in float32 (float64 when the parameters are). Slice i takes rows i,
-  i + parts, ... and drops out with fold_in(key, i).
+  Slices are weighted by the number of targets they count, so the cross-entropy and its gradient are
+  those of the whole batch; sums are kept in float32 (float64 if the parameters are). Slice i takes
+  rows i, i + parts, ... and its dropout key is fold_in(key, i).
 
   Args:
     loss: like `Model.loss`.
@@ -174,7 +174,7 @@ def _accumulator(x: Array) -> Array:
 
 
 def strided_slices(rows_BxT: AnyArray, parts: int) -> Array:
-  """[B, T] -> [parts, B / parts, T], every device keeping its own rows."""
+  """Returns [B, T] as [parts, B / parts, T]; every device keeps its own rows."""
   batch, *rest = rows_BxT.shape
   return jnp.swapaxes(rows_BxT.reshape(batch // parts, parts, *rest), 0, 1)
 
@@ -191,7 +191,7 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
   """Returns the jitted step at a depth, (state, batch) -> (state, metrics).
 
-  It has shardings; the state is donated.
+  It sets the shardings and donates the state.
   """
   state_shardings = state_lib.shardings_of(abstract)
   own_rows = sharding.own_row_specs(abstract.params, config.mesh.gather, mesh)
@@ -204,7 +204,7 @@ def make_train_step(
     config.train.accumulation,
     depth=depth,
     telemetry=telemetry,
-    own_rows=None if telemetry else own_rows,  # statistics are of all rows
+    own_rows=None if telemetry else own_rows,  # statistics need all rows
   )
   return jax.jit(
     sharding.in_mesh(mesh)(step),
@@ -223,7 +223,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeSt
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """The executables of a run and what making them cost.
+  """The executables of a run, with their compile time and memory.
 
   Attributes:
     executables: depth (None for a transformer) -> executable.
@@ -248,13 +248,12 @@ def compile_steps(
   telemetry: bool = False,
   report: Callable[[float], None] = lambda done: None,
 ) -> Compiled:
-  """Compiles one executable for each distinct depth, so that no step of the run waits for the
-  compiler.
+  """Compiles one executable per distinct depth, so that no later step waits for the compiler.
 
   Args:
     make_step: (depth, telemetry) -> what make_train_step returns.
     telemetry: whether some steps measure the recurrence.
-    report: called with the number of executables that are there, from 0.
+    report: called with the number of finished executables, from 0.
   """
   start = time.perf_counter()
   executables, measuring = {}, {}
@@ -267,14 +266,16 @@ def compile_steps(
 
 
 def temporaries_of(executable: jax.stages.Compiled) -> int:
-  """Bytes of temporaries on one device (0 when unknown)."""
+  """Returns the bytes of temporaries on one device (0 if unknown)."""
   stats = executable.memory_analysis()
   return 0 if stats is None else stats.temp_size_in_bytes
 
 
 def memory_of(executable: jax.stages.Compiled) -> int:
-  """Bytes on one device: arguments, outputs that do not reuse a donated argument, and temporaries
-  (0 when unknown)."""
+  """Returns the bytes on one device: arguments, new outputs and temporaries (0 if unknown).
+
+  Outputs that reuse a donated argument do not count.
+  """
   stats = executable.memory_analysis()
   if stats is None:
     return 0

@@ -1,4 +1,4 @@
-"""How a run shows itself: a bar on a terminal, plain lines elsewhere."""
+"""Progress on the terminal: a bar, or plain lines if the output is no terminal."""
 
 import contextlib
 import io
@@ -10,17 +10,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 def show_any_text() -> None:
-  """Lets standard output escape the characters that it cannot show, where printing one would raise
-  UnicodeEncodeError; library functions that print call it first."""
+  """Makes standard output escape characters that it cannot encode.
+
+  Printing one would raise UnicodeEncodeError otherwise; library functions that print call this
+  first.
+  """
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
 
 
 class ProgressLine:
-  """One line a report; on a terminal also a bar below them, from the first step on."""
+  """Prints one line per report; on a terminal also a bar below them."""
 
-  LINE_EVERY = 60.0  # seconds, of steps without a report where there is no bar
+  LINE_EVERY = 60.0  # seconds between lines where there is no bar and no report
 
   def __init__(self, steps: int, first_step: int):
     self._steps, self._first_step = steps, first_step
@@ -28,13 +31,13 @@ class ProgressLine:
     self._said = time.monotonic()
 
   def advance(self, step: int, seconds_left: float | None) -> None:
-    """Shows that a step is done; None: nobody knows yet how long the others take."""
+    """Shows that a step is done; seconds_left=None if the remaining time is unknown."""
     left = '' if seconds_left is None else f'{duration(seconds_left)} left'
     if not self._show(step, left) and time.monotonic() - self._said >= self.LINE_EVERY:
       self.say(f'step {step}/{self._steps}  {left}'.rstrip())
 
   def _show(self, step: int, left: str) -> bool:
-    """Moves the bar; whether there can be one."""
+    """Moves the bar; returns whether there is one."""
     if sys.stdout.isatty():
       if self._bar is None:
         columns = (
@@ -63,21 +66,20 @@ class ProgressLine:
     self._said = time.monotonic()
 
   def close(self) -> None:
-    """Ends the bar, so that another one may stand there."""
+    """Ends the bar, so that another one can be shown."""
     if self._bar is not None:
       self._bar.stop()
       self._bar = None
 
 
 class Task:
-  """Progress of a long piece of work in one process: a bar on a terminal, a line now and then
-  elsewhere."""
+  """Progress of a long task in one process: a bar on a terminal, otherwise a line now and then."""
 
   LINE_EVERY = 30.0  # seconds
 
   def __init__(self, title: str, total: float):
     self._title, self._total = title, max(total, 1e-9)
-    self._first = None  # what was done at the first update, and when that was
+    self._first = None  # work done at the first update, and its time
     self._said = time.monotonic()
     self._bar = None
 
@@ -94,7 +96,7 @@ class Task:
       self._bar.stop()
 
   def update(self, done: float) -> None:
-    """Shows that `done` of the total is done. The first call is where the estimate begins."""
+    """Shows that `done` of the total is done; the time estimate starts at the first call."""
     now = time.monotonic()
     self._first = self._first or (done, now)
     first, since = self._first
@@ -110,7 +112,7 @@ class Task:
 
 
 class Stages:
-  """Progress of work in stages, each a Task that begins with a line; for `data.prepare`."""
+  """Progress of work in stages, each a Task with a heading line; for `data.prepare`."""
 
   def __init__(self):
     self._stage, self._task = '', contextlib.ExitStack()
@@ -135,7 +137,7 @@ class Stages:
 
 def describe(row: dict, seconds_left: float) -> str:
   """Returns the progress line of a row, without its step."""
-  mfu = f'MFU {100 * row["mfu"]:.1f}%  ' if row['mfu'] else ''  # 0: of an unknown peak
+  mfu = f'MFU {100 * row["mfu"]:.1f}%  ' if row['mfu'] else ''  # 0 if the peak is unknown
   text = (
     f'loss {row["loss"]:.4f}  perplexity {row["perplexity"]:.2f}  lr {row["learning_rate"]:.2e}  '
     f'grad norm {row["grad_norm"]:.3f}  {count(row["tokens_per_second"])} tokens/s  '
@@ -151,7 +153,7 @@ def describe(row: dict, seconds_left: float) -> str:
 
 
 def count(number: float) -> str:
-  """1234567 -> '1.23M'."""
+  """Formats a number: 1234567 -> '1.23M'."""
   for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
     if number >= size:
       return f'{number / size:.3g}{unit}'
@@ -159,7 +161,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-  """3725 -> '1:02:05', 3e6 -> '34.7 days'."""
+  """Formats seconds: 3725 -> '1:02:05', 3e6 -> '34.7 days'."""
   if seconds >= 2 * 86400:
     return f'{seconds / 86400:,.{1 if seconds < 100 * 86400 else 0}f} days'
   minutes, seconds = divmod(round(seconds), 60)

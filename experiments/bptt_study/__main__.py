@@ -1,5 +1,4 @@
-"""Gradient estimators of a CRT against exact backpropagation through time, and what fine-tuning
-with the exact gradient gains (docs/bptt.md).
+"""Gradient estimators of a CRT against exact backpropagation through time (docs/bptt.md).
 
   python -m experiments.bptt_study --config=configs/bptt_study.py --workdir=runs/bptt_study
 
@@ -25,7 +24,7 @@ _ONLY = flags.DEFINE_string('only', '', 'Comma-separated pieces to make now; emp
 
 def main(argv: list[str]):
   del argv
-  from experiments.bptt_study import pieces  # after the flags: a typo is answered at once
+  from experiments.bptt_study import pieces  # imported late: flags are checked first
 
   only = tuple(filter(None, _ONLY.value.split(',')))
   pieces.run(cli.require_config(), _WORKDIR.value, only)

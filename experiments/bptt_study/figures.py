@@ -1,4 +1,4 @@
-"""The figures: gradients against the exact one, and what fine-tuning reached."""
+"""The figures: gradients against the exact one, and perplexity after fine-tuning."""
 
 import pathlib
 

@@ -18,8 +18,7 @@ PARTS = ('all', 'layers', 'correction', 'embedding')
 
 
 def estimators(model: dict, study: ConfigDict) -> dict[str, dict]:
-  """Name -> fields of `model` that choose an estimator; the first, 'exact', is what the others are
-  compared with.
+  """Returns name -> fields of `model` that choose an estimator; 'exact', the reference, is first.
 
   Args:
     model: fields of a CRT; what is random or auxiliary in them is switched off.
@@ -60,7 +59,7 @@ class Compiled:
 
 
 def compile_gradient(fields: dict, batch: dict) -> Compiled:
-  """The loss and its gradient, (params, batch) -> (loss, gradient).
+  """Returns the loss and its gradient, (params, batch) -> (loss, gradient).
 
   Raises:
     ValueError: the fields fit no CRT, or not this many positions; nothing was compiled.
@@ -79,7 +78,7 @@ def compile_gradient(fields: dict, batch: dict) -> Compiled:
 def compare(
   fields_of: dict[str, dict], params_of: dict, batches: list[dict], report: Callable[[str], None]
 ) -> dict:
-  """Every estimator's gradient beside the exact one, on the same parameters and batches.
+  """Compares every estimator's gradient with the exact one, on the same parameters and batches.
 
   Args:
     fields_of: from `estimators`.
@@ -121,7 +120,7 @@ CHOICE = ('driver', 'depth', 'chunk', 'gradient', 'gradient_reach', 'backward')
 
 
 def line(row: dict) -> str:
-  """One line of an estimator: mean over parameters and batches."""
+  """Returns one line on an estimator: its means over parameters and batches."""
   means = {
     part: statistics.fmean(x for m in row['measured'].values() for x in m[f'cosine_{part}'])
     for part in ('all', 'correction')
@@ -133,12 +132,12 @@ def line(row: dict) -> str:
 
 
 def flat(tree: Tree) -> np.ndarray:
-  """All numbers of a tree in one float64 vector."""
+  """Returns all numbers of a tree in one float64 vector."""
   return np.concatenate([np.ravel(a).astype(np.float64) for a in jax.tree.leaves(tree)])
 
 
 def _alike(gradient: dict, exact: dict) -> dict:
-  """Cosine and ratio of norms of two gradients, in all and by part."""
+  """Returns cosine and norm ratio of two gradients, in total and by part."""
   row = {}
   for part in PARTS:
     ours, theirs = (g if part == 'all' else g.get(part) for g in (gradient, exact))

@@ -1,4 +1,4 @@
-"""What docs/bptt.md shows of gradient estimators and fine-tuning."""
+"""The parts of docs/bptt.md on gradient estimators and fine-tuning."""
 
 import functools
 import pathlib
@@ -11,7 +11,7 @@ read = functools.partial(pages.read, 'results.json')
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """Both tables and figures."""
+  """Returns both tables and figures."""
   from experiments.bptt_study import figures
 
   figures.gradients(record['gradients'], drawn / 'bptt_gradients.png')
@@ -28,7 +28,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def gradients_table(record: dict) -> str:
-  """Every estimator: cosine and ratio of norms with the exact gradient, memory and time."""
+  """Returns the table of estimators: cosine and norm ratio, memory and time."""
   head = ['estimator', 'cosine, fresh', 'trained', 'of the correction, trained']
   head += ['norm ratio, fresh', 'trained', 'temporaries, MiB', 'seconds']
   wanted = [('fresh', 'cosine_all'), ('trained', 'cosine_all'), ('trained', 'cosine_correction')]
@@ -41,12 +41,12 @@ def gradients_table(record: dict) -> str:
 
 
 def of_state(row: dict, state: str, name: str) -> list[float]:
-  """A measure on all fresh or all trained parameters, over seeds and batches."""
+  """Returns a measure on all fresh or all trained parameters, over seeds and batches."""
   return [x for of, m in row['measured'].items() if of.startswith(state) for x in m[name]]
 
 
 def fine_tuning_table(record: dict) -> str:
-  """Perplexities of every way of fine-tuning, and the gain over more of the same, seed by seed."""
+  """Returns the table of fine-tuning: perplexity, and the gain over more of the same, by seed."""
   pieces = record['pieces']
   forms = [(row['form'], row['depth']) for row in pieces['base']['validation']]
   heads = ['sequential' if depth is None else f'K={depth}' for _, depth in forms]
@@ -64,7 +64,7 @@ def fine_tuning_table(record: dict) -> str:
 
 
 def sequential_of(piece: dict) -> np.ndarray:
-  """The perplexity of the exact recurrence, one value a seed."""
+  """Returns the perplexity of the exact recurrence, one value a seed."""
   return np.array(
     next(row['perplexity'] for row in piece['validation'] if row['form'] == 'sequential')
   )

@@ -1,6 +1,6 @@
-"""The study of backpropagation through the recurrence: gradients compared, and a model fine-tuned.
+"""The study of backpropagation through the recurrence: gradients compared, models fine-tuned.
 
-In pieces, each with a file of its own, so that the same command goes on where it was stopped:
+Each piece has a file of its own, so that the same command continues where it stopped:
 
   base.json, base.npz    a model trained by parallel passes, and its parameters
   gradients.json         every estimator's gradient against the exact one, fresh and trained
@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import crt_jax
-from crt_jax import data
+from crt_jax import data, json_text
 from crt_jax.keys import random_key
 from crt_jax.runs import workdir
 from crt_jax.runs.provenance import origin
@@ -55,7 +55,7 @@ def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
     elif not only or name in only:
       piece = make(name, config, folder)
       pieces[name] = {'study_config': identity, 'origin': origin(), **piece}
-      workdir.write_json(file, pieces[name])
+      json_text.write(file, pieces[name])
   if 'gradients' in pieces:
     draw(folder, pieces['gradients'], 'gradients')
   if len(pieces) < len(names):
@@ -63,21 +63,23 @@ def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
     return
   tuned = {name: piece for name, piece in pieces.items() if name != 'gradients'}
   record = {'study': 'fine_tuning', 'pieces': tuned, 'origin': origin()}
-  workdir.write_json(folder / 'results.json', record | {'gradients': pieces['gradients']})
+  json_text.write(folder / 'results.json', record | {'gradients': pieces['gradients']})
   draw(folder, record, 'fine_tuning')
   print(f'finished; everything is in {folder}')
 
 
 def of_piece(identity: dict, name: str) -> dict:
-  """What of a study's config makes one piece: not the other ways of fine-tuning, so that a study
-  may grow."""
+  """Returns the part of a study's config that one piece depends on.
+
+  Other ways of fine-tuning are left out, so that a study may grow.
+  """
   ways = identity['study']['fine_tuning']
   own = {way: changes for way, changes in ways.items() if way == name}
   return identity | {'study': identity['study'] | {'fine_tuning': own}}
 
 
 def check(config: ConfigDict, only: tuple[str, ...]) -> list[str]:
-  """The names of all pieces, once everything that they will build was built without compiling."""
+  """Returns the names of all pieces, after building their models without compiling."""
   if 'study' not in config or 'fine_tuning' not in config.study:
     raise ValueError('--config is no study of gradients; use configs/bptt_study.py')
   names = ['base', 'gradients', *config.study.fine_tuning]
@@ -101,7 +103,7 @@ def check(config: ConfigDict, only: tuple[str, ...]) -> list[str]:
 
 
 def make(name: str, config: ConfigDict, folder: pathlib.Path) -> dict:
-  """One piece, as JSON; 'base' also leaves its parameters."""
+  """Makes one piece and returns its JSON; 'base' also writes its parameters."""
   seeds = config.study.seeds
   if name == 'gradients':
     print('gradients:', flush=True)
@@ -118,7 +120,7 @@ def make(name: str, config: ConfigDict, folder: pathlib.Path) -> dict:
 
 
 def tuning_config(config: ConfigDict, name: str) -> ConfigDict:
-  """The config of one training, without the study."""
+  """Returns the config of one training run, without the study."""
   tuned = config.copy_and_resolve_references()
   with tuned.unlocked():
     study = tuned.study
@@ -135,7 +137,7 @@ def model_fields(config: ConfigDict) -> dict:
 
 
 def base_params(config: ConfigDict, folder: pathlib.Path) -> dict:
-  """The parameters that the first training left, stacked over seeds.
+  """Returns the parameters of the first training run, stacked over seeds.
 
   Raises:
     ValueError: it was not done yet.
@@ -150,8 +152,7 @@ def base_params(config: ConfigDict, folder: pathlib.Path) -> dict:
 
 
 def compare_gradients(config: ConfigDict, trained_S: dict) -> dict:
-  """Every estimator on fresh and on trained parameters of every seed, on validation text; and
-  which text it is."""
+  """Returns all estimators on every seed's fresh and trained parameters, and the text's name."""
   fields = model_fields(config)
   dataset = data.prepare(config.data)
   packed = next(iter(dataset.validation_sets.values()))
@@ -174,7 +175,7 @@ def compare_gradients(config: ConfigDict, trained_S: dict) -> dict:
 
 
 def draw(folder: pathlib.Path, record: dict, kind: str) -> None:
-  """The table and figure of one half of the study."""
+  """Prints the table, and draws the figure, of one half of the study."""
   table, figure = {
     'gradients': (page.gradients_table, figures.gradients),
     'fine_tuning': (page.fine_tuning_table, figures.fine_tuning),

@@ -8,8 +8,9 @@
 
 --list prints each claim with its runs, how long they may take on two cores, and what is missing.
 --run starts the runs through experiments.sweep, whose flags it takes too (--executor=slurm,
---parallel, --retries, ...): the same command goes on where it was stopped. When local runs have
-ended, and with --collect, finished ones are added to docs/results/claims/. --report writes
+--parallel, --retries, ...): the same command goes on where it was stopped, so `timeout 480` before
+it makes a piece of eight minutes. --size=gpu needs the texts of experiments.fetch. When local runs
+have ended, and with --collect, finished ones are added to docs/results/claims/. --report writes
 docs/claims.md, its figure and the table in README from these records alone, the same each time.
 """
 

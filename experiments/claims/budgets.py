@@ -1,5 +1,4 @@
-"""What an arm costs, all by crt_jax.accounting: the columns of every table, and the steps and
-widths that follow from a budget."""
+"""The cost of each trained model, by crt_jax.accounting, and steps and widths for a budget."""
 
 import dataclasses
 import functools
@@ -19,11 +18,14 @@ from experiments.claims.claim import Arm
 RESULTS = pathlib.Path(__file__).parents[2] / 'docs' / 'results'
 # Compiling and evaluating, by a run of crt_small on two cores.
 FIXED_SECONDS = 60
+# FLOP/s of an H100 for models of C = 640 to 1024: less than the 39 to 42 % of the datasheet that
+# the papers' models reached on an H200 (docs/performance.md, 6). No claim was run on one yet.
+GPU_SPEED = 3e14
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """What one run takes; FLOPs are 2 x multiply-accumulates, at inference by the recurrence."""
+  """The cost of one run; FLOPs are 2 x multiply-accumulates, at inference by the recurrence."""
 
   parameters: int
   flops: float  # per token, without the output layer
@@ -74,7 +76,7 @@ def step_flops(config: ConfigDict) -> float:
 
 @functools.cache
 def derived_steps(arm: Arm, arms: tuple[Arm, ...]) -> int:
-  """Returns the steps of an arm: of its config, or what takes the training FLOPs of `costs_as`.
+  """Returns the steps of an arm: its config's, or as many as take the training FLOPs of `costs_as`.
 
   Raises:
     StopIteration: no arm has the name that `costs_as` gives.
@@ -87,8 +89,7 @@ def derived_steps(arm: Arm, arms: tuple[Arm, ...]) -> int:
 
 
 def matched_width(model: Callable[[int], Any], budget: float, head: int, output: bool) -> int:
-  """Returns the multiple of `head` at which the multiply-accumulates per token come nearest to a
-  budget.
+  """Returns the multiple of `head` whose multiply-accumulates per token are nearest to a budget.
 
   Args:
     model: width -> fields of a model.
@@ -104,16 +105,23 @@ def matched_width(model: Callable[[int], Any], budget: float, head: int, output:
   return min((narrower, width), key=lambda width: abs(excess(width)))
 
 
-def seconds(arm: Arm, arms: tuple[Arm, ...]) -> float:
-  """Returns how long a run may take on two cores: its training FLOPs at the speed of a record."""
-  task = 'pointer_chasing' if 'pointer_chasing' in config_of(arm).data.corpus else 'quickstart'
+def seconds(arm: Arm, arms: tuple[Arm, ...], size: str) -> float | None:
+  """Returns the estimated time of a run: on two cores from a recorded training speed, on an H100
+  from GPU_SPEED; None where FLOPs do not tell it."""
+  is_chase = 'pointer_chasing' in config_of(arm).data.corpus
+  if size != 'cpu':
+    is_predicted = size == 'gpu' and not is_chase  # whose steps wait for each other
+    return FIXED_SECONDS + of(arm, arms).training_flops / GPU_SPEED if is_predicted else None
+  task = 'pointer_chasing' if is_chase else 'quickstart'
   return FIXED_SECONDS + of(arm, arms).training_flops / speed(task)
 
 
 @functools.cache
 def speed(task: str) -> float:
-  """Returns the training FLOP/s of docs/results/quickstart.json, or of the three layers in
-  pointer_chasing.json."""
+  """Returns the recorded training FLOP/s.
+
+  It is that of docs/results/quickstart.json, or of the three layers in pointer_chasing.json.
+  """
   record = json.loads((RESULTS / f'{task}.json').read_text('utf-8'))
   if task == 'pointer_chasing':
     record = record['models']['transformer/N=3']

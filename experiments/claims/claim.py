@@ -1,5 +1,4 @@
-"""What a claim is: published numbers, arms that are trained, comparisons, and the rule of the
-verdict, all written before any run."""
+"""A claim: published numbers, models to train, comparisons and a verdict rule, fixed in advance."""
 
 import dataclasses
 import functools
@@ -18,7 +17,7 @@ NATS, UNSOLVED = 'nats', 'levels not solved'  # of a token, of a pointer chase; 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """A number that a paper, or what belongs to it, reports.
+  """A number that a paper, or its accompanying material, reports.
 
   Attributes:
     grade: of the evidence, as in the specs: 'P' paper, 'C' code, 'R' code run by us, 'N' notes.
@@ -52,7 +51,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """The loss of an arm less that of another, paired by seed: negative is better.
+  """The loss of an arm minus that of another, paired by seed: negative is better.
 
   Attributes:
     set: validation set; '' = the only one.
@@ -68,7 +67,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-  """What is run at one size."""
+  """The runs and comparisons at one size."""
 
   arms: tuple[Arm, ...]
   comparisons: tuple[Comparison, ...]
@@ -77,7 +76,7 @@ class Design:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Claim:
-  """A sentence that runs decide.
+  """A statement that runs confirm or refute.
 
   Attributes:
     where: in which paper it stands.
@@ -129,12 +128,12 @@ def alike(estimates: list['Estimate'], margin: float = 0.005) -> str:
 
 
 def run_name(claim: Claim, size: str, arm: Arm, seed: int) -> str:
-  """Returns the name of a run, which is its folder's."""
+  """Returns the name of a run and of its folder."""
   return f'{claim.owner}-{size}-{arm.name}-s{seed}'
 
 
 def runs(claim: Claim, size: str) -> dict[tuple[str, int], Run]:
-  """Returns arm and seed -> run of a claim at a size; steps by training FLOPs are derived here."""
+  """Returns (arm, seed) -> run of a claim at a size, with the steps that its FLOPs allow."""
   from experiments.claims import budgets
 
   design = claim.design(size)

@@ -1,5 +1,4 @@
-"""docs/claims.md, and what --list prints: everything in them is computed from the claims and the
-committed records."""
+"""docs/claims.md and the output of --list, computed from the claims and the committed records."""
 
 import inspect
 import math
@@ -103,7 +102,7 @@ def section(claim: Claim, judged: list[Judged], found: Mapping) -> list[str]:
 
 
 def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
-  """Returns what is known of a claim at one size, and what each arm costs."""
+  """Returns the evidence on a claim at one size, and the cost of each arm."""
   claim, design = judged.claim, judged.design
   parts = [standing(judged)]
   if judged.estimates:
@@ -133,7 +132,7 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
 
 
 def standing(judged: Judged) -> str:
-  """Returns the sentences that say which runs are missing, or how sure the verdict is."""
+  """Returns sentences on missing runs, or on the certainty of the verdict."""
   design, sentences = judged.design, []
   planned = len(design.arms) * len(design.seeds)
   if judged.missing:
@@ -188,9 +187,8 @@ def budget_row(arm: budgets.Arm, arms: tuple) -> list[str]:
 
 
 def listing(claims: Mapping[str, Claim], kept: pathlib.Path = records.RESULTS) -> str:
-  """Returns the claims with their sizes, runs, estimated hours of the CPU size, and what is
-  missing."""
-  lines, total = [], 0.0
+  """Returns the claims with their sizes, runs, estimated hours, and what is missing."""
+  lines, total = [], {'cpu': 0.0, 'gpu': 0.0}
   for claim in claims.values():
     lines.append(f'{claim.name}: {claim.sentence}')
     for size in claim.designs:
@@ -201,13 +199,15 @@ def listing(claims: Mapping[str, Claim], kept: pathlib.Path = records.RESULTS) -
       line += f', {there} of {count} runs finished'
       if claim.shares:
         line += f', those of {claim.shares}'
-      elif size == 'cpu':
-        seconds = [budgets.seconds(arm, design.arms) for arm in design.arms]
+      elif seconds := [
+        one for arm in design.arms if (one := budgets.seconds(arm, design.arms, size)) is not None
+      ]:
         hours = sum(seconds) * len(design.seeds) / 3600
-        total += hours
+        total[size] += hours
         line += f', about {hours:.1f} h, the longest {max(seconds) / 60:.0f} min'
       lines.append(line)
     if not claim.designs:
       lines.append('  no runs are planned yet')
-  lines.append(f'about {total:.0f} h on two cores in all (size cpu)')
+  lines.append(f'about {total["cpu"]:.0f} h on two cores in all (size cpu)')
+  lines.append(f'about {total["gpu"]:.0f} h on an H100, predicted (size gpu)')
   return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""The table near the top of README: of models of one cost, of the runs that are there."""
+"""The table near the top of README: models of equal cost."""
 
 from collections.abc import Mapping
 
@@ -43,7 +43,7 @@ other texts, budgets and controls; intervals and verdicts: [docs/claims.md](docs
 
 
 def text(claims: Mapping[str, Claim]) -> str:
-  """Returns the table of the arms whose seeds are all there."""
+  """Returns the table of the arms with complete seeds."""
   rows, seeds = [], ()
   for name, validation, arms in ROWS:
     claim, scores = claims[name], records.read(claims[name], SIZE)
@@ -61,7 +61,7 @@ def text(claims: Mapping[str, Claim]) -> str:
           f'{budget.parameters / 1e6:.2f} M',
           f'{budget.flops / 1e6:.2f} M',
           f'{budget.training_flops:.2g}',
-          f'{budgets.seconds(arm, design.arms) / 60:.0f}',
+          f'{budgets.seconds(arm, design.arms, SIZE) / 60:.0f}',
           pages.spread(np.exp(losses), '.2f'),
         ]
       )

@@ -1,13 +1,11 @@
 """The committed records of finished runs: docs/results/claims/CLAIM-SIZE.json, one entry a run."""
 
-import json
 import pathlib
 from collections.abc import Iterable
 
 from crt_jax import json_text
 from experiments import pages, sweep_files
 from experiments.claims.claim import Claim, runs
-from experiments.jobs import records
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / 'docs' / 'results' / 'claims'
@@ -15,8 +13,8 @@ DROPPED = ('perplexity', 'bits_per_byte', 'protocol')  # they follow, or all run
 
 
 def read(claim: Claim, size: str, folder: pathlib.Path = RESULTS) -> dict[tuple[str, int], dict]:
-  """Returns arm and seed -> record of the runs that have one, and are what the claim asks for."""
-  kept = records.read_json(file_of(claim, size, folder), {})
+  """Returns (arm, seed) -> record of the finished runs that match the claim's design."""
+  kept = json_text.read(file_of(claim, size, folder), {})
   return {
     key: kept[run.name]
     for key, run in runs(claim, size).items()
@@ -28,10 +26,10 @@ def collect(
   claims: Iterable[Claim], size: str, workdir: pathlib.Path, folder: pathlib.Path = RESULTS
 ) -> int:
   """Adds the finished runs of a sweep's directory to the records; returns how many it found."""
-  listed, count = records.read_json(workdir / 'sweep.json', {}).get('runs', {}), 0
+  listed, count = json_text.read(workdir / 'sweep.json', {}).get('runs', {}), 0
   for claim in claims:
     file = file_of(claim, size, folder)
-    kept = records.read_json(file, {})
+    kept = json_text.read(file, {})
     for run in runs(claim, size).values():
       flags = sweep_files.flags(run, {})
       is_finished = (workdir / run.name / 'finished.json').exists()
@@ -46,8 +44,8 @@ def collect(
 
 
 def record(run: pathlib.Path) -> dict:
-  """Returns what is kept of a finished run: its longest evaluation, its seconds, its origin."""
-  evaluation = json.loads((run / 'evaluation.json').read_bytes())
+  """Returns the record of a finished run: its longest evaluation, its seconds, its origin."""
+  evaluation = json_text.parse((run / 'evaluation.json').read_bytes())
   results, data = evaluation['results'], evaluation['results']['data']
   rows = results.get('whole') or results['sampled']
   kept = [

@@ -1,4 +1,4 @@
-"""Differences between models, with how sure they are (Student 1908, Holm 1979, Efron 1979)."""
+"""Differences between models, with their uncertainty (Student 1908, Holm 1979, Efron 1979)."""
 
 import dataclasses
 import math
@@ -51,8 +51,10 @@ def paired(differences: Sequence[float], alpha: float = 0.05) -> Paired:
 def bootstrap(
   values: Sequence[float], weights: Sequence[float], alpha: float = 0.05, draws: int = 10_000
 ) -> tuple[float, float]:
-  """Returns the percentile interval of a weighted mean when its parts, stretches of text, are drawn
-  again with replacement. The same for the same values: the seed is fixed."""
+  """Returns the bootstrap percentile interval of a weighted mean of stretches of text.
+
+  The seed is fixed, so the same values give the same interval.
+  """
   values_D, weights_D = np.asarray(values), np.asarray(weights, float)
   drawn_NxD = np.random.default_rng(0).integers(len(values_D), size=(draws, len(values_D)))
   weights_NxD = weights_D[drawn_NxD]
@@ -62,8 +64,7 @@ def bootstrap(
 
 
 def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, float]:
-  """Returns the level at which each hypothesis is tested, so that all true ones are kept with
-  probability 1 - alpha.
+  """Returns each hypothesis's test level; all true ones are kept with probability 1 - alpha.
 
   The smallest p is tested at alpha / m, the next at alpha / (m - 1), and so on; all after the first
   that is not rejected are tested at its level.
@@ -80,8 +81,10 @@ def holm(p_values: Mapping[str, float], alpha: float = 0.05) -> dict[str, float]
 def seeds_needed(
   mean: float, deviation: float, alpha: float = 0.05, power: float = 0.8, most: int = 1000
 ) -> int | None:
-  """Returns the fewest pairs with which a two-sided paired t-test finds a difference of this mean
-  and deviation with this power; None where `most` do not suffice."""
+  """Returns the fewest pairs for which a paired t-test has this power; None beyond `most`.
+
+  The test is two-sided, for a difference of this mean and deviation.
+  """
   if not deviation > 0:
     return 2 if deviation == 0 and mean else None
   counts = np.arange(2, most + 1)

@@ -16,8 +16,9 @@ Scores = Mapping[tuple[str, int], dict]  # arm and seed -> record of the run
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """The difference of a comparison and its interval: the wider of that over seeds and that over
-  stretches of text, on each side.
+  """The difference of a comparison, and its interval.
+
+  On each side the interval is the wider of those over seeds and over stretches of text.
 
   Attributes:
     seeds: by Student's t over the seeds.
@@ -41,7 +42,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-  """A claim at a size.
+  """A claim at one size, with its estimates and verdict.
 
   Attributes:
     missing: arm -> seeds whose runs have no record.
@@ -63,10 +64,10 @@ class Judged:
 def judge(
   claims: list[tuple[Claim, str]], records: Mapping[tuple[str, str], Scores]
 ) -> list[Judged]:
-  """Returns each claim at its size as `Judged`, in their order; Holm over the claims whose decisive
-  runs are complete.
+  """Returns each claim at its size as `Judged`, with Holm's procedure over the complete claims.
 
-  A claim's p is the largest of its decisive comparisons, all of which have to be shown.
+  A claim is complete if all its decisive runs are. Its p is the largest of its decisive
+  comparisons, all of which have to hold.
   """
   pending, p_values = [], {}
   for claim, size in claims:
@@ -120,22 +121,21 @@ def estimates(claim: Claim, design: Design, scores: Scores, alpha: float) -> lis
 
 
 def row(record: dict, name: str) -> dict:
-  """Returns the result by which a run is judged: of that set, by the recurrence, or by parallel
-  passes where the model has none."""
+  """Returns the result that judges a run on a set: the exact recurrence, else parallel passes."""
   rows = [one for one in record['results'] if name in ('', one['set'])]
   usable = [one for one in rows if one['is_inference_metric']]
   return next((one for one in usable if one['form'] == 'sequential'), usable[-1])
 
 
 def loss(result: dict, measure: str) -> float:
-  """Returns what is compared; lower is better."""
+  """Returns the compared value; lower is better."""
   if measure != UNSOLVED:
     return result['cross_entropy']
   return sum(name.startswith('accuracy_') for name in result) - result['solved']
 
 
 def over_text(pairs: list, alpha: float) -> tuple[float, float]:
-  """Returns the bootstrap interval of the difference, mean over seeds, over stretches of text."""
+  """Returns the bootstrap interval over stretches of text of the difference, mean over seeds."""
   first = pairs[0][0]
   differences_D = np.mean([np.subtract(arm['means'], other['means']) for arm, other in pairs], 0)
   whole = first['batch_tokens']

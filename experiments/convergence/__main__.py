@@ -36,7 +36,7 @@ def main(argv: list[str]):
     raise cli.Mistake('--workdir is missing, as in --workdir=runs/c42,runs/c137')
   if not _OUTPUT.value:
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
-  from crt_jax import data
+  from crt_jax import data, json_text
   from crt_jax.runs import checkpoint, workdir
   from crt_jax.runs.provenance import origin
   from crt_jax.training import finish
@@ -74,7 +74,7 @@ def main(argv: list[str]):
   }
   folder = pathlib.Path(_OUTPUT.value)
   folder.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(folder / 'convergence.json', result)
+  json_text.write(folder / 'convergence.json', result)
   text = page.table(result)
   (folder / 'convergence.txt').write_text(text + '\n', 'utf-8')
   print(text)
@@ -102,7 +102,7 @@ def check_alike(runs: list) -> None:
 
 
 def line(record: dict, depth: int) -> str:
-  """One line: how a checkpoint fares at the depth it was trained with."""
+  """Returns one line on a checkpoint at the depth it was trained with."""
   exact = record['whole_exact_perplexity']
   passes = record['whole_perplexity']
   at = min(depth, len(passes))

@@ -12,14 +12,17 @@ from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, page_f
 
 
 def by_step(record: dict) -> dict[int, list[dict]]:
-  """The runs of a convergence study by the step of their checkpoint, ascending."""
+  """Returns the runs of a convergence study by the step of their checkpoint, ascending."""
   steps = sorted({run['step'] for run in record['runs']})
   return {step: [run for run in record['runs'] if run['step'] == step] for step in steps}
 
 
 def convergence(record: dict, path: str | pathlib.Path) -> None:
-  """Draws a convergence study, of the last checkpoint: the gap by position, the perplexity gap by
-  prefix length, how the change shrinks, and (dashed, by checkpoint) passes until exact."""
+  """Draws a convergence study of the last checkpoint.
+
+  The panels show the gap by position, the perplexity gap by prefix length, how the change shrinks,
+  and (dashed, by checkpoint) the passes until exact.
+  """
   model, data = record['config']['model'], record['config']['data']
   steps = by_step(record)
   last = steps[max(steps)]
@@ -46,13 +49,13 @@ def _centres(record: dict) -> np.ndarray:
 
 
 def shown_passes(record: dict) -> list[int]:
-  """The K that are shown of those that were compared."""
+  """Returns which of the compared K the figure shows."""
   depth, passes = record['config']['model']['depth'], record['passes']
   return sorted({k for k in (1, 2, 3, depth, 2 * depth, passes) if k <= passes})
 
 
 def _band(axes: Axes, x: ArrayLike, values_SxP: np.ndarray, **style: Any) -> None:
-  """The mean over seeds, and the range between the lowest and the highest."""
+  """Draws the mean over seeds, and the range between the lowest and the highest."""
   [line] = axes.plot(x, values_SxP.mean(axis=0), **style)
   low, high = values_SxP.min(axis=0), values_SxP.max(axis=0)
   axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
@@ -102,7 +105,7 @@ def _perplexity_gap(axes: Axes, record: dict, runs: list[dict]) -> None:
 
 
 def _beyond(axes: Axes, record: dict, runs: list[dict]) -> None:
-  """Perplexity of both forms by position, where the text is longer than in training."""
+  """Draws the perplexity of both forms by position, for texts longer than in training."""
   exact = np.array([run['exact_perplexity'] for run in runs], float)
   depth = record['config']['model']['depth']
   passes = np.array([[stretch[depth - 1] for stretch in run['perplexity']] for run in runs], float)

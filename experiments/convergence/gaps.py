@@ -16,7 +16,7 @@ FLOOR = 1e-5  # relative gap below which a position counts as exact: float32 rou
 
 @functools.partial(jax.jit, static_argnames=('model', 'passes'))
 def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
-  """The parallel passes k = 1..K of a CRT beside its exact recurrence, without dropout.
+  """Compares the parallel passes k = 1..K of a CRT with its exact recurrence, without dropout.
 
   Args:
     batch: 'tokens' and 'targets' [B, T]; rows are worked off one at a time.
@@ -58,7 +58,7 @@ def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
 
 
 def summary(found: dict, edges: list[int], trained: int) -> dict:
-  """What `against_exact` found, as a record for JSON.
+  """Returns what `against_exact` found, as a record for JSON.
 
   Args:
     edges: of the stretches of positions that are averaged over, ascending, from 0 to T.
@@ -95,7 +95,7 @@ def summary(found: dict, edges: list[int], trained: int) -> dict:
 
 
 def first_exact(gap_BxKxT: np.ndarray) -> np.ndarray:
-  """[B, T]: the first pass, from 1, from which every gap is below 1e-5; K + 1 where none is."""
+  """Returns the first pass from which every gap is below 1e-5, [B, T]; K + 1 if there is none."""
   is_far = gap_BxKxT >= FLOOR
   passes = gap_BxKxT.shape[1]
   last_far = passes - np.argmax(is_far[:, ::-1], axis=1)
@@ -103,7 +103,7 @@ def first_exact(gap_BxKxT: np.ndarray) -> np.ndarray:
 
 
 def edges_of(length: int, trained: int) -> list[int]:
-  """Stretches of positions: powers of two up to an eighth of the trained length, then eighths."""
+  """Returns stretches of positions: powers of two to 1/8 of the trained length, then eighths."""
   step = max(1, trained // 8)
   edges = [0]
   edges += [2**i for i in range(step.bit_length()) if 2**i < step]

@@ -1,4 +1,4 @@
-"""What docs/bptt.md shows of the convergence of the passes."""
+"""The parts of docs/bptt.md on the convergence of the passes."""
 
 import functools
 import pathlib
@@ -11,7 +11,7 @@ read = functools.partial(pages.read, 'convergence.json')
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """The table over checkpoints and the figure."""
+  """Returns the table over checkpoints and the figure."""
   from experiments.convergence import figure
 
   figure.convergence(record, drawn / 'convergence.png')
@@ -25,7 +25,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def table(record: dict) -> str:
-  """Mean and spread over seeds of every checkpoint."""
+  """Returns the mean and spread over seeds of every checkpoint."""
   from experiments.convergence.figure import by_step, shown_passes
 
   depth, passes, shown = record['config']['model']['depth'], record['passes'], shown_passes(record)

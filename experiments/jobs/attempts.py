@@ -1,4 +1,4 @@
-"""One run of a sweep: its command, started until it has finished or failed too often.
+"""One run of a sweep: its command, restarted until it finishes or fails too often.
 
 RUN/attempts/ holds the output of every attempt, N.log, and state.json:
 
@@ -17,38 +17,39 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.jobs import records
+from crt_jax import json_text
+from crt_jax.runs import lock
 
 FOLDER = 'attempts'
 RUNNING, FINISHED, PREEMPTED, FAILED = 'running', 'finished', 'preempted', 'failed'
 SAVED, MISTAKE = 75, 2  # exit codes of experiments.main
-# SIGTERM that comes before a run has anything to save ends it; a shell reports it as 128 + 15.
+# SIGTERM ends a run that has nothing to save yet; a shell reports it as 128 + 15.
 ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 LONGEST = 20_000  # characters of a traceback that are kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-  """A run that is to be started."""
+  """A run to be started."""
 
   name: str
   folder: str
   command: tuple[str, ...]
-  max_failures: int  # of all its attempts; one more and it is given up
+  max_failures: int  # failures after which the run is given up
   processes: int = 1  # of the run
 
   @classmethod
   def of(
     cls, name: str, folder: pathlib.Path, command: list[str], retries: int, processes: int = 1
   ):
-    """Returns the launch that may fail `retries` times more before its last attempt."""
+    """Returns the launch that may fail `retries` more times."""
     failures = len(read(folder)['failures']) + retries
     return cls(name, str(folder), tuple(command), failures, processes)
 
 
 def read(folder: str | pathlib.Path) -> dict:
   """Returns the state of a run as its last attempt left it."""
-  state = records.read_json(pathlib.Path(folder) / FOLDER / 'state.json', {})
+  state = json_text.read(pathlib.Path(folder) / FOLDER / 'state.json', {})
   return {'state': '', 'attempts': 0, 'failures': [], 'job': '', **state}
 
 
@@ -60,7 +61,7 @@ def attempt(
   environment: Mapping[str, str] | None = None,
   **options: Any,
 ) -> str:
-  """Runs the command once and writes down what became of it.
+  """Runs the command once and records its outcome.
 
   Args:
     job: of the cluster; '' on this machine.
@@ -88,12 +89,12 @@ def attempt(
   if process_index:
     return outcome(process.wait())
   state = before | {
-    **{'state': RUNNING, 'attempts': number, 'started': records.now(), 'ended': None},
+    **{'state': RUNNING, 'attempts': number, 'started': lock.now(), 'ended': None},
     **{'job': job, 'host': socket.gethostname(), 'pid': process.pid},
   }
-  records.write_json(folder / 'state.json', state)
+  json_text.write(folder / 'state.json', state)
   code = process.wait()
-  ended = records.now()
+  ended = lock.now()
   state |= {'state': outcome(code), 'ended': ended}
   if state['state'] == FAILED:
     error, traceback = explain(log.read_text('utf-8', 'replace'), code)
@@ -102,22 +103,23 @@ def attempt(
       **{'error': error, 'traceback': traceback},
     }
     state['failures'] = [*state['failures'], failure]
-  records.write_json(folder / 'state.json', state)
+  json_text.write(folder / 'state.json', state)
   return state['state']
 
 
 def outcome(code: int) -> str:
-  """Says what an exit code of experiments.main means."""
+  """Returns the meaning of an exit code of experiments.main."""
   if code == 0:
     return FINISHED
   return PREEMPTED if code == SAVED or code in ENDED_BY_SIGTERM else FAILED
 
 
 def may_retry(launch: Launch) -> bool:
-  """Whether a run whose last attempt failed is to be started again.
+  """Returns whether a run whose last attempt failed should be restarted.
 
-  Not too often; nor after a mistake in its config, which would be the same again. Of several
-  processes, one that does not find the others ends with the same code, and may find them later.
+  It should not after too many failures, nor after a mistake in its config, which would fail again.
+  Of several processes, one that does not find the others ends with that code too, and may find them
+  later.
   """
   failures = read(launch.folder)['failures']
   is_mistake = failures[-1]['exit_code'] == MISTAKE and launch.processes == 1
@@ -137,7 +139,7 @@ def explain(output: str, code: int) -> tuple[str, str]:
 
 
 def is_held(folder: str | pathlib.Path) -> bool:
-  """Whether a process is training in the folder (crt_jax/runs/lock.py)."""
+  """Returns whether a process is training in the folder (crt_jax/runs/lock.py)."""
   import fcntl
 
   try:

@@ -1,4 +1,4 @@
-"""The runs of a sweep on this machine: some at a time, each in a process of its own."""
+"""Runs of a sweep on this machine: several at a time, each in its own process."""
 
 import concurrent.futures
 import os
@@ -27,10 +27,10 @@ class Pool:
     gpus: tuple[str, ...] = (),
     say: Callable[[str], None] = say,
   ):
-    """
+    """Prepares to run `parallel` launches at a time.
+
     Args:
-      parallel: runs at a time.
-      gpus: of CUDA; the runs take turns at them. () = each run sees what this process sees.
+      gpus: CUDA devices that the runs take turns at; () = each run sees what this process sees.
     """
     self._parallel, self._say = parallel, say
     self._gpus = queue.SimpleQueue()
@@ -57,7 +57,7 @@ class Pool:
         signal.signal(number, handler)
 
   def _run(self, launch: Launch) -> str:
-    """Starts a run until it has finished, or failed too often, or all is to stop."""
+    """Restarts a run until it has finished, has failed too often, or everything stops."""
     gpu = self._gpus.get()
     try:
       while self.stopped_by is None:
@@ -83,8 +83,10 @@ class Pool:
       process.terminate()
 
   def _stop(self, number: int, frame: FrameType | None) -> None:
-    """Passes the signal on once, as SIGTERM: a run saves and ends. No lock: the set is replaced,
-    never changed."""
+    """Passes the first signal on to the runs, as SIGTERM, which makes them save and end.
+
+    It takes no lock: the set of processes is replaced, never changed.
+    """
     del frame
     first, self.stopped_by = self.stopped_by is None, number
     if first:

@@ -9,10 +9,10 @@ import pathlib
 from typing import Any
 
 from configs.base import Run
+from crt_jax import json_text
 from crt_jax.cli import texts
 from crt_jax.cli.user_errors import Mistake, describe
 from experiments import sweep_files
-from experiments.jobs import records
 
 LISTING = 'sweep.json'
 
@@ -30,7 +30,7 @@ def listing(spec: str, runs: list[Run], overrides: dict[str, Any]) -> dict:
 
 def saved(workdir: pathlib.Path) -> dict:
   """Returns the sweep.json of a directory. Raises Mistake if there is none to read."""
-  found = records.read_json(workdir / LISTING)
+  found = json_text.read(workdir / LISTING)
   if not isinstance(found, dict) or 'runs' not in found:
     raise Mistake(
       f'--workdir={workdir} holds no sweep ({LISTING} is missing); start one with --config, or '
@@ -40,7 +40,7 @@ def saved(workdir: pathlib.Path) -> dict:
 
 
 def merged(workdir: pathlib.Path, new: dict) -> dict:
-  """Returns the listing for a directory that may hold the same sweep already; a sweep may grow.
+  """Returns the listing for a directory that may already hold the same sweep, which may grow.
 
   Raises:
     Mistake: the directory holds something else, another sweep, or one of its runs with other
@@ -72,7 +72,7 @@ def merged(workdir: pathlib.Path, new: dict) -> dict:
 
 
 def refuse_stand_ins(spec: str, runs: list[Run], overrides: dict[str, Any]) -> None:
-  """Raises Mistake where a job would train on stand-in texts that nobody has asked for by name."""
+  """Raises Mistake if a job would train on stand-in texts that nobody asked for by name."""
   for run in runs:
     config = sweep_files.config_of(run, overrides)
     texts.refuse_stand_ins(config, spec, [*run.changes, *overrides])

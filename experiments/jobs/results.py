@@ -13,8 +13,8 @@ import os
 import pathlib
 import sqlite3
 
-from crt_jax import schema
-from experiments.jobs import attempts, records
+from crt_jax import json_text, schema
+from experiments.jobs import attempts
 from experiments.jobs.status import Standing
 
 FILE = 'results.sqlite'
@@ -60,14 +60,14 @@ def collect(workdir: pathlib.Path, found: list[Standing]) -> pathlib.Path:
 
 def add(database: sqlite3.Connection, folder: pathlib.Path, one: Standing) -> None:
   """Adds one run with all that its folder holds."""
-  saved = records.read_json(folder / 'config.json', {})
-  evaluation = records.read_json(folder / 'evaluation.json', {})
-  finished = records.read_json(folder / 'finished.json', {})
+  saved = json_text.read(folder / 'config.json', {})
+  evaluation = json_text.read(folder / 'evaluation.json', {})
+  finished = json_text.read(folder / 'finished.json', {})
   kept = attempts.read(folder)
-  # The evaluation is what the numbers come from; before it, what the run began with.
+  # The origin of the evaluation's numbers; before there are any, that of the run's start.
   origin = evaluation.get('origin') or saved.get('origin') or {}
   last_failure = (kept['failures'] or [{}])[-1]
-  rows = records.rows(folder / 'metrics.jsonl')
+  rows = json_text.rows(folder / 'metrics.jsonl')
   seconds = finished.get('training_seconds', (rows or [{}])[-1].get('training_seconds'))
   insert(
     database,

@@ -1,8 +1,8 @@
-"""The runs of a sweep on a Slurm cluster: one job array, of which some run at a time.
+"""Runs of a sweep on a Slurm cluster: one job array, of which some jobs run at a time.
 
-submitit writes and submits the array; each job starts one run and says afterwards what is to become
-of itself: a preempted or failed one is requeued, so that another node can take it. No process has
-to stay behind to watch.
+submitit writes and submits the array; each job starts one run and afterwards decides about itself:
+a preempted or failed job is requeued, so that another node can take it. No process stays behind to
+watch.
 """
 
 import os
@@ -14,9 +14,10 @@ import subprocess
 import time
 from types import ModuleType
 
+from crt_jax import json_text
 from crt_jax.cli.user_errors import Mistake
 from crt_jax.program import install
-from experiments.jobs import attempts, records
+from experiments.jobs import attempts
 from experiments.jobs.attempts import FINISHED, PREEMPTED, Launch
 
 JOBS = 'jobs.json'  # run -> job
@@ -24,7 +25,7 @@ SECONDS_TO_SAVE = 120  # between the warning and the end of a job's time
 
 
 class Job:
-  """What a job of the array calls, in each of its tasks."""
+  """What each task of an array job calls."""
 
   def __init__(self, launch: Launch):
     self.launch = launch
@@ -51,7 +52,7 @@ def name_of_this_job() -> str:
 
 
 def requeue(job: str) -> None:
-  """Asks Slurm to start this job again; not if it was cancelled, or is requeued by Slurm itself."""
+  """Requeues this job, unless it was cancelled or Slurm itself requeues it."""
   for pause in (1, 5, 30, 60, 0):  # a controller may be busy, or restarting
     found = call('squeue', '--noheader', '--format=%T', f'--jobs={job}')
     state = found.stdout.strip()
@@ -108,7 +109,7 @@ def submit(
     line = ' '.join(str(error).split())
     raise Mistake(f'sbatch refused the jobs: {line}') from None
   ids = {launch.name: job.job_id for launch, job in zip(launches, jobs, strict=True)}
-  records.write_json(workdir / JOBS, records.read_json(workdir / JOBS, {}) | ids)
+  json_text.write(workdir / JOBS, json_text.read(workdir / JOBS, {}) | ids)
   return ids
 
 
@@ -132,7 +133,7 @@ def queued(workdir: pathlib.Path) -> dict[str, tuple[str, str]]:
   Raises:
     Mistake: Slurm does not answer, so nobody knows.
   """
-  jobs = records.read_json(workdir / JOBS, {})
+  jobs = json_text.read(workdir / JOBS, {})
   if not jobs or shutil.which('squeue') is None:
     return {}
   ids = ','.join(sorted({job.partition('_')[0] for job in jobs.values()}))
@@ -163,12 +164,12 @@ def parse_options(words: list[str]) -> dict[str, str]:
 
 
 def processes(options: dict[str, str]) -> int:
-  """Returns how many processes each run has."""
+  """Returns the number of processes of each run."""
   return int(options.get('nodes', 1)) * int(options.get('ntasks-per-node', 1))
 
 
 def call(*words: str) -> subprocess.CompletedProcess:
-  """Runs a command of Slurm; what it prints is returned, also when it fails."""
+  """Runs a Slurm command; returns its output, also if it fails."""
   try:
     return subprocess.run(
       words, capture_output=True, encoding='utf-8', errors='replace', timeout=60

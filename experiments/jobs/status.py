@@ -1,11 +1,12 @@
-"""Where each run of a sweep stands, read from its folder and the queue, and the table of it."""
+"""The status of each run of a sweep, from its folder and the queue, and the status table."""
 
 import dataclasses
 import os
 import pathlib
 from typing import TYPE_CHECKING
 
-from experiments.jobs import attempts, records
+from crt_jax import json_text
+from experiments.jobs import attempts
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, RUNNING
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ VALIDATION = 'validation_perplexity'
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-  """One run, as one row of the table."""
+  """The status of one run, as one row of the table."""
 
   name: str
   state: str  # one of STATES
@@ -35,14 +36,14 @@ class Standing:
 
 
 def standing(name: str, folder: pathlib.Path, steps: int, job: tuple[str, str] | None) -> Standing:
-  """Returns where a run stands.
+  """Returns the status of a run.
 
   Args:
     steps: that it is to take.
     job: id and state of its job, if the cluster still has it.
   """
   kept = attempts.read(folder)
-  rows = records.rows(folder / 'metrics.jsonl')
+  rows = json_text.rows(folder / 'metrics.jsonl')
   last = rows[-1] if rows else {}
   validated = next((row for row in reversed(rows) if validation(row)), {})
   state = state_of(folder, kept['state'], job)
@@ -62,7 +63,7 @@ def standing(name: str, folder: pathlib.Path, steps: int, job: tuple[str, str] |
 
 
 def state_of(folder: pathlib.Path, kept: str, job: tuple[str, str] | None) -> str:
-  """Returns the state of a run; what it last wrote itself holds unless its process is gone."""
+  """Returns the state of a run: the one it last wrote, unless its process is gone."""
   if (folder / 'finished.json').exists():
     return FINISHED
   if job is not None:
@@ -73,7 +74,7 @@ def state_of(folder: pathlib.Path, kept: str, job: tuple[str, str] | None) -> st
 
 
 def is_alive(folder: pathlib.Path) -> bool:
-  """Whether the process of the latest attempt, if it is one of this machine, still runs."""
+  """Returns whether the process of the latest attempt still runs, if it is on this machine."""
   state = attempts.read(folder)
   if state['job'] or state.get('host') != os.uname().nodename:
     return False
@@ -93,7 +94,7 @@ def validation(row: dict) -> str:
 
 
 def number(value: float | None) -> str:
-  """Returns a number of a row, which has null for one that is not finite."""
+  """Returns a number of a row; null stands for one that is not finite."""
   return 'not finite' if value is None else f'{value:.4g}'
 
 
@@ -130,7 +131,7 @@ def summary(found: list[Standing]) -> str:
 
 
 def show(title: str, found: list[Standing], folder: pathlib.Path) -> None:
-  """Prints the table, its summary, and why each run failed that has not finished."""
+  """Prints the table, its summary, and why each unfinished run failed."""
   from rich.console import Console
 
   console = Console(highlight=False, soft_wrap=False)
@@ -145,7 +146,7 @@ def show(title: str, found: list[Standing], folder: pathlib.Path) -> None:
 
 
 def standings(workdir: pathlib.Path, steps: dict[str, int], jobs: dict) -> list[Standing]:
-  """Returns where every run of a sweep stands.
+  """Returns the status of every run of a sweep.
 
   Args:
     steps: name of a run -> how many it is to take, in the order of the sweep.

@@ -40,7 +40,6 @@ def main(argv: list[str]):
 
   from crt_jax import json_text
   from crt_jax.runs.provenance import origin
-  from crt_jax.runs.workdir import write_json
   from experiments.latency import machine
 
   directory = pathlib.Path(_WORKDIR.value)
@@ -64,12 +63,12 @@ def main(argv: list[str]):
     rows = [measured[each.identity()] for each in plan if each.identity() in measured]
     table.compare(rows, config.matches.to_dict())
     result = _result(config, dataclasses.asdict(found), rows, made_with)
-    write_json(directory / 'latency.json', result)
+    json_text.write(directory / 'latency.json', result)
   _draw(directory, result)
 
 
 def _models(config: ConfigDict) -> dict[str, dict]:
-  """Fields of every model that is timed, by name.
+  """Returns the fields of every timed model, by name.
 
   Raises:
     Mistake: `only` names no model, or a file of `extra` has no `model`.
@@ -99,7 +98,7 @@ def _specs(text: str) -> list[str]:
 
 
 def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
-  """Rows of an earlier run on this device and commit; a line that was cut off is left out."""
+  """Returns the rows of an earlier run on this device and commit, without a cut-off line."""
   from crt_jax import json_text
 
   found = {}
@@ -114,7 +113,7 @@ def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
 
 
 def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict) -> dict:
-  """What latency.json holds."""
+  """Returns the content of latency.json."""
   return dict(
     what='decode latency per token; seconds unless named otherwise',
     config=config.to_dict(),
@@ -128,7 +127,7 @@ def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict
 
 
 def _draw(directory: pathlib.Path, result: dict):
-  """The figures, and what the table cannot show."""
+  """Draws the figures, and prints what the table cannot show."""
   from experiments.latency import figures
 
   print(table.comparison(result['rows']))

@@ -1,4 +1,4 @@
-"""Times the decoding of one model at one point: batch, context, dtype, way of dispatch."""
+"""Times the decoding of one model at one point: batch, context, dtype, dispatch."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ PYTHON = 0  # a Python loop: one call for a step, one for sampling, and the toke
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """Where a model is timed.
+  """The conditions under which a model is timed.
 
   Attributes:
     batch: rows.
@@ -49,7 +49,7 @@ class Point:
 
   @property
   def call_tokens(self) -> int:
-    """Tokens per row of one timed call."""
+    """The tokens per row of one timed call."""
     return max(1, self.dispatch)
 
 
@@ -86,7 +86,7 @@ class Decoder:
       self._call = functools.partial(compiled, params, self._key_B)
 
   def reset(self) -> None:
-    """Empties the caches, and says that `context` positions are in them."""
+    """Empties the caches and sets their position to `context`."""
     self._state: Sequence[Any] = ()  # frees the memory first
     point = self.point
     state = empty_state(self.model, self._params, point.batch, self._capacity)
@@ -95,7 +95,7 @@ class Decoder:
     self._state = (dataclasses.replace(state, position_B=position_B), logits_BxV)
 
   def time(self, tokens: int) -> list[float]:
-    """Seconds per token (of all rows together), one number per call; goes on where it stopped."""
+    """Returns seconds per token (of all rows together) of each call, continuing the text."""
     seconds = []
     for _ in range(ceil_div(tokens, self.point.call_tokens)):
       start = time.perf_counter()
@@ -111,7 +111,7 @@ class Decoder:
     return state, logits_BxV, token_B[:, None]
 
   def first_token(self, method: str) -> float:
-    """Seconds from a prompt of `context` tokens to its first new token, without compiling."""
+    """Returns seconds from a prompt of `context` tokens to its first token, without compiling."""
     point = self.point
     tokens_BxT = np.zeros((point.batch, point.context), np.int32)
 
@@ -129,7 +129,7 @@ class Decoder:
     return run()
 
   def draw(self, tokens: int = 64) -> float:
-    """Seconds that drawing one token per row takes once its logits are there; best of three."""
+    """Returns the seconds to draw one token per row from finished logits; best of three."""
     logits_BxV = jnp.zeros((self.point.batch, self.model.config.vocab_size), jnp.float32)
 
     def run():
@@ -143,7 +143,7 @@ class Decoder:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _draws(sampling: Sampling, tokens: int, logits_BxV: Array, key_B: Array):
-  """Draws in a row, each from logits that the one before has changed, so that none is merged."""
+  """Draws several tokens, each from logits that depend on the one before, so none is merged."""
   position_NxB = jnp.broadcast_to(jnp.arange(tokens)[:, None], (tokens, key_B.shape[0]))
   noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
 
@@ -164,7 +164,7 @@ _sample = jax.jit(
 
 @functools.lru_cache(maxsize=1)
 def random_params(model: Model, dtype: str) -> tuple:
-  """The model in that dtype and small random parameters, prepared; nothing is kept twice.
+  """Returns the model in that dtype with small random parameters, prepared; keeps no copies.
 
   Rows of one model and dtype share the last ones: compiling them takes as long as the decoding.
   """
@@ -177,13 +177,13 @@ def random_params(model: Model, dtype: str) -> tuple:
 
 
 def varied(shape: jax.ShapeDtypeStruct) -> jax.Array:
-  """Numbers of both signs that vary, and no more: their values change nothing about the time."""
+  """Returns varied numbers of both signs; their values do not affect the time."""
   indices = jax.lax.iota(jnp.uint32, shape.size) * jnp.uint32(2654435761)
   return ((indices >> 8).astype(jnp.float32) / 2**24 - 0.5).reshape(shape.shape) / 10
 
 
 def alternate(timers: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, list[float]]:
-  """Runs each timer once per round, so that what slows the machine for a while slows all."""
+  """Runs each timer once per round, so that a slow minute of the machine affects all."""
   found = {name: [] for name in timers}
   for _ in range(rounds):
     for name, timer in timers.items():

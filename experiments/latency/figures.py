@@ -1,4 +1,4 @@
-"""The figures: time per token beside its floors, and what launches decide."""
+"""The figures: time per token beside its floors, and the effect of launches."""
 
 import pathlib
 
@@ -12,7 +12,7 @@ MARKERS = {ONE_PROGRAM: 'o', EAGER: 's', PAPER: '^'}
 
 
 def latency(result: dict, path: str | pathlib.Path) -> None:
-  """Milliseconds per token of every model at the first point, by way of dispatch and peer.
+  """Draws milliseconds per token of every model at the first point, by dispatch and peer.
 
   Args:
     result: what latency.json holds.
@@ -42,7 +42,7 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
 
 
 def advantage(result: dict, path: str | pathlib.Path) -> bool:
-  """How many times faster than its transformer a model is, against the price of a launch.
+  """Draws each model's speed-up over its transformer against the price of a launch.
 
   The price is given in weights: how many of them the memory could deliver in the time of one
   launch. In this unit the ratio (weights_T + launches_T * price) / (the same of the model) depends
@@ -78,22 +78,22 @@ def advantage(result: dict, path: str | pathlib.Path) -> bool:
 
 
 def predicted(model: dict, other: dict, price: float | np.ndarray) -> float | np.ndarray:
-  """The ratio that weights and launches of two rows give at a price per launch (in weights)."""
+  """Returns the ratio of two rows that weights and launches predict at a price per launch."""
   return weights_at(other, price) / weights_at(model, price)
 
 
 def weights_at(row: dict, price: float | np.ndarray) -> float | np.ndarray:
-  """What a token costs, in weights: those that it reads, caches too, and its launches."""
+  """Returns the cost of a token in weights: those it reads, with caches, and its launches."""
   return weights(row) + row['launches'] * price
 
 
 def weights(row: dict) -> float:
-  """Numbers that a token reads."""
+  """Returns the number of values that a token reads."""
   return (row['traffic']['weights'] + row['traffic']['cache']) / ITEMSIZE[row['dtype']]
 
 
 def explaining_price(row: dict, speed: float) -> float:
-  """The price of a launch at which weights and launches add up to the row's time.
+  """Returns the launch price at which weights and launches add up to the row's time.
 
   Args:
     speed: weights per second that the memory of the machine delivers.
@@ -102,7 +102,7 @@ def explaining_price(row: dict, speed: float) -> float:
 
 
 def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
-  """Both rows with the time and launches of a peer; [] if it did not time both or counts none."""
+  """Returns both rows with the time and launches of a peer; [] if the peer lacks one of them."""
   pair = [row['peers'].get(peer, {}) for row in (model, other)]
   if not all(values.get('launches') for values in pair):
     return []
@@ -127,7 +127,7 @@ def _measured(model: dict, other: dict, result: dict):
 
 
 def _pairs(result: dict) -> list[tuple[dict, dict]]:
-  """Models and their transformers at the first point, as one compiled program of several tokens."""
+  """Returns models and their transformers at the first point, as one compiled program."""
   rows = {}
   for row in result['rows']:
     if _is_base(row, result['config']) and row['launches'] and row['dispatch']:
@@ -137,7 +137,7 @@ def _pairs(result: dict) -> list[tuple[dict, dict]]:
 
 
 def _is_base(row: dict, config: dict) -> bool:
-  """Whether only the way of dispatch differs from the first value of every axis."""
+  """Returns whether a row differs from the first value of every axis only in dispatch."""
   return all(
     row[name] == config[axis][0]
     for name, axis in (('batch', 'batches'), ('context', 'contexts'), ('dtype', 'dtypes'))

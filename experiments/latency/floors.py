@@ -1,4 +1,4 @@
-"""What one decoded token must read, and how fast that can be at best, as closed formulas.
+"""Lower bounds of the time of one decoded token, from what it must read, as closed formulas.
 
   streamed   every weight that multiplies is read from memory, a looped core once per loop
   resident   the core of a CART stays on the chip and is read once per token
@@ -22,7 +22,7 @@ VECTOR_ITEMSIZE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """Bytes that a step of `batch` rows reads, and the multiply-accumulates it does.
+  """The bytes that a step of `batch` rows reads, and its multiply-accumulates.
 
   Attributes:
     weights, resident_weights: with a core that is read in every loop, or once.
@@ -46,7 +46,7 @@ class Traffic:
 
 
 def traffic(model: Any, dtype: str, batch: int = 1, context: int = 0) -> Traffic:
-  """What a decode step reads.
+  """Returns what a decoding step reads.
 
   Args:
     model: fields of `config.model`; R of a CART is its `loops`.
@@ -82,7 +82,7 @@ def traffic(model: Any, dtype: str, batch: int = 1, context: int = 0) -> Traffic
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
-  """Seconds that a step takes at least, by what would bound it; 0 where the machine is unknown."""
+  """Lower bounds on a step's seconds, by cause; 0 if the machine is unknown."""
 
   streamed: float
   resident: float
@@ -93,7 +93,7 @@ class Floor:
 def floor(
   traffic: Traffic, bandwidth: float, flops: float = 0.0, launches: int = 0, launch_cost: float = 0
 ) -> Floor:
-  """The floors of a step.
+  """Returns the lower bounds on a step's seconds.
 
   Args:
     bandwidth: bytes per second, as measured; 0 = unknown.
@@ -109,7 +109,7 @@ def floor(
 
 
 def share(floor_seconds: float, seconds: float) -> float:
-  """How much of the measured time its floor explains, 0..1; 0 where either is unknown."""
+  """Returns how much of the measured time its floor explains, 0..1; 0 if either is unknown."""
   return floor_seconds / seconds if seconds > 0 else 0.0
 
 
@@ -136,6 +136,6 @@ _BANDWIDTHS = (
 
 
 def datasheet_bandwidth(device_kind: str) -> float:
-  """Bytes per second of a `jax.Device.device_kind`; 0.0 where it is not known."""
+  """Returns the bytes per second of a `jax.Device.device_kind`; 0.0 if unknown."""
   kind = device_kind.lower()
   return next((1e9 * gigabytes for name, gigabytes in _BANDWIDTHS if name in kind), 0.0)

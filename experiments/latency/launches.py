@@ -1,8 +1,8 @@
-"""How many kernels a compiled program starts, read from its text."""
+"""Counts the kernels that a compiled program starts, from its text."""
 
 import re
 
-# What a backend does no work for, or what only holds other computations.
+# Operations that start no kernel, or only contain other computations.
 FREE = frozenset(
   'parameter constant tuple get-tuple-element bitcast after-all while call conditional '
   'opt-barrier partition-id replica-id'.split()
@@ -12,7 +12,7 @@ _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([\w\-
 
 
 def launches(text: str) -> int:
-  """Kernels that one run of an optimised HLO module starts; loops count as often as they run.
+  """Returns the kernels that one run of an HLO module starts; loops count as often as they run.
 
   Args:
     text: `compiled.as_text()`.
@@ -25,7 +25,7 @@ def launches(text: str) -> int:
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Name -> lines of every computation, and the name of the entry."""
+  """Returns name -> lines of every computation, and the name of the entry."""
   found, entry, lines = {}, '', []
   # Long tuples carry comments, which would break the line into an assignment too many.
   for line in re.sub(r'/\*.*?\*/', '', text).splitlines():
@@ -38,7 +38,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def count(bodies: dict[str, list[str]], name: str) -> int:
-  """Kernels that one run of a computation starts, see `launches`."""
+  """Returns the kernels that one run of a computation starts, see `launches`."""
   total = 0
   for line in bodies[name]:
     operation = _INSTRUCTION.findall(line)[0]

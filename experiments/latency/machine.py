@@ -1,4 +1,4 @@
-"""What the machine can do, measured before anything else: reading, starting a kernel, a call."""
+"""Measures the machine: reading memory, starting a kernel, one call."""
 
 import dataclasses
 import functools
@@ -21,17 +21,12 @@ WIDTH = 2048  # of the weight that is read
 READS = 8  # of it in one call, which share the way to the device and back
 # Of XLA: a GPU launches each kernel by itself instead of recording groups of them in a graph.
 OUT_OF_GRAPH = {'xla_gpu_graph_min_graph_size': 10**6}
-ALLOCATIONS = 2  # which pages a weight gets changes the result by a third
+ALLOCATIONS = 2  # memory pages of a weight change the result by a third
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """Attributes:
-  bandwidth: bytes/s of the fastest products of a random weight with one vector, in one program.
-  launch: seconds for one more kernel inside a compiled program.
-  dispatch: seconds for one more call of a compiled program from Python, without waiting for it.
-  round_trip: the same, waiting for its result.
-  """
+  """The measured speeds of a machine."""
 
   bandwidth: float
   launch: float
@@ -51,7 +46,7 @@ def measure(megabytes: int = 512, dtype: str = 'float32', repeats: int = 12) -> 
 
 
 def read_bandwidth(megabytes: int, dtype: str, repeats: int) -> float:
-  """Bytes per second of the best READS products of an [out, in] weight with a vector.
+  """Returns the bytes per second of the best READS products of an [out, in] weight with a vector.
 
   On a CPU the weight is float32 whatever the dtype: there a product in 16 bits is no mere reading.
   """
@@ -66,7 +61,7 @@ def read_bandwidth(megabytes: int, dtype: str, repeats: int) -> float:
 
 @functools.cache
 def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[Array], Array]]:
-  """What makes such a weight and what reads it; each is compiled once in a process."""
+  """Returns functions that make such a weight and read it, each compiled once per process."""
   numbers = megabytes * 2**20 // jnp.dtype(dtype).itemsize
   width = min(WIDTH, math.isqrt(numbers))
   shape = jax.ShapeDtypeStruct((numbers // width, width), dtype)
@@ -77,7 +72,7 @@ def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[
 
     def one(_: int, x_1xI: Array):
       y_1xO = jax.lax.dot_general(x_1xI, weight_OxI, (((1,), (1,)), ((), ())))
-      # Only some of it is used, and the barrier has all of it computed.
+      # Only part of it is used; the barrier makes XLA compute all of it.
       return ones_1xI + 1e-3 * jax.lax.optimization_barrier(y_1xO)[:, :width]
 
     return jax.lax.fori_loop(0, READS, one, ones_1xI)
@@ -86,7 +81,7 @@ def _reader(megabytes: int, dtype: str) -> tuple[Callable[[], Array], Callable[[
 
 
 def launch_cost(repeats: int, options: dict[str, Any] | None = None) -> float:
-  """Seconds per kernel of a decode program whose bytes and arithmetic are negligible.
+  """Returns the seconds per kernel of a decoding program with negligible bytes and arithmetic.
 
   A chain of single operations would not do: XLA:CPU compiles a small loop into one function.
 
@@ -102,7 +97,7 @@ def launch_cost(repeats: int, options: dict[str, Any] | None = None) -> float:
 
 
 def call_costs(repeats: int) -> tuple[float, float]:
-  """dispatch and round_trip of `Machine`."""
+  """Returns dispatch and round_trip of `Machine`."""
   few, one = jnp.ones(8, jnp.float32), jax.jit(jnp.sin)
 
   def calls(x: Array):
@@ -114,10 +109,10 @@ def call_costs(repeats: int) -> tuple[float, float]:
 
 
 def matrix_product(dtype: str, size: int, products: int = 20) -> float:
-  """FLOP/s of one device in a square product [size, size] of `dtype`, best of three."""
+  """Returns the FLOP/s of a square product [size, size] of `dtype` on one device, best of three."""
   generator = np.random.default_rng(0)
   a, b = (jnp.asarray(generator.standard_normal((size, size)), dtype) for _ in range(2))
-  b = b / size**0.5  # what is multiplied again and again keeps its size
+  b = b / size**0.5  # keeps repeated products from growing
 
   @jax.jit
   def chain(a: Array, b: Array):
@@ -127,7 +122,7 @@ def matrix_product(dtype: str, size: int, products: int = 20) -> float:
 
 
 def best_time(function: Callable, *arguments: Any, repeats: int) -> float:
-  """Least seconds of a call, after one that compiles."""
+  """Returns the least seconds of several calls, after one that compiles."""
   jax.block_until_ready(function(*arguments))
   seconds = []
   for _ in range(repeats):
@@ -138,7 +133,7 @@ def best_time(function: Callable, *arguments: Any, repeats: int) -> float:
 
 
 def quantiles(seconds: list[float]) -> tuple[float, float]:
-  """Median and 95th percentile."""
+  """Returns median and 95th percentile."""
   if len(seconds) == 1:
     return seconds[0], seconds[0]
   return statistics.median(seconds), statistics.quantiles(seconds, n=20, method='inclusive')[-1]

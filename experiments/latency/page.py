@@ -1,4 +1,4 @@
-"""What docs/latency.md shows of decoding."""
+"""The parts of docs/latency.md on decoding."""
 
 import functools
 import pathlib
@@ -14,7 +14,7 @@ HEAD = (
 
 
 def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """The table, the machine and the figures."""
+  """Returns the table, the machine and the figures."""
   from crt_jax.evaluation.figures import caption
   from experiments.latency import figures
 
@@ -33,7 +33,7 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def cells(row: dict) -> tuple:
-  """A row of the table."""
+  """Returns a row of the table."""
   torch, transformers = (row['peers'].get(n, {}).get('speedup') for n in ('torch', 'transformers'))
   match = row.get('match', {}).get('speedup')
   return (

@@ -1,4 +1,4 @@
-"""The rows of the table: which there are, how one is measured, how it is printed."""
+"""The rows of the table: their list, measurement and formatting."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One row to be measured: a model by name, its fields, the point, and how it is timed."""
+  """One row to be measured: a model's name and fields, the point, and the kind of timing."""
 
   name: str
   fields: dict
@@ -46,13 +46,13 @@ class Entry:
   timing: tuple
 
   def identity(self) -> str:
-    """What makes an earlier measurement the same one."""
+    """Returns what must be equal for an earlier measurement to count."""
     values = (self.name, self.fields, dataclasses.asdict(self.point), self.timing)
     return json.dumps(values, sort_keys=True)
 
 
 def plan(config: ConfigDict, models: dict[str, dict]) -> list[Entry]:
-  """All rows: for every model the first value of each axis, and each axis varied alone.
+  """Returns all rows: every model at the first value of each axis, and each axis varied alone.
 
   Raises:
     Mistake: an empty axis or a peer that cannot be had.
@@ -91,7 +91,7 @@ def _points(config: ConfigDict) -> list[tuple]:
 
 
 def peer_timer(name: str) -> Callable:
-  """The function that makes what times a peer.
+  """Returns the function that makes the timer of a peer.
 
   Raises:
     Mistake: it is unknown, or what it needs is not installed.
@@ -109,8 +109,10 @@ def peer_timer(name: str) -> Callable:
 
 
 def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
-  """Times one row, the peers in turns with it, and reading before and after: a machine whose memory
-  others use is faster at some minutes than at others."""
+  """Times one row in turns with its peers, with memory bandwidth before and after.
+
+  A machine whose memory others use is faster in some minutes than in others.
+  """
   import crt_jax
   from crt_jax.decoding.sampling import Sampling
   from experiments.latency import decoder as timing
@@ -170,7 +172,7 @@ def measure(entry: Entry, config: ConfigDict, machine: 'Machine') -> dict:
 
 
 def capacity(config: ConfigDict, context: int) -> int:
-  """Slots of the caches: the same for every way of dispatch, so that one program reads prompts."""
+  """Returns the cache slots, the same for every dispatch, so one program reads all prompts."""
   from crt_jax.recurrence.state import SEEN
 
   return round_up(context + config.warmup + config.tokens + 2 * max(1, *config.dispatches), SEEN)
@@ -189,7 +191,7 @@ def _peer_round(make: Callable, config: ConfigDict) -> list[float]:
 
 
 def datasheet_bandwidth() -> float:
-  """Bytes per second that the device's maker states; 0 where it is not known."""
+  """Returns the bytes per second that the device's maker states; 0 if unknown."""
   import jax
 
   from experiments.latency import floors
@@ -205,7 +207,7 @@ def _datasheet_share(traffic: 'Traffic', seconds: float) -> float:
 
 
 def _peak_flops(dtype: str) -> float:
-  """Of the datasheet, which states bfloat16; 0 for what it does not state."""
+  """Returns the datasheet's FLOP/s, which it states for bfloat16; 0 for anything else."""
   import jax
 
   from crt_jax import accounting
@@ -215,7 +217,7 @@ def _peak_flops(dtype: str) -> float:
 
 
 def compare(rows: list[dict], matches: dict[str, str]) -> None:
-  """Adds to each row how many times faster it is than its transformer at the same point."""
+  """Adds to each row its speed-up over its transformer at the same point."""
   at = {_key(row, row['model']): row for row in rows}
   for row in rows:
     other = at.get(_key(row, matches.get(row['model'])))
@@ -231,7 +233,7 @@ def _key(row: dict, model: str | None) -> tuple:
 
 
 def describe(machine: 'Machine', device: str) -> str:
-  """The line above the table."""
+  """Returns the line above the table."""
   stated = datasheet_bandwidth()
   share = f'{machine.bandwidth / stated:.0%} of its datasheet' if stated else 'datasheet unknown'
   return (
@@ -242,8 +244,10 @@ def describe(machine: 'Machine', device: str) -> str:
 
 
 def line(row: dict) -> str:
-  """A row of the table; times in milliseconds, % of the time that each floor explains, and (d) that
-  drawing the token takes."""
+  """Returns a row of the table, in milliseconds.
+
+  It has the % of the time that each floor explains, and (d), the time to draw the token.
+  """
   dispatch = f'scan {row["dispatch"]}' if row['dispatch'] else 'python'
   is_paper = row['batch'] == 1 and row['dtype'] == 'bfloat16' and row['model'] in PAPER
   paper = f'  paper (A100, eager) {PAPER[row["model"]]:.2f} ms' if is_paper else ''
@@ -263,7 +267,7 @@ def line(row: dict) -> str:
 
 
 def comparison(rows: list[dict]) -> str:
-  """Below the table: each model against its transformer, and beside the paper's milliseconds."""
+  """Returns each model's speed-up over its transformer, beside the paper's milliseconds."""
   lines = ['against the matching transformer, times faster:']
   for row in rows:
     if 'match' not in row:

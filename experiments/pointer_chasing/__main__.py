@@ -45,8 +45,9 @@ def main(argv: list[str]):
   del argv
   if not _MODELS.value:
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')
-  # All are read before one is trained: a mistake in the last is answered at once.
+  # All are checked before any is trained, so that a mistake in the last is reported at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
+  from crt_jax import json_text
   from crt_jax.runs import workdir
   from crt_jax.runs.provenance import origin
   from crt_jax.training import loop
@@ -61,13 +62,13 @@ def main(argv: list[str]):
     models[model] = result_of(run, config)
     print(f'{model}: {words(models[model])}', flush=True)
     record = {'study': 'pointer_chasing', 'models': models, 'origin': origin()}
-    workdir.write_json(folder / 'results.json', record)
+    json_text.write(folder / 'results.json', record)
     figure.levels(record, folder / 'levels')
   print(f'finished; everything is in {folder}')
 
 
 def config_of(model: str) -> ConfigDict:
-  """The config of one model of --models.
+  """Returns the config of one model of --models.
 
   Raises:
     Mistake: a wrong model, size or argument.
@@ -83,8 +84,11 @@ def config_of(model: str) -> ConfigDict:
 
 
 def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
-  """What a finished run says, as JSON: 'config', 'parameters', 'seconds' of training, 'curve', rows
-  of step and shares of right answers, and 'final', a record of each form at the end."""
+  """Returns the results of a finished run as JSON.
+
+  They are 'config', 'parameters', 'seconds' of training, 'curve', rows of step and shares of
+  correct answers, and 'final', a record of each form at the end.
+  """
   from crt_jax import accounting, json_text
   from crt_jax.runs import workdir
 
@@ -104,13 +108,13 @@ def result_of(run: pathlib.Path, config: ConfigDict) -> dict:
 
 
 def shares(row: dict, prefix: str = '') -> dict[str, float]:
-  """The shares of right answers of a row, by level."""
+  """Returns the shares of correct answers of a row, by level."""
   start = f'{prefix}accuracy_'
   return {name.removeprefix(start): row[name] for name in row if name.startswith(start)}
 
 
 def words(result: dict) -> str:
-  """One line: levels solved in every form."""
+  """Returns one line: levels solved in every form."""
   from experiments.pointer_chasing import figure
 
   parts = []

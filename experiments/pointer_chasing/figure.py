@@ -16,14 +16,16 @@ KINDS = {  # by what the name of a model starts with
 
 
 def solved_levels(accuracy: dict[str, float]) -> tuple[int, float]:
-  """How many levels are solved (above 90 % of right answers, crt.md 11.3), without the final query,
-  and the share of the final query."""
+  """Returns the number of solved levels, without the final query, and that query's share.
+
+  A level is solved above 90 % of correct answers (crt.md 11.3).
+  """
   shares = [share for name, share in accuracy.items() if name != 'final']
   return sum(share > SOLVED for share in shares), accuracy['final']
 
 
 def trained_record(result: dict) -> dict:
-  """The record of the form that was trained: passes for 'unroll', else the exact recurrence."""
+  """Returns the record of the trained form: passes for 'unroll', else the recurrence."""
   driver = result['config']['model'].get('driver', 'unroll')
   form = 'parallel' if driver == 'unroll' else 'sequential'
   return next(record for record in result['final'] if record['form'] == form)
@@ -68,7 +70,7 @@ def first_of(models: dict) -> dict:
 
 
 def _levels_against_depth(axes: Axes, models: dict) -> None:
-  """Points over N or K; what has the depth of the sequence is a line across."""
+  """Draws points over N or K; models as deep as the sequence are horizontal lines."""
   deepest = 1
   for kind, (colour, words) in KINDS.items():
     points = []
@@ -97,7 +99,7 @@ def _levels_against_depth(axes: Axes, models: dict) -> None:
 
 
 def _line(name: str, models: dict) -> tuple[str, str]:
-  """Colour and dashes of a model: the colour is of its kind, dashes tell its kind apart."""
+  """Returns colour and dashes of a model: colour by kind, dashes by model within a kind."""
   kind = name.partition('/')[0]
   alike = [other for other in models if other.startswith(kind)]
   return KINDS[kind][0], ('-', '--', ':', '-.')[alike.index(name) % 4]

@@ -1,4 +1,4 @@
-"""What docs/bptt.md shows of pointer chasing."""
+"""The part of docs/bptt.md on pointer chasing."""
 
 import functools
 import pathlib
@@ -10,7 +10,7 @@ HEAD = ('model', 'parameters', 'steps', 'levels solved (of 10)', 'final query')
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """Levels that each model solves, and its size; the figure."""
+  """Returns the table of levels solved by each model, and the figure."""
   from experiments.pointer_chasing import figure
 
   figure.levels(record, drawn / 'pointer_chasing.png')

@@ -56,7 +56,7 @@ class _Run(NamedTuple):
 
 
 def _load(needed: int) -> _Run:
-  """The run in --workdir; Mistake unless it is a CRT with `needed` tokens of validation text."""
+  """Returns the run; Mistake unless it is a CRT with `needed` tokens of validation text."""
   import crt_jax
   from crt_jax import decoding
   from crt_jax.training import finish
@@ -112,7 +112,7 @@ def _write(run: _Run, rows: list[dict], directory: pathlib.Path) -> None:
 
 
 def _whole_numbers(name: str, values: list) -> tuple[int, ...]:
-  """The values of a flag as whole numbers of at least 1."""
+  """Returns the values of a flag as whole numbers of at least 1."""
   try:
     numbers = tuple(int(value) for value in values)
   except ValueError:

@@ -8,7 +8,7 @@ from crt_jax.evaluation.figures import COLORS, GREY, page_figure
 
 
 def prefill(result: dict, path: str | pathlib.Path) -> None:
-  """Time and error of every way to read a prompt, against its length.
+  """Draws time and error of every way to read a prompt, against its length.
 
   Args:
     result: what prefill.json holds.

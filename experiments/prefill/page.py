@@ -1,4 +1,4 @@
-"""What docs/latency.md shows of reading prompts."""
+"""The part of docs/latency.md on reading prompts."""
 
 import functools
 import pathlib
@@ -13,7 +13,7 @@ HEAD = (
 
 
 def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """The table of all lengths and ways, and the figure."""
+  """Returns the table of all lengths and ways, and the figure."""
   from crt_jax.evaluation.figures import caption
   from experiments.prefill import figure
 
@@ -31,7 +31,7 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def cells(row: dict, exact: float) -> tuple:
-  """A row of the table; `exact` are the seconds of the exact way."""
+  """Returns a row of the table; `exact` has the seconds of the exact way."""
   way = 'exact, one by one' if row['method'] == 'sequential' else row['method']
   return (
     f'{row["tokens"]:,}',

@@ -1,4 +1,4 @@
-"""Reading a prompt in different ways: how long each takes, and how far it is from exact."""
+"""Reads a prompt in different ways, and measures time and distance from the exact way."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Way(NamedTuple):
 
 
 def ways(length: int, chunks: Sequence[int], passes: Sequence[int]) -> list[Way]:
-  """The exact way first, then every other that differs at this length."""
+  """Returns the exact way first, then every other that differs at this length."""
   found = [Way('sequential', min(length, 64), None)]
   for count in passes:
     found.append(Way('parallel', length, count))
@@ -55,7 +55,7 @@ def read(
 
 
 def error(logits_BxV: np.ndarray, exact_BxV: np.ndarray) -> dict:
-  """How far next-token distributions are from the exact ones, as a mean over prompts.
+  """Returns how far next-token distributions are from the exact ones, as a mean over prompts.
 
   Returns: 'max_logit_error' (of any prompt), 'kl' (nats, exact against found) and 'same_token', the
     share of prompts whose likeliest next token is the exact one.

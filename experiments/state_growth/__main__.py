@@ -32,7 +32,7 @@ def main(argv: list[str]):
   del argv
   import pathlib
 
-  from crt_jax.runs import workdir
+  from crt_jax import json_text
   from crt_jax.runs.provenance import origin
   from experiments.state_growth import figure
 
@@ -53,13 +53,13 @@ def main(argv: list[str]):
     'variants': variants,
     'origin': origin(),
   }
-  workdir.write_json(output, record)
+  json_text.write(output, record)
   figure.state_growth(record, output.with_suffix(''))
   print(f'written to {output}')
 
 
 def state_rms(switches: dict, seed: int) -> list[float]:
-  """RMS of the prelude's output and of the state after each loop."""
+  """Returns the RMS of the prelude's output and of the state after each loop."""
   import jax
   import jax.numpy as jnp
 

@@ -9,7 +9,7 @@ from crt_jax.evaluation.figures import COLORS, page_figure
 
 
 def state_growth(record: dict, path: str | pathlib.Path) -> None:
-  """RMS of the state after each loop at initialisation, one line a variant."""
+  """Draws the RMS of the state after each loop at initialisation, one line a variant."""
   seeds = len(next(iter(record['variants'].values())))
   made_from = (
     f'C={record["width"]}, P={record["prelude_layers"]}, at initialisation, '

@@ -1,4 +1,4 @@
-"""What docs/cart.md shows of the growth of the state."""
+"""The part of docs/cart.md on the growth of the state."""
 
 import functools
 import pathlib
@@ -11,7 +11,7 @@ read = functools.partial(pages.read, 'state_growth.json')
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """RMS of the state after some of the loops, and the figure of all."""
+  """Returns the table of the state's RMS after some of the loops, and the figure."""
   from experiments.state_growth import figure
 
   figure.state_growth(record, drawn / f'{name}.png')
@@ -29,5 +29,5 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def short(value: float) -> str:
-  """Three digits, or all before the point."""
+  """Formats a number with three digits, or with all digits before the point."""
   return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'

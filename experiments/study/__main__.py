@@ -22,7 +22,7 @@ _ONLY = flags.DEFINE_string('only', '', 'Comma-separated variants to train now; 
 
 def main(argv: list[str]):
   del argv
-  from experiments.study import variants  # after the flags: a typo is answered at once
+  from experiments.study import variants  # imported late: flags are checked first
 
   only = tuple(filter(None, _ONLY.value.split(',')))
   variants.run(cli.require_config(), _WORKDIR.value, only)

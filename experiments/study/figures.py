@@ -1,4 +1,4 @@
-"""The figures of the studies of CART, by what config.study.figure asks for."""
+"""The figures of the studies of CART, selected by config.study.figure."""
 
 import pathlib
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ def draw(record: dict, path: str | pathlib.Path) -> None:
 
 
 def gate(axes: Sequence[Axes], variants: dict) -> None:
-  """How the mean gate moved in training beside the curve of decay alone, and what it did to loss
-  and Jacobian."""
+  """Draws the mean gate over training beside pure weight decay, and its effects.
+
+  The other panels show loss and Jacobian.
+  """
   left, middle, right = axes
   starts = sorted({v['config']['model']['gate_init'] for v in variants.values()})
   for name, variant in variants.items():
@@ -51,7 +53,7 @@ def gate(axes: Sequence[Axes], variants: dict) -> None:
 
 
 def depths(axes: Axes, variants: dict) -> None:
-  """Perplexity against the number of loops at evaluation, one line a variant."""
+  """Draws perplexity against the number of loops at evaluation, one line a variant."""
   for colour, variant in zip(COLORS, variants.values(), strict=False):
     records = [r for r in variant['validation'] if r['form'] == 'parallel']
     depth = [r['depth'] for r in records]
@@ -66,7 +68,7 @@ def depths(axes: Axes, variants: dict) -> None:
 
 
 def grid(axes: Axes, variants: dict) -> None:
-  """Perplexity against FLOPs: prelude layers by colour, loops by number."""
+  """Draws perplexity against FLOPs: prelude layers by colour, loops by number."""
   preludes = sorted({v['config']['model']['prelude_layers'] for v in variants.values()})
   for colour, prelude in zip(COLORS, preludes, strict=False):
     chosen = [v for v in variants.values() if v['config']['model']['prelude_layers'] == prelude]
@@ -93,19 +95,19 @@ FIGURES = {  # title, panels, how they are drawn
 
 
 def decayed(start: float, rows: list[dict]) -> np.ndarray:
-  """The gate at the steps of a history if nothing but weight decay moved it (cart.md 9.3)."""
+  """Returns the gate at the steps of a history if only weight decay moved it (cart.md 9.3)."""
   logit = np.log(start / (1 - start)) * np.array([row['decay_factor'] for row in rows])
   return 1 / (1 + np.exp(-logit))
 
 
 def trained_with(model: dict) -> str:
-  """Which loops a CART saw in training."""
+  """Returns in words which loops a CART was trained with."""
   low, high = model['loops_min'], model['loops']
   return f'trained with R drawn from {low} to {high}' if low else f'trained with R = {high}'
 
 
 def _dots(axes: Axes, variants: dict, values_S: list[list[float]]) -> None:
-  """One row a variant, one dot a seed."""
+  """Draws one row a variant, one dot a seed."""
   for y, values in enumerate(values_S):
     axes.plot(values, [y] * len(values), 'o', color=BLUE, alpha=0.7, markersize=5)
   axes.set_yticks(range(len(variants)), [words(name) for name in variants])
@@ -114,7 +116,7 @@ def _dots(axes: Axes, variants: dict, values_S: list[list[float]]) -> None:
 
 
 def words(name: str) -> str:
-  """decay_0_9 -> 'decay 0.9'."""
+  """Formats a variant's name: decay_0_9 -> 'decay 0.9'."""
   return name.replace('0_', '0.').replace('_', ' ')
 
 

@@ -1,7 +1,7 @@
-"""What docs/cart.md shows of a study of CART: its table, its figure and where its numbers are.
+"""The part of docs/cart.md on a study of CART: its table, its figure and its origin.
 
-A study that is not finished is published with what there is, and says so. What nothing shows of its
-record, most rows of the history and most fields, is not kept.
+An unfinished study is published with the variants it has, and says so. Parts of its record that
+nothing shows, most rows of the history and most fields, are not kept.
 """
 
 import json
@@ -17,7 +17,7 @@ DIGITS = 6
 
 
 def read(folder: pathlib.Path, name: str) -> dict:
-  """The record of the study configs/studies/NAME.py, without what nothing shows.
+  """Returns the record of the study configs/studies/NAME.py without the parts that nothing shows.
 
   Raises:
     Mistake: no variant is done, or it is a study of other variants.
@@ -43,7 +43,7 @@ def read(folder: pathlib.Path, name: str) -> dict:
 
 
 def thinned(result: dict) -> dict:
-  """A variant with few rows, few digits, and nobody's paths."""
+  """Returns a variant with fewer rows and digits, without private paths."""
   config, rows = result['config'], result['history']
   measured = [row for row in rows if 'gate_mean' in row] or rows
   every = ceil_div(len(measured), ROWS)
@@ -56,7 +56,7 @@ def thinned(result: dict) -> dict:
 
 
 def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """Table, figure and origin."""
+  """Returns table, figure and origin."""
   from experiments.study import figures
 
   figures.draw(record, drawn / f'{name}.png')
@@ -73,7 +73,7 @@ def texts(record: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def gate_table(record: dict) -> str:
-  """Where the gate ended, where decay alone would have put it, Jacobian and perplexity."""
+  """Returns the final gate, the gate by decay alone, Jacobian and perplexity of each variant."""
   from experiments.study.figures import decayed, words
 
   head = ['variant', 'gate at the end, mean over channels', 'by weight decay alone']
@@ -95,7 +95,7 @@ def gate_table(record: dict) -> str:
 
 
 def depths_table(record: dict) -> str:
-  """Perplexity by R at evaluation, one column a variant."""
+  """Returns perplexity by R at evaluation, one column a variant."""
   from experiments.study.figures import trained_with
 
   variants = record['variants'].values()
@@ -109,7 +109,7 @@ def depths_table(record: dict) -> str:
 
 
 def grid_table(record: dict) -> str:
-  """Cost and perplexity of every size."""
+  """Returns cost and perplexity of every size."""
   head = ('P', 'R', 'parameters, M', 'training MFLOPs per token', 'validation perplexity')
   rows = []
   for variant in record['variants'].values():
@@ -122,7 +122,7 @@ def grid_table(record: dict) -> str:
 
 
 def footnote(record: dict) -> str:
-  """How long, on what, how many seeds."""
+  """Returns a line: training length, dataset, number of seeds."""
   first = next(iter(record['variants'].values()))
   data, seeds = first['config']['data'], first['seeds']
   return (

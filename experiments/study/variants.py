@@ -4,7 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from crt_jax import data
+from crt_jax import data, json_text
 from crt_jax.runs import workdir
 from crt_jax.runs.provenance import origin
 from crt_jax.training.terminal import show_any_text
@@ -46,13 +46,13 @@ def run(config: ConfigDict, path: str, only: tuple[str, ...] = ()) -> None:
       print(f'{name}: {config.train.steps} steps, seeds {", ".join(map(str, config.study.seeds))}')
       trained = train_stacked(variant, config.study.seeds, print_row)
       results[name] = {'config': identity, 'origin': origin(), **trained}
-      workdir.write_json(file, results[name])
+      json_text.write(file, results[name])
       print(summary(name, results[name]))
   if len(results) < len(names):
     print(f'{len(results)} of {len(names)} variants are done')
     return
   record = {'study': config.study.figure, 'origin': origin(), 'variants': results}
-  workdir.write_json(pathlib.Path(path) / 'results.json', record)
+  json_text.write(pathlib.Path(path) / 'results.json', record)
   figures.draw(record, pathlib.Path(path) / 'figure')
   print('\n'.join(summary(name, result) for name, result in results.items()))
   print(f'finished; everything is in {path}')
@@ -69,13 +69,13 @@ def variant_config(config: ConfigDict, name: str) -> ConfigDict:
 
 
 def print_row(row: dict) -> None:
-  """One line of progress: the loss of every seed."""
+  """Prints one line of progress: the loss of every seed."""
   losses = '  '.join(f'{loss:.4f}' for loss in row['loss'])
   print(f'  step {row["step"]}  loss {losses}', flush=True)
 
 
 def summary(name: str, result: dict) -> str:
-  """One line: the validation of a variant, mean and spread over seeds."""
+  """Returns one line: the validation of a variant, mean and spread over seeds."""
   parts = []
   for record in result['validation']:
     form = record['form'] if record['depth'] is None else f'{record["form"]} {record["depth"]}'

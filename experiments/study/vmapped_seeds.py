@@ -1,5 +1,7 @@
-"""Several seeds of one small run trained at once, stacked by vmap: for studies, where a difference
-counts only beside the spread over seeds."""
+"""Trains several seeds of one small run at once, stacked by vmap.
+
+Studies need them, since a difference counts only beside the spread over seeds.
+"""
 
 import collections
 import functools
@@ -27,7 +29,7 @@ MEASURED = ('cross_entropy', 'perplexity', 'bits_per_byte')
 def train_stacked(
   config: ConfigDict, seeds: tuple[int, ...], report: Callable[[dict], None]
 ) -> dict:
-  """`train_and_keep` without the parameters, and with 'jacobian', of the last pass."""
+  """Returns `train_and_keep` without the parameters, and with 'jacobian', of the last pass."""
   record, params_S, model, dataset = train_and_keep(config, seeds, report)
   measured = _jacobian(model, rows_of(params_S), dataset, config) if model.depths() else {}
   return record | {'jacobian': measured}
@@ -116,7 +118,7 @@ def train_and_keep(
 
 
 def rows_of(params_S: dict) -> list[dict]:
-  """The parameters of every seed."""
+  """Returns the parameters of every seed."""
   count = jax.tree.leaves(params_S)[0].shape[0]
   return [jax.tree.map(lambda a, i=i: a[i], params_S) for i in range(count)]
 
@@ -135,7 +137,10 @@ def _cost(model: Model, config: ConfigDict) -> dict:
 def _validation(
   model: Model, params_S: list[Params], dataset: data.Dataset, config: ConfigDict
 ) -> list[dict]:
-  """Every set and form of the evaluation, of the whole set where that is asked for, by seed."""
+  """Returns every validation set and form of the evaluation, by seed.
+
+  The whole set is scored if config.eval asks for it.
+  """
   kind = 'whole' if config.eval.whole else 'sampled'
   results_S = [evaluation.protocol(model, params, dataset, config)[kind] for params in params_S]
   return [
@@ -148,7 +153,7 @@ def _validation(
 def _jacobian(
   model: Model, params_S: list[Params], dataset: data.Dataset, config: ConfigDict
 ) -> dict:
-  """Spectral radius and norm of the last pass on the first validation window, for every seed."""
+  """Returns spectral radius and norm of the last pass on the first validation window, by seed."""
   packed = next(iter(dataset.validation_sets.values()))
   tokens_1xT = next(iter(data.first_validation(packed, config.data.sequence_length, 1, 1)))[
     'tokens'

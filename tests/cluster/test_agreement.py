@@ -50,9 +50,9 @@ def test_clients_of_the_coordination_service_agree_or_hear_the_same_line(monkeyp
     client = _jax.get_distributed_runtime_client(address, rank, use_compression=True)
     client.connect()
     here.value = agreement._Here(Counting(client), rank, count)
-    agreement.agree('config', {'seed': 1})
+    agreement.require_equal('config', {'seed': 1})
     try:
-      agreement.agree('data', {'text': {'hash': 'b' if rank == count - 1 else 'a'}})
+      agreement.require_equal('data', {'text': {'hash': 'b' if rank == count - 1 else 'a'}})
     except ValueError as error:
       return str(error)
     finally:
@@ -67,7 +67,7 @@ def test_clients_of_the_coordination_service_agree_or_hear_the_same_line(monkeyp
 
 
 def test_one_process_agrees_with_itself_and_ends_as_it_likes():
-  agreement.agree('config', {'a': 1})
+  agreement.require_equal('config', {'a': 1})
   with agreement.Companions(preemption.StopSignal()):
     pass
 

@@ -49,9 +49,13 @@ def test_kubernetes_is_asked_only_where_that_is_wanted():
 @pytest.mark.parametrize(
   ('arguments', 'environ', 'message'),
   [
-    (('on',), {}, '--distributed=on: no cluster .*--coordinator=HOST:PORT, --num_processes=N'),
-    (('auto', None, 2), {}, '--num_processes=2 is half .*--coordinator and --process_id must'),
-    (('auto', 'a:1', 2), {}, '--coordinator=a:1, --num_processes=2 is half .*: --process_id must'),
+    (('on',), {}, '--distributed=on: no launcher .*--coordinator=HOST:PORT, --num_processes=N'),
+    (('auto', None, 2), {}, '--num_processes=2 is incomplete.*--coordinator and --process_id must'),
+    (
+      ('auto', 'a:1', 2),
+      {},
+      '--coordinator=a:1, --num_processes=2 is incomplete.*: --process_id must',
+    ),
     (('auto', 'a', 2, 0), {}, '--coordinator=a must be HOST:PORT'),
     (('auto', 'a:1', 2, 2), {}, '--process_id=2 must lie between 0 and 1'),
     (('auto', 'a:1', 0, 0), {}, '--num_processes=0 must be at least 1'),
@@ -60,7 +64,7 @@ def test_kubernetes_is_asked_only_where_that_is_wanted():
     (('auto',), {'OMPI_COMM_WORLD_SIZE': '2'}, 'OMPI_COMM_WORLD_SIZE=2 .*add --coordinator'),
     (('auto',), {'PMI_SIZE': '8'}, 'PMI_SIZE=8 announces 8 processes'),
     (('auto',), {'TPU_WORKER_HOSTNAMES': 'a,b'}, 'TPU_WORKER_HOSTNAMES=a,b .*tpu'),
-    (('auto',), {'JAX_COORDINATOR_ADDRESS': 'a:1'}, '--coordinator=a:1 is half of it'),
+    (('auto',), {'JAX_COORDINATOR_ADDRESS': 'a:1'}, '--coordinator=a:1 is incomplete'),
   ],
 )
 def test_half_a_cluster_is_refused(arguments, environ, message):

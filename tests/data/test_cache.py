@@ -332,7 +332,7 @@ def test_a_job_that_has_mapped_a_damaged_cache_goes_on(settings):
 
 def test_every_damaged_file_is_listed_and_nothing_changes(settings, counted):
   config = settings(tokenizer='bpe', vocab_size=270)
-  with pytest.raises(ValueError, match='nobody has prepared this data'):
+  with pytest.raises(ValueError, match='this data was never prepared'):
     data.damaged_files(config)
   folder = data.prepare(config).folder
   assert data.damaged_files(config) == []

@@ -44,7 +44,7 @@ def test_it_says_where_the_tokens_are_and_finds_them_again(command, tmp_path):
 
 def test_damage_is_told_and_repaired_when_asked(command, tmp_path):
   missing = command('--verify')
-  assert missing.returncode == 2 and 'nobody has prepared this data' in missing.stderr
+  assert missing.returncode == 2 and 'this data was never prepared' in missing.stderr
   command()
   [file] = tmp_path.glob('cache/files-bytes-*/train-00000.bin')
   raw = bytearray(file.read_bytes())

@@ -66,7 +66,7 @@ def test_validation_files_are_the_validation_split(settings, folder_of, document
   ('fields', 'words'),
   [
     ({'validation_files': '/nowhere/*.txt'}, "data.validation_files='/nowhere/.*' matches no file"),
-    ({'split': 'contiguous'}, "data.split='contiguous' splits nothing off"),
+    ({'split': 'contiguous'}, "data.split='contiguous' has no effect"),
     ({}, 'data.validation_files=.* and data.files both match .*0000.txt'),
   ],
 )

@@ -12,9 +12,10 @@ import time
 
 import pytest
 
+from crt_jax import json_text
 from crt_jax.cli.user_errors import Mistake
 from crt_jax.cluster.launcher import wait_until
-from experiments.jobs import attempts, local, records, results, slurm, status
+from experiments.jobs import attempts, local, results, slurm, status
 from experiments.jobs.attempts import FAILED, FINISHED, PREEMPTED, Launch
 
 COUNT = """
@@ -184,7 +185,7 @@ def test_only_the_first_process_of_a_run_decides(tmp_path, fake_slurm, monkeypat
   'error, known', [('slurm_load_jobs error: Invalid job id specified', True), ('Timeout', False)]
 )
 def test_a_queue_that_does_not_answer_is_no_empty_queue(tmp_path, fake_slurm, error, known):
-  records.write_json(tmp_path / slurm.JOBS, {'run': '12_3'})
+  json_text.write(tmp_path / slurm.JOBS, {'run': '12_3'})
   (tmp_path / 'state').write_text('12_3 PENDING\n12_4 RUNNING\n')
   assert slurm.queued(tmp_path) == {'run': ('12_3', 'PENDING')}
   (tmp_path / 'bin/squeue').write_text(f'#!/bin/sh\necho "squeue:\n{error}" >&2; exit 1\n')
@@ -211,15 +212,15 @@ def run_folder(folder, steps=4):
   origin = {'command': 'python -m experiments.main', 'commit': 'abc', 'device': 'a CPU'}
   origin |= {'versions': {'jax': '0.10.2'}, 'devices': 1, 'at': 'today', 'python': '3.11.7'}
   config = {'model': {'width': 16, 'name': 'crt'}, 'train': {'steps': steps}, 'mesh': {}}
-  records.write_json(folder / 'config.json', {'config': config, 'origin': origin})
+  json_text.write(folder / 'config.json', {'config': config, 'origin': origin})
   rows = [{'step': n, 'loss': 5.0 - n, 'tokens_per_second': 100.0} for n in range(1, steps + 1)]
   rows[-1] |= {'validation_perplexity_tiny': 6.037, 'validation_perplexity_wiki': 97.73}
   text = ''.join(json.dumps(row) + '\n' for row in rows)
   (folder / 'metrics.jsonl').write_text(text + '{"step": 5, "lo')
   row = {'set': 'tiny', 'protocol': 'first', 'form': 'parallel', 'depth': 3, 'perplexity': 6.1}
   evaluation = {'step': steps, 'results': {'sampled': [row]}, 'origin': origin}
-  records.write_json(folder / 'evaluation.json', evaluation)
-  records.write_json(folder / 'finished.json', {'step': steps, 'training_seconds': 12.5})
+  json_text.write(folder / 'evaluation.json', evaluation)
+  json_text.write(folder / 'finished.json', {'step': steps, 'training_seconds': 12.5})
 
 
 def test_results_of_all_runs_are_in_one_file(tmp_path):
@@ -260,7 +261,7 @@ def test_a_run_that_was_killed_with_its_sweep_is_seen_as_stopped(tmp_path):
   (tmp_path / 'run/attempts').mkdir(parents=True)
   state = {'state': 'running', 'attempts': 1, 'job': '', 'host': os.uname().nodename}
   with subprocess.Popen([sys.executable, '-c', 'input()', f'{tmp_path}/run'], stdin=-1) as process:
-    records.write_json(tmp_path / 'run/attempts/state.json', state | {'pid': process.pid})
+    json_text.write(tmp_path / 'run/attempts/state.json', state | {'pid': process.pid})
     seen = lambda: status.state_of(tmp_path / 'run', 'running', None)  # noqa: E731
     wait_until(lambda: seen() == 'running', 10)  # the system names a process after it has begun
     assert seen() == 'running'

@@ -89,7 +89,7 @@ def test_a_directory_holds_one_sweep_which_may_grow(tmp_path):
   runs = [Run('a', TINY), Run('b', TINY, {'seed': 2})]
   listed = plan.listing('sweep.py', runs[:1], {})
   assert plan.merged(tmp_path / 'new', listed) == listed
-  plan.records.write_json(tmp_path / plan.LISTING, listed)
+  plan.json_text.write(tmp_path / plan.LISTING, listed)
   grown = plan.merged(tmp_path, plan.listing('sweep.py:more', runs, {}))
   assert list(grown['runs']) == ['a', 'b'] and grown['runs']['b']['steps'] == 12
   with pytest.raises(Mistake, match='run a with other settings.*seed=3'):

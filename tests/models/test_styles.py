@@ -228,14 +228,26 @@ def test_keys_that_do_not_divide_over_the_mesh_are_named():
     ('llama', dict(rotary_scaling='yarn'), "model.rotary_scaling='yarn' must be one of 'none'"),
     ('llama', dict(rotary_scaling='linear'), 'model.rotary_factor=1.0 must be above 1'),
     ('llama', LLAMA3 | dict(rotary_low=2), 'model.rotary_high=2.0 must be above model.rotary_low'),
-    ('llama', dict(max_positions=9), "model.max_positions=9 is of model.style='gpt2'; set that"),
+    (
+      'llama',
+      dict(max_positions=9),
+      "model.max_positions=9 is only for model.style='gpt2'; set that",
+    ),
     ('gpt2', dict(max_positions=0), 'model.max_positions is missing'),
     ('gpt2', dict(rotary='standard'), "model.rotary='standard' must be '' for model.style='gpt2'"),
-    ('gpt2', dict(kv_heads=1), "model.kv_heads=1 is of model.style='llama'; set that"),
-    ('gpt2', dict(norm_eps=1e-5), "model.norm_eps=1e-05 is of model.style='cart_dense' or model"),
-    ('roformer', dict(feed_forward_width=8), "is of model.style='llama' or model.style='gpt2'"),
+    ('gpt2', dict(kv_heads=1), "model.kv_heads=1 is only for model.style='llama'; set that"),
+    (
+      'gpt2',
+      dict(norm_eps=1e-5),
+      "model.norm_eps=1e-05 is only for model.style='cart_dense' or model",
+    ),
+    (
+      'roformer',
+      dict(feed_forward_width=8),
+      "is only for model.style='llama' or model.style='gpt2'",
+    ),
     ('crt', dict(style='cart_dense'), "model.style='cart_dense' must be one of 'roformer', 'll"),
-    ('crt_cart', dict(style='gpt2'), "model.style='gpt2' is of model.block='transformer'"),
+    ('crt_cart', dict(style='gpt2'), "model.style='gpt2' is only for model.block='transformer'"),
   ),
 )
 def test_mistakes(name, changes, message):

@@ -186,8 +186,8 @@ def test_another_optimizer_is_no_damage(tmp_path, name):
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
   with pytest.raises(checksums.OtherOptimizer, match='opt_state/'):
     checkpoints.restore_latest(abstract)
-  anew = state_lib.begin_optimizer_anew(tx, abstract)
-  restored, record = checkpoints.restore_latest(abstract, anew)
+  with_new_optimizer = state_lib.with_new_optimizer(tx, abstract)
+  restored, record = checkpoints.restore_latest(abstract, with_new_optimizer)
   checkpoints.close()
   assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1, 3]
   assert not (tmp_path / 'damaged').exists()
@@ -206,7 +206,7 @@ def test_the_same_structure_keeps_its_state_although_a_new_one_is_offered(tmp_pa
   """So that the command of a fork can be run again, as a cluster does."""
   abstract, state = save_steps(tmp_path, [1])
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
-  restored, _ = checkpoints.restore_latest(abstract, anew=lambda *_: None)
+  restored, _ = checkpoints.restore_latest(abstract, with_new_optimizer=lambda *_: None)
   checkpoints.close()
   assert_same(restored, at(state, 1))
 

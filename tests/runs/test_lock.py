@@ -30,7 +30,7 @@ time.sleep(60)
 def _quick(monkeypatch):
   monkeypatch.setattr(lock, 'REFRESH_SECONDS', 0.05)
   monkeypatch.setattr(lock, 'LOOK_SECONDS', 0.5)
-  monkeypatch.setattr(lock, 'SETTLE_SECONDS', 0.2)
+  monkeypatch.setattr(lock, 'LAST_WRITER_SECONDS', 0.2)
   with lock.released():
     yield
 

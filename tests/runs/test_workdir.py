@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from crt_jax import json_text
 from crt_jax.runs import workdir
 from tests.training.tiny import tiny_config
 
@@ -79,7 +80,7 @@ def test_a_run_that_is_older_than_a_field_goes_on(tmp_path):
   open_new(tmp_path)
   config = workdir.saved_config(tmp_path)
   del config['mesh']['gather'], config['train']['init_from']
-  workdir.write_json(tmp_path / 'config.json', {'config': config, 'forks': []})
+  json_text.write(tmp_path / 'config.json', {'config': config, 'forks': []})
   assert workdir.check_workdir(tmp_path, tiny_config(), fork=False) == {}
   with pytest.raises(ValueError, match=r"train.init_from \(was '', now 'runs/other'\)"):
     workdir.check_workdir(tmp_path, tiny_config(**{'train.init_from': 'runs/other'}), fork=False)

@@ -310,7 +310,7 @@ def test_a_run_that_is_computed_in_another_way_says_so(tmp_path, monkeypatch, ca
   )
   train(config, tmp_path)
   said = ''.join(capsys.readouterr())
-  assert 'not to the same bits: model.remat was none, is layer\n' in said
+  assert 'not with the same bits: model.remat was none, is layer\n' in said
 
 
 def test_a_vocabulary_larger_than_the_tokenizer_ends_in_a_readable_sample(tmp_path, capsys):

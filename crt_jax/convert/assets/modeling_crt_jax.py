@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-# Versions of transformers differ in how they call what is kept of earlier positions.
+# The name of a cache differs between versions of transformers.
 KEPT = 'cache' if 'cache' in CausalLMOutputWithPast.__dataclass_fields__ else 'past_key_values'
 
 
@@ -33,7 +33,7 @@ class CRTJaxConfig(PretrainedConfig):
   """The object `model`, and what transformers wants to know of any model."""
 
   model_type = 'crt_jax'
-  num_hidden_layers = 0  # from which a cache takes its size: this one grows as it is used
+  num_hidden_layers = 0  # a cache takes its size from this; ours grows with use
 
   def __init__(self, model: dict[str, Any] | None = None, **options: Any):
     self.model = model or {}
@@ -57,7 +57,7 @@ class Place(NamedTuple):
   cache: DynamicCache | None
 
   def at(self, t: int) -> 'Place':
-    """The place of new position t alone."""
+    """Returns the place of new position t alone."""
     end = self.seen_Bx1xTxS.shape[3] - self.seen_Bx1xTxS.shape[2] + t + 1
     position, seen = self.position_BxT[:, t : t + 1], self.seen_Bx1xTxS[:, :, t : t + 1, :end]
     return Place(position, seen, self.cache)
@@ -67,7 +67,7 @@ class Place(NamedTuple):
     return (k, v) if self.cache is None else self.cache.update(k, v, slot)
 
   def kept(self, slot: int) -> Tensor | None:
-    """The keys that the cache has in a slot."""
+    """Returns the keys that the cache has in a slot."""
     layers = [] if self.cache is None else self.cache.layers
     return layers[slot].keys if len(layers) > slot else None
 
@@ -196,7 +196,7 @@ class Layer(nn.Module):
 
 
 def swiglu_width(width: int) -> int:
-  """The multiple of 256 at or above 8C/3."""
+  """Returns the multiple of 256 at or above 8C/3."""
   return -(-int(8 / 3 * width) // 256) * 256
 
 
@@ -318,7 +318,7 @@ class CARTBlock(nn.Module):
     return place.joined(k, v, slot)
 
   def _code(self, r: int, like: Tensor) -> Tensor:
-    """The sinusoidal code of loop r."""
+    """Returns the sinusoidal code of loop r."""
     width = self.c.loop_code_width
     m = torch.arange(width // 2, dtype=like.dtype, device=like.device)
     angle = r * 1e4 ** (-2 * m / width)
@@ -419,7 +419,7 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     depth: int | None = None,
     **options: Any,
   ) -> CausalLMOutputWithPast:
-    """Logits of what follows each position, and with `labels` the loss.
+    """Returns the logits of what follows each position, and with `labels` the loss.
 
     Args:
       attention_mask: [B, S], 0 at padding, of earlier positions too.
@@ -459,7 +459,7 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     return CausalLMOutputWithPast(loss=loss, logits=logits, **{KEPT: cache if keeps else None})
 
   def _drawn(self) -> int:
-    """How many passes or loops a training step runs."""
+    """Returns how many passes or loops a training step runs."""
     c = self.c
     least, most = (c.depth_min, c.depth) if self.is_crt else (c.loops_min, c.loops)
     return int(torch.randint(least or most, most + 1, ()))
@@ -467,7 +467,7 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
   def _place(
     self, input_ids: Tensor, mask: Tensor | None, cache: DynamicCache | None
   ) -> tuple[Place, Tensor]:
-    """Where the new positions stand, and which of them are no padding, [B, T, 1]."""
+    """Returns where the new positions stand, and which of them are no padding, [B, T, 1]."""
     past, (batch, length) = 0 if cache is None else cache.get_seq_length(), input_ids.shape
     if mask is None:
       mask = torch.ones(batch, past + length, device=input_ids.device)
@@ -476,14 +476,14 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     seen = (key <= query) & (mask[:, None, None] > 0)
     if self.c.window:
       seen = seen & (query - key < self.c.window)
-    seen = seen | (key == query)  # padding sees itself, so that it stays a number
+    seen = seen | (key == query)  # padding attends to itself, which avoids NaN
     position = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
     return Place(position, seen, cache), (mask[:, past:, None] > 0)
 
   def _passes(
     self, e: Tensor, place: Place, real: Tensor, depth: int
   ) -> tuple[Tensor, Tensor | float]:
-    """What the head reads after K passes over all positions, and the convergence loss."""
+    """Returns what the head reads after K passes over all positions, and the convergence loss."""
     last = self._last()
 
     def inject(s: Tensor) -> Tensor:
@@ -499,7 +499,7 @@ class CRTJaxForCausalLM(PreTrainedModel, GenerationMixin):
     return x_next if self.correction.kind == 'px' else z, extra
 
   def _recurrence(self, e: Tensor, place: Place, real: Tensor) -> Tensor:
-    """What the head reads of the exact recurrence, position by position."""
+    """Returns what the head reads of the exact recurrence, position by position."""
     last, read, slot = self._last(), [], self.layers.slots
     kept = place.kept(slot)
     s = torch.zeros_like(e[:, :1]) if kept is None else kept[:, 0, -1:]

@@ -13,7 +13,7 @@ VOCABULARY = 4096
 
 
 def arm(which: str, costs_as: str = '') -> Arm:
-  """Returns one of the four at the width that meets the budget."""
+  """Returns one of the four models at the width that meets the budget."""
 
   def model(width: int) -> dict:
     given = SimpleNamespace(**both_cpu.SIZES | dict(which=which, C=width))

@@ -1,46 +1,68 @@
 """CART against dense layers of the size that it stores, and that it uses (cart.md, 8.2)."""
 
+import functools
+from typing import NamedTuple
+
 from experiments.claims.claim import Arm, Claim, Comparison, Design, Published, better_everywhere
 
-LENGTHS = (175, 350, 700)  # steps; the text ends after 1 025, and dense layers may take 980
-SETS = ('speeches', 'novel')
-DENSE = {'stored': 'configs/dense_cpu.py:layers=4', 'effective': 'configs/dense_cpu.py:layers=6'}
+SCORED = {'eval.depths': (), 'eval.jacobian_iterations': 0, 'eval.whole_tokens': 131_072}
 
 
-def cpu() -> Design:
+class Size(NamedTuple):
+  """What is trained, and for how many steps."""
+
+  cart: str
+  dense: dict[str, str]
+  lengths: tuple[int, ...]
+  sets: tuple[str, ...]
+
+
+CPU = Size(
+  'configs/cart_cpu.py',
+  dict(stored='configs/dense_cpu.py:layers=4', effective='configs/dense_cpu.py:layers=6'),
+  (175, 350, 700),  # the text ends after 1 025, and dense layers may take 980
+  ('speeches', 'novel'),
+)
+GPU = Size(
+  'configs/cart_d1024.py:R=6,P=6,data=published',
+  dict(
+    stored='configs/dense_7l_d1024.py:data=published',
+    effective='configs/dense_12l_d1024.py:data=published',
+  ),
+  (1000, 2000, 4000),
+  ('tiny', 'wiki', 'edu'),
+)
+
+
+def design(size: Size) -> Design:
   arms, comparisons = [], []
-  for steps in LENGTHS:
-    changes = {'train.steps': steps, 'eval.depths': (), 'eval.jacobian_iterations': 0}
-    changes |= {'eval.whole_tokens': 131_072}
-    cart = Arm(f'cart-{steps}', 'configs/cart_cpu.py', changes)
+  for steps in size.lengths:
+    changes = {'train.steps': steps} | SCORED
+    cart = Arm(f'cart-{steps}', size.cart, changes)
     arms.append(cart)
-    for size, config in DENSE.items():
+    for twin, config in size.dense.items():
       for budget, costs_as in (('tokens', ''), ('training FLOPs', cart.name)):
-        dense = Arm(f'{size}-{steps}{"-training" if costs_as else ""}', config, changes, costs_as)
+        dense = Arm(f'{twin}-{steps}{"-training" if costs_as else ""}', config, changes, costs_as)
         arms.append(dense)
         comparisons += [
           Comparison(
-            f'{size} - CART, {steps} steps, {budget}, {name}',
+            f'{twin} - CART, {steps} steps, {budget}, {name}',
             *(dense.name, cart.name, name),
-            decisive=size == 'stored' and budget == 'tokens' and steps == LENGTHS[-1],
+            decisive=twin == 'stored' and budget == 'tokens' and steps == size.lengths[-1],
           )
-          for name in SETS
+          for name in size.sets
         ]
   return Design(tuple(arms), tuple(comparisons))
 
 
 def published() -> Design:
-  arms = (
-    Arm('cart', 'configs/cart_d1024.py:R=6,P=6,data=published'),
-    Arm('stored', 'configs/dense_7l_d1024.py:data=published'),
-    Arm('effective', 'configs/dense_12l_d1024.py:data=published'),
-  )
+  arms = [Arm('cart', GPU.cart), *(Arm(twin, config) for twin, config in GPU.dense.items())]
   comparisons = [
-    Comparison(f'{size} - CART, {name}', size, 'cart', name, size == 'stored')
-    for size in ('stored', 'effective')
-    for name in ('tiny', 'wiki', 'edu')
+    Comparison(f'{twin} - CART, {name}', twin, 'cart', name, twin == 'stored')
+    for twin in GPU.dense
+    for name in GPU.sets
   ]
-  return Design(arms, tuple(comparisons))
+  return Design(tuple(arms), tuple(comparisons))
 
 
 CLAIM = Claim(
@@ -61,5 +83,9 @@ CLAIM = Claim(
     'the same learning rate for all',
   ),
   rule=better_everywhere,
-  designs={'cpu': cpu, 'published': published},
+  designs={
+    'cpu': functools.partial(design, CPU),
+    'gpu': functools.partial(design, GPU),
+    'published': published,
+  },
 )

@@ -6,25 +6,25 @@ that was one from the start gets the steps of both parts. All that goes on does 
 optimiser and in the same new order of the text.
 """
 
+import functools
+
 from experiments.claims.claim import Arm, Claim, Comparison, Design, Published, better_everywhere
-from experiments.claims.registered.layers_or_recurrence import SCORED, TEXTS
-
-TRANSFORMER = 'configs/crt_small.py:N=2,C=160,heads=20'
-CRT = 'configs/crt_small.py:D=2,C=160,heads=20'
+from experiments.claims.registered.layers_or_recurrence import GPU_TEXTS, SCORED, TEXTS
 
 
-def cpu() -> Design:
+def design(texts: dict[str, dict], shape: str) -> Design:
+  transformer, crt = f'configs/crt_small.py:N=2,{shape}', f'configs/crt_small.py:D=2,{shape}'
   arms, comparisons = [], []
-  for text, (own, _) in TEXTS.items():
+  for text, own in texts.items():
     changes = SCORED | own
     steps = own['train.steps']
-    begun, converted = Arm(f'{text}-begun', TRANSFORMER, changes), f'{text}-converted'
+    begun, converted = Arm(f'{text}-begun', transformer, changes), f'{text}-converted'
     arms += [
       begun,
-      Arm(converted, CRT, changes, begins_as=begun.name),
-      Arm(f'{text}-plain', TRANSFORMER, changes, begins_as=begun.name),
-      Arm(f'{text}-plain-training', TRANSFORMER, changes, converted, begun.name),
-      Arm(f'{text}-scratch', CRT, changes | {'train.steps': 2 * steps}),
+      Arm(converted, crt, changes, begins_as=begun.name),
+      Arm(f'{text}-plain', transformer, changes, begins_as=begun.name),
+      Arm(f'{text}-plain-training', transformer, changes, converted, begun.name),
+      Arm(f'{text}-scratch', crt, changes | {'train.steps': 2 * steps}),
     ]
     for against, title, decides in (
       ('plain', 'trained on as it is, as many steps', True),
@@ -52,5 +52,8 @@ CLAIM = Claim(
     'a new optimiser at a constant rate',
   ),
   rule=better_everywhere,
-  designs={'cpu': cpu},
+  designs={
+    'cpu': functools.partial(design, TEXTS, 'C=160,heads=20'),
+    'gpu': functools.partial(design, GPU_TEXTS, 'C=768,heads=12'),
+  },
 )

@@ -14,7 +14,8 @@ CLAIM = Claim(
   confounds=('no published run has equal training FLOPs', 'more steps mean more epochs here'),
   rule=better_everywhere,
   designs={
-    'cpu': functools.partial(headline.cpu, 'training'),
+    'cpu': functools.partial(headline.design, headline.CPU, 'training'),
+    'gpu': functools.partial(headline.design, headline.GPU, 'training'),
     'published': functools.partial(headline.published, 'training'),
   },
   shares=headline.CLAIM.name,

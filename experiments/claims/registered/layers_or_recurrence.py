@@ -9,23 +9,41 @@ where all that is cheaper to train takes more steps.
 
 import functools
 import itertools
+from typing import NamedTuple
 
 from configs import base
 from experiments.claims import budgets
 from experiments.claims.claim import Arm, Claim, Comparison, Design, Published, better_everywhere
 
-HEAD = 8  # width of every head
-BODY = 819_200  # multiply-accumulates of the body per token: D=2, C=160
-PAIRS = ((1, 2), (2, 4), (3, 6))  # D against N
-# name -> changes of configs/crt_small.py, size of the vocabulary. The novel is short: 1.5 epochs.
+# Texts: name -> changes of configs/crt_small.py. The novel is short: 1.5 epochs.
 TEXTS = {
-  'sotu': ({'data.corpus': 'sotu', 'data.vocab_size': 4096, 'train.steps': 600}, 4096),
-  'novel': ({'data.corpus': 'moby_dick', 'train.steps': 300}, 1024),
+  'sotu': {'data.corpus': 'sotu', 'data.vocab_size': 4096, 'train.steps': 600},
+  'novel': {'data.corpus': 'moby_dick', 'train.steps': 300},
+}
+# 262 M tokens of what `experiments.fetch --dataset=wikipedia,fineweb-edu` wrote.
+GPU_TEXTS = {
+  name: {
+    'data.corpus': 'files',
+    'data.files': f'corpora/{name}/train*.jsonl*',
+    'data.validation_files': f'corpora/{name}/validation*.jsonl*',
+    'data.vocab_size': 16_384,
+    'data.bpe_documents': 50_000,
+    'data.sequence_length': 512,
+    'data.batch_size': 64,
+    'model.dtype': 'bfloat16',
+    'optimizer.learning_rate': 1e-3,
+    'optimizer.warmup_steps': 400,
+    'train.steps': 8000,
+    'train.log_every': 100,
+    'train.eval_every': 2000,
+    'train.checkpoint_every': 500,
+  }
+  for name in ('wiki', 'edu')
 }
 SCORED = {'eval.depths': (), 'eval.whole_tokens': 131_072}
 STATELESS = {
   'model.correction': 'stateless',
-  'model.start': 'corrected',  # the first pass is final
+  'model.start': 'corrected',  # the first pass is already exact
   'model.depth': 1,
   'model.depth_min': 0,
   'model.convergence_weight': 0.0,
@@ -38,40 +56,58 @@ KINDS = {
 }
 
 
-@functools.cache
-def arm(text: str, kind: str, layers: int, output: bool = False, costs_as: str = '') -> Arm:
+class Size(NamedTuple):
+  """What every arm of a design has in common, and the D against N that are compared."""
+
+  texts: dict[str, dict]
+  head: int  # width of every head
+  width: int  # of the CRT with D=2, whose cost per token all have
+  body: int  # its multiply-accumulates per token, without the output layer
+  pairs: tuple[tuple[int, int], ...]
+
+
+CPU = Size(TEXTS, 8, 160, 819_200, ((1, 2), (2, 4), (3, 6)))
+GPU = Size(GPU_TEXTS, 64, 768, 18_874_368, ((2, 4),))
+
+
+def arm(
+  size: Size, text: str, kind: str, layers: int, output: bool = False, costs_as: str = ''
+) -> Arm:
   """Returns one model on one text, at the width that meets the budget."""
   letter, changes, fields = KINDS[kind]
-  own, vocabulary = TEXTS[text]
+  own = size.texts[text]
+  vocabulary = own.get('data.vocab_size', 1024)  # of configs/quickstart.py
   make = base.crt_model if letter == 'D' else base.transformer_model
 
   def model(width: int) -> dict:
-    return make(layers=layers, width=width, heads=width // HEAD, vocab_size=vocabulary, **fields)
+    heads = width // size.head
+    return make(layers=layers, width=width, heads=heads, vocab_size=vocabulary, **fields)
 
-  width = budgets.matched_width(model, BODY, HEAD, output=False)
+  width = budgets.matched_width(model, size.body, size.head, output=False)
   if output:
-    total = budgets.matched_width(model, BODY + 160 * vocabulary, HEAD, output=True)
+    with_output = size.body + size.width * vocabulary
+    total = budgets.matched_width(model, with_output, size.head, output=True)
     output, width = total != width, total
-  arguments = f'{letter}={layers},C={width},heads={width // HEAD}'
+  arguments = f'{letter}={layers},C={width},heads={width // size.head}'
   name = f'{text}-{kind}{layers}' + '-total' * output + '-training' * bool(costs_as)
   return Arm(name, f'configs/crt_small.py:{arguments}', SCORED | own | changes, costs_as)
 
 
-def cpu(question: str = 'body') -> Design:
+def design(size: Size, question: str = 'body') -> Design:
   """Returns all arms; D=2 decides the question: 'body', 'training' or 'control'."""
   arms, comparisons = {}, []
 
   def compare(about: str, text: str, D: int, kind: str, title: str, **budget: bool):
-    layers = dict(PAIRS)[D] if kind == 'layers' else D
-    crt = arm(text, 'crt', D, budget.get('output', False))
+    layers = dict(size.pairs)[D] if kind == 'layers' else D
+    crt = arm(size, text, 'crt', D, budget.get('output', False))
     costs_as = crt.name if budget.get('training') else ''
-    other = arm(text, kind, layers, budget.get('output', False), costs_as)
+    other = arm(size, text, kind, layers, budget.get('output', False), costs_as)
     arms.update({crt.name: crt, other.name: other})
     name = f'{text}, D={D} - {title}'
     decides = about == question and D == 2
     comparisons.append(Comparison(name, crt.name, other.name, decisive=decides))
 
-  for text, (D, N) in itertools.product(TEXTS, PAIRS):
+  for text, (D, N) in itertools.product(size.texts, size.pairs):
     compare('body', text, D, 'layers', f'N={N}, body FLOPs')
     compare('total', text, D, 'layers', f'N={N}, total FLOPs', output=True)
     compare('training', text, D, 'layers', f'N={N}, training FLOPs', training=True)
@@ -117,5 +153,9 @@ CLAIM = Claim(
     'the correction adds capacity even without recurrence: no control at this size',
   ),
   rule=better_everywhere,
-  designs={'cpu': cpu, 'published': published},
+  designs={
+    'cpu': functools.partial(design, CPU),
+    'gpu': functools.partial(design, GPU),
+    'published': published,
+  },
 )

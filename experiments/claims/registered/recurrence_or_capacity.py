@@ -17,6 +17,9 @@ CLAIM = Claim(
   ),
   confounds=('measured at C=50 on Wikipedia only, one head, one seed', 'K passes cost training'),
   rule=better_everywhere,
-  designs={'cpu': functools.partial(headline.cpu, 'control')},
+  designs={
+    'cpu': functools.partial(headline.design, headline.CPU, 'control'),
+    'gpu': functools.partial(headline.design, headline.GPU, 'control'),
+  },
   shares=headline.CLAIM.name,
 )

@@ -15,15 +15,15 @@ KEPT_STILL = {'optimizer.frozen': ('embedding', 'layers', 'final_norm', 'output'
 
 
 def healed(text: str, kind: str, model: str, more: dict, costs_as: str = '') -> Arm:
-  """Returns one way to go on with the kept layers."""
-  changes = SCORED | TEXTS[text][0] | KEPT | more
+  """Returns one way to continue training with the kept layers."""
+  changes = SCORED | TEXTS[text] | KEPT | more
   config = f'configs/crt_small.py:{model},{SHAPE}'
   return Arm(f'{text}-{kind}', config, changes, costs_as, f'{text}-whole')
 
 
 def cpu() -> Design:
   arms, comparisons = [], []
-  for text, (own, _) in TEXTS.items():
+  for text, own in TEXTS.items():
     crt = f'{text}-crt'
     arms += [
       Arm(f'{text}-whole', f'configs/crt_small.py:N=6,{SHAPE}', SCORED | own),
