@@ -1,6 +1,7 @@
 """Tokenise a corpus ahead of training, for nodes without network or packages.
 
     crt-prepare --config=configs/crt_sotu.py
+    crt-prepare --config=configs/crt_sotu.py --workers=8
     crt-prepare --config=configs/crt_sotu.py --verify
     crt-prepare --config=configs/crt_sotu.py --repair
     crt-prepare --config=configs/crt_sotu.py --write_tfds=DIR
@@ -10,10 +11,11 @@ Training with the same `config.data` finds what this wrote, in `config.data.cach
 trains on it with --config.data.corpus=packed:FOLDER, without the text. Doing it twice, or in two
 places at once, does the work once.
 
-Training compares up to 256 MiB of tokens with their checksums each time, and samples of more.
---verify reads every byte, names the files that are damaged, changes nothing and exits with 1;
---repair makes them again and keeps the damaged ones as NAME.damaged-N, since a running job may
-still read them.
+--workers=N shares the work among N processes, and so do tasks of several hosts that are given the
+same command and cache; what was stopped goes on where it was. Training compares up to 256 MiB of
+tokens with their checksums, and samples of more, once a host. --verify reads every byte, names the
+files that are damaged, changes nothing and exits with 1; --repair makes them again and keeps the
+damaged ones as NAME.damaged-N, since a running job may still read them.
 """
 
 import contextlib
@@ -40,6 +42,9 @@ _VERIFY = flags.DEFINE_bool(
 )
 _REPAIR = flags.DEFINE_bool(
   'repair', False, 'Compare every byte with its checksum; damaged data is made again.'
+)
+_WORKERS = flags.DEFINE_integer(
+  'workers', 1, 'Processes that tokenise; as many as there are cores is fastest.', lower_bound=1
 )
 
 
@@ -76,7 +81,7 @@ def _prepare() -> None:
   from crt_jax.training.terminal import Stages
 
   with contextlib.redirect_stdout(sys.stderr), Stages() as report:
-    dataset = data.prepare(_CONFIG.value.data, whole=_REPAIR.value, report=report)
+    dataset = data.prepare(_CONFIG.value.data, _REPAIR.value, report, _WORKERS.value)
   for packed in dataset.validation_sets.values():
     if isinstance(packed, data.PackedDataset):
       _describe(packed)

@@ -10,6 +10,7 @@ NAME.damaged-N until a person deletes it.
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
@@ -18,7 +19,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -28,8 +29,24 @@ from crt_jax.data.token_files import DamagedCache
 Opened = TypeVar('Opened')
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+  """Work for a folder that several processes do together before one of them builds it.
+
+  Attributes:
+    folder: what is made for it. It outlives an interruption, and goes away when all is done.
+    work: does it, until it is done or the folder to be built is there.
+  """
+
+  folder: Path
+  work: Callable[[], Any]
+
+
 def open_or_build(
-  folder: Path, open_folder: Callable[[Path], Opened], build: Callable[[Path], None]
+  folder: Path,
+  open_folder: Callable[[Path], Opened],
+  build: Callable[[Path], None],
+  shared: Shared | None = None,
 ) -> Opened:
   """Opens `folder`; builds it first where it is missing, or damaged.
 
@@ -37,6 +54,7 @@ def open_or_build(
     folder: where it is to be.
     open_folder: opens it; raises FileNotFoundError or DamagedCache when it cannot be used.
     build: writes everything into the empty folder it is given.
+    shared: what is done first, without a lock.
 
   Raises:
     OSError: the place cannot be written. Whatever `build` raises, after its unfinished folder was
@@ -46,6 +64,27 @@ def open_or_build(
   with contextlib.suppress(FileNotFoundError, DamagedCache):
     return open_folder(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
+  if shared is None:
+    return _build_alone(folder, open_folder, build)
+  try:
+    if not folder.exists():
+      shared.work()
+    opened = _build_alone(folder, open_folder, build)
+  except OSError as error:
+    try:
+      opened = open_folder(folder)  # another process has finished, and tidied up
+    except (FileNotFoundError, DamagedCache):
+      raise error from None
+  except Exception:  # a mistake: with other text it is other work
+    shutil.rmtree(shared.folder, ignore_errors=True)
+    raise
+  shutil.rmtree(shared.folder, ignore_errors=True)
+  return opened
+
+
+def _build_alone(
+  folder: Path, open_folder: Callable[[Path], Opened], build: Callable[[Path], None]
+) -> Opened:
   with _lock(folder.with_name(folder.name + '.lock')):
     try:
       return open_folder(folder)  # another process may have built it while this one waited

@@ -6,19 +6,20 @@ own.
 """
 
 import dataclasses
+import functools
 import glob
 import gzip
 import hashlib
 import importlib.util
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crt_jax import storage
 from crt_jax.data import foreign_tokens, missing, text_files
-from crt_jax.data.documents import Corpus, Document, fingerprint
+from crt_jax.data.documents import UNIT_BYTES, Corpus, Document, Unit, fingerprint
 from crt_jax.data.foreign_tokens import read_tokens
 from crt_jax.data.text_files import Skipping, read_files
 from crt_jax.data.tfds_corpus import tfds_corpus
@@ -67,6 +68,25 @@ def _sotu(config: DataConfig) -> Corpus:
   return Corpus('sotu', fingerprint(paths), lambda: read_files(paths, 'text'))
 
 
+def _units(
+  paths: Sequence[Path], read: Callable[[Sequence[Path]], Iterator[Document]]
+) -> list[Unit]:
+  """Runs of files of about UNIT_BYTES, and larger files alone."""
+  units, run, size = [], [], 0
+  sizes = [path.stat().st_size for path in paths]
+  for path, own, after in itertools.zip_longest(paths, sizes, sizes[1:]):
+    run.append(path)
+    size += own
+    if after is None or size + after > UNIT_BYTES:
+      units.append(Unit(size, functools.partial(read, run)))
+      run, size = [], 0
+  return units
+
+
+def _held_out(documents: Iterable[Document]) -> Iterator[Document]:
+  return (dataclasses.replace(document, held_out=True) for document in documents)
+
+
 def _files(config: DataConfig) -> Corpus:
   """Returns the user's files, those of a validation set last."""
   skipping = Skipping(config.skip_malformed), Skipping(config.skip_malformed)
@@ -76,22 +96,34 @@ def _files(config: DataConfig) -> Corpus:
 
   def documents() -> Iterator[Document]:
     yield from read_files(training, config.text_field, skipping[0])
-    for document in read_files(held_out, config.text_field, skipping[1]):
-      yield dataclasses.replace(document, held_out=True)
+    yield from _held_out(read_files(held_out, config.text_field, skipping[1]))
 
-  return Corpus('files', identity, documents)
+  def some(paths: Sequence[Path]) -> Iterator[Document]:
+    counted = Skipping(1.0, is_said=True) if config.skip_malformed else None
+    return read_files(paths, config.text_field, counted)
+
+  def cut() -> list[Unit]:
+    return _units(training, some) + _units(held_out, lambda paths: _held_out(some(paths)))
+
+  return Corpus('files', identity, documents, cut=cut)
 
 
 def _tokens(config: DataConfig) -> Corpus:
   """Returns tokens made by other programs, those of a validation set last."""
   training, held_out, identity = _of_files(config)
 
-  def documents() -> Iterator[Document]:
-    yield from read_tokens(training, config.token_dtype)
-    for document in read_tokens(held_out, config.token_dtype):
-      yield dataclasses.replace(document, held_out=True)
+  def some(paths: Sequence[Path]) -> Iterator[Document]:
+    return read_tokens(paths, config.token_dtype)
 
-  return Corpus('tokens', [identity, config.token_dtype], documents, holds_ids=True)
+  def documents() -> Iterator[Document]:
+    yield from some(training)
+    yield from _held_out(some(held_out))
+
+  def cut() -> list[Unit]:
+    return _units(training, some) + _units(held_out, lambda paths: _held_out(some(paths)))
+
+  identity = [identity, config.token_dtype]
+  return Corpus('tokens', identity, documents, holds_ids=True, cut=cut)
 
 
 def _packed(config: DataConfig) -> Corpus:

@@ -26,24 +26,26 @@ from crt_jax.data.token_dataset import (
   cached,
   corpus_folder,
   folder_name,
-  open_tokenizer,
   prepare_corpus,
 )
 from crt_jax.data.token_files import DamagedCache
-from crt_jax.data.tokenise import Report, training_documents
+from crt_jax.data.tokenise import Report, open_tokenizer, training_documents
 from crt_jax.schema.data import MIXTURE, DataConfig, resolve
 
 ValidationSet = PackedDataset | PointerChasing
 Dataset = ValidationSet | MixedDataset
 
 
-def prepare(config: Any, whole: bool = False, report: Report | None = None) -> Dataset:
+def prepare(
+  config: Any, whole: bool = False, report: Report | None = None, workers: int = 1
+) -> Dataset:
   """Opens the packed data that `config` describes; tokenises the text first if needed.
 
   Args:
     config: `config.data`.
     whole: compare every byte with its checksum, even of large files.
     report: called now and then, while a corpus is tokenised, as `tokenise.pack` says.
+    workers: processes that tokenise, as `tokenise.tokenise` says.
 
   Raises:
     ValueError: a wrong field, a missing, empty or undecodable corpus, a split shorter than
@@ -53,8 +55,8 @@ def prepare(config: Any, whole: bool = False, report: Report | None = None) -> D
   if config.corpus.partition(':')[0] == pointer_chasing.NAME:
     return pointer_chasing.prepare(config)
   if config.corpus == MIXTURE:
-    return _prepare_mixture(config, whole, report)
-  return prepare_corpus(config, _open(config, {'': config})[''], whole, report)
+    return _prepare_mixture(config, whole, report, workers)
+  return prepare_corpus(config, _open(config, {'': config})[''], whole, report, workers)
 
 
 def damaged_files(config: Any) -> list[str]:
@@ -109,7 +111,9 @@ def _open(config: DataConfig, configs: dict[str, DataConfig]) -> dict[str, Corpu
   return corpora
 
 
-def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> MixedDataset:
+def _prepare_mixture(
+  config: DataConfig, whole: bool, report: Report | None, workers: int
+) -> MixedDataset:
   configs = _of_sources(config)
   corpora = _open(config, configs)
   check_apart(configs)
@@ -121,7 +125,7 @@ def _prepare_mixture(config: DataConfig, whole: bool, report: Report | None) -> 
   sources, parts = {}, []
   for name, chunks in config.pattern.items():
     with _naming(name):
-      sources[name] = prepare_corpus(configs[name], corpora[name], whole, report)
+      sources[name] = prepare_corpus(configs[name], corpora[name], whole, report, workers)
     parts.append(Part(sources[name].train, chunks, config.sources[name].max_tokens))
   _check_one_tokenizer(sources)
   for held_out, trained in itertools.permutations(sources, 2):

@@ -2,8 +2,10 @@
 
 import array
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 
 ID_BYTES = 4
 READ_WHOLE_BYTES = 256 << 20  # hashed in 0.2 s
+UNIT_BYTES = 1 << 24
+_LISTED_AT_ONCE = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,19 @@ class Document:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unit:
+  """Neighbouring documents of a corpus that are read apart from the others.
+
+  Attributes:
+    bytes: of the files that hold them, about; 0 where nobody knows.
+    documents: yields them.
+  """
+
+  bytes: int
+  documents: Callable[[], Iterator[Document]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Corpus:
   """A sequence of documents.
 
@@ -47,12 +64,18 @@ class Corpus:
     fingerprint: JSON-able; it changes when the corpus does, and is cheap to make.
     documents: yields the documents, always in the same order, none of them blank.
     holds_ids: their blocks are tokens, not text.
+    cut: gives the same documents in order, cut where reading can begin; None where it cannot.
   """
 
   name: str
   fingerprint: Any
   documents: Callable[[], Iterator[Document]]
   holds_ids: bool = False
+  cut: Callable[[], Sequence[Unit]] | None = None
+
+  @functools.cached_property
+  def units(self) -> Sequence[Unit]:
+    return self.cut() if self.cut is not None else [Unit(0, self.documents)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,29 +150,82 @@ def leading_bits(digest: bytes) -> int:
   return int.from_bytes(digest[:8], 'big')
 
 
+class Lister:
+  """A list of documents in the making; `take` returns those since the last time as arrays."""
+
+  def __init__(self):
+    self._begin()
+
+  def _begin(self) -> None:
+    self._digests, self._files = bytearray(), []
+    self._sizes, self._held_out, self._file = (array.array(kind) for kind in 'QBI')
+
+  def __len__(self) -> int:
+    return len(self._sizes)
+
+  def add(self, document: Document, digest: bytes, size: int) -> None:
+    source = document.file or document.name
+    if not self._files or self._files[-1] != source:
+      self._files.append(source)
+    self._digests += digest
+    self._sizes.append(size)
+    self._held_out.append(document.held_out)
+    self._file.append(len(self._files) - 1)
+
+  def take(self) -> dict[str, np.ndarray]:
+    taken = {
+      'digests_Nx32': np.frombuffer(self._digests, np.uint8).reshape(-1, 32),
+      'sizes_N': np.array(self._sizes, np.int64),
+      'held_out_N': np.array(self._held_out, bool),
+      'file_N': np.array(self._file, np.uint32),
+      'files': np.frombuffer(json.dumps(self._files).encode(), np.uint8),
+    }
+    self._begin()
+    return taken
+
+
 def survey(corpus: Corpus) -> Survey:
   """Reads a corpus once.
 
   Raises:
     ValueError: it holds no text, or a file of it cannot be read.
   """
+
+  def listed() -> Iterator[dict[str, np.ndarray]]:
+    lister = Lister()
+    for document in corpus.documents():
+      lister.add(document, *content_hash(document))
+      if len(lister) == _LISTED_AT_ONCE:
+        yield lister.take()
+    yield lister.take()
+
+  return surveyed(corpus.name, listed())
+
+
+def surveyed(name: str, listed: Iterable[dict[str, np.ndarray]]) -> Survey:
+  """Returns the survey of a corpus whose documents were noted.
+
+  Args:
+    name: of the corpus.
+    listed: what `Lister.take` gave, in order.
+
+  Raises:
+    ValueError: there is no document.
+  """
   total, files = hashlib.sha256(), []
-  bits, sizes, held_out, file = (array.array(kind) for kind in 'QQBI')
-  for document in corpus.documents():
-    digest, size = content_hash(document)
-    total.update(digest)
-    source = document.file or document.name
-    if not files or files[-1] != source:
-      files.append(source)
-    bits.append(leading_bits(digest))
-    sizes.append(size)
-    held_out.append(document.held_out)
-    file.append(len(files) - 1)
+  bits, sizes, held_out, file = [], [], [], []
+  for some in listed:
+    total.update(some['digests_Nx32'].data)
+    bits.append(some['digests_Nx32'][:, :8].copy().view('>u8')[:, 0].astype(np.uint64))
+    sizes.append(some['sizes_N'])
+    held_out.append(some['held_out_N'])
+    names = json.loads(some['files'].tobytes())
+    goes_on = bool(names) and files[-1:] == names[:1]
+    file.append((some['file_N'] + np.uint32(len(files) - goes_on)).astype(np.uint32))
+    files += names[goes_on:]
   if not files:
-    raise ValueError(
-      f'data.corpus={corpus.name!r} holds no text; choose other files or another corpus'
-    )
-  bits_N, sizes_N = np.array(bits, np.uint64), np.array(sizes, np.int64)
+    raise ValueError(f'data.corpus={name!r} holds no text; choose other files or another corpus')
+  bits_N, sizes_N, held_out_N, file_N = map(np.concatenate, (bits, sizes, held_out, file))
+  listing = Listing(bits_N, sizes_N, held_out_N, file_N, files)
   lowest, highest = int(bits_N.min()), int(bits_N.max())
-  listing = Listing(bits_N, sizes_N, np.array(held_out, bool), np.array(file, np.uint32), files)
-  return Survey(len(bits), int(sizes_N.sum()), total.hexdigest(), lowest, highest, listing)
+  return Survey(len(bits_N), int(sizes_N.sum()), total.hexdigest(), lowest, highest, listing)

@@ -10,13 +10,16 @@ from crt_jax.data.token_files import DamagedCache
 
 FORMAT_VERSION = 1
 SPLITS = ('train', 'validation')
-_NAME = 'manifest.json'
+
+
+def manifest_path(folder: Path) -> Path:
+  return folder / 'manifest.json'
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
   complete = {'format_version': FORMAT_VERSION, **manifest}
   complete['sha256'] = _checksum(complete)
-  (folder / _NAME).write_text(json_text.dumps(complete, indent=2) + '\n', 'utf-8')
+  manifest_path(folder).write_text(json_text.dumps(complete, indent=2) + '\n', 'utf-8')
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     DamagedCache: it is missing, not what was written, or of another format version.
     OutOfReach: it cannot be read, which says nothing against it.
   """
-  path = folder / _NAME
+  path = manifest_path(folder)
   try:
     manifest = json_text.parse(storage.retried(path, path.read_bytes))
     checksum = manifest.pop('sha256')

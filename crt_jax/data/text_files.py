@@ -29,6 +29,7 @@ from crt_jax.data.documents import Document
 from crt_jax.schema.fields import near
 
 BLOCK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 18  # in which lines are looked for
 KINDS = ('.txt', '.md', '.jsonl', '.json', '.csv', '.tsv')
 COMPRESSED = ('.gz', '.zst')
 SUFFIXES = (
@@ -47,10 +48,13 @@ class Malformed(ValueError):
 
 
 class Skipping:
-  """Leaves malformed records out, up to a share of all (`data.skip_malformed`); 0 means none."""
+  """Leaves malformed records out, up to a share of all (`data.skip_malformed`); 0 means none.
 
-  def __init__(self, share: float):
-    self._share, self._is_said = share, False
+  Of a part of a corpus that was counted as a whole, the share may be 1 and is said already.
+  """
+
+  def __init__(self, share: float, is_said: bool = False):
+    self._share, self._is_said = share, is_said
 
   def kept(self, records: Iterable[Document | Malformed]) -> Iterator[Document]:
     """Yields the valid documents; prints how many records were left out.
@@ -110,9 +114,9 @@ def _records(path: Path, text_field: str) -> Iterator[Document | Malformed]:
       yield Malformed(
         f'{place}: field {text_field!r} holds {type(text).__name__}; set data.text_field'
       )
-    elif _SURROGATE.search(text):
+    elif not text.isascii() and _SURROGATE.search(text):
       yield Malformed(f'{place}: field {text_field!r} holds half a surrogate pair; repair it')
-    elif text.strip():
+    elif text and not text.isspace():
       yield Document.of(place, text, str(path))
 
 
@@ -250,7 +254,7 @@ def _open(path: Path) -> io.BufferedIOBase:
       import pyarrow
 
       return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd'))
-    return path.open('rb')
+    return io.BufferedReader(path.open('rb', buffering=0), BUFFER_BYTES)
   except OSError as error:
     raise ValueError(f'{path}: cannot be read ({error.strerror or error})') from None
 

@@ -8,8 +8,8 @@ A cache folder is named by everything that decides its contents, and holds
   validation-00000.bin ...
   train-documents.bin, train-files.bin, validation-...  digests of the texts (overlap.py)
 
-Before use all of it is compared with its checksums: every byte of up to 256 MiB of tokens, sizes
-and sampled blocks of more; `crt-prepare --verify` reads all of it.
+Before use it is compared with its checksums, once a host (verified.py): every byte of up to 256 MiB
+of tokens, of more the sizes and 256 MiB of samples; `crt-prepare --verify` reads all of it.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from crt_jax import storage
-from crt_jax.data import overlap, tokenizers, vocabularies
-from crt_jax.data.cache import open_or_build
+from crt_jax.data import overlap, parts, tokenizers, verified, vocabularies
+from crt_jax.data.cache import Shared, open_or_build
 from crt_jax.data.documents import Corpus
-from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, read_manifest
+from crt_jax.data.manifest import FORMAT_VERSION, SPLITS, manifest_path, read_manifest
 from crt_jax.data.token_files import (
   READ_WHOLE_BYTES,
   DamagedCache,
@@ -36,7 +36,7 @@ from crt_jax.data.token_files import (
   damage,
   verify,
 )
-from crt_jax.data.tokenise import Report, pack
+from crt_jax.data.tokenise import Report, open_tokenizer, pack, tokenise
 from crt_jax.schema.data import DataConfig
 
 Opened = TypeVar('Opened')
@@ -162,15 +162,19 @@ class PackedDataset(TextDataset):
 
 
 def prepare_corpus(
-  config: DataConfig, corpus: Corpus, whole: bool, report: Report | None
+  config: DataConfig, corpus: Corpus, whole: bool, report: Report | None, workers: int
 ) -> PackedDataset:
   """Returns the packed data of one corpus, tokenised first if needed; see `prepare`."""
   opened = functools.partial(open_packed, whole=whole)
   if folder := config.packed_folder:
     dataset = _open_as_it_is(config, folder, opened)
   else:
-    build = functools.partial(pack, config, corpus, report=report)
-    dataset = cached(corpus_folder(config, corpus), opened, build)
+    folder = corpus_folder(config, corpus)
+    scratch = folder.with_name(f'{folder.name}.parts-{parts.FORMAT}')
+    made = dict(report=report, workers=workers)
+    work = functools.partial(tokenise, config, corpus, scratch, **made, is_over=folder.exists)
+    build = functools.partial(pack, config, corpus, parts=scratch, **made)
+    dataset = cached(folder, opened, build, Shared(scratch, work))
   dataset.check_length(config.sequence_length)
   return dataset
 
@@ -218,7 +222,12 @@ def _open_as_it_is(
   return dataset
 
 
-def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path], None]) -> Opened:
+def cached(
+  folder: Path,
+  opened: Callable[[Path], Opened],
+  build: Callable[[Path], None],
+  shared: Shared | None = None,
+) -> Opened:
   """Returns the result of `opened` on a cache folder, which is built first if needed.
 
   Raises:
@@ -226,7 +235,7 @@ def cached(folder: Path, opened: Callable[[Path], Opened], build: Callable[[Path
     OutOfReach: it cannot be read, which says nothing against it.
   """
   try:
-    return open_or_build(folder, opened, build)
+    return open_or_build(folder, opened, build, shared)
   except storage.OutOfReach:
     raise
   except OSError as error:
@@ -241,7 +250,7 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
 
   Args:
     folder: a folder that `prepare` made.
-    whole: verify every byte even of large files.
+    whole: verify every byte even of large files, whatever was verified before.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -252,9 +261,19 @@ def open_packed(folder: Path, whole: bool = False) -> PackedDataset:
   manifest = read_manifest(folder)
   dtype, shards = _listed(manifest)
   every = [shard for name in SPLITS for shard in shards[name]]
+  digests = overlap.shards_of(manifest)
+  is_asked = whole
   whole = whole or sum(shard.tokens for shard in every) * dtype.itemsize <= READ_WHOLE_BYTES
-  verify(folder, every, dtype, whole)
-  verify(folder, overlap.shards_of(manifest), overlap.DTYPE, whole)
+
+  def compare() -> None:
+    verify(folder, every, dtype, whole)
+    verify(folder, digests, overlap.DTYPE, whole)
+
+  if is_asked:
+    compare()
+  else:
+    files = [manifest_path(folder), *(folder / shard.file for shard in (*every, *digests))]
+    verified.once(files, 'whole' if whole else 'samples', compare)
   tokenizer = open_tokenizer(folder / 'tokenizer')
   if tokenizer.hash != manifest['tokenizer']['hash']:
     raise DamagedCache(f'{folder / "tokenizer"} is not the tokenizer of these tokens')
@@ -298,21 +317,6 @@ def _listed(manifest: dict[str, Any]) -> tuple[np.dtype, dict[str, list[Shard]]]
     name: [Shard(**shard) for shard in manifest['splits'][name]['shards']] for name in SPLITS
   }
   return np.dtype(manifest['dtype']), shards
-
-
-def open_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-  """Returns the tokenizer of a cache folder.
-
-  Raises:
-    FileNotFoundError: nothing is there.
-    DamagedCache: it was changed.
-  """
-  if not folder.is_dir():
-    raise FileNotFoundError(folder)
-  try:
-    return tokenizers.load(folder)
-  except ValueError as error:
-    raise DamagedCache(str(error)) from None
 
 
 def folder_name(config: DataConfig, corpora: Sequence[tuple[DataConfig, Corpus]]) -> str:

@@ -1,34 +1,47 @@
-"""Packing: a corpus, tokenised as a stream into one token file per split, with its manifest."""
+"""Packing: a corpus, tokenised into one token file per split, with its manifest."""
 
+import contextlib
 import dataclasses
-import hashlib
+import functools
 import importlib.metadata
-import time
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from crt_jax.data import overlap, vocabularies
+from crt_jax.data import overlap, tokenizers, vocabularies
+from crt_jax.data.cache import open_or_build
+from crt_jax.data.corpora import open_corpus
 from crt_jax.data.documents import (
   ID_BYTES,
   Corpus,
   Document,
   Survey,
-  as_bytes,
   content_hash,
   leading_bits,
   survey,
+  surveyed,
 )
 from crt_jax.data.manifest import SPLITS, write_manifest
+from crt_jax.data.parts import Parts
 from crt_jax.data.splits import contiguous_cut, held_out, split_rule
-from crt_jax.data.token_files import SHARD_TOKENS, TokenFile, TokenWriter, token_dtype
+from crt_jax.data.token_files import (
+  SHARD_TOKENS,
+  DamagedCache,
+  TokenFile,
+  TokenWriter,
+  token_dtype,
+)
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.schema.data import DataConfig
 
-_BATCH_CHARACTERS = 1 << 21  # tokenised at once: enough for all cores, little memory
 _COPY_TOKENS = 1 << 22
+_THREADS = 'TOKENIZERS_PARALLELISM'  # which the library reads each time
 TOKENISING = 'tokenising'
 
 Report = Callable[[str, int, int], None]  # a stage, bytes of it that are done, all of them
@@ -47,57 +60,51 @@ def pack(
   config: DataConfig,
   corpus: Corpus,
   folder: Path,
+  *,
+  parts: Path,
   report: Report | None = None,
   shard_tokens: int = SHARD_TOKENS,
+  workers: int = 1,
 ) -> None:
   """Writes the packed data of a corpus into an empty folder.
 
-  The corpus is read three times at most (to count and hash it, to train a BPE, to tokenise it) and
-  is never held in memory: a document of a .txt file larger than 1 MiB is a stream too.
+  The corpus is read once, and before that to train a BPE, or where validation text must be compared
+  with training text or malformed records counted. It is never held in memory: a document of a .txt
+  file larger than 1 MiB is a stream too.
 
   Args:
     config: resolved configuration.
     corpus: what to read.
     folder: an empty folder.
+    parts: as of `tokenise`.
     report: called now and then with a stage, its bytes that are done, from 0, and all of them.
     shard_tokens: tokens per file.
+    workers: as of `tokenise`.
 
   Raises:
     ValueError: the corpus is empty, unreadable, changes while it is read, or cannot be split as
       asked.
   """
-  started = time.monotonic()
-  found = survey(corpus)
-  rule, is_held_out = split_rule(config, found), _split(config, found)
-  if rule != 'contiguous':  # before the work; a cut is known after it
-    sides = overlap.by_document(found.listing, is_held_out)
-    shared = overlap.count(sides, corpus.name)
-  if report is not None and config.tokenizer == 'bpe':
-    report(training_of(config), 0, 1)
-  tokenizer = vocabularies.make(config, _training(corpus, is_held_out))
+  made = tokenise(config, corpus, parts, report, workers)
+  tokenizer = made.tokenizer
+  if open_corpus(config).fingerprint != corpus.fingerprint:
+    raise ValueError(f'data.corpus={corpus.name!r} changed while it was read; run again')
+  found = surveyed(corpus.name, (part.record for part in made))
+  rule = split_rule(config, found)
   tokenizer.save(folder / 'tokenizer')
-
-  counts = {split: _Counts() for split in SPLITS}
   writers = {
     split: TokenWriter(folder, split, tokenizer.vocab_size, shard_tokens) for split in SPLITS
   }
-  target = writers
   if rule == 'contiguous':
-    stream = TokenWriter(folder, 'stream', tokenizer.vocab_size, shard_tokens)
-    target = dict.fromkeys(SPLITS, stream)
-  total = hashlib.sha256()
-  items = _items(config.separator, tokenizer, corpus, is_held_out, counts, total)
-  counted = np.ndarray if corpus.holds_ids else str
-  for split, ids in _encoded(tokenizer, items, report, found.bytes, counted):
-    target[split].write(ids)
-  if total.hexdigest() != found.sha256:
-    raise ValueError(f'data.corpus={corpus.name!r} changed while it was read; run again')
-  if rule == 'contiguous':
-    _cut(config, tokenizer, stream, writers, folder, counts)
-    of_ids = corpus.holds_ids
-    last = ID_BYTES * writers['validation'].tokens if of_ids else counts['validation'].bytes
-    sides = overlap.by_cut(found.listing, last)
-    shared = overlap.count(sides, corpus.name)
+    counts = _cut(config, made, writers, folder)
+    tail = (
+      writers['validation'].tokens * ID_BYTES if corpus.holds_ids else counts['validation'].bytes
+    )
+    sides = overlap.by_cut(found.listing, tail)
+  else:
+    sides = overlap.by_document(found.listing, _split(config, found))
+    counts = _divide(made, sides.validation_N, writers)
+  shared = overlap.count(sides, corpus.name)
   shards = {split: writers[split].close() for split in SPLITS}
   for split in SPLITS:
     counts[split].tokens = writers[split].tokens
@@ -133,9 +140,117 @@ def pack(
       'versions': {name: importlib.metadata.version(name) for name in ('numpy', 'tokenizers')},
     },
   )
-  seconds = time.monotonic() - started
   tokens = sum(count.tokens for count in counts.values())
-  logging.info('%d bytes -> %d tokens in %.1f s', found.bytes, tokens, seconds)
+  logging.info('%d bytes -> %d tokens', found.bytes, tokens)
+
+
+def tokenise(
+  config: DataConfig,
+  corpus: Corpus,
+  folder: Path,
+  report: Report | None = None,
+  workers: int = 1,
+  is_over: Callable[[], bool] = lambda: False,
+) -> Parts:
+  """Tokenises a corpus into a folder, as parts; those that are there already are not made again.
+
+  Args:
+    folder: for what is unfinished. Processes that are given the same one share the work.
+    workers: processes of this host; one alone uses all cores for a BPE.
+    is_over: whether others have finished everything meanwhile.
+
+  Returns:
+    The parts, which are all there unless `is_over` said so.
+  """
+  folder.mkdir(exist_ok=True)
+  make = functools.partial(_make_tokenizer, config, corpus, report)
+  tokenizer = open_or_build(folder / 'tokenizer', open_tokenizer, make)
+  parts = Parts(folder, corpus, tokenizer, config.separator)
+
+  def progress(done: int, total: int) -> None:
+    if report is not None:
+      report(TOKENISING, done, total)
+
+  progress(0, sum(unit.bytes for unit in corpus.units))
+  with _helpers(workers - 1, config, corpus.fingerprint, folder):
+    parts.make(progress, is_over)
+  return parts
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+  """Returns the tokenizer of a cache folder.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    DamagedCache: it was changed.
+  """
+  if not folder.is_dir():
+    raise FileNotFoundError(folder)
+  try:
+    return tokenizers.load(folder)
+  except ValueError as error:
+    raise DamagedCache(str(error)) from None
+
+
+def _make_tokenizer(
+  config: DataConfig, corpus: Corpus, report: Report | None, folder: Path
+) -> None:
+  """Writes the tokenizer, and does first what needs the whole corpus and may end with a mistake."""
+  is_held_out = _never
+  if config.tokenizer == 'bpe' or config.validation_files or config.skip_malformed:
+    found = survey(corpus)
+    is_held_out = _split(config, found)
+    if split_rule(config, found) != 'contiguous':  # a cut is known after the work
+      overlap.count(overlap.by_document(found.listing, is_held_out), corpus.name)
+  if report is not None and config.tokenizer == 'bpe':
+    report(training_of(config), 0, 1)
+  vocabularies.make(config, _training(corpus, is_held_out)).save(folder)
+
+
+@contextlib.contextmanager
+def _helpers(number: int, config: DataConfig, fingerprint: Any, folder: Path) -> Iterator[None]:
+  """Runs so many more processes that make parts.
+
+  Whatever ends one of them, the others take over what it had begun, and meet its mistake.
+  """
+  if not number:
+    yield
+    return
+  spawn = multiprocessing.get_context('spawn')
+  arguments = (config, fingerprint, folder)
+  helpers = [spawn.Process(target=_help, args=arguments, daemon=True) for _ in range(number)]
+  threads = os.environ.get(_THREADS)
+  os.environ[_THREADS] = 'false'  # a process each uses two cores better than threads do
+  try:
+    for helper in helpers:
+      helper.start()
+    yield
+    if dead := [helper.exitcode for helper in helpers if helper.exitcode]:
+      logging.warning(
+        '%d of %d workers died (exit codes %s); the others did their work',
+        len(dead),
+        number + 1,
+        ', '.join(map(str, dead)),
+      )
+  finally:
+    for helper in helpers:
+      helper.terminate()
+      helper.join()
+    os.environ.pop(_THREADS)
+    if threads is not None:
+      os.environ[_THREADS] = threads
+
+
+def _help(config: DataConfig, fingerprint: Any, folder: Path) -> None:
+  """Makes parts in a process of its own, as long as the one that started it lives."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # that one ends it
+  parent = multiprocessing.parent_process()
+  corpus = open_corpus(config)
+  if parent is None or corpus.fingerprint != fingerprint:
+    return
+  parts = Parts(folder, corpus, tokenizers.load(folder / 'tokenizer'), config.separator)
+  with contextlib.suppress(ValueError, OSError):  # the process that started it will say so too
+    parts.make(lambda done, total: None, lambda: not parent.is_alive())
 
 
 def training_of(config: DataConfig) -> str:
@@ -169,85 +284,43 @@ def _training(corpus: Corpus, is_held_out: Callable[[int], bool]) -> Iterator[Do
       yield document
 
 
-def _items(
-  separator: str,
-  tokenizer: Tokenizer,
-  corpus: Corpus,
-  is_held_out: Callable[[int], bool],
-  counts: dict[str, _Counts],
-  total: 'hashlib._Hash',
-) -> Iterator[tuple[str, str | np.ndarray]]:
-  """(split, text to tokenise or ids to write), in order; fills in counts and the corpus hash."""
-  before = np.array([tokenizer.bos] if separator == 'bos_eos' else [], np.int64)
-  after = np.array([] if separator == 'none' else [tokenizer.eos], np.int64)
-  for document in corpus.documents():
-    digest, size = content_hash(document)
-    total.update(digest)
-    is_validation = document.held_out or is_held_out(leading_bits(digest))
-    split = 'validation' if is_validation else 'train'
-    counts[split].documents += 1
-    if corpus.holds_ids:
-      for ids in document.blocks():
-        counts[split].bytes += tokenizer.count_bytes(ids)
-        yield split, ids
-      continue
-    counts[split].bytes += size
-    yield split, before
-    for piece in tokenizer.pieces(document.blocks()):
-      yield split, piece
-    yield split, after
-
-
-def _encoded(
-  tokenizer: Tokenizer,
-  items: Iterator[tuple[str, str | np.ndarray]],
-  report: Report | None,
-  total_bytes: int,
-  counted: type,
-) -> Iterator[tuple[str, np.ndarray]]:
-  """The same items with the texts tokenised, many at a time so that all cores have work; `counted`
-  is the type of those that are no separators."""
-  batch, characters, done = [], 0, 0
-  if report is not None:
-    report(TOKENISING, 0, total_bytes)
-  for split, item in items:
-    batch.append((split, item))
-    characters += len(item)
-    if characters >= _BATCH_CHARACTERS:
-      yield from _encode(tokenizer, batch)
-      if report is not None:
-        done += sum(len(as_bytes(item)) for _, item in batch if isinstance(item, counted))
-        report(TOKENISING, done, total_bytes)
-      batch, characters = [], 0
-  yield from _encode(tokenizer, batch)
-
-
-def _encode(
-  tokenizer: Tokenizer, batch: list[tuple[str, str | np.ndarray]]
-) -> Iterator[tuple[str, np.ndarray]]:
-  encoded = iter(tokenizer.encode_batch([item for _, item in batch if isinstance(item, str)]))
-  for split, item in batch:
-    yield split, next(encoded) if isinstance(item, str) else item
+def _divide(
+  parts: Parts, validation_N: np.ndarray, writers: dict[str, TokenWriter]
+) -> dict[str, _Counts]:
+  """Writes whole documents into their splits; returns the counts."""
+  counts, ended = {split: _Counts() for split in SPLITS}, 0
+  for part in parts:
+    documents = len(part.text_bytes_N)
+    is_held_out_N = validation_N[ended : ended + documents]
+    is_held_out_S = validation_N[ended : ended + len(part.counts_S)]
+    ended += documents
+    changes = np.flatnonzero(np.diff(is_held_out_S, prepend=False))  # the first run is of training
+    ends = np.concatenate([[0], np.cumsum(part.counts_S)])
+    runs = np.split(part.ids(parts.dtype), ends[changes])
+    for index, (split, of_split_N) in enumerate(
+      (('train', ~is_held_out_N), ('validation', is_held_out_N))
+    ):
+      counts[split].documents += int(of_split_N.sum())
+      counts[split].bytes += int(part.text_bytes_N[of_split_N].sum())
+      writers[split].write(np.concatenate([runs[0][:0], *runs[index::2]]))
+  return counts
 
 
 def _cut(
-  config: DataConfig,
-  tokenizer: Tokenizer,
-  stream: TokenWriter,
-  writers: dict[str, TokenWriter],
-  folder: Path,
-  counts: dict[str, _Counts],
-) -> None:
-  """Copies the head of the stream into the train split and the tail into the validation split."""
-  paths = [folder / shard.file for shard in stream.close()]
-  tokens = TokenFile(paths, token_dtype(tokenizer.vocab_size))
-  cut = contiguous_cut(config, len(tokens))
-  for split, start, stop in (('train', 0, cut), ('validation', cut, len(tokens))):
-    for position in range(start, stop, _COPY_TOKENS):
-      ids = tokens[position : min(position + _COPY_TOKENS, stop)]
-      writers[split].write(ids)
-      if split == 'validation':
-        counts['validation'].bytes += tokenizer.count_bytes(ids)
+  config: DataConfig, parts: Parts, writers: dict[str, TokenWriter], folder: Path
+) -> dict[str, _Counts]:
+  """Writes the head of the stream into train, the tail into validation; returns the counts."""
+  counts = {split: _Counts() for split in SPLITS}
+  left = contiguous_cut(config, sum(part.tokens for part in parts))
+  for part in parts:
+    counts['train'].bytes += int(part.text_bytes_N.sum())
+    ids = part.ids(parts.dtype)
+    writers['train'].write(ids[:left])
+    writers['validation'].write(ids[left:])
+    left = max(left - len(ids), 0)
+  paths = [folder / shard.file for shard in writers['validation'].close()]
+  tail = TokenFile(paths, parts.dtype)
+  for start in range(0, len(tail), _COPY_TOKENS):
+    counts['validation'].bytes += parts.tokenizer.count_bytes(tail[start : start + _COPY_TOKENS])
   counts['train'].bytes -= counts['validation'].bytes
-  for path in paths:
-    path.unlink()
+  return counts

@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 
 from crt_jax import data
+from crt_jax.data import verified
 
 # Tests that write files have no business with a clock.
 hypothesis.settings.register_profile('no deadline', deadline=None)
@@ -14,6 +15,12 @@ hypothesis.settings.load_profile('no deadline')
 WORDS = (
   'whale ship sea the a of captain white — “Ahab” harpoon, boat; and, then! 1851 naïve\n'.split(' ')
 )
+
+
+@pytest.fixture(autouse=True)
+def each_opening_compares(monkeypatch):
+  """Whatever an earlier one has noted."""
+  monkeypatch.setattr(verified, 'SETTLED_SECONDS', float('inf'))
 
 
 def make_text(seed: int, words: int) -> str:

@@ -137,19 +137,23 @@ def test_another_format_version_is_not_used(settings, counted, monkeypatch):
   assert len(counted) == 2
 
 
-@pytest.mark.parametrize('moment', ['writing', 'renaming'])
-def test_killed_at_any_moment_leaves_nothing_that_is_used(settings, counted, moment):
-  target = {
-    'writing': 'token_files.TokenWriter.write',
-    'renaming': 'cache.Path.rename',
-  }[moment]
+@pytest.mark.parametrize(
+  ('target', 'call', 'left'),
+  [
+    ('cache.Path.rename', 3, '.parts-'),  # of the record of a part
+    ('token_files.TokenWriter.write', 2, '.tmp-'),
+    ('cache.Path.rename', 4, '.tmp-'),
+  ],
+  ids=['tokenising', 'writing', 'renaming'],
+)
+def test_killed_at_any_moment_leaves_nothing_that_is_used(settings, counted, target, call, left):
   kill = f"""
 import os, signal
 from crt_jax.data import cache
 original, calls = {target}, []
 def kill(self, *args):
   calls.append(1)
-  if len(calls) == {1 if moment == 'renaming' else 20}:
+  if len(calls) == {call}:
     os.kill(os.getpid(), signal.SIGKILL)
   return original(self, *args)
 {target} = kill
@@ -159,7 +163,7 @@ def kill(self, *args):
   process.communicate(timeout=60)
   assert process.returncode == -signal.SIGKILL
   root = data.resolve(config).cache_root
-  assert [name for name in names(root) if '.tmp-' in name]  # it really was in the middle
+  assert [name for name in names(root) if left in name]  # it really was in the middle
   dataset = data.prepare(config)  # neither waits for the dead process nor takes what it left
   assert len(counted) == 1
   assert names(root) == [dataset.folder.name, dataset.folder.name + '.lock']
@@ -237,6 +241,30 @@ def test_without_locks_the_rename_decides(tmp_path, monkeypatch):
   monkeypatch.setattr(cache.fcntl, 'flock', no_locks)
   assert cache.open_or_build(tmp_path / 'data', open_folder, build) == 'theirs'
   assert names(tmp_path) == ['data', 'data.lock']
+
+
+def test_where_another_process_is_faster_its_work_is_taken(tmp_path):
+  folder, scratch = tmp_path / 'data', tmp_path / 'scratch'
+
+  def open_folder(path):
+    return (path / 'a').read_text()
+
+  def work():
+    folder.mkdir()
+    (folder / 'a').write_text('theirs')
+    scratch.mkdir()
+    (scratch / 'tidied up' / 'meanwhile').write_text('')
+
+  shared = cache.Shared(scratch, work)
+  assert cache.open_or_build(folder, open_folder, lambda path: 1 / 0, shared) == 'theirs'
+  assert names(tmp_path) == ['data']
+  with pytest.raises(FileNotFoundError, match='gone'):
+    cache.open_or_build(
+      tmp_path / 'b',
+      open_folder,
+      lambda path: 1 / 0,
+      cache.Shared(scratch, (tmp_path / 'gone').stat),
+    )
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def command(settings, tmp_path):
 
 
 def test_it_says_where_the_tokens_are_and_finds_them_again(command, tmp_path):
-  first, again = command(), command('--verify')
+  first, again = command('--workers=2'), command('--verify')
   assert first.returncode == again.returncode == 0, first.stderr + again.stderr
   assert str(tmp_path / 'cache' / 'files-bytes-') in first.stdout
   assert 'document_hash, 10% held out' in first.stdout

@@ -135,11 +135,15 @@ def test_tokens_do_not_depend_on_pieces_batches_or_shards(
   expected = data.prepare(config)
   monkeypatch.setattr('crt_jax.data.tokenizers.PIECE_CHARACTERS', 7)
   monkeypatch.setattr('crt_jax.data.text_files.BLOCK_BYTES', 11)
-  monkeypatch.setattr(tokenise, '_BATCH_CHARACTERS', 50)
+  monkeypatch.setattr('crt_jax.data.parts.BATCH_CHARACTERS', 50)
+  monkeypatch.setattr('crt_jax.data.parts.PART_CHARACTERS', 333)
+  monkeypatch.setattr('crt_jax.data.corpora.UNIT_BYTES', 1000)
   monkeypatch.setattr(tokenise, '_COPY_TOKENS', 13)
   folder, reports = tmp_path / 'small', []
   folder.mkdir()
-  tokenise.pack(config, open_corpus(config), folder, lambda *done: reports.append(done), 100)
+  made = dict(parts=tmp_path / 'parts', report=lambda *done: reports.append(done))
+  tokenise.pack(config, open_corpus(config), folder, shard_tokens=100, **made)
+  assert len(list(tmp_path.glob('parts/*/*.npz'))) > 10
   cut = data.open_packed(folder)
   assert len(cut.manifest['splits']['train']['shards']) > 3
   assert not list(folder.glob('stream*'))
@@ -170,16 +174,14 @@ def test_a_corpus_that_changes_under_the_reader_is_refused(
   settings, tmp_path, monkeypatch, documents
 ):
   config = data.resolve(settings(documents))
-  survey = tokenise.survey
+  make = tokenise.Parts.make
 
-  def survey_then_change(corpus):
-    found = survey(corpus)
-    path = config.files.replace('*', '0003')
-    with open(path, 'a') as file:
+  def make_then_change(*arguments):
+    make(*arguments)
+    with open(config.files.replace('*', '0003'), 'a') as file:
       file.write('more')
-    return found
 
-  monkeypatch.setattr(tokenise, 'survey', survey_then_change)
+  monkeypatch.setattr(tokenise.Parts, 'make', make_then_change)
   with pytest.raises(ValueError, match="data.corpus='files' changed while it was read"):
     data.prepare(config)
 
