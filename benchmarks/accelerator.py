@@ -137,6 +137,10 @@ STEPS = (
     ('--config=configs/latency_smoke.py:peers', '--workdir={scratch}', *TOYS),
     needs='torch',
   ),  # fmt: skip
+  Step(
+    'latency of our kernels', 40, 100, 'experiments.latency',
+    ('--config=configs/latency.py:pallas', '--workdir={scratch}'), smoke=(),
+  ),
   _latency('latency by tokens a call', 60, 150, PAIR, ONE_BATCH, ONE_CONTEXT, ONE_DTYPE),
   _latency('latency by context', 60, 200, PAIR, ONE_BATCH, ONE_DTYPE, ONE_DISPATCH),
   _training('dense_12l_d1024'),

@@ -53,8 +53,7 @@ import crt_jax
 from benchmarks.cases import CASES
 from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
-from benchmarks.gpu_programs import decoding_of, devices_of_nodes, training_of
-from configs.latency import models
+from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, training_of
 from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
@@ -267,7 +266,7 @@ def gpu_programs() -> dict[str, tuple]:
   found = {}
   is_all = not _DECODE.value and not _TRAIN.value
   for flag, job, known in (
-    (_DECODE, decoding_of, list(models())),
+    (_DECODE, decoding_of, list(decoded())),
     (_TRAIN, training_of, list(CASES)),
   ):
     for name in known if is_all else flag.value:

@@ -16,7 +16,7 @@ from jax.sharding import SingleDeviceSharding
 import crt_jax
 from benchmarks.cases import config_of
 from benchmarks.gpu_text import Program, kernels
-from configs.latency import models
+from configs.latency import models, with_kernels
 from crt_jax import sharding
 from crt_jax.decoding import Sampling, row_keys
 from crt_jax.decoding.loop import chunk_decoder
@@ -51,7 +51,12 @@ def devices_of_nodes(target: str, nodes: int, each: int) -> list[jax.Device]:
 
 def decoding_of(name: str, target: str) -> dict:
   """Returns the row of a model of configs/latency.py: one call that draws TOKENS tokens."""
-  return decoding_on(device_of(target), models()[name])
+  return decoding_on(device_of(target), decoded()[name])
+
+
+def decoded() -> dict[str, dict]:
+  """Returns the models whose decoding can be compiled, by name."""
+  return models() | with_kernels()
 
 
 def decoding_on(device: jax.Device, fields: dict) -> dict:

@@ -14,20 +14,26 @@ import jax
 from absl import flags
 
 from benchmarks import results
-from benchmarks.gpu_programs import TARGETS, decoding_on
-from configs import latency, latency_smoke
+from benchmarks.gpu_programs import TARGETS, decoded, decoding_on
+from configs import latency_smoke
 from crt_jax import cli
 
 COMPARED = ('kernels_per_token', 'kernels_run_per_token', 'memory_bytes', 'bytes')
 PREDICTIONS = pathlib.Path(__file__).parent / 'results' / 'aot_gpu.json'
-MODELS = ('crt_d1_c2048', 'transformer_n6', 'crt_d5_c1120', 'transformer_n12')
+MODELS = (
+  'crt_d1_c2048',
+  'transformer_n6',
+  'crt_d5_c1120',
+  'transformer_n12',
+  'crt_d1_c2048_pallas',
+)
 
 _SMOKE = flags.DEFINE_bool('smoke', False, 'One toy: does it run?')
 
 
 def main(argv: list[str]):
   del argv
-  known = latency.models()
+  known = decoded()
   fields = {name: known[name] for name in MODELS}
   if _SMOKE.value:
     fields = {'plain': latency_smoke.get_config().models.plain.to_dict()}

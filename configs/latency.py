@@ -2,6 +2,7 @@
 
   python -m experiments.latency --config=configs/latency.py
   python -m experiments.latency --config=configs/latency.py:paper    the CRT paper's procedure
+  python -m experiments.latency --config=configs/latency.py:pallas   model.decode_kernel beside XLA
 
 Each axis is varied from the first value of every other. Your own models are rows too:
   --config.extra=configs/crt_341m.py:D=5,configs/mine.py
@@ -14,11 +15,11 @@ from ml_collections import ConfigDict
 
 from crt_jax.cli.config_files import parse_arguments
 
-ARGUMENTS = ('', 'paper')
+ARGUMENTS = ('', 'paper', 'pallas')
 
 
 def get_config(arguments: str = '') -> ConfigDict:
-  preset = parse_arguments(arguments, paper=False)
+  preset = parse_arguments(arguments, paper=False, pallas=False)
   config = base()
   if preset.paper:
     only(
@@ -32,6 +33,14 @@ def get_config(arguments: str = '') -> ConfigDict:
     config.rounds = 1
     config.warmup = 8
     config.peers = ('torch',)
+  if preset.pallas:
+    config.models.update(with_kernels())
+    only(config, 'crt_d1_c2048', 'crt_d1_c2048_pallas')
+    config.dtypes = ('bfloat16',)
+    config.contexts = (1, 1024)
+    config.batches = (1,)
+    config.dispatches = (64,)
+    config.peers = ()
   return config
 
 
@@ -79,6 +88,15 @@ def models() -> dict:
     dense_7=cart | dict(name='transformer', style='cart_dense', layers=7),
     dense_12=cart | dict(name='transformer', style='cart_dense', layers=12),
   )
+
+
+def with_kernels() -> dict:
+  """The same where decoding has kernels of its own (model.decode_kernel), which are for batch 1."""
+  return {
+    f'{name}_pallas': fields | dict(decode_kernel='pallas')
+    for name, fields in models().items()
+    if fields['name'] != 'cart'
+  }
 
 
 def only(config: ConfigDict, *names: str) -> None:

@@ -237,8 +237,13 @@ def platform_of(tree: Tree) -> str:
 
   If no array names its devices, it is the default platform.
   """
+  return devices_of(tree)[0].platform
+
+
+def devices_of(tree: Tree) -> list[jax.Device]:
+  """Returns the devices of `platform_of`; of the default platform, the first."""
   placed = [a.sharding for a in jax.tree.leaves(tree) if getattr(a, 'sharding', None) is not None]
-  return next(iter(placed[0].device_set)).platform if placed else jax.default_backend()
+  return list(placed[0].device_set) if placed else jax.devices()[:1]
 
 
 def shared_axes() -> dict[str, int]:

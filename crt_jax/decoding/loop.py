@@ -15,15 +15,15 @@ import numpy as np
 
 from crt_jax import sharding
 from crt_jax.decoding.prepare import empty_state
-from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
+from crt_jax.decoding.sampling import NOT_FINITE, Sampling, draw, noise, row_keys
 from crt_jax.models.base import Model
 from crt_jax.models.inputs import check_positions
+from crt_jax.models.kernel_choice import check_decoding, settled
 from crt_jax.recurrence.state import DecodeState, in_place_options
 from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
 
 PREFILL_CHUNK = 64
-NOT_FINITE = -1  # in place of a token, if logits are not finite
 STEP_CHUNK = 8  # short, since sequential prefill computes padding like text
 
 
@@ -86,10 +86,12 @@ def stream(
 
   Raises:
     ValueError: a prompt that is empty, fills the context or has an id outside the vocabulary; a
-      context beyond the positions that the model has learned.
+      context beyond the positions that the model has learned; texts, or a device, that
+      `config.decode_kernel` does not take.
     NotFinite: a row's logits are not finite.
   """
   check_positions(context, model.max_positions)
+  check_decoding(model.config, len(prompts), params)
   lengths = _checked_lengths(prompts, model.config.vocab_size, context)
   for name, value in (('num_tokens', num_tokens), ('chunk', chunk)):
     if value < 1:
@@ -104,10 +106,11 @@ def stream(
   decode_chunk = chunk_decoder(sharding.platform_of(params))
   decode = functools.partial(decode_chunk, model, sampling, chunk, params, key_B)
   longest = int(lengths.max())
-  return _run(decode, state, logits_BxV, longest, budgets, chunk, frozenset(stop_tokens))
+  return _run(model, decode, state, logits_BxV, longest, budgets, chunk, frozenset(stop_tokens))
 
 
 def _run(
+  model: Model,
   decode: Callable,
   state: DecodeState,
   logits_BxV: Array,
@@ -120,8 +123,9 @@ def _run(
   left = budgets.copy()
   ahead = []
   for number in range(ceil_div(int(budgets.max()), chunk)):
-    state = state.seeing(longest + (number + 1) * chunk)
-    state, logits_BxV, tokens_BxN = decode(state, logits_BxV)
+    state, logits_BxV, tokens_BxN = decode(
+      model.seeing(state, longest + (number + 1) * chunk), logits_BxV
+    )
     ahead.append(tokens_BxN)
     if number == 1:
       continue
@@ -170,16 +174,17 @@ def _decode_chunk(
 ):
   """Draws and consumes `length` tokens per row; returns state, logits_BxV, tokens_BxN."""
 
-  def one_token(carry: tuple[DecodeState, Array], noise_B: Array):
-    state, logits_BxV = carry
-    token_B = sample(sampling, logits_BxV, noise_B)
-    is_finite_B = jnp.isfinite(jnp.max(logits_BxV, axis=-1))
-    return model.step(params, state, token_B), jnp.where(is_finite_B, token_B, NOT_FINITE)
+  def one_token(index: Array, carry: tuple[DecodeState, Array, Array]):
+    state, logits_BxV, tokens_NxB = carry
+    token_B, tokens_NxB = draw(sampling, logits_BxV, noise_NxB, index, tokens_NxB, kernel)
+    return *model.step(params, state, token_B), tokens_NxB
 
+  kernel = settled(model.config, params).decode_kernel
   position_NxB = state.position_B[None] + jnp.arange(length)[:, None]
   noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
-  carry, tokens_NxB = jax.lax.scan(one_token, (state, logits_BxV), noise_NxB)
-  return *carry, tokens_NxB.T
+  tokens_NxB = jnp.zeros(noise_NxB.shape, jnp.int32)
+  carry = jax.lax.fori_loop(0, length, one_token, (state, logits_BxV, tokens_NxB))
+  return *carry[:2], carry[2].T
 
 
 def _read_prompts(

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.keys import random_key
+from crt_jax.models.kernel_choice import is_single_row
 from crt_jax.types import Array
 
 BLOCK = 128  # tokens whose probabilities are summed first
+NOT_FINITE = -1  # in place of a token, if logits are not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,36 @@ def noise(key_B: Array, position_B: Array) -> Array:
   return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
 
 
+def draw(
+  sampling: Sampling,
+  logits_BxV: Array,
+  noise_NxB: Array,
+  index: Array,
+  tokens_NxB: Array,
+  kernel: str = 'xla',
+) -> tuple[Array, Array]:
+  """The token of each row that `sample` draws with the noise at `index`, and all tokens with these
+  at `index`: NOT_FINITE in rows whose logits give none.
+
+  Args:
+    kernel: `config.decode_kernel`, for which a single row without cuts is one kernel.
+  """
+  is_whole = sampling.temperature > 0 and not sampling.top_k and sampling.top_p == 1
+  if is_whole and is_single_row(kernel, logits_BxV):
+    from crt_jax.decoding import draw_kernel
+
+    rule = draw_kernel.Rule(
+      sampling.vocab_size or logits_BxV.shape[1], temperature_of(sampling), BLOCK, NOT_FINITE
+    )
+    token_1, tokens_N = draw_kernel.draw(
+      rule, logits_BxV[0], noise_NxB[:, 0], tokens_NxB[:, 0], index, kernel == 'interpreted'
+    )
+    return token_1, tokens_N[:, None]
+  token_B = sample(sampling, logits_BxV, noise_NxB[index])
+  is_finite_B = jnp.isfinite(jnp.max(logits_BxV, axis=-1))
+  return token_B, tokens_NxB.at[index].set(jnp.where(is_finite_B, token_B, NOT_FINITE))
+
+
 def sample(sampling: Sampling, logits_BxV: Array, noise_B: Array) -> Array:
   """Draws one token per row.
 
@@ -74,9 +106,14 @@ def sample(sampling: Sampling, logits_BxV: Array, noise_B: Array) -> Array:
     return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
   # The likeliest token is at 0 before it is divided, so no temperature makes it infinite.
   logits_BxV = logits_BxV - jnp.max(logits_BxV, axis=-1, keepdims=True)
+  scaled_BxV = logits_BxV / temperature_of(sampling)
+  return jax.vmap(functools.partial(_draw, sampling))(scaled_BxV, noise_B)
+
+
+def temperature_of(sampling: Sampling) -> float:
+  """By what logits are divided, within what float32 can hold."""
   limits = jnp.finfo(jnp.float32)
-  temperature = min(max(sampling.temperature, float(limits.tiny)), float(limits.max))
-  return jax.vmap(functools.partial(_draw, sampling))(logits_BxV / temperature, noise_B)
+  return min(max(sampling.temperature, float(limits.tiny)), float(limits.max))
 
 
 def _draw(sampling: Sampling, logits_V: Array, noise: Array) -> Array:

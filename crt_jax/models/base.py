@@ -31,6 +31,7 @@ from crt_jax.models.inputs import (
   check_tokens,
   is_traced,
   nan_past_the_end,
+  none_past_the_end,
   padded_with_zeros,
 )
 from crt_jax.models.loss import cross_entropy
@@ -359,9 +360,9 @@ class Model(abc.ABC, Generic[Fields]):
     """
     state = state.widened(_stream_dtype(params))
     check_room(state, 1, self.max_positions)
+    token_B = none_past_the_end(state, token_B, self.max_positions)
     state, hidden_Bx1xC = self.advance(params, state, token_B[:, None], None, 'sequential')
-    hidden_BxC = nan_past_the_end(state, hidden_Bx1xC[:, 0], self.max_positions)
-    return state, self.head(params, hidden_BxC)
+    return state, self.head(params, hidden_Bx1xC[:, 0])
 
   def prefill(
     self,
@@ -414,7 +415,7 @@ class Model(abc.ABC, Generic[Fields]):
     begin = 0 if is_nested else int(np.asarray(state.position_B).max())
     for j in range(count):
       if not is_nested:
-        state = state.seeing(begin + min((j + 1) * chunk, int(lengths_B.max())))
+        state = self.seeing(state, begin + min((j + 1) * chunk, int(lengths_B.max())))
       tokens_Bxc = tokens_BxT[:, j * chunk : (j + 1) * chunk]
       rest_B = lengths_B - j * chunk
       state, last_BxC = prefill_chunk(self, params, state, tokens_Bxc, rest_B, last_BxC, method)
@@ -423,6 +424,10 @@ class Model(abc.ABC, Generic[Fields]):
       exist_B = (lengths_B >= 0) & (lengths_B <= length)
       last_BxC = jnp.where(exist_B[:, None], last_BxC, jnp.nan)
     return state, self._jitted_head(params, last_BxC)
+
+  def seeing(self, state: DecodeState, end: int) -> DecodeState:
+    """`state.seeing`, but for a kernel that reads by itself no more slots than it has to."""
+    return state.seeing(end) if self.config.decode_kernel == 'xla' else state
 
   @functools.partial(jax.jit, static_argnames='self')
   def _jitted_head(self, params: Params, hidden_BxC: Array):

@@ -20,7 +20,12 @@ from crt_jax.models.layer_stacks import (
   roformer_feed_forward,
   with_layer_axis,
 )
-from crt_jax.models.modules import apply_module, axes_of_modules, init_modules
+from crt_jax.models.modules import (
+  apply_module,
+  axes_of_modules,
+  init_modules,
+  normed_feed_forward,
+)
 from crt_jax.schema import CRTConfig
 from crt_jax.schema.fields import one_of
 from crt_jax.types import Array, Past
@@ -34,6 +39,7 @@ class Network:
     modules, params: by the names of `Variant.parts` and `tied`.
     key, attention_key: dropout keys or None.
     past: what the attention reads of earlier positions; None in parallel passes.
+    kernel: `config.decode_kernel`.
   """
 
   modules: dict
@@ -41,11 +47,12 @@ class Network:
   key: Array | None = None
   attention_key: Array | None = None
   past: Any = None
+  kernel: str = 'xla'
 
-  def F(self, u_BxTxC: Array) -> Array:
-    """Returns F(LN(u)): the norm, then the feed-forward network."""
-    y = self._apply('feed_forward', self._apply('norm', u_BxTxC), key=self.key)
-    return y.astype(u_BxTxC.dtype)
+  def F(self, u_BxTxC: Array, onto_BxTxC: Array | None = None) -> Array:
+    """Returns F(LN(u)), the norm and then the feed-forward network, added to `onto` if given."""
+    modules, params = ((of['norm'], of['feed_forward']) for of in (self.modules, self.params))
+    return normed_feed_forward(modules, params, u_BxTxC, onto_BxTxC, self.key, self.kernel)
 
   def attend(self, u_BxTxC: Array) -> tuple[Array, Any]:
     """Returns u + Attention(LN(u)), and the entries for the attention's cache."""
@@ -80,20 +87,20 @@ def network_of_change(n: Network, z: Array, x: Array) -> Array:
 
 
 def network_of_sum(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
-  return base + n.F(s + e), None
+  return n.F(s + e, base), None
 
 
 def network_of_token(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
-  return base + n.F(e), None
+  return n.F(e, base), None
 
 
 def network_of_both(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
-  return base + n.F(jnp.concatenate([s, e], axis=-1)), None
+  return n.F(jnp.concatenate([s, e], axis=-1), base), None
 
 
 def network_of_attention(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, Any]:
   w, entries = n.attend(s + e)
-  return base + n.F(w), entries
+  return n.F(w, base), entries
 
 
 def summary_alone(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
@@ -101,7 +108,7 @@ def summary_alone(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, N
 
 
 def summary_and_network(n: Network, s: Array, e: Array, base: Array) -> tuple[Array, None]:
-  return base + s + n.F(s + e), None
+  return n.F(s + e, base + s), None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +224,7 @@ class Correction:
     variant, config = self.variant, self.config
     modules = self._modules() | {part: borrowed[part][0] for part in self.borrows}
     own = params | {part: borrowed[part][1] for part in self.borrows}
-    network = Network(modules, own)
+    network = Network(modules, own, kernel=config.decode_kernel)
 
     def summary(z_BxTxC: Array, x_BxTxC: Array, key: Array | None = None):
       return variant.summary(dataclasses.replace(network, key=key), z_BxTxC, x_BxTxC)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout
-from crt_jax.models import corrections, crt_training
+from crt_jax.models import corrections, crt_training, kernel_choice
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.cart_block import CARTBlock
 from crt_jax.models.config import RecurrentPasses, pass_scan
@@ -124,9 +124,10 @@ class CRT(Model[CRTConfig]):
     return axes | ({'correction': correction} if correction else {})
 
   def parts(self, params: Params) -> CRTParts:
-    block, layers = self.block, params['layers']
-    borrowed = block.last_layer(layers) if self.correction.borrows else {}
-    summary, inject = self.correction.functions(params.get('correction', {}), borrowed)
+    config, layers = kernel_choice.settled(self.config, params), params['layers']
+    block, correction = self.make_block(config), self.make_correction(config)
+    borrowed = block.last_layer(layers) if correction.borrows else {}
+    summary, inject = correction.functions(params.get('correction', {}), borrowed)
     return CRTParts(
       embed=functools.partial(self.embed, params),
       block=block.block(layers),
@@ -233,7 +234,8 @@ class CRT(Model[CRTConfig]):
     return remarks
 
   def head(self, params: Params, hidden: Array) -> Array:
-    return project(self._modules(), params, hidden, self.config)
+    config = kernel_choice.settled(self.config, params)
+    return project(self._modules(), params, hidden, config)
 
   def resolve_depth(self, depth: int | None) -> int:
     depth = self.config.depth if depth is None else depth

@@ -82,6 +82,15 @@ def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) 
   return jnp.where((state.position_B <= limit)[:, None], hidden_BxC, jnp.nan)
 
 
+def none_past_the_end(state: DecodeState, token_B: AnyArray, max_positions: int) -> AnyArray:
+  """The tokens, outside the vocabulary in rows that have no room for one more, which an embedding
+  makes NaN of."""
+  limit = _limit(state, max_positions)
+  if limit is None or not is_traced(state.position_B):
+    return token_B
+  return jnp.where(state.position_B < limit, token_B, -1)
+
+
 def _limit(state: DecodeState, max_positions: int) -> int | None:
   """Returns how many positions fit the caches and the learned positions; None without a limit."""
   limits = (None if state.trailing else state.capacity, max_positions or None)

@@ -16,10 +16,12 @@ from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.rotary import Scaling
 from crt_jax.layers.transformer_layer import TransformerLayer
+from crt_jax.models import kernel_choice
 from crt_jax.models.config import layer_scan
 from crt_jax.models.ends import gpt2_ends, llama_ends, tied_ends, untied_ends
 from crt_jax.models.modules import apply_module
 from crt_jax.recurrence.layer_loop import stack
+from crt_jax.recurrence.state import Written
 from crt_jax.rounding import round_up
 from crt_jax.schema import CARTConfig, CRTConfig, LayerFields, ModelConfig, TransformerConfig
 from crt_jax.types import Array, Tree
@@ -100,8 +102,19 @@ class LayerStack(Stack):
 
   def block(self, params_N: dict) -> Callable:
     """Returns the function that applies the layers in sequence (recurrence/layer_loop.py)."""
-    layer = functools.partial(apply_module, self.layer)
-    return functools.partial(stack, layer, params_N, scan=layer_scan(self.config))
+    return functools.partial(stack, self._apply, params_N, scan=layer_scan(self.config))
+
+  def _apply(
+    self, params: dict, x_BxTxC: Array, past: Past | None = None, key: Array | None = None
+  ) -> tuple[Array, Any]:
+    kernel = self.config.decode_kernel
+    if past is None or not kernel_choice.is_single_row(kernel, x_BxTxC):
+      return apply_module(self.layer, params, x_BxTxC, past, key=key)
+    from crt_jax.layers import single_row
+
+    is_slow = kernel == 'interpreted'
+    x_BxTxC, cache = single_row.transformer_layer(self.layer, params, x_BxTxC, past, is_slow)
+    return x_BxTxC, jax.tree.map(Written, cache)
 
   def ends(self, config: ModelConfig) -> dict:
     return self.make_ends(config)

@@ -6,8 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.linear import Embedding
+from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
+from crt_jax.models import kernel_choice
 from crt_jax.schema import ModelConfig
 from crt_jax.types import Array
 
@@ -29,6 +32,23 @@ def apply_module(module: nn.Module, params: dict, *args: Any, key: Array | None 
   """Applies one linen module as a pure function; key=None means no dropout."""
   rngs = None if key is None else {'dropout': key}
   return module.apply({'params': params}, *args, rngs=rngs)
+
+
+def normed_feed_forward(
+  modules: tuple[Norm, FeedForward],
+  params: tuple[dict, dict],
+  x: Array,
+  onto: Array | None = None,
+  key: Array | None = None,
+  kernel: str = 'xla',
+) -> Array:
+  """onto + FeedForward(Norm(x)) in the dtype of x; `kernel` is `config.decode_kernel`."""
+  if kernel_choice.is_single_row(kernel, x):
+    from crt_jax.layers import single_row
+
+    return single_row.feed_forward(modules, params, x, onto, kernel == 'interpreted')
+  y = apply_module(modules[1], params[1], apply_module(modules[0], params[0], x), key=key)
+  return y.astype(x.dtype) if onto is None else onto + y.astype(x.dtype)
 
 
 def example_input(module: nn.Module, config: ModelConfig) -> Array:

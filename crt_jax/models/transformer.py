@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
+from crt_jax.models import kernel_choice
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.counts import of_transformer
 from crt_jax.models.ends import embed, project
 from crt_jax.models.layer_stacks import LayerStack, layers_of, roformer_feed_forward
-from crt_jax.models.modules import apply_module, axes_of_modules, init_modules
+from crt_jax.models.modules import axes_of_modules, init_modules, normed_feed_forward
 from crt_jax.recurrence.state import DecodeState, advance
 from crt_jax.schema import TransformerConfig
 from crt_jax.types import AnyArray, Array, Params, Past
@@ -76,14 +77,13 @@ class Transformer(Model[TransformerConfig]):
     self, params: Params, x_BxTxC: Array, past: Past | None = None, key: Array | None = None
   ) -> tuple[Array, Any]:
     stack_key, head_key = (None, None) if key is None else jax.random.split(key)
-    x_BxTxC, entries = self._stack().block(params['layers'])(x_BxTxC, past, stack_key)
+    config = kernel_choice.settled(self.config, params)
+    stack = layers_of(config)
+    x_BxTxC, entries = stack.block(params['layers'])(x_BxTxC, past, stack_key)
     extra = self._head_layer()
     if extra:
-      normed = apply_module(extra['head_norm'], params['head_norm'], x_BxTxC)
-      y = apply_module(
-        extra['head_feed_forward'], params['head_feed_forward'], normed, key=head_key
-      )
-      x_BxTxC = x_BxTxC + y.astype(x_BxTxC.dtype)
+      modules, own = ((of['head_norm'], of['head_feed_forward']) for of in (extra, params))
+      x_BxTxC = normed_feed_forward(modules, own, x_BxTxC, x_BxTxC, head_key, config.decode_kernel)
     return x_BxTxC, entries
 
   @property
@@ -106,7 +106,8 @@ class Transformer(Model[TransformerConfig]):
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
 
   def head(self, params: Params, hidden: Array) -> Array:
-    return project(self._modules(), params, hidden, self.config)
+    config = kernel_choice.settled(self.config, params)
+    return project(self._modules(), params, hidden, config)
 
   def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:
     self.resolve_depth(depth)

@@ -31,6 +31,17 @@ class Carry:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Written:
+  """In place of the entries of one new position: the slots with these already in place.
+
+  They may stand there though the position does not count: behind it a state holds nothing.
+  """
+
+  slots: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class DecodeState:
   """The state of a model after the positions it has read.
 
@@ -109,7 +120,8 @@ def advance(
   """Returns the state after the first lengths_B of T new positions; length 0 changes nothing.
 
   Args:
-    entries: for each cache the new positions' arrays [N, B, H, T, A], or Carry of their values.
+    entries: for each cache the new positions' arrays [N, B, H, T, A], Written, or Carry of their
+      values.
     summaries: the new positions' summaries [B, T, ...], or None without recurrence.
     lengths_B: of length 1 if position_B is. None: all T positions, for which the caches have room;
       rows at the same position are then written as one stretch.
@@ -119,6 +131,8 @@ def advance(
   put = _shift if state.trailing else functools.partial(_append, position_B=state.position_B)
 
   def take_in(old: Array | Carry, new: Tree):
+    if isinstance(new, Written):
+      return new.slots
     if isinstance(old, Carry):
       return _replace(old, jax.tree.map(lambda a, b: b.astype(a.dtype), old, new), lengths_B)
     return put(old, new.astype(old.dtype), lengths_B)
@@ -237,7 +251,9 @@ def _replace(old: Carry, new: Carry, lengths_B: Array | None) -> Carry:
 
 def _length(entries: Tree) -> int:
   """Returns the number of new positions."""
-  part = jax.tree.leaves(entries, is_leaf=is_carry)[0]
+  part = jax.tree.leaves(entries, is_leaf=lambda part: isinstance(part, Carry | Written))[0]
+  if isinstance(part, Written):
+    return 1
   return jax.tree.leaves(part)[0].shape[part.axis + 1 if is_carry(part) else 3]
 
 

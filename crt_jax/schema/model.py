@@ -21,6 +21,11 @@ KERNELS = {
   'splash': 'TPUs',
   'auto': 'the fastest on the device',
 }
+DECODE_KERNELS = {
+  'xla': 'what XLA makes of it',
+  'pallas': 'few kernels of our own: NVIDIA GPUs, one text at a time',
+  'interpreted': "'pallas' on any device, very slowly, for tests",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,7 @@ class ModelConfig(Section):
   attention_kernel: str = field(
     'auto', "what computes attention; 'xla' runs with dropout too", choices=KERNELS
   )
+  decode_kernel: str = field('xla', 'what computes a token of decoding', choices=DECODE_KERNELS)
   loss_chunk_mib: int = field(
     0,
     'MiB of float32 logits that a device holds at a time',

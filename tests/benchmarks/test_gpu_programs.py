@@ -14,7 +14,16 @@ from benchmarks.gpu_text import Program, kernels
 from experiments.latency.launches import count
 
 # Kernels in the loop of a token (bfloat16, batch 1), as last reduced.
-HELD = dict(crt_d1_c2048=37, transformer_n6=82, crt_d5_c1120=75, transformer_n12=149)
+HELD = dict(
+  crt_d1_c2048=37,
+  transformer_n6=82,
+  crt_d5_c1120=75,
+  transformer_n12=149,
+  crt_d1_c2048_pallas=14,
+  transformer_n6_pallas=37,
+  crt_d5_c1120_pallas=34,
+  transformer_n12_pallas=67,
+)
 
 THUNKS = """\
 000: kCommandBuffer [source       | next=002 (1)]

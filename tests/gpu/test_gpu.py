@@ -115,6 +115,21 @@ def test_float32_is_as_exact_as_on_a_cpu():
   np.testing.assert_allclose(on_gpu, exact, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', ('crt', 'transformer'))
+def test_a_token_by_few_kernels_is_the_plain_one(name):
+  """model.decode_kernel, which a CPU only interprets, with the cache filled beyond one block."""
+
+  def logits_of(kernel):
+    model, params = prepare(model_of(name, decode_kernel=kernel), weights)
+    step, state = jax.jit(model.step), empty_state(model, params, 1, 96)
+    for token in batch_of()['tokens'][0, :80]:
+      state, logits_1xV = step(params, state, jnp.array([token]))
+    return logits_1xV
+
+  weights = params_of(model_of(name))
+  assert distance(logits_of('pallas'), logits_of('xla')) < 5e-2
+
+
 @pytest.mark.parametrize('remat', ('none', 'dots', 'layer'))
 def test_the_whole_state_is_donated(remat):
   config = benchmark.config_of('crt_d5_c1120', smoke=True)
