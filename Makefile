@@ -18,6 +18,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PEER ?= .venv-peer
 BUCKET ?= .venv-bucket
+KILLS ?= 50
 MANIFESTS ?= .venv-manifests
 WORKDIR ?= runs/quickstart
 ARGS ?=
@@ -107,7 +108,7 @@ $(BUCKET)/installed: requirements-test.lock pyproject.toml
 	touch $@
 
 test-bucket: $(BUCKET)/installed
-	CRT_JAX_KILLS=50 $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
+	CRT_JAX_KILLS=$(KILLS) $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
 
 # Slurm comes from Debian's packages, where it is missing; its daemons want root as apt does.
 test-slurm: $(VENV)/installed-test
