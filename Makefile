@@ -9,7 +9,7 @@
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make slow-list                                    which of the tests take over 1.5 processor seconds
 #   make test-pretrained                              converted models and scores against PyTorch's, in .venv-peer
-#   make test-bucket                                  runs in a bucket, 50 kills among them, in .venv-bucket
+#   make test-bucket [KILLS=10]                       runs in a bucket, 50 kills among them, in .venv-bucket
 #   make lint-manifests                               the image and the JobSets, in .venv-manifests
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
