@@ -6,38 +6,37 @@ both may be sent any number of times. TensorStore, which writes the arrays, does
 """
 
 import contextlib
+import functools
 import io
 from typing import Any
 
-import fsspec
-from gcsfs.core import GCSFileSystem
 
-
+@functools.cache
 def register() -> None:
-  """Makes gs:// of fsspec, and so of etils and Orbax, these files."""
-  for scheme in BucketFiles.protocol:
-    fsspec.register_implementation(scheme, BucketFiles, clobber=True)
-
-
-class BucketFiles(GCSFileSystem):
-  """Files of which every write and deletion may be repeated.
+  """Makes gs:// of fsspec, and so of etils and Orbax, files that may be repeated.
 
   They are those of gcsfs's core: its own choice looks for hierarchical buckets, and that asks for
   rights that nobody needs here.
   """
+  import fsspec
+  from gcsfs.core import GCSFileSystem  # an extra
 
-  def _open(self, path: str, mode: str = 'rb', **options: Any) -> Any:
-    return Upload(self, path) if mode == 'wb' else super()._open(path, mode, **options)
+  class BucketFiles(GCSFileSystem):
+    def _open(self, path: str, mode: str = 'rb', **options: Any) -> Any:
+      return Upload(self, path) if mode == 'wb' else super()._open(path, mode, **options)
 
-  def rm(self, path: str, **options: Any) -> None:
-    with contextlib.suppress(FileNotFoundError):
-      super().rm(path, **options)
+    def rm(self, path: str, **options: Any) -> None:
+      with contextlib.suppress(FileNotFoundError):
+        super().rm(path, **options)
+
+  for scheme in BucketFiles.protocol:
+    fsspec.register_implementation(scheme, BucketFiles, clobber=True)
 
 
 class Upload(io.BytesIO):
   """A file that is uploaded in one request when it is closed."""
 
-  def __init__(self, files: BucketFiles, path: str):
+  def __init__(self, files: Any, path: str):
     super().__init__()
     self._files, self._path = files, path
 
