@@ -9,7 +9,7 @@
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make slow-list                                    which of the tests take over 1.5 processor seconds
 #   make test-pretrained                              converted models and scores against PyTorch's, in .venv-peer
-#   make test-bucket                                  runs in a bucket, 50 kills among them, in .venv-bucket
+#   make test-bucket [KILLS=10]                       runs in a bucket, 50 kills among them, in .venv-bucket
 #   make lint-manifests                               the image and the JobSets, in .venv-manifests
 #   make test-isa                                     the fast tests with the instructions of older processors
 #   make PYTHON=python3.12 VENV=.venv312 test         another interpreter, 3.11 to 3.13
@@ -18,6 +18,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PEER ?= .venv-peer
 BUCKET ?= .venv-bucket
+KILLS ?= 50
 MANIFESTS ?= .venv-manifests
 WORKDIR ?= runs/quickstart
 ARGS ?=
@@ -107,7 +108,7 @@ $(BUCKET)/installed: requirements-test.lock pyproject.toml
 	touch $@
 
 test-bucket: $(BUCKET)/installed
-	CRT_JAX_KILLS=50 $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
+	CRT_JAX_KILLS=$(KILLS) $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
 
 # Slurm comes from Debian's packages, where it is missing; its daemons want root as apt does.
 test-slurm: $(VENV)/installed-test

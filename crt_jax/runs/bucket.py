@@ -116,12 +116,13 @@ class Bucket:
   """One run in a bucket, as this process sees it."""
 
   def __init__(self, path: str):
-    # Plain requests: finding out about hierarchical buckets asks for rights that nobody needs here.
-    os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+    self.path = check(path)
     from google.cloud import storage as client
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    self.path = check(path)
+    from crt_jax.runs import bucket_files
+
+    bucket_files.register()
     name, _, run = self.path.removeprefix(SCHEME).partition('/')
     self._prefix = f'{run}/'
     retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
@@ -172,7 +173,7 @@ class Bucket:
       self._delete(self._prefix + name for name in self._known.keys() - files.keys())
       changed = [name for name, state in states.items() if self._known.get(name) != state]
       for name in sorted(changed, key=lambda name: (name == LAST, name != FIRST, name)):
-        self._blob(name).upload_from_filename(files[name], **self._patient)
+        self._upload(name, files[name])
       self._known = states
 
   def steps(self, folder: str) -> list[int]:
@@ -211,6 +212,15 @@ class Bucket:
       with self._one_at_a_time:
         self._has_left = True
       shutil.rmtree(self.scratch.parent, ignore_errors=True)
+
+  def _upload(self, name: str, file: pathlib.Path) -> None:
+    """Uploads a file, from its beginning where an upload in parts cannot go on, since its last
+    answer got lost or the server forgot it."""
+    from google.api_core.retry import Retry
+
+    again = Retry(is_lost, timeout=RETRY_SECONDS)
+    requests = {**self._patient, 'retry': self._patient['retry'].with_timeout(RETRY_SECONDS / 3)}
+    again(self._blob(name).upload_from_filename)(file, **requests)
 
   def _list(self, below: str, **options: Any) -> Any:
     options |= self._patient
@@ -334,6 +344,13 @@ class Lock:
 def boot() -> str:
   """Returns what tells this start of this machine from others that have its name."""
   return pathlib.Path('/proc/sys/kernel/random/boot_id').read_text('ascii').strip()
+
+
+def is_lost(error: Exception) -> bool:
+  """Whether an upload in parts cannot go on: its time is over, or nobody knows it any more."""
+  from google.api_core.exceptions import RetryError
+
+  return isinstance(error, RetryError) or getattr(error, 'code', None) in (404, 410)
 
 
 def said(error: Exception) -> str:

@@ -109,19 +109,42 @@ def unreliable(address, share=0.1, seed=0):
       return send(handler, trouble, {}, b'')
     if trouble == 'dropped':
       return drop(handler)
-    behind = http.client.HTTPConnection(address)
-    headers = {k: v for k, v in handler.headers.items() if k.lower() != 'connection'}
-    behind.request(handler.command, handler.path, body, headers)
-    response = behind.getresponse()
-    content = response.read()
-    behind.close()
+    response, content = forwarded(handler, address, body)
     if trouble == 'done but dropped':
       return drop(handler)
-    skipped = ('content-length', 'transfer-encoding', 'connection', 'date')
-    kept = {k: v for k, v in response.getheaders() if k.lower() not in skipped}
-    send(handler, response.status, kept, content)
+    send(handler, *response, content)
 
   return answered(answer)
+
+
+def losing(address):
+  """A proxy that loses the first answer to whatever changes something."""
+  seen = set()
+
+  def answer(handler):
+    body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
+    request = handler.command, handler.path.partition('&upload_id=')[0], body
+    response, content = forwarded(handler, address, body)
+    if handler.command == 'GET' or request in seen:
+      return send(handler, *response, content)
+    seen.add(request)
+    drop(handler)
+
+  return answered(answer)
+
+
+def forwarded(handler, address, body):
+  """What the server says to a request: its code and headers, and the content."""
+  behind = http.client.HTTPConnection(address)
+  headers = {k: v for k, v in handler.headers.items() if k.lower() != 'connection'}
+  with contextlib.suppress(BrokenPipeError):  # answered before all was read
+    behind.request(handler.command, handler.path, body, headers)
+  response = behind.getresponse()
+  content = response.read()
+  behind.close()
+  skipped = ('content-length', 'transfer-encoding', 'connection', 'date')
+  kept = {k: v for k, v in response.getheaders() if k.lower() not in skipped}
+  return (response.status, kept), content
 
 
 TROUBLES = ('late', 429, 503, 'dropped', 'done but dropped')

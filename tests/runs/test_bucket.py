@@ -2,6 +2,7 @@
 a server of this machine (`make test-bucket`)."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -173,3 +174,23 @@ def test_without_the_package_it_says_how_to_install_it(monkeypatch):
   monkeypatch.setattr(bucket.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(ValueError, match=r'gs://a/b needs gcsfs; .*pip install .*\[gcs\]'):
     bucket.check('gs://a/b')
+
+
+def test_a_request_whose_answer_got_lost_is_sent_again(server, another_machine, monkeypatch):
+  """gcsfs and the resumable uploads of google-cloud-storage end where what they send again is done:
+  the upload is closed, and the object gone."""
+  address = os.environ['STORAGE_EMULATOR_HOST'].removeprefix('http://')
+  with gcs_server.losing(address) as variables:
+    for name, value in variables.items():
+      monkeypatch.setenv(name, value)
+    monkeypatch.setattr(bucket, 'RETRY_SECONDS', 6.0)
+    scratch, folder = bucket.local(PATH), bucket.place(PATH) / 'checkpoints'
+    (folder / 'metadata').write_text('{}')
+    (folder / 'other').write_text('{}')
+    (folder / 'other').unlink()
+    (folder / 'step/metadata').write_text('{}')
+    (folder / 'step').rmtree()
+    (scratch / 'large').write_bytes(b'0' * (8 * 2**20 + 1))
+    bucket.upload(PATH)
+    assert gcs_server.objects(server / 'of/tiny') == ['checkpoints/metadata', 'large']
+    assert (server / 'of/tiny/large').stat().st_size == 8 * 2**20 + 1
