@@ -213,7 +213,9 @@ def _copies(files: str, folder: Path, size: int) -> Path:
   their folder."""
   folder.mkdir()
   texts = [Path(path).read_text('utf-8', errors='replace') for path in sorted(glob.glob(files))]
-  outs = [(folder / f'{index // 2}{index % 2}.jsonl').open('w') for index in range(8)]
+  outs = [
+    (folder / f'{index // 2}{index % 2}.jsonl').open('w', encoding='utf-8') for index in range(8)
+  ]
   for number in itertools.count():
     text = f'{number}\n{texts[number % len(texts)]}'
     outs[number % 8].write(json.dumps({'text': text}, ensure_ascii=False) + '\n')

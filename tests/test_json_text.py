@@ -55,7 +55,7 @@ def test_places_that_stop_name_the_file(text, reason, tmp_path):
     (tmp_path / name).write_bytes(text)
     with pytest.raises(ValueError, match=reason):
       read()
-  (tmp_path / manifest._NAME).write_bytes(text)
+  manifest.manifest_path(tmp_path).write_bytes(text)
   with pytest.raises(DamagedCache, match=reason):
     manifest.read_manifest(tmp_path)
 

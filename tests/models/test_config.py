@@ -70,7 +70,7 @@ def test_mistakes(changes, message):
     (dict(core='self', anchor='per_loop'), "model.core='self' has no anchor"),
     (
       dict(block='transformer', heads=2, layers=1, rotary='integer', loops=3),
-      'model.loops=3 is of',
+      'model.loops=3 is only for',
     ),
     (dict(width=100), 'model.width=100 must be divisible by model.head_width=64'),
   ),
