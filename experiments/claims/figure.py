@@ -1,7 +1,11 @@
-"""The forest plot: every decisive comparison that has runs, with its interval."""
+"""The forest plot, every decisive comparison that has runs with its interval; and the figure of the
+tables in README."""
 
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from crt_jax.evaluation.figures import BLUE, GREEN, GREY, ORANGE, page_figure
 from experiments.claims.claim import CONFIRMED, NATS, REFUTED
@@ -33,3 +37,16 @@ def forest(judged: list[Judged], path: pathlib.Path) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel('difference in nats per token, 95 % interval;\nleft of 0 the first is better')
   return True
+
+
+def perplexities(tables: Mapping[str, Mapping[str, Sequence[float]]], path: pathlib.Path) -> None:
+  """Draws for each title its models, with a point for every seed."""
+  panels = page_figure(path, '', {}, panels=len(tables), height=2.4)
+  with panels as axes:
+    for one, (title, models) in zip(np.ravel(axes), tables.items(), strict=True):
+      for y, values in enumerate(models.values()):
+        one.plot(values, [y] * len(values), 'o', color=ORANGE if y == 0 else BLUE, alpha=0.6)
+      one.set_yticks(range(len(models)), list(models), fontsize=8)
+      one.set_ylim(len(models) - 0.5, -0.5)
+      one.set_title(title, fontsize=10)
+      one.set_xlabel('perplexity, lower is better')

@@ -1,11 +1,13 @@
 """The tables near the top of README: models of equal cost."""
 
+import pathlib
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 
 from experiments import pages
-from experiments.claims import budgets, records, verdicts
+from experiments.claims import budgets, figure, records, verdicts
 from experiments.claims.claim import Claim
 
 SIZE = 'cpu'
@@ -37,9 +39,13 @@ TABLES = (
     },
   ),
 )
+TITLES = {'layers_or_recurrence': 'CRT and transformers', 'cart_or_dense': 'CART and transformers'}
+FIGURE = records.ROOT / 'docs' / 'figures' / 'equal_cost.png'
 HEAD = ('model', 'parameters', 'FLOPs per token', 'training FLOPs', 'minutes', 'perplexity')
 TEXT = """\
 {tables}
+
+![Perplexity of each seed of each model.](docs/figures/equal_cost.png)
 
 Perplexity per token (of a CRT by its exact recurrence) on held-out text of the novel, mean and, \
 in brackets, lowest and highest of {seeds} seeds; FLOPs per token without the output layer; \
@@ -48,12 +54,12 @@ minutes about, on two cores. `python -m experiments.claims \
 intervals and verdicts: [docs/claims.md](docs/claims.md)."""
 
 
-def text(claims: Mapping[str, Claim]) -> str:
-  """Returns the tables of the arms with complete seeds."""
-  parts, seeds = [], ()
+def text(claims: Mapping[str, Claim], path: pathlib.Path = FIGURE) -> str:
+  """Returns the tables of the arms with complete seeds, and draws them at `path`."""
+  parts, seeds, drawn = [], (), {}
   for name, validation, title, arms in TABLES:
     claim, scores = claims[name], records.read(claims[name], SIZE)
-    design, rows = claim.design(SIZE), []
+    design, rows, drawn[name] = claim.design(SIZE), [], {}
     by_name = {arm.name: arm for arm in design.arms}
     for arm in [by_name[name] for name in arms]:
       kept = [scores.get((arm.name, seed)) for seed in design.seeds]
@@ -71,8 +77,12 @@ def text(claims: Mapping[str, Claim]) -> str:
           pages.spread(np.exp(losses), '.2f'),
         ]
       )
+      drawn[name][textwrap.fill(arms[arm.name], 28)] = np.exp(losses)
     if rows:
       parts += [title, pages.table(HEAD, rows)]
   if not parts:
     return 'The runs of this table are not there yet.'
+  figure.perplexities(
+    {TITLES[name]: of_table for name, of_table in drawn.items() if of_table}, path
+  )
   return TEXT.format(tables=pages.paragraphs(*parts), seeds=len(seeds))

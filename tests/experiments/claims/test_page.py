@@ -107,7 +107,9 @@ def test_the_committed_page_is_what_the_records_say(tmp_path):
 
 def test_the_table_in_readme(tmp_path, monkeypatch):
   path = records.ROOT / 'README.md'
-  assert pages.filled(path, readme.text(CLAIMS), 'claims') == path.read_text('utf-8')
+  assert pages.filled(
+    path, readme.text(CLAIMS, tmp_path / 'seeds.png'), 'claims'
+  ) == path.read_text('utf-8')
   claim = CLAIMS['layers_or_recurrence']
   result = {'set': 'novel', 'form': 'sequential', 'is_inference_metric': True}
   kept = {
@@ -122,7 +124,7 @@ def test_the_table_in_readme(tmp_path, monkeypatch):
   }
   (tmp_path / 'layers_or_recurrence-cpu.json').write_text(json.dumps(kept))
   monkeypatch.setattr(records.read, '__defaults__', (tmp_path,))
-  lines = readme.text(CLAIMS).splitlines()[2:]
+  lines = readme.text(CLAIMS, tmp_path / 'seeds.png').splitlines()[2:]
   assert lines[2].startswith('| CRT, 2 layers | 1.') and '| 50.33 (50.00 to 51.00) |' in lines[2]
   assert [line.split('|')[1].strip() for line in lines[3:5]] == [
     'transformer, 4 layers',
