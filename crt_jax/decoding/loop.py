@@ -18,7 +18,7 @@ from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import NOT_FINITE, Sampling, draw, noise, row_keys
 from crt_jax.models.base import Model
 from crt_jax.models.inputs import check_positions
-from crt_jax.models.kernel_choice import check_decoding, settled
+from crt_jax.models.kernel_choice import check_decoding, config_for
 from crt_jax.recurrence.state import DecodeState, in_place_options
 from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
@@ -179,7 +179,7 @@ def _decode_chunk(
     token_B, tokens_NxB = draw(sampling, logits_BxV, noise_NxB, index, tokens_NxB, kernel)
     return *model.step(params, state, token_B), tokens_NxB
 
-  kernel = settled(model.config, params).decode_kernel
+  kernel = config_for(model.config, params).decode_kernel
   position_NxB = state.position_B[None] + jnp.arange(length)[:, None]
   noise_NxB = jax.vmap(noise, (None, 0))(key_B, position_NxB)
   tokens_NxB = jnp.zeros(noise_NxB.shape, jnp.int32)

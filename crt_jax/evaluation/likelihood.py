@@ -16,7 +16,7 @@ from crt_jax.rounding import ceil_div
 from crt_jax.schema.fields import require
 from crt_jax.types import Array, Params
 
-SHORTEST = 32  # positions of the smallest shape; each further one has twice as many
+SHORTEST = 32  # positions of the smallest shape
 
 Tokens = Sequence[int]
 
@@ -46,7 +46,8 @@ def likelihoods(
   """Returns the likelihood of the second part of each pair given the first.
 
   Texts of similar length share a batch. They are padded on the right, which no counted position
-  reads, to a power of two times 32 or to the context: one program is compiled for each such length.
+  reads, to one of few lengths (`padded_length`); the head reads the scored positions alone, padded
+  to 4, 16, 64, ... One program is compiled for each such shape.
 
   Args:
     pairs: tokens, at least one in each part.
@@ -65,16 +66,16 @@ def likelihoods(
   count = min(batch_size, len(rows))
   batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
   padded = [_padded([rows[i] for i in batch], count, context) for batch in batches]
-  for tokens_BxT, targets_BxT in padded:
+  for tokens_BxT, _, targets_BxS in padded:
     check_tokens(tokens_BxT, model.config.vocab_size)
-    check_tokens(targets_BxT, model.config.vocab_size, lowest=-1)
+    check_tokens(targets_BxS, model.config.vocab_size, lowest=-1)
   found: dict[int, Likelihood] = {}
   scored = one_behind(
     (batch, *_score(model, params, *arrays, form))
     for batch, arrays in zip(batches, padded, strict=True)
   )
-  for batch, logs_BxT, is_greedy_B in scored:
-    log_B = np.asarray(logs_BxT).sum(-1, dtype=np.float64)
+  for batch, logs_BxS, is_greedy_B in scored:
+    log_B = np.asarray(logs_BxS).sum(-1, dtype=np.float64)
     for i, log, is_greedy in zip(batch, log_B, np.asarray(is_greedy_B), strict=False):
       require(
         np.isfinite(log),
@@ -86,8 +87,16 @@ def likelihoods(
   return [found[i] for i in range(len(rows))]
 
 
+def padded_length(longest: int, context: int) -> int:
+  """Returns the least of 32, 48, 64, 96, 128, 192, ... that holds so many positions, or the
+  context."""
+  power = SHORTEST * 2 ** (ceil_div(longest, SHORTEST) - 1).bit_length()
+  between = power * 3 // 4
+  return min(context, between if SHORTEST < power and longest <= between else power)
+
+
 def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[int]]:
-  """Returns the tokens to read, and at each position the token to score or -1."""
+  """Returns the tokens to read, and those to score behind the last of them."""
   require(len(before) > 0, 'no token stands before what is scored; give at least one')
   require(
     1 <= len(scored) <= context,
@@ -95,37 +104,48 @@ def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[
     'shorten the text, or raise the context',
   )
   tokens = [*before, *scored][-(context + 1) :]
-  return tokens[:-1], [-1] * (len(tokens) - 1 - len(scored)) + [*scored]
+  return tokens[:-1], [*scored]
 
 
 def _padded(
   rows: list[tuple[list[int], list[int]]], count: int, context: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the batch in its shape; rows added to fill it score nothing."""
-  longest = max(len(tokens) for tokens, _ in rows)
-  length = min(context, SHORTEST * 2 ** (ceil_div(longest, SHORTEST) - 1).bit_length())
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns tokens [B, T], the places that are scored [B, S] and the tokens that follow them, -1
+  where none counts; rows added to fill the batch score nothing."""
+  length = padded_length(max(len(tokens) for tokens, _ in rows), context)
+  most = max(len(scored) for _, scored in rows)
+  slots = min(length, 4 ** max(1, ((most - 1).bit_length() + 1) // 2))
   tokens_BxT = np.zeros((count, length), np.int32)
-  targets_BxT = np.full((count, length), -1, np.int32)
-  for i, (tokens, targets) in enumerate(rows):
+  places_BxS = np.zeros((count, slots), np.int32)
+  targets_BxS = np.full((count, slots), -1, np.int32)
+  for i, (tokens, scored) in enumerate(rows):
     tokens_BxT[i, : len(tokens)] = tokens
-    targets_BxT[i, : len(targets)] = targets
-  return tokens_BxT, targets_BxT
+    places_BxS[i, : len(scored)] = np.arange(len(tokens) - len(scored), len(tokens))
+    targets_BxS[i, : len(scored)] = scored
+  return tokens_BxT, places_BxS, targets_BxS
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'form'))
-def _score(model: Model, params: Params, tokens_BxT: Array, targets_BxT: Array, form: Form):
+def _score(
+  model: Model,
+  params: Params,
+  tokens_BxT: Array,
+  places_BxS: Array,
+  targets_BxS: Array,
+  form: Form,
+):
   """Returns the log probability of each target, 0 if none counts, and whether the row is greedy.
 
-  The head runs row by row, so that memory does not hold B*T*V logits.
+  The head runs row by row, so that memory does not hold B*S*V logits.
   """
 
-  def score_row(row: tuple[Array, Array]):
-    hidden_TxC, targets_T = row
-    logits_TxV = model.head(params, hidden_TxC)
-    counted_T = targets_T >= 0
-    loss_T = optax.softmax_cross_entropy_with_integer_labels(logits_TxV, targets_T * counted_T)
-    is_greedy = jnp.all(~counted_T | (jnp.argmax(logits_TxV, axis=-1) == targets_T))
-    return jnp.where(counted_T, -loss_T, 0), is_greedy
+  def score_row(row: tuple[Array, Array, Array]):
+    hidden_TxC, places_S, targets_S = row
+    logits_SxV = model.head(params, hidden_TxC[places_S])
+    counted_S = targets_S >= 0
+    loss_S = optax.softmax_cross_entropy_with_integer_labels(logits_SxV, targets_S * counted_S)
+    is_greedy = jnp.all(~counted_S | (jnp.argmax(logits_SxV, axis=-1) == targets_S))
+    return jnp.where(counted_S, -loss_S, 0), is_greedy
 
   hidden_BxTxC = hidden_of(model, params, tokens_BxT, form)
-  return jax.lax.map(score_row, (hidden_BxTxC, targets_BxT))
+  return jax.lax.map(score_row, (hidden_BxTxC, places_BxS, targets_BxS))

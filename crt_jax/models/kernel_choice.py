@@ -98,7 +98,7 @@ def check_decoding(config: ModelConfig, rows: int, params: Params) -> None:
   Args:
     params: of the model, where they lie.
   """
-  if settled(config, params).decode_kernel == 'xla':
+  if config_for(config, params).decode_kernel == 'xla':
     return
   require(rows == 1, _refusal(config, f'decodes one text at a time, and there are {rows}'))
   devices = sharding.devices_of(params)
@@ -127,7 +127,7 @@ def _refusal(config: ModelConfig, reason: str) -> str:
   return f"model.decode_kernel={config.decode_kernel!r} {reason}; use model.decode_kernel='xla'"
 
 
-def settled(config: Config, params: Params) -> Config:
+def config_for(config: Config, params: Params) -> Config:
   """The configuration with the `decode_kernel` that these parameters can be read by: 'xla' unless
   their layers are separate (decoding/prepare.py). So nothing that is trained meets another."""
   if config.decode_kernel == 'xla' or isinstance(params.get('layers'), tuple):

@@ -8,7 +8,7 @@ import pytest
 
 from crt_jax.evaluation import Form
 from crt_jax.evaluation.harness import task_forms
-from crt_jax.evaluation.likelihood import likelihoods
+from crt_jax.evaluation.likelihood import likelihoods, padded_length
 from tests.close import FLOAT32
 from tests.contract.models import model_of, params_of
 
@@ -79,14 +79,19 @@ def test_few_shapes_and_the_longest_first(monkeypatch):
   seen, told = [], []
   monkeypatch.setattr(
     'crt_jax.evaluation.likelihood._score',
-    lambda model, params, tokens, targets, form: (
-      seen.append(tokens.shape) or (np.zeros(tokens.shape), np.zeros(len(tokens), bool))
+    lambda model, params, tokens, places, targets, form: (
+      seen.append((*tokens.shape, targets.shape[1]))
+      or (np.zeros(targets.shape), np.zeros(len(tokens), bool))
     ),
   )
-  pairs = pairs_of([(n, 1) for n in (1, 31, 32, 33, 64, 65, 90)])
+  pairs = pairs_of([(n, 1) for n in (1, 31, 32, 33, 64, 65, 90)] + [(90, 5), (97, 1)])
   form = Form('parallel')
   likelihoods(model, {}, pairs, form, context=100, batch_size=2, after=told.append)
-  assert seen == [(2, 100), (2, 64), (2, 32), (2, 32)] and told == [2, 2, 2, 1]
+  assert seen == [(2, 100, 16), (2, 96, 4), (2, 64, 4), (2, 32, 4), (2, 32, 4)]
+  assert told == [2, 2, 2, 2, 1]
+  assert [padded_length(n, 999) for n in (1, 32, 33, 48, 49, 64, 65, 97)] == [
+    32, 32, 48, 48, 64, 64, 96, 128,
+  ]  # fmt: skip
   assert likelihoods(model, {}, [], form, context=100) == []
 
 
