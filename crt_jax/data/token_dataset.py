@@ -157,7 +157,8 @@ class PackedDataset(TextDataset):
     if model_vocab_size < self.tokenizer.vocab_size:
       raise ValueError(
         f'model.vocab_size={model_vocab_size} leaves token ids outside the vocabulary: the '
-        f'tokenizer has {self.tokenizer.vocab_size}; set model.vocab_size to at least that'
+        f'tokenizer has {self.tokenizer.vocab_size} for data.separator='
+        f'{self.manifest["separator"]!r}; set model.vocab_size to at least that'
       )
 
 

@@ -86,9 +86,10 @@ def draw(
       rule, logits_BxV[0], noise_NxB[:, 0], tokens_NxB[:, 0], index, kernel == 'interpreted'
     )
     return token_1, tokens_N[:, None]
-  token_B = sample(sampling, logits_BxV, noise_NxB[index])
+  token_B = sample(sampling, logits_BxV, jax.lax.dynamic_index_in_dim(noise_NxB, index, 0, False))
   is_finite_B = jnp.isfinite(jnp.max(logits_BxV, axis=-1))
-  return token_B, tokens_NxB.at[index].set(jnp.where(is_finite_B, token_B, NOT_FINITE))
+  kept_B = jnp.where(is_finite_B, token_B, NOT_FINITE)
+  return token_B, jax.lax.dynamic_update_index_in_dim(tokens_NxB, kept_B, index, 0)
 
 
 def sample(sampling: Sampling, logits_BxV: Array, noise_B: Array) -> Array:
