@@ -86,8 +86,9 @@ class Part:
     return record.with_name(record.stem.removesuffix(_LAST) + '.bin')
 
   def ids(self, dtype: np.dtype) -> np.ndarray:
-    """Returns the tokens."""
-    ids = np.fromfile(self.tokens_of(self.path), dtype)
+    """Returns the tokens, mapped into memory, not read into it."""
+    path = self.tokens_of(self.path)
+    ids = np.asarray(np.memmap(path, dtype, 'r')) if path.stat().st_size else np.zeros(0, dtype)
     if zlib.crc32(ids.data) != self.record['crc32'] or ids.size != self.tokens:
       raise _damaged(self.path)
     return ids
@@ -127,7 +128,7 @@ class Parts:
     start = random.randrange(len(units))  # where there are no locks, they seldom meet
     units = units[start:] + units[:start]
     helps, others = False, {}  # unit -> the parts that others were making when it was last read
-    with _Claims(self.folder / 'claims') as claims, ThreadPoolExecutor(1) as encoder:
+    with _Claims(self.folder / 'claims') as claims, ThreadPoolExecutor(2) as encoder:
       while missing := [unit for unit in units if not self._made(unit)]:
         is_waiting = helps
         for unit in missing:
@@ -284,7 +285,7 @@ class _NoPart(NamedTuple):
 
 
 class _NewPart:
-  """A part in the making: read in one thread, tokenised and written in another."""
+  """A part in the making: read in one thread, tokenised and written in two others."""
 
   def __init__(self, parts: Parts, unit: int, number: int, encoder: ThreadPoolExecutor):
     self._parts, self._unit, self.number, self._encoder = parts, unit, number, encoder
@@ -297,7 +298,8 @@ class _NewPart:
     self._is_open = False  # whether a document has begun here that has not ended
     self._batch = _Batch()
     self._documents = 0  # with tokens here
-    self._writing: Future = encoder.submit(int)
+    self._last_but_one: Future = encoder.submit(int)
+    self._last: Future = self._last_but_one  # of what is being tokenised and written
 
   def add(self, item: 'str | np.ndarray | _End | None') -> bool:
     """Takes what _Reading gives; returns whether a batch of it went to be tokenised."""
@@ -318,12 +320,14 @@ class _NewPart:
     return False
 
   def _flush(self) -> None:
-    self._writing.result()
-    self._writing = self._encoder.submit(self._write, self._batch, self._documents)
+    self._last_but_one.result()
+    self._last_but_one = self._last
+    self._last = self._encoder.submit(self._write, self._last, self._batch, self._documents)
     self._batch = _Batch()
 
-  def _write(self, batch: '_Batch', documents: int) -> None:
+  def _write(self, previous: Future, batch: '_Batch', documents: int) -> None:
     ids, counts = batch.encoded(self._parts.tokenizer, documents)
+    previous.result()
     self._counts = np.pad(self._counts, (0, documents - len(self._counts))) + counts
     ids = in_vocabulary(ids, self._parts.tokenizer.vocab_size)
     self._file.write(ids.data)
@@ -332,7 +336,7 @@ class _NewPart:
   def close(self, is_last: bool) -> None:
     """Puts the part where it belongs."""
     self._flush()
-    self._writing.result()
+    self._last.result()
     self._file.close()
     record = self._parts.record(self._unit, self.number, is_last)
     self._scratch.rename(Part.tokens_of(record))

@@ -73,25 +73,35 @@ class TokenWriter:
     self._digest, self._in_shard = hashlib.sha256(), 0
     self._shards: list[Shard] = []
 
-  def write(self, ids: np.ndarray) -> None:
-    """Appends ids.
+  def write(self, *runs: np.ndarray) -> None:
+    """Appends runs of ids; many at once are hashed at once.
 
     Raises:
       ValueError: an id lies outside the vocabulary.
     """
-    ids = np.ascontiguousarray(in_vocabulary(ids, self._vocab_size))
-    while ids.size:
-      if self._file is None:
-        self._file, self._digest = (self._folder / self._next()).open('wb'), hashlib.sha256()
-      room = self._shard_tokens - self._in_shard
-      part, ids = ids[:room], ids[room:]
-      self._hashing.result()
-      self._hashing = self._hasher.submit(self._digest.update, part.data)
-      self._file.write(part.data)
-      self._in_shard += part.size
-      self.tokens += part.size
-      if self._in_shard == self._shard_tokens:
-        self._end_shard(self._file)
+    pieces = []
+    for run in runs:
+      run = np.ascontiguousarray(in_vocabulary(run, self._vocab_size))
+      while run.size:
+        room = self._shard_tokens - self._in_shard
+        pieces.append(run[:room])
+        self._in_shard += pieces[-1].size
+        run = run[room:]
+        if self._in_shard == self._shard_tokens:
+          self._end_shard(self._written(pieces))
+          pieces = []
+    if pieces:
+      self._written(pieces)
+
+  def _written(self, pieces: list[np.ndarray]) -> BinaryIO:
+    """Writes to the file of the shard, which is opened if there is none, and returns it."""
+    if self._file is None:
+      self._file, self._digest = (self._folder / self._next()).open('wb'), hashlib.sha256()
+    self.tokens += sum(piece.size for piece in pieces)
+    self._hashing.result()
+    self._hashing = self._hasher.submit(_hash_all, self._digest, pieces)
+    self._file.writelines(piece.data for piece in pieces)
+    return self._file
 
   def close(self) -> list[Shard]:
     if self._file is not None:
@@ -111,6 +121,11 @@ class TokenWriter:
     sampled = sampled_sha256(self._folder / name)
     self._shards.append(Shard(name, self._in_shard, self._digest.hexdigest(), sampled))
     self._file, self._in_shard = None, 0
+
+
+def _hash_all(digest: 'hashlib._Hash', pieces: list[np.ndarray]) -> None:
+  for piece in pieces:
+    digest.update(piece.data)
 
 
 class Tokens(abc.ABC):

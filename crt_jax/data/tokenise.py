@@ -302,7 +302,7 @@ def _divide(
     ):
       counts[split].documents += int(of_split_N.sum())
       counts[split].bytes += int(part.text_bytes_N[of_split_N].sum())
-      writers[split].write(np.concatenate([runs[0][:0], *runs[index::2]]))
+      writers[split].write(*runs[index::2])
   return counts
 
 
