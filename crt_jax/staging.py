@@ -20,7 +20,7 @@ READERS = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # the package that rea
 VERSION = ('generation', 'VersionId', 'etag', 'ETag')  # what tells objects of one size apart
 
 
-def staged(name: str, url: str) -> Path:
+def staged(name: str, url: str, root: Path) -> Path:
   """Returns the copy of an object, of all below a folder, or of what a glob matches (as a glob).
 
   Args:
@@ -34,7 +34,7 @@ def staged(name: str, url: str) -> Path:
   if importlib.util.find_spec(package) is None:
     raise ValueError(f'{name}={url!r} needs {package}; {install(extra)}')
   try:
-    return _staged(url)
+    return _staged(url, root)
   except FileNotFoundError:
     raise ValueError(f'{name}={url!r}: nothing is there') from None
   except Exception as error:  # each library has its own
@@ -43,7 +43,7 @@ def staged(name: str, url: str) -> Path:
 
 
 @functools.cache
-def _staged(url: str) -> Path:
+def _staged(url: str, root: Path) -> Path:
   import fsspec
 
   files, path = fsspec.url_to_fs(url.rstrip('/'))
@@ -63,7 +63,6 @@ def _staged(url: str) -> Path:
     for key, about in found.items()
   ]
   digest = hashlib.sha256(json_text.dumps([url, sorted(listing)]).encode()).hexdigest()[:16]
-  root = Path(os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax').expanduser() / 'staged'
   if not (root / digest).is_dir():
     root.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f'{digest}.partial-', dir=root))

@@ -36,6 +36,11 @@ class OutOfReach(OSError):
   """A file could not be read, and that is no evidence of damage."""
 
 
+def cache_folder() -> Path:
+  """Returns the folder for whatever can be made again: tokens, copies, compiled programs."""
+  return local_path('CRT_JAX_CACHE', os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax')
+
+
 def local_path(name: str, path: str | Path, reads: bool = False) -> Path:
   """The path of a flag or field, which may begin with ~.
 
@@ -50,7 +55,7 @@ def local_path(name: str, path: str | Path, reads: bool = False) -> Path:
   """
   if scheme := re.match(r'(\w+)://', str(path)):
     if reads and scheme[1] in staging.READERS:
-      return staging.staged(name, str(path))
+      return staging.staged(name, str(path), cache_folder() / 'staged')
     mount = MOUNTS.get(scheme[1], 'FUSE')
     raise ValueError(
       f'{name}={path!r}: only file systems are read and written; mount the bucket ({mount}) and '

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from crt_jax import storage
 from crt_jax.cli import config_files, help_text
+from crt_jax.cli.compile_cache import keep_programs
 from crt_jax.cli.config_files import parse_arguments  # noqa: F401, of the public face
 from crt_jax.cli.user_errors import Mistake, describe, did_you_mean
 from crt_jax.schema.fields import closest
@@ -164,6 +165,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
   for stream in (sys.stdout, sys.stderr):  # as in training/terminal.py, which imports JAX
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
+  keep_programs()  # now, since a config file may import JAX
   try:
     app.run(functools.partial(_begin, main), flags_parser=functools.partial(_parse, module))
   except KeyboardInterrupt:

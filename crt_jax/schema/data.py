@@ -1,7 +1,6 @@
 """`config.data`: the source of the text, its tokenisation, splits and sampling."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -142,8 +141,9 @@ class DataConfig(TextFields):
   @property
   def cache_root(self) -> Path:
     """The folder that holds all packed data of this user."""
-    root = self.cache_dir or os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax'
-    return storage.local_path('data.cache_dir', root).absolute()
+    if not self.cache_dir:
+      return storage.cache_folder().absolute()
+    return storage.local_path('data.cache_dir', self.cache_dir).absolute()
 
   @property
   def packed_folder(self) -> Path | None:
