@@ -11,7 +11,8 @@
 --parallel, --retries, ...): the same command goes on where it was stopped, so `timeout 480` before
 it makes a piece of eight minutes. --size=gpu needs the texts of experiments.fetch. When local runs
 have ended, and with --collect, finished ones are added to docs/results/claims/. --report writes
-docs/claims.md, its figure and the table in README from these records alone, the same each time.
+docs/claims.md, the tables in README and docs/pretrained.md and the figures from these records
+alone, the same each time.
 """
 
 import pathlib
@@ -30,14 +31,14 @@ _COLLECT = flags.DEFINE_bool(
   'collect', False, 'Keep the records of what has finished in --workdir.'
 )
 _REPORT = flags.DEFINE_bool(
-  'report', False, 'Write docs/claims.md, its figure and the table in README.'
+  'report', False, 'Write docs/claims.md, and what README and docs/pretrained.md show.'
 )
 SWEEP = 'experiments/claims/sweep_file.py'
 flags.FLAGS.set_default('workdir', 'runs/claims')  # of all sizes
 
 
 def main(argv: list[str]) -> int:
-  from experiments.claims import page, readme, records
+  from experiments.claims import disruption, page, readme, records
   from experiments.claims.registered import CLAIMS
 
   asked = [_LIST.value, bool(_RUN.value), _COLLECT.value, _REPORT.value]
@@ -48,8 +49,9 @@ def main(argv: list[str]) -> int:
     return cli.DONE
   if _REPORT.value:
     page.write(CLAIMS)
-    path = records.ROOT / 'README.md'
-    path.write_text(pages.filled(path, readme.text(CLAIMS), 'claims'), 'utf-8')
+    for name, about in (('README.md', readme), ('docs/pretrained.md', disruption)):
+      path = records.ROOT / name
+      path.write_text(pages.filled(path, about.text(CLAIMS), 'claims'), 'utf-8')
     return cli.DONE
   code = cli.DONE
   if _RUN.value:

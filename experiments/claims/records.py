@@ -44,7 +44,10 @@ def collect(
 
 
 def record(run: pathlib.Path) -> dict:
-  """Returns the record of a finished run: its longest evaluation, its seconds, its origin."""
+  """Returns the record of a finished run: its longest evaluation, its seconds, its origin.
+
+  And the cross-entropy of each validation during training, as [step, nats].
+  """
   evaluation = json_text.parse((run / 'evaluation.json').read_bytes())
   results, data = evaluation['results'], evaluation['results']['data']
   rows = results.get('whole') or results['sampled']
@@ -56,6 +59,11 @@ def record(run: pathlib.Path) -> dict:
   found = {
     'training_seconds': evaluation['training_seconds'],
     'results': kept,
+    'validation': [
+      [row['step'], row['validation_cross_entropy']]
+      for row in json_text.parse_lines(run / 'metrics.jsonl')
+      if 'validation_cross_entropy' in row
+    ],
     'origin': evaluation['origin'],
   }
   return pages.rounded(found, digits=7)

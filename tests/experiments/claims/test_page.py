@@ -6,7 +6,7 @@ import math
 import pytest
 
 from experiments import pages, sweep_files
-from experiments.claims import page, readme, records, sweep_file
+from experiments.claims import disruption, page, readme, records, sweep_file
 from experiments.claims.claim import runs
 from experiments.claims.registered import CLAIMS
 from tests.experiments.claims import toy
@@ -69,6 +69,8 @@ def test_finished_runs_are_collected(claim, tmp_path):
     evaluation['results'] = {'sampled': [], 'whole': [row]}
     evaluation['results']['data'] = {'batch_size': 10, 'sequence_length': 10}
     (folder / 'evaluation.json').write_text(json.dumps(evaluation))
+    rows = [{'step': 5}, {'step': 10, 'validation_cross_entropy': 3.5}]
+    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     if (arm, seed) != ('crt', 1):
       (folder / 'finished.json').write_text('{}')
   other = named['layers', 2].name
@@ -80,6 +82,7 @@ def test_finished_runs_are_collected(claim, tmp_path):
   record = found['layers', 1]
   assert record['results'][0]['cross_entropy'] == 3.123457
   assert record['results'][0]['batch_tokens'] == 100
+  assert record['validation'] == [[10, 3.5]]
   assert '/private' not in (kept / 'toy-cpu.json').read_text()
   assert records.collect([claim], 'cpu', workdir, kept) == 7
   longer = toy.claim()
@@ -131,3 +134,20 @@ def test_the_table_in_readme(tmp_path, monkeypatch):
     'the same, as many training FLOPs as the CRT',
   ]
   assert '| 52.33 (52.00 to 53.00) |' in lines[3] and lines[5] == '', 'a seed is missing'
+
+
+def test_disruption_says_how_far_and_how_long(tmp_path):
+  """Perplexity 20 becomes 40 at once and 10 in the end, for every seed."""
+  claim, figure, kept = CLAIMS['conversion'], tmp_path / 'disruption.png', {}
+  curves = {'begun': [30, 20], 'converted': [40, 25, 20, 10], 'plain': [20, 19]}
+  for (arm, _), run in runs(claim, 'cpu').items():
+    if curve := curves.get(arm.removeprefix('novel-')):
+      points = [[10 * (i + 1), math.log(value)] for i, value in enumerate(curve)]
+      kept[run.name] = {'flags': sweep_files.flags(run, {}), 'validation': points}
+  assert 'not there yet' in disruption.text(CLAIMS, figure, tmp_path) and not figure.exists()
+  (tmp_path / 'conversion-cpu.json').write_text(json.dumps(kept))
+  text = disruption.text(CLAIMS, figure, tmp_path)
+  assert '| with a correction | 40.0 | 10 | 30 | 10.0 |' in text
+  assert '| as it is | 20.0 | 10 | 10 | 19.0 |' in text
+  assert '20 steps old' in text and 'is then 20.0; mean of 3 seeds' in text
+  assert figure.read_bytes().startswith(b'\x89PNG')
