@@ -54,20 +54,14 @@ def text(
     for way, (words, color) in WAYS.items():
       steps_V, values_SV = points[way][0, :, 0], np.exp(points[way][:, :, 1])
       highest_S = values_SV.argmax(axis=1)
-      # A curve that never returns counts as the end.
-      back_S = [
-        next(
-          (s for s, value in zip(steps_V[top:], values[top:], strict=True) if value <= start),
-          steps_V[-1],
-        )
-        for top, values, start in zip(highest_S, values_SV, start_S, strict=True)
-      ]
+      later_SV = np.arange(steps_V.size) >= highest_S[:, None]
+      back_SV = np.where(later_SV & (values_SV <= start_S[:, None]), steps_V, np.inf)
       rows.append(
         [
           words,
           pages.spread(values_SV.max(axis=1), '.1f'),
           pages.spread(steps_V[highest_S], '.0f'),
-          pages.spread(back_S, '.0f'),
+          pages.spread(back_SV.min(axis=1), '.0f').replace('inf', 'never'),
           pages.spread(values_SV[:, -1], '.1f'),
         ]
       )
