@@ -295,6 +295,7 @@ def _finish_config(parser: _ConfigParser) -> None:
     if parser.required:
       require_config()
     return
+  typed = {word.lstrip('-') for word in parser.words}
   for name, value in config_flags.get_override_values(FLAGS['config']).items():
     kind, default = parser.fields[name]
     if kind is not tuple:
@@ -302,8 +303,9 @@ def _finish_config(parser: _ConfigParser) -> None:
     element = type(default[0]) if default and len(set(map(type, default))) == 1 else None
     if element is float:
       value = tuple(float(v) if type(v) is int else v for v in value)
-    # An unreadable '(1,' arrives as text. An empty default has no element type; it is int here.
-    is_malformed = any(isinstance(v, str) and (not default or v[:1] in '([') for v in value)
+    # An unreadable '(1,' arrives as it was typed. So does a word, which an empty default refuses.
+    texts = [v for v in value if isinstance(v, str) and f'config.{name}={v}' in typed]
+    is_malformed = any(not default or text[:1] in '([' for text in texts)
     if is_malformed or (element and any(type(v) is not element for v in value)):
       given = value[0] if len(value) == 1 else value
       raise Mistake(_expected(name, given, kind, default))

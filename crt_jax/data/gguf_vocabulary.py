@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers as hf
 
 from crt_jax.data.tokenizers import JsonTokenizer
@@ -55,10 +56,15 @@ def open_gguf(path: str | Path) -> Any:
 
 
 def contents(reader: Any, name: str, default: Any = _ABSENT) -> Any:
-  """Returns a field of the file's metadata; ValueError if it is missing without a default."""
+  """Returns a field of the file's metadata; ValueError if it is missing without a default.
+
+  A float32 is the shortest number that it can be: 1e-05, not 9.999999747378752e-06.
+  """
   field = reader.fields.get(name)
   if field is not None:
-    return field.contents()
+    value = field.contents()
+    is_float32 = [kind.name for kind in field.types] == ['FLOAT32']
+    return float(str(np.float32(value))) if is_float32 else value
   if default is _ABSENT:
     raise ValueError(f'GGUF: {name} is missing')
   return default

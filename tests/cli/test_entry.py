@@ -118,6 +118,14 @@ def test_overrides_take_the_types_of_the_config(here):
   assert printed['jax'] is False
 
 
+def test_an_empty_tuple_takes_texts(here):
+  """A word alone is refused, as below."""
+  for given in (['a'], ['a', 'b']):
+    assert (
+      done(here, CONFIG, f'--config.eval.none={tuple(given)}')['config']['eval']['none'] == given
+    )
+
+
 def test_workdir_as_given(here):
   assert done(here, CONFIG, '--workdir=elsewhere')['workdir'] == 'elsewhere'
   assert done(here, CONFIG)['workdir'] == 'runs/quickstart'

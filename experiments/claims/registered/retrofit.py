@@ -1,44 +1,90 @@
-"""Half of the layers of a trained transformer are taken out: what heals it, and is it recurrence?
+"""Most layers of a trained transformer are taken out: what heals it, and is it recurrence?
 
-Six layers are trained, the first two and the last are kept, and training goes on in five ways with
-a new optimiser and in the same new order of the text: as it is, as it is for the training FLOPs of
-the CRT, with the CRT's correction but no recurrence, as a CRT, and as a CRT whose correction alone
-learns.
+Some layers are kept, and training goes on in five ways with a new optimiser and in the same new
+order of the text: as it is, as it is for the training FLOPs of the CRT, with the CRT's correction
+but no recurrence, as a CRT, and as a CRT whose correction alone learns.
 """
 
+import functools
+from typing import NamedTuple
+
 from experiments.claims.claim import Arm, Claim, Comparison, Design, Published, better_everywhere
-from experiments.claims.registered.layers_or_recurrence import SCORED, STATELESS, TEXTS
-
-SHAPE = 'C=128,heads=16'
-KEPT = {'train.keep_layers': (0, 1, 5)}
-KEPT_STILL = {'optimizer.frozen': ('embedding', 'layers', 'final_norm', 'output')}
-
-
-def healed(text: str, kind: str, model: str, more: dict, costs_as: str = '') -> Arm:
-  """Returns one way to continue training with the kept layers."""
-  changes = SCORED | TEXTS[text] | KEPT | more
-  config = f'configs/crt_small.py:{model},{SHAPE}'
-  return Arm(f'{text}-{kind}', config, changes, costs_as, f'{text}-whole')
+from experiments.claims.registered.layers_or_recurrence import (
+  GPU_TEXTS,
+  SCORED,
+  STATELESS,
+  TEXTS,
+)
 
 
-def cpu() -> Design:
+class Size(NamedTuple):
+  """What the designs differ in.
+
+  Attributes:
+    config: of a model, whose depth takes the place of {}.
+    layers: before any is taken out.
+    kept: which stay.
+    frozen: all parts of the model but the correction.
+    whole: what the run of all layers has of its own.
+  """
+
+  texts: dict[str, dict]
+  config: str
+  layers: int
+  kept: tuple[int, ...]
+  frozen: tuple[str, ...]
+  whole: dict
+
+
+PARTS = ('embedding', 'layers', 'final_norm')
+CPU = Size(TEXTS, 'configs/crt_small.py:{},C=128,heads=16', 6, (0, 1, 5), (*PARTS, 'output'), {})
+# All 30 layers of SmolLM2 are scored after a step too small to change any parameter.
+SMOLLM2 = {
+  name: {
+    **{field: value for field, value in own.items() if field != 'data.bpe_documents'},
+    'data.vocab_size': 49_152,
+    'optimizer.learning_rate': 3e-4,
+    'optimizer.warmup_steps': 100,
+    'train.steps': 2000,
+  }
+  for name, own in GPU_TEXTS.items()
+}
+GPU = Size(
+  SMOLLM2,
+  'configs/smollm2.py:{}',
+  30,
+  (0, 1, 2, 3, 4, 5, 28, 29),
+  PARTS,
+  {
+    'train.steps': 1,
+    'optimizer.learning_rate': 1e-12,
+    'optimizer.final_learning_rate': 1e-12,
+    'optimizer.warmup_steps': 0,
+  },
+)
+
+
+def design(size: Size) -> Design:
+  left = len(size.kept)
   arms, comparisons = [], []
-  for text, own in TEXTS.items():
-    crt = f'{text}-crt'
-    arms += [
-      Arm(f'{text}-whole', f'configs/crt_small.py:N=6,{SHAPE}', SCORED | own),
-      healed(text, 'plain', 'N=3', {}),
-      healed(text, 'plain-training', 'N=3', {}, crt),
-      healed(text, 'stateless', 'D=3', STATELESS),
-      healed(text, 'crt', 'D=3,K=4,kmin=2', {}),
-      healed(text, 'correction', 'D=3,K=4,kmin=2', KEPT_STILL),
-    ]
+  for text, own in size.texts.items():
+    whole, crt, depth = f'{text}-whole', f'{text}-crt', f'D={left},K=4,kmin=2'
+    arms.append(Arm(whole, size.config.format(f'N={size.layers}'), SCORED | own | size.whole))
+    for kind, model, more, costs_as in (
+      ('plain', f'N={left}', {}, ''),
+      ('plain-training', f'N={left}', {}, crt),
+      ('stateless', f'D={left}', STATELESS, ''),
+      ('crt', depth, {}, ''),
+      ('correction', depth, {'optimizer.frozen': size.frozen}, ''),
+    ):
+      changes = SCORED | own | {'train.keep_layers': size.kept} | more
+      arms.append(Arm(f'{text}-{kind}', size.config.format(model), changes, costs_as, whole))
     for against, title, decides in (
       ('plain', 'as it is, as many steps', False),
       ('plain-training', 'as it is, training FLOPs', True),
       ('stateless', 'the correction without recurrence, as many steps', True),
       ('correction', 'the correction alone learns', False),
-      ('whole', 'the six layers before', False),
+      ('whole', 'all layers before', False),
     ):
       name = f'{text}, CRT - {title}'
       comparisons.append(Comparison(name, crt, f'{text}-{against}', decisive=decides))
@@ -47,7 +93,7 @@ def cpu() -> Design:
 
 CLAIM = Claim(
   name='retrofit',
-  sentence='Where half of the layers are taken out of a trained transformer, recurrence heals more '
+  sentence='Where most layers are taken out of a trained transformer, recurrence heals more '
   'than training on does.',
   where='not published: a question of this project',
   hypothesis='the CRT of the kept layers is better than the kept layers trained on for as many '
@@ -59,5 +105,5 @@ CLAIM = Claim(
     'one choice of layers, one learning rate',
   ),
   rule=better_everywhere,
-  designs={'cpu': cpu},
+  designs={'cpu': functools.partial(design, CPU), 'gpu': functools.partial(design, GPU)},
 )
