@@ -231,7 +231,8 @@ def main(argv: list[str]):
   gpus, others = ([t for t in targets if (t in GPUS) is on_gpu] for on_gpu in (True, False))
   if gpus:
     programs = gpu_programs()
-    compile_all(programs, {target: (run_job, target) for target in gpus}, list(programs))
+    asked = chosen_programs(programs)
+    compile_all(asked, {target: (run_job, target) for target in gpus}, list(programs))
   every = specs()
   jobs: dict[str, tuple] = {target: (result_of, target) for target in others}
   if _SCALING.value:
@@ -262,18 +263,21 @@ def compile_all(sources: dict[str, Any], jobs: dict[str, tuple], every: list[str
 
 
 def gpu_programs() -> dict[str, tuple]:
-  """Label -> job and name of the programs that --decode and --train ask for."""
-  found = {}
-  is_all = not _DECODE.value and not _TRAIN.value
-  for flag, job, known in (
-    (_DECODE, decoding_of, list(decoded())),
-    (_TRAIN, training_of, list(CASES)),
-  ):
-    for name in known if is_all else flag.value:
-      if name not in known:
-        raise app.UsageError(f'--{flag.name}={name}: there are {", ".join(known)}')
-      found[f'{flag.name} {name}'] = job, name
-  return found
+  """Returns label -> job and name of every program for a GPU."""
+  return {
+    f'{kind} {name}': (job, name)
+    for kind, job, names in (('decode', decoding_of, decoded()), ('train', training_of, CASES))
+    for name in names
+  }
+
+
+def chosen_programs(programs: dict[str, tuple]) -> dict[str, tuple]:
+  """Returns those that --decode and --train ask for; all where neither does."""
+  asked = [f'{flag.name} {name}' for flag in (_DECODE, _TRAIN) for name in flag.value]
+  for label in asked:
+    if label not in programs:
+      raise app.UsageError(f'--{label.replace(" ", "=")}: there are {", ".join(programs)}')
+  return {label: programs[label] for label in asked or programs}
 
 
 def run_job(source: tuple, target: str) -> dict:
@@ -329,14 +333,14 @@ def read(path: pathlib.Path) -> dict:
 
 
 def keep(path: pathlib.Path, name: str, label: str, found: dict, every: list[str]) -> None:
-  """Adds one result to the file, which other processes may be adding to."""
+  """Adds one result to the file, which other processes may be adding to; `every` gives an order."""
   path.parent.mkdir(parents=True, exist_ok=True)
   folder = os.open(path.parent, os.O_RDONLY)
   try:
     fcntl.flock(folder, fcntl.LOCK_EX)
     results = read(path)['results']
     results.setdefault(name, {})[label] = found | {'commit': commit()}
-    ordered = {name: results[name] for name in every if name in results}
+    ordered = {name: results[name] for name in (*every, *results) if name in results}
     made = origin() | {'libtpu': libtpu_version()}
     json_text.write(path, {'results': ordered, 'configs': every, 'origin': made})
   finally:

@@ -1,8 +1,17 @@
 """The training steps that are timed and compiled ahead: paper-size models, bfloat16, no dropout."""
 
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from crt_jax.cli import config_files
+from crt_jax.keys import random_key
+from crt_jax.models import kernel_choice
+from crt_jax.models.base import Model
+from crt_jax.models.traced_flops import traced_flops
 
 # K is fixed, so that every step costs the same.
 CASES = {
@@ -43,3 +52,28 @@ def config_of(
     changes['data.batch_size'] = batch_size
   config.update_from_flattened_dict(changes | (fixed or {}))
   return config
+
+
+def recomputed_flops(model: Model, config: ConfigDict) -> float:
+  """Returns the FLOPs per token that the backward pass recomputes.
+
+  They are layers and passes by `remat`, positions by `backward`, and the output layer if its loss
+  is chunked. They are counted in the traced programs with and without recomputation, both with
+  materialised attention, of which remat 'dots' keeps what a fused kernel returns.
+  """
+  rows = config.data.batch_size // config.train.accumulation
+  shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
+
+  def traced(**changes: Any):
+    fields = dataclasses.replace(model.config, attention_kernel='xla', **changes)
+    plain = type(model)(fields)
+    params = jax.eval_shape(plain.init, random_key(0))
+    return traced_flops(
+      jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
+    )
+
+  keeps_attention = model.config.remat == 'dots' and kernel_choice.running(model.config)[0] != 'xla'
+  own = dict(remat='none') if keeps_attention else {}
+  stored = dict(backward='scan') if model.config.name == 'crt' else {}
+  extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30, **stored)
+  return extra / (rows * config.data.sequence_length)

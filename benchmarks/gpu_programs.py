@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
 
 import crt_jax
-from benchmarks.cases import config_of
+from benchmarks.cases import config_of, recomputed_flops
 from benchmarks.gpu_text import Program, kernels
 from configs.latency import models, with_kernels
-from crt_jax import sharding
+from crt_jax import accounting, sharding
 from crt_jax.decoding import Sampling, row_keys
 from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
@@ -33,6 +34,8 @@ TARGETS = {file.stem: file for file in pathlib.Path(__file__).parent.glob('targe
 TOKENS, CAPACITY = 16, 448  # of one call, and slots of the caches, at batch 1 in bfloat16
 # Microseconds of a kernel: recorded in a CUDA graph (2 to 2.5 on an H200), and launched by itself.
 IN_GRAPH_US, LAUNCHED_US = 2.25, 4.5
+PRODUCT_FLOPS = 7e14  # a second, of bfloat16 products of 8192 on an H200 (train_h200.json)
+PRODUCTS = ('matrix products', 'projections', 'fused kernel', 'several parts')  # ends of parts
 
 
 def device_of(target: str) -> jax.Device:
@@ -71,7 +74,7 @@ def decoding_on(device: jax.Device, fields: dict) -> dict:
     kernels_run_per_token=run,
     kernels_outside=found.outside,
     **_row(compiled, program, parts, found.command_buffers),
-    predicted_us=_predicted(device, run, sum(parts.values())),
+    predicted_us=_predicted(device, run, parts),
   )
 
 
@@ -84,8 +87,17 @@ def training_of(name: str, target: str) -> dict:
   return dict(
     kernels=run,
     **_row(compiled, program, parts, found.command_buffers),
-    predicted_us=_predicted(device, run, sum(parts.values())),
+    predicted_us=_predicted(device, run, parts, hardware_flops(name, device)),
   )
+
+
+def hardware_flops(name: str, device: jax.Device) -> float:
+  """Returns the FLOPs of a step of CASES, those that the backward pass computes anew included."""
+  config = measured(name)
+  model, length = crt_jax.build(config.model, device), config.data.sequence_length
+  depth = None if model.depths() is None else model.resolve_depth(None)
+  a_token = accounting.model_flops(config.model, length, depth) + recomputed_flops(model, config)
+  return a_token * config.data.batch_size * length
 
 
 def lower_decoding(fields: dict, device: jax.Device) -> jax.stages.Lowered:
@@ -101,10 +113,16 @@ def lower_decoding(fields: dict, device: jax.Device) -> jax.stages.Lowered:
   return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
 
 
+def measured(case: str) -> ConfigDict:
+  """Returns the config of CASES with the settings that benchmarks.train tries first."""
+  config = config_of(case)
+  config.model.remat, config.train.accumulation = 'auto', 1
+  return config
+
+
 def lower_step(case: str, device: jax.Device) -> jax.stages.Lowered:
   """Returns a training step of CASES, as benchmarks.train times it."""
-  config = config_of(case)
-  config.train.accumulation = 1
+  config = measured(case)
   mesh = sharding.make_mesh(config.mesh, [device])
   model = crt_jax.build(config.model, device)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
@@ -143,14 +161,22 @@ def _row(
   )
 
 
-def _predicted(device: jax.Device, kernels: int, moved: int) -> dict:
-  """Returns microseconds with kernels in a CUDA graph, and with each launched by itself."""
+def _predicted(device: jax.Device, kernels: int, parts: dict[str, int], flops: float = 0.0) -> dict:
+  """Returns microseconds with kernels in a CUDA graph, and with each launched by itself.
+
+  Where FLOPs are given, they are what products take; without, products read their bytes.
+  """
   bandwidth = datasheet_bandwidth(device.device_kind)
+  moved = sum(size for part, size in parts.items() if not (flops and part.endswith(PRODUCTS)))
   reading = 1e6 * moved / bandwidth if bandwidth else 0.0
+  products = 1e6 * flops / PRODUCT_FLOPS
   return dict(
-    in_graph=round(kernels * IN_GRAPH_US + reading, 1),
-    launched=round(kernels * LAUNCHED_US + reading, 1),
+    in_graph=round(kernels * IN_GRAPH_US + reading + products, 1),
+    launched=round(kernels * LAUNCHED_US + reading + products, 1),
     kernel_us_in_graph=IN_GRAPH_US,
     kernel_us_launched=LAUNCHED_US,
     bytes_per_second=bandwidth,
+    **(
+      {'products': round(products, 1), 'product_flops_per_second': PRODUCT_FLOPS} if flops else {}
+    ),
   )

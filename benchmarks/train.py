@@ -30,7 +30,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
@@ -38,15 +37,13 @@ from ml_collections import ConfigDict
 
 import crt_jax
 from benchmarks import results
-from benchmarks.cases import CASES, config_of
+from benchmarks.cases import CASES, config_of, recomputed_flops
 from crt_jax import accounting, cli, placing, sharding
 from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import did_you_mean
-from crt_jax.keys import random_key
 from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import kernel_choice
 from crt_jax.models.base import Model
-from crt_jax.models.traced_flops import traced_flops
 from crt_jax.runs import train_state
 from crt_jax.training import optimizer, step
 from crt_jax.types import Batch, Tree
@@ -281,31 +278,6 @@ def time_steps(
     jax.block_until_ready((carry, metrics))
     seconds.append((time.perf_counter() - start) / steps)
   return seconds[1:], carry
-
-
-def recomputed_flops(model: Model, config: ConfigDict) -> float:
-  """Returns the FLOPs per token that the backward pass recomputes.
-
-  They are layers and passes by `remat`, positions by `backward`, and the output layer if its loss
-  is chunked. They are counted in the traced programs with and without recomputation, both with
-  materialised attention, of which remat 'dots' keeps what a fused kernel returns.
-  """
-  rows = config.data.batch_size // config.train.accumulation
-  shape = jax.ShapeDtypeStruct((rows, config.data.sequence_length), jnp.int32)
-
-  def traced(**changes: Any):
-    fields = dataclasses.replace(model.config, attention_kernel='xla', **changes)
-    plain = type(model)(fields)
-    params = jax.eval_shape(plain.init, random_key(0))
-    return traced_flops(
-      jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
-    )
-
-  keeps_attention = model.config.remat == 'dots' and kernel_choice.running(model.config)[0] != 'xla'
-  own = dict(remat='none') if keeps_attention else {}
-  stored = dict(backward='scan') if model.config.name == 'crt' else {}
-  extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30, **stored)
-  return extra / (rows * config.data.sequence_length)
 
 
 def peak_bytes() -> int | None:

@@ -87,3 +87,22 @@ def test_what_is_there_is_kept(tmp_path, monkeypatch, capsys):
   again = json.loads(file.read_text())['results']
   assert list(again) == ['first', 'tiny']
   assert again['tiny']['cpu:2']['sent_bytes_a_device'] == 'as it was'
+
+
+def test_a_program_for_a_gpu_leaves_the_others_in_the_file(tmp_path, monkeypatch):
+  """Whatever is asked for; a name that no version knows any more stays too."""
+  monkeypatch.setattr(aot, 'is_there', lambda target: True)
+  monkeypatch.setattr(aot, 'run_job', lambda source, target: dict(predicted_us={'in_graph': 1.0}))
+  monkeypatch.setattr(aot, 'describe', str)
+  file = tmp_path / 'gpu.json'
+  file.write_text(json.dumps({'results': {'decode of_old': {'h100': {}}}}))
+  common = dict(output=str(file), target='h100', scaling='false', slices='false')
+  for asked in (dict(decode='transformer_n6', train=''), dict(decode='', train='cart_d1024')):
+    with flagsaver.as_parsed(**common, **asked):
+      aot.main([])
+  found = json.loads(file.read_text())
+  assert list(found['results']) == ['decode transformer_n6', 'train cart_d1024', 'decode of_old']
+  assert {'decode crt_d1_c2048', 'train cart_d1024'} <= set(found['configs'])
+  with flagsaver.as_parsed(**common, decode='x', train=''):
+    with pytest.raises(app.UsageError, match='--decode=x: there are .*decode transformer_n6'):
+      aot.main([])
