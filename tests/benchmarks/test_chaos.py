@@ -9,7 +9,7 @@ import pytest
 from tests.end_to_end import runs
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # 4 minutes of a processor; tests/end_to_end kills runs in CI
 def test_a_minute_of_hits_changes_nothing(tmp_path):
   output = tmp_path / 'chaos.json'
   command = [sys.executable, '-m', 'benchmarks.chaos', '--minutes=1', f'--output={output}']
