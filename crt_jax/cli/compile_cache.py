@@ -10,6 +10,7 @@ from crt_jax import storage
 
 LARGEST_BYTES = 4 << 30  # of all programs; beyond it those are removed that were read longest ago
 _CPU = Path('/proc/cpuinfo')
+_KIND = ('model name', 'flags', 'CPU part', 'Features')  # the last two on Arm
 
 
 def keep_programs() -> None:
@@ -26,7 +27,7 @@ def keep_programs() -> None:
   if 'gds' in about.get('bugs', '').split():
     return
   # JAX's own key does not hold the instructions that the program of a CPU was compiled for.
-  what = [platform.machine(), about.get('model name', ''), about.get('flags', '')]
+  what = [platform.machine(), *(about.get(name, '') for name in _KIND)]
   with contextlib.suppress(OSError, ValueError):
     programs = storage.cache_folder() / 'programs'
     folder = programs / hashlib.sha256('\n'.join(what).encode()).hexdigest()[:8]
