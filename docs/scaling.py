@@ -109,7 +109,7 @@ def scaling_table(results: dict) -> list[str]:
 
 def slices_table(results: dict) -> list[str]:
   """Returns a line per config, number of slices and axis across them: bytes on either network."""
-  head = ['config', 'devices', 'across', 'mesh', 'sent by a device, MiB', 'over the slow network']
+  head = ['config', 'devices', 'across', 'mesh', 'sent by a device, MiB', 'to other slices, MiB']
   rows = []
   for name, found in results.items():
     for label, cell in found.items():

@@ -8,8 +8,8 @@ from experiments import pages
 read = functools.partial(pages.read, 'latency.json')
 HEAD = (
   'model', 'batch', 'context', 'dtype', 'tokens per call', 'ms per token', 'p95', 'tokens/s',
-  'first token, ms', '% of streamed floor', '% drawing', 'faster than its transformer',
-  'than eager PyTorch', 'than `transformers`',
+  'first token, ms', 'streamed floor, of the time', 'drawing, of the time',
+  'speed, its transformer = 1', 'speed, eager PyTorch = 1', 'speed, `transformers` = 1',
 )  # fmt: skip
 SHOWN = {
   'crt_d1_c2048': 'CRT, 1 layer of 2048',
@@ -34,12 +34,12 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
   figures.advantage(result, drawn / 'advantage.png')
   machine = result['machine']
   text = pages.paragraphs(
-    f'Measured: {caption(result)}, commit {result["commit"][:7]}. The machine reads '
-    f'{machine["bandwidth"] / 1e9:.1f} GB/s, starts a kernel in {1e6 * machine["launch"]:.2f} us '
-    f'and answers a call in {1e6 * machine["round_trip"]:.1f} us.',
+    f'Measured on {caption(result)}, commit {result["commit"][:7]}. The machine reads memory at '
+    f'{machine["bandwidth"] / 1e9:.1f} GB/s, launches a kernel in {1e6 * machine["launch"]:.2f} us '
+    f'and returns from a call in {1e6 * machine["round_trip"]:.1f} us.',
     pages.table(HEAD, map(cells, result['rows'])),
-    '![Milliseconds per token.](figures/latency.png)',
-    '![Advantage against the cost of a launch.](figures/advantage.png)',
+    '![Milliseconds per token of each model, with the floor of its bytes.](figures/latency.png)',
+    '![Speed, its transformer = 1, against the cost of a launch.](figures/advantage.png)',
   )
   return {'docs/latency.md': text, 'README.md': short(result)}
 

@@ -7,7 +7,7 @@ from experiments import pages
 
 read = functools.partial(pages.read, 'prefill.json')
 HEAD = (
-  'tokens', 'way', 'K', 'ms', 'times as fast as exact', 'largest error of a logit', 'KL, nats',
+  'tokens', 'way', 'K', 'ms', 'speed, exact = 1', 'largest error of a logit', 'KL, nats',
   'same likeliest token',
 )  # fmt: skip
 
@@ -21,11 +21,12 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
   model = result['model']
   exact = {r['tokens']: r['seconds'] for r in result['rows'] if r['method'] == 'sequential'}
   text = pages.paragraphs(
-    f'A CRT of D={model["layers"]}, C={model["width"]}, trained at {result["trained_length"]:,} '
-    f'positions with K from {model["depth_min"]} to {model["depth"]}; {result["prompts"]} prompts '
-    f'of validation text at a time. {caption(result)}, commit {result["commit"][:7]}.',
+    f'The model is a CRT with D={model["layers"]} and C={model["width"]}, trained on sequences of '
+    f'{result["trained_length"]:,} positions with K from {model["depth_min"]} to {model["depth"]}. '
+    f'It read {result["prompts"]} prompts of validation text together. Measured on '
+    f'{caption(result)}, commit {result["commit"][:7]}.',
     pages.table(HEAD, (cells(row, exact[row['tokens']]) for row in result['rows'])),
-    '![Time and error of reading a prompt.](figures/prefill.png)',
+    '![Time to read a prompt and error of the next token, by length.](figures/prefill.png)',
   )
   return {'docs/latency.md': text}
 
