@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from crt_jax.models.base import Model
 from crt_jax.models.traced_flops import traced_flops
 
@@ -72,8 +72,8 @@ def recomputed_flops(model: Model, config: ConfigDict) -> float:
       jax.grad(plain.loss, has_aux=True), params, dict(tokens=shape, targets=shape)
     )
 
-  keeps_attention = model.config.remat == 'dots' and kernel_choice.running(model.config)[0] != 'xla'
-  own = dict(remat='none') if keeps_attention else {}
+  kernel, _ = attention_choice.running(model.config)
+  own = dict(remat='none') if model.config.remat == 'dots' and kernel != 'xla' else {}
   stored = dict(backward='scan') if model.config.name == 'crt' else {}
   extra = traced(**own) - traced(remat='none', loss_chunk_mib=2**30, **stored)
   return extra / (rows * config.data.sequence_length)

@@ -42,7 +42,7 @@ from crt_jax import accounting, cli, placing, sharding
 from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import did_you_mean
 from crt_jax.layers.attention_kernels import KERNELS
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from crt_jax.models.base import Model
 from crt_jax.runs import train_state
 from crt_jax.training import optimizer, step
@@ -142,7 +142,7 @@ def measure(
   jax.config.update('jax_enable_compilation_cache', False)  # compile time is measured
   mesh = sharding.make_mesh(config.mesh, devices)
   device = mesh.devices.flat[0]
-  kernel_choice.check_device(crt_jax.build(config.model, device).config, device)
+  attention_choice.check_device(crt_jax.build(config.model, device).config, device)
   rows_BxT = config.data.batch_size, config.data.sequence_length
   model, compiled, seconds, parts = first_that_fits(config, mesh, steps, groups, profile, fixed)
   depth, executable = next(iter(compiled.executables.items()))
@@ -163,7 +163,7 @@ def measure(
     remat=model.config.remat,
     unroll_scans=model.config.unroll_scans,
     loss_chunk_mib=model.config.loss_chunk_mib,
-    attention=kernel_choice.describe(model.config),
+    attention=attention_choice.describe(model.config),
     seconds_per_step=per_step,
     seconds=seconds,
     tokens_per_second=tokens_per_second,

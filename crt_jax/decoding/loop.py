@@ -17,8 +17,8 @@ from crt_jax import sharding
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import NOT_FINITE, Sampling, draw, noise, row_keys
 from crt_jax.models.base import Model
+from crt_jax.models.decode_kernel import check_texts, config_for
 from crt_jax.models.inputs import check_positions
-from crt_jax.models.kernel_choice import check_decoding, config_for
 from crt_jax.recurrence.state import DecodeState, in_place_options
 from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
@@ -91,7 +91,7 @@ def stream(
     NotFinite: a row's logits are not finite.
   """
   check_positions(context, model.max_positions)
-  check_decoding(model.config, len(prompts), params)
+  check_texts(model.config, len(prompts), params)
   lengths = _checked_lengths(prompts, model.config.vocab_size, context)
   for name, value in (('num_tokens', num_tokens), ('chunk', chunk)):
     if value < 1:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.keys import random_key
-from crt_jax.models.kernel_choice import is_single_row
+from crt_jax.models.decode_kernel import is_single_row
 from crt_jax.types import Array
 
 BLOCK = 128  # tokens whose probabilities are summed first

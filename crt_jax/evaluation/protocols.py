@@ -24,7 +24,7 @@ from crt_jax.evaluation.accuracy import accuracy
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.evaluation.ledger import Ledger
 from crt_jax.evaluation.perplexity import NOTHING, Form, Sums, evaluate, forms, trained_form
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from crt_jax.models.base import Model
 from crt_jax.placing import ON_ONE_DEVICE, Placement
 from crt_jax.rounding import ceil_div
@@ -225,7 +225,7 @@ def scoring_model(model: Model, config: ConfigDict) -> Model:
   fields = dataclasses.replace(
     fields, dtype=config.eval.dtype or fields.dtype, attention_kernel='xla'
   )
-  if kernel_choice.fits(fields, kernel):
+  if attention_choice.fits(fields, kernel):
     fields = dataclasses.replace(fields, attention_kernel=kernel)
   return type(model)(fields)
 

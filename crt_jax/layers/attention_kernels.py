@@ -6,7 +6,7 @@
 
 They are told of causality and window and never given a mask or bias, which would be as large as the
 scores. None drops attention weights, and none reads a cache: there 'xla' runs whatever is asked
-for. models/kernel_choice.py says what that makes of a configuration.
+for. models/attention_choice.py says what that makes of a configuration.
 """
 
 import functools

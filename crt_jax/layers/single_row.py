@@ -26,7 +26,7 @@ def transformer_layer(
   """What the layer returns, with the whole cache, the position written into it, as its entries."""
   norm, x_C = Norm(0, layer.norm, layer.norm_eps), x_1x1xC.reshape(-1)
   normed1, normed2 = (_normed(norm, params[name]) for name in ('norm1', 'norm2'))
-  assert isinstance(layer.attention, Attention), 'kernel_choice.check refuses others'
+  assert isinstance(layer.attention, Attention), 'decode_kernel.check refuses others'
   # The names that profiles know parts by.
   with jax.named_scope('TransformerLayer/attention'):
     x_C, cache = _attention(layer.attention, params['attention'], x_C, normed1, past, interpret)

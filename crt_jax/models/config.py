@@ -1,18 +1,36 @@
 """How a model configuration selects its scans, and the names of the recurrent passes."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from crt_jax.models import kernel_choice
+import jax
+import jax.extend
+
+from crt_jax.layers import attention_kernels
 from crt_jax.recurrence.scan import Remat, scan_of
 from crt_jax.schema import ModelConfig
+
+_KEPT = jax.checkpoint_policies.save_from_both_policies(
+  jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  jax.checkpoint_policies.save_only_these_names(attention_kernels.FUSED_ATTENTION),
+)
+
+
+def _keep_products(primitive: jax.extend.core.Primitive, *args: Any, **params: Any) -> bool:
+  """The policy 'dots': what the backward pass reads instead of computing it anew.
+
+  It keeps products of activations with weights and what a fused attention kernel returns; norms,
+  activations, rotary angles and materialised attention are computed anew.
+  """
+  return primitive.name == attention_kernels.CUDNN_ATTENTION or _KEPT(primitive, *args, **params)
+
 
 # model.remat -> rematerialisation policy of each recurrent pass, and of each layer inside it.
 REMAT: dict[str, tuple[Remat, Remat]] = {
   'none': (False, False),
   'pass': (True, False),
   'layer': (True, True),
-  'dots': (kernel_choice.keep_products, kernel_choice.keep_products),
+  'dots': (_keep_products, _keep_products),
 }
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.linear import Dropout
-from crt_jax.models import corrections, crt_training, kernel_choice
+from crt_jax.models import corrections, crt_training, decode_kernel
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.cart_block import CARTBlock
 from crt_jax.models.config import RecurrentPasses, pass_scan
@@ -124,7 +124,7 @@ class CRT(Model[CRTConfig]):
     return axes | ({'correction': correction} if correction else {})
 
   def parts(self, params: Params) -> CRTParts:
-    config, layers = kernel_choice.config_for(self.config, params), params['layers']
+    config, layers = decode_kernel.config_for(self.config, params), params['layers']
     block, correction = self.make_block(config), self.make_correction(config)
     borrowed = block.last_layer(layers) if correction.borrows else {}
     summary, inject = correction.functions(params.get('correction', {}), borrowed)
@@ -234,7 +234,7 @@ class CRT(Model[CRTConfig]):
     return remarks
 
   def head(self, params: Params, hidden: Array) -> Array:
-    config = kernel_choice.config_for(self.config, params)
+    config = decode_kernel.config_for(self.config, params)
     return project(self._modules(), params, hidden, config)
 
   def resolve_depth(self, depth: int | None) -> int:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import jax
 
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from crt_jax.models.loss import CHUNK_MIB
 from crt_jax.schema import ModelConfig
 
@@ -26,12 +26,12 @@ def decide(config: Config, device: jax.Device | None) -> Config:
     config: a ModelConfig.
     device: the device to choose for; None = any.
   """
-  is_gpu = device is not None and kernel_choice.is_nvidia(device)
+  is_gpu = device is not None and attention_choice.is_nvidia(device)
   kernel = config.attention_kernel
   if kernel == 'auto':
-    kernel = 'cudnn' if is_gpu and kernel_choice.fits(config, 'cudnn', device) else 'xla'
+    kernel = 'cudnn' if is_gpu and attention_choice.fits(config, 'cudnn', device) else 'xla'
   config = dataclasses.replace(config, attention_kernel=kernel)
-  is_fused = is_gpu and kernel_choice.running(config)[0] == 'cudnn'
+  is_fused = is_gpu and attention_choice.running(config)[0] == 'cudnn'
   remat, unroll_scans, chunk = config.remat, config.unroll_scans, config.loss_chunk_mib
   return dataclasses.replace(
     config,

@@ -6,7 +6,7 @@ from crt_jax import sharding
 from crt_jax.layers.linear import Embedding, Linear, contract
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import compute_dtype
-from crt_jax.models import kernel_choice
+from crt_jax.models import decode_kernel
 from crt_jax.models.inputs import check_positions, check_tokens
 from crt_jax.models.modules import apply_module
 from crt_jax.schema import CARTConfig, LayerFields, ModelConfig
@@ -68,7 +68,7 @@ def embed(
 
 def project(modules: dict, params: Params, hidden: Array, config: ModelConfig) -> Array:
   """Applies final norm and output layer: computes in the model's dtype, sums in float32 or more."""
-  if kernel_choice.is_single_row(config.decode_kernel, hidden):
+  if decode_kernel.is_single_row(config.decode_kernel, hidden):
     from crt_jax.layers import single_row
 
     norm, norm_params = modules['final_norm'], params['final_norm']

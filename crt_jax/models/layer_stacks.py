@@ -16,7 +16,7 @@ from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params, stacked_axes
 from crt_jax.layers.rotary import Scaling
 from crt_jax.layers.transformer_layer import TransformerLayer
-from crt_jax.models import kernel_choice
+from crt_jax.models import decode_kernel
 from crt_jax.models.config import layer_scan
 from crt_jax.models.ends import gpt2_ends, llama_ends, tied_ends, untied_ends
 from crt_jax.models.modules import apply_module
@@ -108,7 +108,7 @@ class LayerStack(Stack):
     self, params: dict, x_BxTxC: Array, past: Past | None = None, key: Array | None = None
   ) -> tuple[Array, Any]:
     kernel = self.config.decode_kernel
-    if past is None or not kernel_choice.is_single_row(kernel, x_BxTxC):
+    if past is None or not decode_kernel.is_single_row(kernel, x_BxTxC):
       return apply_module(self.layer, params, x_BxTxC, past, key=key)
     from crt_jax.layers import single_row
 

@@ -10,7 +10,7 @@ from crt_jax.layers.feed_forward import FeedForward
 from crt_jax.layers.linear import Embedding
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.parameters import axes_of, init_params
-from crt_jax.models import kernel_choice
+from crt_jax.models import decode_kernel
 from crt_jax.schema import ModelConfig
 from crt_jax.types import Array
 
@@ -43,7 +43,7 @@ def normed_feed_forward(
   kernel: str = 'xla',
 ) -> Array:
   """onto + FeedForward(Norm(x)) in the dtype of x; `kernel` is `config.decode_kernel`."""
-  if kernel_choice.is_single_row(kernel, x):
+  if decode_kernel.is_single_row(kernel, x):
     from crt_jax.layers import single_row
 
     return single_row.feed_forward(modules, params, x, onto, kernel == 'interpreted')

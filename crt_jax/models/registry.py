@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from crt_jax import schema
-from crt_jax.models import device_defaults, kernel_choice
+from crt_jax.models import attention_choice, decode_kernel, device_defaults
 from crt_jax.models.base import Model
 from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
@@ -42,7 +42,8 @@ def build(
     fields.dtype != 'float64' or jax.config.jax_enable_x64,
     "model.dtype='float64' needs 64-bit types; set jax_enable_x64 (JAX_ENABLE_X64=1)",
   )
-  kernel_choice.check(fields)
+  attention_choice.check(fields)
+  decode_kernel.check(fields)
   return model(device_defaults.decide(fields, device))
 
 

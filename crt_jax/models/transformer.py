@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax.layers.norm import Norm
-from crt_jax.models import kernel_choice
+from crt_jax.models import decode_kernel
 from crt_jax.models.base import Hidden, Model
 from crt_jax.models.counts import of_transformer
 from crt_jax.models.ends import embed, project
@@ -77,7 +77,7 @@ class Transformer(Model[TransformerConfig]):
     self, params: Params, x_BxTxC: Array, past: Past | None = None, key: Array | None = None
   ) -> tuple[Array, Any]:
     stack_key, head_key = (None, None) if key is None else jax.random.split(key)
-    config = kernel_choice.config_for(self.config, params)
+    config = decode_kernel.config_for(self.config, params)
     stack = layers_of(config)
     x_BxTxC, entries = stack.block(params['layers'])(x_BxTxC, past, stack_key)
     extra = self._head_layer()
@@ -106,7 +106,7 @@ class Transformer(Model[TransformerConfig]):
     return Hidden(self._block(params, x_BxTxC, None, key)[0], {}, {})
 
   def head(self, params: Params, hidden: Array) -> Array:
-    config = kernel_choice.config_for(self.config, params)
+    config = decode_kernel.config_for(self.config, params)
     return project(self._modules(), params, hidden, config)
 
   def decode_state(self, batch: int, max_len: int, depth: int | None = None) -> DecodeState:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from crt_jax import accounting, evaluation, schema
-from crt_jax.models import device_defaults, kernel_choice
+from crt_jax.models import attention_choice, device_defaults
 from crt_jax.program import program, python
 from crt_jax.runs.provenance import device_name
 from crt_jax.training import sharding_table
@@ -51,7 +51,7 @@ def cost_card(run: 'Run') -> str:
     f'{_mebibytes(sharding_table.shard_bytes(state.opt_state))} of the optimiser a device '
     f'({_mebibytes(sharding_table.whole_bytes(state))} in all; sharding.txt)',
     f'devices       {jax.device_count()} x {device_name()} ({jax.default_backend()}), mesh {mesh}',
-    f'attention     {kernel_choice.describe(model.config)}',
+    f'attention     {attention_choice.describe(model.config)}',
     f'computed as   {", ".join(f"{name}={value}" for name, value in decided.items())}',
     f'at the end    {scored(run)}',
   ]

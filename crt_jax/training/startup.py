@@ -14,7 +14,7 @@ from crt_jax import data, decoding, evaluation, json_text, placing, schema, shar
 from crt_jax.cluster import agreement
 from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
-from crt_jax.models import device_defaults, kernel_choice
+from crt_jax.models import attention_choice, device_defaults
 from crt_jax.models.base import Model
 from crt_jax.runs import bucket, checkpoint, train_state, workdir
 from crt_jax.runs.checksums import OtherOptimizer
@@ -148,7 +148,7 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
   if finished is not None and not changed:
     print(f'{path}: this run is finished, at step {finished}; nothing to do')
     return None
-  kernel_choice.check_device(model.config)
+  attention_choice.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
   tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)

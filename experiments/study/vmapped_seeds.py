@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from crt_jax import accounting, data, evaluation
 from crt_jax.evaluation.jacobian import jacobian
 from crt_jax.keys import random_key
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from crt_jax.models.base import Model
 from crt_jax.runs.train_state import TrainState, quick_compile
 from crt_jax.training import optimizer, startup
@@ -65,7 +65,7 @@ def train_and_keep(
     ValueError: a mistake in the config, before anything is compiled.
   """
   config, model = startup.check_config(config)
-  kernel_choice.check_device(model.config)
+  attention_choice.check_device(model.config)
   evaluation.forms(model, config)
   dataset = data.prepare(config.data)
   dataset.check_vocabulary(config.model.vocab_size)

@@ -12,7 +12,7 @@ from crt_jax.decoding import Sampling, generate, prepare
 from crt_jax.decoding.prepare import empty_state
 from crt_jax.decoding.sampling import NOT_FINITE, draw, sample
 from crt_jax.layers import row_kernels
-from crt_jax.models import kernel_choice
+from crt_jax.models import decode_kernel
 from tests.contract.models import model_of, params_of, tokens_of
 
 
@@ -116,7 +116,7 @@ def test_a_token_is_drawn_as_by_sample():
 )
 def test_layers_that_the_kernels_do_not_know_are_refused(name, changes, message):
   with pytest.raises(ValueError, match=message) as caught:
-    kernel_choice.check(
+    decode_kernel.check(
       dataclasses.replace(model_of(name).config, decode_kernel='pallas', **changes)
     )
   assert str(caught.value).endswith("; use model.decode_kernel='xla'")
@@ -125,14 +125,14 @@ def test_layers_that_the_kernels_do_not_know_are_refused(name, changes, message)
 def test_a_device_that_cannot_run_them_is_refused():
   config = model_of('crt', decode_kernel='pallas').config
   with pytest.raises(ValueError, match='needs an NVIDIA GPU, and this is cpu'):
-    kernel_choice.check_decoding(config, 1, dict(layers=(jnp.zeros(1),)))
-  kernel_choice.check_decoding(config, 2, dict(layers={}))  # which the plain step reads
+    decode_kernel.check_texts(config, 1, dict(layers=(jnp.zeros(1),)))
+  decode_kernel.check_texts(config, 2, dict(layers={}))  # which the plain step reads
   h100 = types.SimpleNamespace(platform='gpu', device_kind='NVIDIA H100 80GB HBM3')
 
   def on(count):
     placed = types.SimpleNamespace(device_set=[h100] * count)
     return dict(layers=(types.SimpleNamespace(sharding=placed),))
 
-  kernel_choice.check_decoding(config, 1, on(1))
+  decode_kernel.check_texts(config, 1, on(1))
   with pytest.raises(ValueError, match='runs on one device, and there are 2'):
-    kernel_choice.check_decoding(config, 1, on(2))
+    decode_kernel.check_texts(config, 1, on(2))

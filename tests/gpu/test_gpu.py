@@ -19,7 +19,7 @@ from crt_jax.decoding import loop as decoding
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, row_keys
 from crt_jax.layers.attention import attend
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from crt_jax.runs import train_state, workdir
 from crt_jax.training import loop, optimizer, step
 from tests.contract.models import params_of
@@ -33,7 +33,7 @@ def reason_to_skip() -> str:
     device = jax.devices()[0]
   except RuntimeError as error:
     return f'no GPU under {asked}: {" ".join(str(error).split())}'
-  if kernel_choice.is_nvidia(device):
+  if attention_choice.is_nvidia(device):
     return ''
   return f'needs an NVIDIA GPU, and JAX found {device.platform} ({asked}); run `make test-gpu`'
 

@@ -6,9 +6,9 @@ import jax
 import pytest
 
 import crt_jax
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from tests.contract.models import CONFIGS, model_of
-from tests.models.test_kernel_choice import A100, H100, RADEON, TPU, device
+from tests.models.test_attention_choice import A100, H100, RADEON, TPU, device
 
 V100 = H100 | dict(device_kind='Tesla V100-SXM2-16GB', compute_capability='7.0')
 ANYWHERE = ('xla', 'none', 'no', 64)
@@ -49,17 +49,17 @@ def test_without_a_device_it_runs_anywhere():
   config = model_of('crt', dtype='bfloat16').config
   assert config == crt_jax.build(CONFIGS['crt'] | dict(dtype='bfloat16'), jax.devices()[0]).config
   assert dataclasses.astuple(config).count('auto') == 0
-  assert kernel_choice.describe(config) == 'xla, scores materialised'
+  assert attention_choice.describe(config) == 'xla, scores materialised'
 
 
 def test_a_gpu_that_is_too_old_is_refused_by_name():
   config = model_of('crt', dtype='bfloat16', attention_kernel='cudnn').config
   with pytest.raises(ValueError, match='needs compute capability 8.0, and a Tesla V100.* has 7.0;'):
-    kernel_choice.check_device(config, device(V100))
+    attention_choice.check_device(config, device(V100))
 
 
 def test_why_scores_are_materialised_is_said():
   config = crt_jax.build(CONFIGS['crt'] | dict(dtype='bfloat16', dropout=0.2), device(H100)).config
-  assert kernel_choice.describe(config).endswith(
+  assert attention_choice.describe(config).endswith(
     'not cudnn: model.dropout=0.2 drops attention weights'
   )

@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from crt_jax.models import kernel_choice
+from crt_jax.models import attention_choice
 from tests.contract.models import model_of
 
 H100 = dict(platform='gpu', device_kind='NVIDIA H100 80GB HBM3', compute_capability='9.0')
@@ -33,23 +33,23 @@ def config_of(kernel, name='crt', **changes):
 )
 def test_a_kernel_of_another_platform_is_refused(kernel, fields, wanted):
   with pytest.raises(ValueError, match=wanted) as caught:
-    kernel_choice.check_device(config_of(kernel), device(fields))
+    attention_choice.check_device(config_of(kernel), device(fields))
   assert "use model.attention_kernel='xla'" in str(caught.value) and '\n' not in str(caught.value)
 
 
 def test_a_kernel_of_this_platform_is_taken():
   for kernel, fields in (('cudnn', H100), ('cudnn', A100), ('splash', TPU), ('xla', RADEON)):
-    kernel_choice.check_device(config_of(kernel), device(fields))
+    attention_choice.check_device(config_of(kernel), device(fields))
   for kernel in ('cudnn', 'splash'):  # the tests' own device is a CPU
     with pytest.raises(ValueError, match='JAX found cpu'):
-      kernel_choice.check_device(config_of(kernel))
+      attention_choice.check_device(config_of(kernel))
 
 
 def test_cudnn_takes_heads_of_128_and_from_hopper_on_of_256():
   wide = config_of('cudnn', width=512, heads=2)
-  kernel_choice.check_device(wide, device(H100))
+  attention_choice.check_device(wide, device(H100))
   with pytest.raises(ValueError, match='up to 128 on a NVIDIA A100.*these are 256 wide'):
-    kernel_choice.check_device(wide, device(A100))
+    attention_choice.check_device(wide, device(A100))
   with pytest.raises(ValueError, match='up to 256, and these are 258 wide; use more model.heads'):
     config_of('cudnn', width=516, heads=2)
 
@@ -57,21 +57,21 @@ def test_cudnn_takes_heads_of_128_and_from_hopper_on_of_256():
 def test_dropout_and_caches_need_materialised_scores():
   """Whatever is asked for; then nothing is demanded of dtype or device either."""
   dropped = config_of('cudnn', dropout=0.2, dtype='float32')
-  kernel_choice.check_device(dropped)
-  assert kernel_choice.describe(dropped) == (
+  attention_choice.check_device(dropped)
+  assert attention_choice.describe(dropped) == (
     'xla, scores materialised, not cudnn: model.dropout=0.2 drops attention weights'
   )
   chunked = config_of('splash', driver='chunked', chunk=2)
-  assert kernel_choice.running(chunked) == ('xla', "model.driver='chunked' attends to caches")
+  assert attention_choice.running(chunked) == ('xla', "model.driver='chunked' attends to caches")
   # Its evaluation in parallel passes would run the kernel.
   with pytest.raises(ValueError, match='needs a TPU'):
-    kernel_choice.check_device(chunked)
+    attention_choice.check_device(chunked)
 
 
 def test_what_runs_is_said_with_the_head_width():
-  assert kernel_choice.describe(config_of('xla')) == 'xla, scores materialised'
-  assert kernel_choice.describe(config_of('cudnn')) == 'cudnn, heads of 8'
-  assert kernel_choice.describe(config_of('splash', 'cart', width=140, head_width=70)) == (
+  assert attention_choice.describe(config_of('xla')) == 'xla, scores materialised'
+  assert attention_choice.describe(config_of('cudnn')) == 'cudnn, heads of 8'
+  assert attention_choice.describe(config_of('splash', 'cart', width=140, head_width=70)) == (
     'splash, heads of 70 padded to 72'
   )
 
@@ -79,7 +79,7 @@ def test_what_runs_is_said_with_the_head_width():
 def test_a_model_is_read_where_its_kernel_cannot_run(monkeypatch):
   """Whether it can, is asked of the configuration without it: of its dtype, then of the device."""
   plain = config_of('xla')
-  assert not kernel_choice.fits(plain, 'cudnn') and kernel_choice.fits(plain, 'xla')
+  assert not attention_choice.fits(plain, 'cudnn') and attention_choice.fits(plain, 'xla')
   monkeypatch.setattr(jax, 'devices', lambda: [device(H100)])
-  assert kernel_choice.fits(plain, 'cudnn')
-  assert not kernel_choice.fits(config_of('xla', dtype='float32'), 'cudnn')
+  assert attention_choice.fits(plain, 'cudnn')
+  assert not attention_choice.fits(config_of('xla', dtype='float32'), 'cudnn')
