@@ -3,9 +3,10 @@
 import contextlib
 import json
 import math
-import os
 import pathlib
 from typing import Any
+
+from crt_jax import storage
 
 
 def parse(text: str | bytes) -> Any:
@@ -48,10 +49,8 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 def write(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file atomically, so a reader finds the old one or the new one; as `dumps`."""
-  scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
-  scratch.write_text(dumps(value, indent=2) + '\n', 'utf-8')
-  os.replace(scratch, path)
+  """Writes a JSON file atomically, with null as `dumps` has it."""
+  storage.write_file(path, (dumps(value, indent=2) + '\n').encode('utf-8'))
 
 
 def read(path: pathlib.Path, default: Any = None) -> Any:

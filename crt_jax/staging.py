@@ -8,12 +8,12 @@ by them is the same on every machine.
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from crt_jax import json_text
 from crt_jax.program import install
 
 READERS = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}  # the package that reads it, its extra
@@ -62,7 +62,7 @@ def _staged(url: str, root: Path) -> Path:
     [key, about['size'], *(str(about[name]) for name in VERSION if name in about)]
     for key, about in found.items()
   ]
-  digest = hashlib.sha256(json_text.dumps([url, sorted(listing)]).encode()).hexdigest()[:16]
+  digest = hashlib.sha256(json.dumps([url, sorted(listing)]).encode()).hexdigest()[:16]
   if not (root / digest).is_dir():
     root.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f'{digest}.partial-', dir=root))

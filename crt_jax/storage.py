@@ -69,6 +69,16 @@ def local_path(name: str, path: str | Path, reads: bool = False) -> Path:
     ) from None
 
 
+def write_file(path: Path, content: bytes) -> None:
+  """Writes a file atomically: who reads it, also after a crash, finds the old or the new one."""
+  scratch = path.with_name(f'{path.name}.{os.getpid()}.partial')
+  with scratch.open('wb') as file:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+  scratch.replace(path)
+
+
 @contextlib.contextmanager
 def written_whole(folder: str | Path) -> Iterator[Path]:
   """A folder to write into, which is `folder` when all is written and is removed otherwise."""

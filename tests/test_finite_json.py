@@ -16,6 +16,7 @@ OTHERS = {
   'crt_jax/data/manifest.py': 1,
   'crt_jax/data/token_dataset.py': 1,
   'crt_jax/data/verified.py': 1,
+  'crt_jax/staging.py': 1,
   'crt_jax/json_text.py': 1,
   'crt_jax/runs/checksums.py': 1,
   'crt_jax/runs/lock.py': 1,

@@ -15,7 +15,8 @@ places at once, does the work once.
 same command and cache; what was stopped goes on where it was. Training compares up to 256 MiB of
 tokens with their checksums, and samples of more, once a host. --verify reads every byte, names the
 files that are damaged, changes nothing and exits with 1; --repair makes them again and keeps the
-damaged ones as NAME.damaged-N, since a running job may still read them.
+damaged ones as NAME.damaged-N, since a running job may still read them. Damaged files of
+packed:FOLDER have to be copied again, for their text is elsewhere.
 """
 
 import contextlib
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int | None:
     return _write_tfds(_WRITE_TFDS.value)
   if _VERIFY.value and (damaged := _damaged_files()):
     print('\n'.join(f'damaged: {line}' for line in damaged))
-    print('nothing was changed; --repair makes it again')
+    print('nothing was changed')
     return 1
   return _prepare()
 

@@ -22,6 +22,7 @@ from crt_jax.data.documents import Corpus, Document
 from crt_jax.data.mixture import MixedDataset, Mixture, Part
 from crt_jax.data.pointer_chasing import PointerChasing
 from crt_jax.data.token_dataset import (
+  COPY_AGAIN,
   PackedDataset,
   cached,
   corpus_folder,
@@ -31,6 +32,8 @@ from crt_jax.data.token_dataset import (
 from crt_jax.data.token_files import DamagedCache
 from crt_jax.data.tokenise import Report, open_tokenizer, training_documents
 from crt_jax.schema.data import MIXTURE, DataConfig, resolve
+
+ANEW = '--repair makes it again'  # of crt-prepare
 
 ValidationSet = PackedDataset | PointerChasing
 Dataset = ValidationSet | MixedDataset
@@ -60,7 +63,7 @@ def prepare(
 
 
 def damaged_files(config: Any) -> list[str]:
-  """Returns a line per damaged file of the packed data; reads every byte, changes nothing.
+  """Returns a line per damaged file of the packed data, with the remedy; changes nothing.
 
   Raises:
     ValueError: a wrong field, or data that nobody has prepared; always one line.
@@ -77,10 +80,10 @@ def damaged_files(config: Any) -> list[str]:
       try:
         open_tokenizer(folder)
       except DamagedCache as error:
-        return [str(error)]  # the folders of the sources are named by it
+        return [f'{error}; {ANEW}']  # the folders of the sources are named by it
       configs = _with_tokenizer(configs, folder)
     return [
-      line
+      f'{line}; {COPY_AGAIN if own.packed_folder else ANEW}'
       for name, own in configs.items()
       for line in token_dataset.damaged_files(corpus_folder(own, corpora[name]))
     ]

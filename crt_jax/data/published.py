@@ -10,7 +10,7 @@ import fnmatch
 import functools
 import gzip
 import hashlib
-import os
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import tokenizers as hf
 
-from crt_jax import json_text
+from crt_jax import json_text, storage
 from crt_jax.data.missing import Missing
 from crt_jax.program import install
 
@@ -188,7 +188,7 @@ def fetch_vocabulary(source: Source, repository: str, output: Path) -> Path:
       path = source.path(repository, 'main', target.name, 'model')
     _check_vocabulary(path, repository)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, path.read_bytes())
+    storage.write_file(target, path.read_bytes())
   _check_vocabulary(target, str(target))
   return target
 
@@ -338,7 +338,8 @@ def _write_split(
   place = tuple(state['parts'][-1]['next']) if state['parts'] else (0, 0)
   texts, size = [], 0
   report(tokens, budget or 1)  # without a budget the total is unknown
-  for chunk in _chunks(documents(place)):
+  left = documents(place)
+  while chunk := list(itertools.islice(left, AT_ONCE)):
     for (text, place), count in zip(chunk, _counts(counter, chunk), strict=True):
       if budget and tokens + size >= budget:
         break
@@ -354,20 +355,7 @@ def _write_split(
   if texts:
     _write_part(folder, split, record, texts, size, place)
   state['complete'] = True
-  _write_record(folder, record)
-
-
-def _chunks(
-  documents: Iterator[tuple[str, Place]],
-) -> Iterator[list[tuple[str, Place]]]:
-  chunk = []
-  for document in documents:
-    chunk.append(document)
-    if len(chunk) == AT_ONCE:
-      yield chunk
-      chunk = []
-  if chunk:
-    yield chunk
+  json_text.write(folder / RECORD, record)
 
 
 def _counts(counter: hf.Tokenizer | None, chunk: list[tuple[str, Place]]) -> list[int]:
@@ -385,7 +373,7 @@ def _write_part(
   lines = ''.join(json_text.dumps({TEXT: text}, ensure_ascii=False) + '\n' for text in texts)
   packed = gzip.compress(lines.encode('utf-8'), compresslevel=4, mtime=0)
   file = f'{split}-{len(parts):05d}.jsonl.gz'
-  _write(folder / file, packed)
+  storage.write_file(folder / file, packed)
   parts.append(
     {
       'file': file,
@@ -395,7 +383,7 @@ def _write_part(
       'next': list(place),
     }
   )
-  _write_record(folder, record)
+  json_text.write(folder / RECORD, record)
 
 
 def _read_record(folder: Path, made_from: dict[str, Any]) -> dict[str, Any]:
@@ -410,20 +398,6 @@ def _read_record(folder: Path, made_from: dict[str, Any]) -> dict[str, Any]:
         'remove it, or choose another --output'
       )
   return record
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-  _write(folder / RECORD, (json_text.dumps(record, indent=2) + '\n').encode('utf-8'))
-
-
-def _write(path: Path, content: bytes) -> None:
-  """Writes a file atomically."""
-  unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-  with unfinished.open('wb') as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  unfinished.replace(path)
 
 
 def _sha256(path: PurePath) -> str:

@@ -39,6 +39,8 @@ from crt_jax.data.token_files import (
 from crt_jax.data.tokenise import Report, open_tokenizer, pack, tokenise
 from crt_jax.schema.data import DataConfig
 
+COPY_AGAIN = 'copy it again'  # of packed data, whose text is elsewhere
+
 Opened = TypeVar('Opened')
 
 
@@ -200,7 +202,7 @@ def _open_as_it_is(
       f'data.corpus={config.corpus!r}: no such folder; name one that crt-prepare has printed'
     ) from None
   except DamagedCache as damage:
-    raise ValueError(f'data.corpus={config.corpus!r}: {damage}; copy it again') from None
+    raise ValueError(f'data.corpus={config.corpus!r}: {damage}; {COPY_AGAIN}') from None
   manifest = dataset.manifest
   made = {
     'tokenizer': manifest['tokenizer']['name'],

@@ -1,9 +1,8 @@
 """The numbers of a run on disk: metrics.jsonl, TensorBoard events and a tracker."""
 
-import os
 import pathlib
 
-from crt_jax import json_text
+from crt_jax import json_text, storage
 from crt_jax.runs import tensorboard, tracking
 
 # Groups of numbers in TensorBoard and trackers; all others are statistics of the recurrence.
@@ -92,9 +91,7 @@ def cut_back(path: pathlib.Path, step: int) -> None:
   text = path.read_bytes() if path.exists() else b''
   kept = b''.join(line for line in text.splitlines(keepends=True) if step_of(line, step) <= step)
   if kept != text:
-    scratch = path.with_name(path.name + '.partial')
-    scratch.write_bytes(kept)
-    os.replace(scratch, path)
+    storage.write_file(path, kept)
 
 
 def step_of(line: bytes, limit: int) -> int:

@@ -53,8 +53,8 @@ def test_damage_is_told_and_repaired_when_asked(command, tmp_path):
   found = command('--verify')
   assert found.returncode == 1 and file.read_bytes() == raw
   assert found.stdout.splitlines() == [
-    f'damaged: {file} has other contents than were written',
-    'nothing was changed; --repair makes it again',
+    f'damaged: {file} has other contents than were written; --repair makes it again',
+    'nothing was changed',
   ]
   repaired = command('--repair')
   assert repaired.returncode == 0 and 'verified    every byte' in repaired.stdout
