@@ -1,5 +1,4 @@
-"""Compiles ahead of time: does every training config fit, what do the devices send, and what does a
-GPU execute?
+"""Compiles ahead of time: what fits, what devices send, what a GPU executes.
 
   python -m benchmarks.aot --output=benchmarks/results/aot.json
   python -m benchmarks.aot --output=benchmarks/results/aot.json --only='crt_d5_c1120 cart_*'
@@ -93,7 +92,7 @@ if jax.__version_info__ < (0, 11):  # later ones do not know it
 
 
 def specs() -> dict[str, str]:
-  """Name -> FILE:ARGUMENTS of every training config."""
+  """Returns name -> FILE:ARGUMENTS of every training config."""
   folder, found = pathlib.Path(configs.__file__).parent, {}
   for file in sorted(folder.glob('*.py')):
     module = config_files._execute(file)
@@ -106,8 +105,10 @@ def specs() -> dict[str, str]:
 
 
 def devices_of(target: str) -> list:
-  """The devices of 'cpu:N', or of a GPU or a TPU slice such as 'v5e:4x4' that is not there; of
-  several nodes or slices in '4*h100:8' and '2*v5e:4x4'."""
+  """Returns the devices of 'cpu:N', or of a GPU or a TPU slice as 'v5e:4x4' that is not there.
+
+  Several nodes or slices are '4*h100:8' and '2*v5e:4x4'.
+  """
   count, _, one = target.rpartition('*')
   kind, _, size = one.partition(':')
   if kind in GPUS:
@@ -119,7 +120,7 @@ def devices_of(target: str) -> list:
 
 
 def plan(config: ConfigDict, count: int) -> tuple[dict[str, int], int]:
-  """The mesh for so many devices, and the rows of the batch; see the top."""
+  """Returns the mesh for so many devices, and the rows of the batch; see the top."""
   rows = config.data.batch_size // config.train.accumulation
   split = math.gcd(rows, count)
   tensor = count // split
@@ -134,7 +135,7 @@ def plan(config: ConfigDict, count: int) -> tuple[dict[str, int], int]:
 
 
 def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices: list) -> dict:
-  """What compiling the deepest training step says of it."""
+  """Returns what compiling the deepest training step says of it."""
   with config.unlocked():
     config.data.batch_size = batch
   model = crt_jax.build(config.model, devices[0])
@@ -172,7 +173,7 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
 
 
 def result_of(spec: str, target: str) -> dict:
-  """The row of one config on one target: as the config gathers, or by layer where that fails."""
+  """Returns the row of one config on one target, gathered by layer where the default fails."""
   gather = config_files.load(spec).mesh.gather
   if target.startswith('cpu'):
     return compile_with(spec, target, gather) | {'gather': gather}
@@ -185,7 +186,7 @@ def result_of(spec: str, target: str) -> dict:
 
 
 def compile_with(spec: str, target: str, gather: str) -> dict:
-  """What compiling it says; one that cannot be compiled says why."""
+  """Returns what compiling it says, or why it cannot be compiled."""
   config = config_files.load(spec)
   devices = devices_of(target)
   config.mesh.gather = gather
@@ -199,7 +200,7 @@ def compile_with(spec: str, target: str, gather: str) -> dict:
 
 
 def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
-  """One row of the weak-scaling table: 8 rows of the batch for each device, no dropout."""
+  """Returns a row of the weak-scaling table: 8 rows of the batch for each device, no dropout."""
   config = config_files.load(spec)
   with config.unlocked():
     config.model.dropout = 0.0
@@ -210,7 +211,7 @@ def scaling(spec: str, count: int, axis: str, gather: str) -> dict:
 
 
 def across_slices(spec: str, target: str, axis: str) -> dict:
-  """One row of the table of slices: a row of the batch for each device, no dropout."""
+  """Returns a row of the table of slices: a row of the batch for each device, no dropout."""
   config = config_files.load(spec)
   devices = devices_of(target)
   slices = int(target.partition('*')[0])
@@ -281,7 +282,7 @@ def chosen_programs(programs: dict[str, tuple]) -> dict[str, tuple]:
 
 
 def run_job(source: tuple, target: str) -> dict:
-  """The row of a program for a GPU."""
+  """Returns the row of a program for a GPU."""
   job, name = source
   try:
     return job(name, target)
@@ -296,7 +297,7 @@ def prepare_process():
 
 
 def apart(job: Callable[..., dict], *arguments: Any) -> dict:
-  """What a job returns in a process of its own, which libtpu takes along when it crashes.
+  """Runs a job in a process of its own, which libtpu takes along when it crashes.
 
   Raises:
     ValueError: the job did, or its process was ended from outside.
@@ -355,7 +356,7 @@ def libtpu_version() -> str | None:
 
 
 def chosen(every: dict[str, str], patterns: Sequence[str]) -> list[str]:
-  """The names that the patterns ask for, in their order."""
+  """Returns the names that the patterns ask for, in their order."""
   found = {}
   for pattern in patterns:
     matching = fnmatch.filter(every, pattern)
@@ -366,7 +367,7 @@ def chosen(every: dict[str, str], patterns: Sequence[str]) -> list[str]:
 
 
 def is_there(target: str) -> bool:
-  """Whether it can be compiled for here; says so where not."""
+  """Returns whether it can be compiled for here; says so where not."""
   try:
     return bool(devices_of(target))
   except (RuntimeError, ValueError) as error:

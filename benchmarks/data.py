@@ -89,7 +89,7 @@ def _train_bpe(settings: dict) -> dict:
 
 
 def _library(settings: dict) -> dict:
-  """What `tokenizers` alone takes from the batches, all in memory, to lists of ids."""
+  """Returns what `tokenizers` alone takes from the batches, all in memory, to lists of ids."""
   import tokenizers as hf
 
   from crt_jax.data import resolve
@@ -204,14 +204,16 @@ def _stage(name: str, settings: dict, **options: int) -> dict:
 
 
 def _anew(name: str, settings: dict, **options: int) -> dict:
-  """The same with a cache of its own, which is removed."""
+  """Runs a stage with a cache of its own, which is removed."""
   with tempfile.TemporaryDirectory(dir=settings['cache_dir']) as cache:
     return _stage(name, settings | {'cache_dir': cache}, **options)
 
 
 def _copies(files: str, folder: Path, size: int) -> Path:
-  """Copies text, as often as it takes and each time marked, into eight files of JSON lines; returns
-  their folder."""
+  """Copies text, as often as it takes and each time marked, into files of JSON lines.
+
+  Returns the folder of the eight files.
+  """
   folder.mkdir()
   texts = [Path(path).read_text('utf-8', errors='replace') for path in sorted(glob.glob(files))]
   outs = [
@@ -247,7 +249,7 @@ def _python_source(folder: Path, size: int) -> str:
 
 
 def _usage() -> dict:
-  """Of this process and those that it has ended, imports included; the memory of the largest."""
+  """Returns the usage of this process and those it has ended; the memory of the largest."""
   used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
   return {
     'cpu_seconds': round(sum(of.ru_utime + of.ru_stime for of in used), 2),

@@ -34,7 +34,7 @@ class Case(NamedTuple):
   batch: int
 
   def rows(self) -> tuple[np.ndarray, np.ndarray]:
-    """Random tokens and targets, int32, [batch, length] each."""
+    """Returns random tokens and targets, int32, [batch, length] each."""
     shape = (2, self.batch, self.length)
     drawn = np.random.default_rng(0).integers(0, self.fields['vocab_size'], shape)
     tokens, targets = drawn.astype(np.int32)

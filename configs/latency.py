@@ -91,7 +91,7 @@ def models() -> dict:
 
 
 def with_kernels() -> dict:
-  """The same where decoding has kernels of its own (model.decode_kernel), which are for batch 1."""
+  """Returns the same where decoding has kernels of its own (model.decode_kernel), for batch 1."""
   return {
     f'{name}_pallas': fields | dict(decode_kernel='pallas')
     for name, fields in models().items()

@@ -42,7 +42,7 @@ def cache_folder() -> Path:
 
 
 def local_path(name: str, path: str | Path, reads: bool = False) -> Path:
-  """The path of a flag or field, which may begin with ~.
+  """Returns the path of a flag or field, which may begin with ~.
 
   Args:
     name: of the flag or field.
@@ -81,7 +81,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def written_whole(folder: str | Path) -> Iterator[Path]:
-  """A folder to write into, which is `folder` when all is written and is removed otherwise."""
+  """Yields a folder to write into, which becomes `folder` at the end and goes away on an error."""
   scratch = Path(f'{folder}.partial')
   shutil.rmtree(scratch, ignore_errors=True)
   try:
@@ -116,8 +116,10 @@ def retried(path: str | Path, read: Callable[..., Read], *arguments: Any, **opti
 
 
 def trouble(error: BaseException) -> str | None:
-  """Returns what the system said, as 'Stale file handle', where a file could not be read; None for
-  any other error, also for a file that is missing."""
+  """Returns the system's words, as 'Stale file handle', where a file could not be read.
+
+  Returns None for any other error, also for a file that is missing.
+  """
   for cause in causes(error):
     if isinstance(cause, OSError) and not isinstance(cause, MISSING):
       return cause.strerror or str(cause)

@@ -21,7 +21,6 @@ import jax
 from crt_jax.cluster.preemption import leave
 from crt_jax.program import install
 
-MODES = ('auto', 'off', 'on')
 GIVE_UP = 2  # exit code
 
 # If a process sends no heartbeat for so long, JAX ends the others.

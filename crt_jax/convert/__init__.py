@@ -1,4 +1,5 @@
 """Conversion of weights from and to other formats."""
 
 # Formats of an exported folder.
-FORMATS = HUGGINGFACE, SAFETENSORS = 'huggingface', 'safetensors'
+SAFETENSORS = 'safetensors'
+FORMATS = ('huggingface', SAFETENSORS)

@@ -120,13 +120,15 @@ def _build(folder: Path, open_folder: Callable, build: Callable[[Path], None]) -
 
 
 def _unfinished(folder: Path) -> str:
-  """How the names of this host's unfinished builds begin."""
+  """Returns how the names of this host's unfinished builds begin."""
   return f'{folder.name}.tmp-{socket.gethostname()}'
 
 
 def _set_damaged_aside(folder: Path, open_folder: Callable) -> None:
-  """Renames a folder that is still damaged; does nothing where there is none, or a whole one that
-  another process has built meanwhile."""
+  """Renames a folder that is still damaged.
+
+  There may be none, or a whole one that another process has built meanwhile.
+  """
   try:
     open_folder(folder)
   except FileNotFoundError:

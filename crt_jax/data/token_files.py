@@ -42,12 +42,12 @@ class Shard:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-  """The smallest type that holds every id: uint16 up to 65 536 tokens, else uint32."""
+  """Returns the smallest type that holds every id: uint16 up to 65 536 tokens, else uint32."""
   return np.dtype('<u2' if vocab_size <= 1 << 16 else '<u4')
 
 
 def in_vocabulary(ids: np.ndarray, vocab_size: int) -> np.ndarray:
-  """The ids in the type in which they are written.
+  """Returns the ids in the type in which they are written.
 
   Raises:
     ValueError: an id lies outside the vocabulary.
@@ -197,8 +197,7 @@ def verify(folder: Path, shards: Sequence[Shard], dtype: np.dtype, whole: bool) 
 
 
 def damage(folder: Path, shards: Sequence[Shard], dtype: np.dtype, whole: bool) -> Iterator[str]:
-  """Yields a line for each shard that is not what was written: missing, of another size, or with
-  other bytes.
+  """Yields a line for each shard that is missing or has another size or other bytes.
 
   Args:
     folder: where they lie.

@@ -254,12 +254,12 @@ def _help(config: DataConfig, fingerprint: Any, folder: Path) -> None:
 
 
 def training_of(config: DataConfig) -> str:
-  """The stage in which a BPE is trained; how far it is, its library does not say."""
+  """Returns the stage in which a BPE is trained; how far it is, its library does not say."""
   return f'training a vocabulary of {config.vocab_size:,} tokens'
 
 
 def training_documents(config: DataConfig, corpus: Corpus) -> Iterator[Document]:
-  """The documents that a vocabulary is made from: all that are not held out.
+  """Yields the documents that a vocabulary is made from: all that are not held out.
 
   Under a contiguous cut, which divides tokens, there are no others.
   """
@@ -267,7 +267,7 @@ def training_documents(config: DataConfig, corpus: Corpus) -> Iterator[Document]
 
 
 def _split(config: DataConfig, found: Survey) -> Callable[[int], bool]:
-  """Whether a document, by the 64 bits of its hash, goes into the validation split."""
+  """Returns whether a document, by the 64 bits of its hash, goes into the validation split."""
   return held_out(config, found) if split_rule(config, found) == 'document_hash' else _never
 
 

@@ -29,8 +29,10 @@ class Rule(NamedTuple):
 def draw(
   rule: Rule, logits_V: Array, noise_N: Array, tokens_N: Array, index: Array, interpret: bool
 ) -> tuple[Array, Array]:
-  """The first token [1] at which the summed probabilities exceed the share noise_N[index] of all,
-  and tokens_N with it at `index`, written in place."""
+  """Draws the first token [1] at which the summed probabilities exceed the share noise_N[index].
+
+  Returns it, and tokens_N with it at `index`, written in place.
+  """
   block = rule.block
 
   def row_draw(*refs: Any):

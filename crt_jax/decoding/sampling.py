@@ -69,8 +69,9 @@ def draw(
   tokens_NxB: Array,
   kernel: str = 'xla',
 ) -> tuple[Array, Array]:
-  """The token of each row that `sample` draws with the noise at `index`, and all tokens with these
-  at `index`: NOT_FINITE in rows whose logits give none.
+  """Draws a token of each row, as `sample` does, with the noise at `index`.
+
+  Returns them, and all tokens with them at `index`: NOT_FINITE in rows whose logits give none.
 
   Args:
     kernel: `config.decode_kernel`, for which a single row without cuts is one kernel.
@@ -112,7 +113,7 @@ def sample(sampling: Sampling, logits_BxV: Array, noise_B: Array) -> Array:
 
 
 def temperature_of(sampling: Sampling) -> float:
-  """By what logits are divided, within what float32 can hold."""
+  """Returns what logits are divided by, within what float32 can hold."""
   limits = jnp.finfo(jnp.float32)
   return min(max(sampling.temperature, float(limits.tiny)), float(limits.max))
 

@@ -88,8 +88,7 @@ def likelihoods(
 
 
 def padded_length(longest: int, context: int) -> int:
-  """Returns the least of 32, 48, 64, 96, 128, 192, ... that holds so many positions, or the
-  context."""
+  """Returns the least of 32, 48, 64, 96, 128, 192, ... and the context that holds the positions."""
   power = SHORTEST * 2 ** (ceil_div(longest, SHORTEST) - 1).bit_length()
   between = power * 3 // 4
   return min(context, between if SHORTEST < power and longest <= between else power)
@@ -110,8 +109,10 @@ def _row(before: Tokens, scored: Tokens, context: int) -> tuple[list[int], list[
 def _padded(
   rows: list[tuple[list[int], list[int]]], count: int, context: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns tokens [B, T], the places that are scored [B, S] and the tokens that follow them, -1
-  where none counts; rows added to fill the batch score nothing."""
+  """Returns tokens [B, T], the places that are scored [B, S], and the tokens that follow them.
+
+  A following token is -1 where none counts; rows added to fill the batch score nothing.
+  """
   length = padded_length(max(len(tokens) for tokens, _ in rows), context)
   most = max(len(scored) for _, scored in rows)
   slots = min(length, 4 ** max(1, ((most - 1).bit_length() + 1) // 2))

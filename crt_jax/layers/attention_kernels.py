@@ -33,7 +33,7 @@ SPLASH_BLOCKS = (512, 256, 128)  # positions a tile; the largest that divides th
 def fused_attention(
   kernel: str, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, window: int
 ) -> Array:
-  """Causal softmax attention within one sequence, by 'cudnn' or 'splash'.
+  """Returns causal softmax attention within one sequence, by 'cudnn' or 'splash'.
 
   Args:
     window: positions that each position sees, itself included; 0 = all before it.
@@ -51,7 +51,7 @@ def with_padded_heads(
   v_BxTxGxA: Array,
   window: int,
 ) -> Array:
-  """`run` on heads padded by zeros to a multiple of 8, with the scale of the true width.
+  """Calls `run` with heads padded by zeros to a multiple of 8 and the scale of the true width.
 
   Zeros add nothing to a score, and what they mix is cut off: the result is that of the true width.
   """
@@ -64,8 +64,10 @@ def with_padded_heads(
 def dot_product(
   q: Array, k: Array, v: Array, scale: float, window: int, implementation: str = 'cudnn'
 ) -> Array:
-  """jax.nn.dot_product_attention on every device's own rows and heads; 'xla' computes the same on
-  any platform, for tests."""
+  """Runs jax.nn.dot_product_attention on every device's own rows and heads.
+
+  The implementation 'xla' computes the same on any platform, for tests.
+  """
   run = functools.partial(
     jax.nn.dot_product_attention,
     scale=scale,
@@ -84,7 +86,7 @@ def splash_attention(
   window: int,
   interpret: bool = False,
 ) -> Array:
-  """Splash attention on every device's own rows and heads; `interpret` runs it on a CPU, slowly.
+  """Runs splash attention on every device's own rows and heads; on a CPU by `interpret`, slowly.
 
   The sequence is padded to whole tiles. Padding stands behind the text, where no position of it
   looks.
@@ -129,7 +131,7 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> Cal
 
 
 def _per_device(run: Callable[[Array, Array, Array], Array]):
-  """`run` on each device's rows and heads: the compiler cannot split a kernel by itself."""
+  """Returns `run` on each device's rows and heads: the compiler cannot split a kernel by itself."""
 
   def mapped(q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array):
     axes = sharding.shared_axes()

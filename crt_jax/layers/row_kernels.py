@@ -1,5 +1,4 @@
-"""Pallas kernels of one decoding step at batch 1: a vector times a weight with all that stands
-around it, and attention over a cache.
+"""Pallas kernels of one decoding step at batch 1: products with what surrounds them, attention.
 
 At batch 1 a step costs the reading of its weights and the starting of its kernels, and XLA starts
 several around each product. Written for Triton; `interpret` runs them on a CPU, slowly, for tests.
@@ -47,7 +46,7 @@ def product(
   out_dtype: DTypeLike = jnp.float32,
   interpret: bool = False,
 ) -> Array:
-  """onto + activation(weight norm(x) + bias), [O] in `out_dtype`.
+  """Returns onto + activation(weight norm(x) + bias), [O] in `out_dtype`.
 
   Args:
     weight_PxOxK: P = 2 for 'swiglu' (gate and up), else 1.
@@ -121,7 +120,7 @@ def attention(
   window: int,
   interpret: bool = False,
 ) -> tuple[Array, Array, Array]:
-  """Softmax attention of one position over the slots before it and itself.
+  """Returns softmax attention of one position over the slots before it and itself.
 
   Args:
     turn_2xA: cosines and signed sines by which queries and keys turn, or None.
@@ -184,7 +183,7 @@ def attention(
 
 
 def _erf(x: Array) -> Array:
-  """Triton has no error function; this is the rational one of XLA and Eigen, to 3 ulp."""
+  """Returns XLA's and Eigen's rational error function, to 3 ulp: Triton has none."""
   x = jnp.clip(x, -4, 4)
   top = (
     -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
@@ -225,7 +224,7 @@ ACTIVATIONS = {
 
 
 def load(ref: Any, mask: Array, other: float = 0.0) -> Array:
-  """What stands there in float32, and `other` where there is nothing."""
+  """Returns the entries in float32, and `other` where the mask is off."""
   return triton.load(ref, mask=mask, other=other).astype(jnp.float32)
 
 
@@ -242,7 +241,7 @@ def call(
   warps: int = 4,
   aliases: dict[int, int] | None = None,
 ) -> Any:
-  """What so many blocks of a kernel make of whole arrays."""
+  """Runs so many blocks of a kernel on whole arrays; returns what they write."""
   return pallas.pallas_call(
     body,
     out_shape=out,
@@ -254,7 +253,7 @@ def call(
 
 
 def power_above(value: int) -> int:
-  """The smallest power of two that is at least `value`: Triton's arrays have no other size."""
+  """Returns the least power of two that is at least `value`: Triton's arrays have no other size."""
   return 1 << (value - 1).bit_length()
 
 

@@ -1,5 +1,4 @@
-"""One position of one row by few kernels (layers/row_kernels.py), from the parameters of the linen
-modules, which compute the same.
+"""One position of one row by few kernels (layers/row_kernels.py), as the linen modules have it.
 
 Vectors between products are [C] in the residual stream's float32. Only decoding comes here.
 """
@@ -23,7 +22,7 @@ from crt_jax.types import Array, Past
 def transformer_layer(
   layer: TransformerLayer, params: dict, x_1x1xC: Array, past: Past, interpret: bool
 ) -> tuple[Array, dict]:
-  """What the layer returns, with the whole cache, the position written into it, as its entries."""
+  """Returns the layer's output, and as its entries the whole cache with the position in it."""
   norm, x_C = Norm(0, layer.norm, layer.norm_eps), x_1x1xC.reshape(-1)
   normed1, normed2 = (_normed(norm, params[name]) for name in ('norm1', 'norm2'))
   assert isinstance(layer.attention, Attention), 'decode_kernel.check refuses others'
@@ -43,7 +42,7 @@ def feed_forward(
   onto: Array | None,
   interpret: bool,
 ) -> Array:
-  """onto + FeedForward(Norm(x)) of [..., C], all but whose last axis are 1."""
+  """Returns onto + FeedForward(Norm(x)) of [..., C], all but whose last axis are 1."""
   (norm, module), (norm_params, own) = modules, params
   normed, onto_C = _normed(norm, norm_params), None if onto is None else onto.reshape(-1)
   y_C = _feed_forward(module, own, x.reshape(-1), normed, onto_C, interpret)
@@ -54,7 +53,7 @@ def feed_forward(
 def head(
   norm: Norm, norm_params: dict, output: dict, hidden: Array, dtype: DTypeLike, interpret: bool
 ) -> Array:
-  """Logits [..., V] of hidden [..., C]; `output` has a weight and, if any, a bias."""
+  """Returns logits [..., V] of hidden [..., C]; `output` has a weight and, if any, a bias."""
   normed = _normed(norm, norm_params)
   logits_V = _product(hidden.reshape(-1), output, dtype, 1, normed=normed, interpret=interpret)
   return logits_V.reshape(*hidden.shape[:-1], -1)
@@ -68,7 +67,7 @@ def _attention(
   past: Past,
   interpret: bool,
 ) -> tuple[Array, dict]:
-  """x + Attention(Norm(x)), and the cache."""
+  """Returns x + Attention(Norm(x)), and the cache."""
   cache, position_1 = past
   k_HxSxA, v_HxSxA = cache['k'][0], cache['v'][0]
   dtype, heads, width = jnp.dtype(module.dtype), module.heads, module.head_width
@@ -107,7 +106,7 @@ def _turn(module: Attention, position_1: Array) -> Array:
 
 
 def _partner(width: int, rotary: str, index: Array) -> Array:
-  """The entry of a head with which another one turns (layers/rotary.py)."""
+  """Returns the entry of a head with which another one turns (layers/rotary.py)."""
   if rotary == 'standard':
     return (index + width // 2) % width
   return index ^ 1
@@ -136,7 +135,7 @@ def _feed_forward(
 
 
 def _product(x_K: Array, linear: dict, dtype: DTypeLike, parts: int = 1, **options: Any) -> Array:
-  """`row_kernels.product` by the weight and bias of a Linear, [parts, O] of its outputs."""
+  """Returns `row_kernels.product` by the weight and bias of a Linear, [parts, O] of its outputs."""
   weight = linear['weight'].astype(dtype).reshape(parts, -1, x_K.size)
   bias = linear['bias'].reshape(parts, -1) if 'bias' in linear else None
   return row_kernels.product(x_K, weight, bias, **options)

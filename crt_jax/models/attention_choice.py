@@ -61,7 +61,7 @@ def check_device(config: ModelConfig, device: jax.Device | None = None) -> None:
 
 
 def fits(config: ModelConfig, kernel: str, device: jax.Device | None = None) -> bool:
-  """Whether a device (None = the first one of this process) could run a kernel but for dropout."""
+  """Returns whether `device` (None = the first) could run a kernel but for dropout."""
   config = dataclasses.replace(config, attention_kernel=kernel, dropout=0.0)
   try:
     check(config)
@@ -72,7 +72,7 @@ def fits(config: ModelConfig, kernel: str, device: jax.Device | None = None) -> 
 
 
 def running(config: ModelConfig) -> tuple[str, str]:
-  """The kernel that training really runs, and why it is not the configured one ('' where it is)."""
+  """Returns the kernel that training runs, and why it is not the configured one ('' if it is)."""
   kernel = config.attention_kernel
   if kernel == 'xla':
     return kernel, ''
@@ -85,7 +85,7 @@ def running(config: ModelConfig) -> tuple[str, str]:
 
 
 def describe(config: ModelConfig) -> str:
-  """One line for a log: what runs, and what becomes of the head width."""
+  """Returns a line for a log: what runs, and what becomes of the head width."""
   kernel, reason = running(config)
   width = config.head_width
   if reason:
@@ -97,6 +97,6 @@ def describe(config: ModelConfig) -> str:
 
 
 def is_nvidia(device: jax.Device) -> bool:
-  """Whether it is a GPU of NVIDIA's, also one that is only described."""
+  """Returns whether it is a GPU of NVIDIA's, also one that is only described."""
   is_gpu = device.platform in ('gpu', 'cuda')
   return is_gpu and any(name in device.device_kind.lower() for name in NVIDIA)

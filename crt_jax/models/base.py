@@ -426,7 +426,7 @@ class Model(abc.ABC, Generic[Fields]):
     return state, self._jitted_head(params, last_BxC)
 
   def seeing(self, state: DecodeState, end: int) -> DecodeState:
-    """`state.seeing`, but for a kernel that reads by itself no more slots than it has to."""
+    """Returns `state.seeing`; the state itself for a kernel that reads only the slots it needs."""
     return state.seeing(end) if self.config.decode_kernel == 'xla' else state
 
   @functools.partial(jax.jit, static_argnames='self')

@@ -17,7 +17,7 @@ _KEPT = jax.checkpoint_policies.save_from_both_policies(
 
 
 def _keep_products(primitive: jax.extend.core.Primitive, *args: Any, **params: Any) -> bool:
-  """The policy 'dots': what the backward pass reads instead of computing it anew.
+  """Decides, for remat 'dots', what the backward pass reads instead of computing it anew.
 
   It keeps products of activations with weights and what a fused attention kernel returns; norms,
   activations, rotary angles and materialised attention are computed anew.

@@ -67,5 +67,5 @@ def config_for(config: Config, params: Params) -> Config:
 
 
 def is_single_row(kernel: str, x: Array) -> bool:
-  """Whether a `decode_kernel` computes with x [..., C] in place of XLA: one position of one row."""
+  """Returns whether a `decode_kernel` computes with x [..., C]: one position of one row."""
   return kernel != 'xla' and x.size == x.shape[-1] and x.dtype == jnp.float32

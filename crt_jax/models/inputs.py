@@ -83,8 +83,7 @@ def nan_past_the_end(state: DecodeState, hidden_BxC: Array, max_positions: int) 
 
 
 def none_past_the_end(state: DecodeState, token_B: AnyArray, max_positions: int) -> AnyArray:
-  """The tokens, outside the vocabulary in rows that have no room for one more, which an embedding
-  makes NaN of."""
+  """Returns the tokens, with -1 in rows that have no room for one more: its embedding is NaN."""
   limit = _limit(state, max_positions)
   if limit is None or not is_traced(state.position_B):
     return token_B

@@ -42,7 +42,7 @@ def normed_feed_forward(
   key: Array | None = None,
   kernel: str = 'xla',
 ) -> Array:
-  """onto + FeedForward(Norm(x)) in the dtype of x; `kernel` is `config.decode_kernel`."""
+  """Returns onto + FeedForward(Norm(x)) in the dtype of x; `kernel` is `config.decode_kernel`."""
   if decode_kernel.is_single_row(kernel, x):
     from crt_jax.layers import single_row
 

@@ -38,7 +38,7 @@ LOOK_SECONDS = 45.0  # in which a holder of the lock that lives has renewed it
 
 
 def is_bucket(path: str | os.PathLike) -> bool:
-  """Whether a path names a place in a bucket."""
+  """Returns whether a path names a place in a bucket."""
   return str(path).startswith(SCHEME)
 
 
@@ -214,8 +214,11 @@ class Bucket:
       shutil.rmtree(self.scratch.parent, ignore_errors=True)
 
   def _upload(self, name: str, file: pathlib.Path) -> None:
-    """Uploads a file, from its beginning where an upload in parts cannot go on, since its last
-    answer got lost or the server forgot it."""
+    """Uploads a file.
+
+    It begins anew where an upload in parts cannot go on: its last answer got lost, or the server
+    forgot it.
+    """
     from google.api_core.retry import Retry
 
     again = Retry(is_lost, timeout=RETRY_SECONDS)
@@ -347,7 +350,7 @@ def boot() -> str:
 
 
 def is_lost(error: Exception) -> bool:
-  """Whether an upload in parts cannot go on: its time is over, or nobody knows it any more."""
+  """Returns whether an upload in parts cannot go on: it timed out, or nobody knows it any more."""
   from google.api_core.exceptions import RetryError
 
   return isinstance(error, RetryError) or getattr(error, 'code', None) in (404, 410)

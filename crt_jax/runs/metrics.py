@@ -28,7 +28,7 @@ class MetricsWriter:
     Args:
       folder: the work directory.
       config: of the run, plain.
-      track: one of tracking.TRACKERS, or '' for none.
+      track: 'wandb' or 'trackio' (runs/tracking.py); '' for none.
 
     Raises:
       OSError: a file cannot be written.

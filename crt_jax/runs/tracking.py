@@ -11,7 +11,6 @@ from crt_jax import json_text
 from crt_jax.program import install
 from crt_jax.runs.workdir import read_json
 
-TRACKERS = ('wandb', 'trackio')
 ID = 'tracking.json'  # so that a continued run is the same run in the tracker
 
 

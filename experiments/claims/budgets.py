@@ -106,8 +106,10 @@ def matched_width(model: Callable[[int], Any], budget: float, head: int, output:
 
 
 def seconds(arm: Arm, arms: tuple[Arm, ...], size: str) -> float | None:
-  """Returns the estimated time of a run: on two cores from a recorded training speed, on an H100
-  from GPU_SPEED; None where FLOPs do not tell it."""
+  """Returns the estimated time of a run; None where FLOPs do not tell it.
+
+  On two cores it follows from a recorded training speed, on an H100 from GPU_SPEED.
+  """
   is_chase = 'pointer_chasing' in config_of(arm).data.corpus
   if size != 'cpu':
     is_predicted = size == 'gpu' and not is_chase  # whose steps wait for each other

@@ -1,5 +1,4 @@
-"""The forest plot, every decisive comparison that has runs with its interval; and the figure of the
-tables in README."""
+"""The forest plot of the decisive comparisons, and the figure of the tables in README."""
 
 import math
 import pathlib

@@ -111,19 +111,23 @@ def _as_peer(model: dict, other: dict, peer: str) -> list[dict]:
 
 def _measured(model: dict, other: dict, result: dict):
   """Yields kind, price and ratio of every measured pair of these two."""
-  machine, ratio = result['machine'], lambda model, other: other['seconds'] / model['seconds']
+  machine = result['machine']
   speed = machine['bandwidth'] / ITEMSIZE[model['dtype']]
-  yield ONE_PROGRAM, machine['launch'] * speed, ratio(model, other)
+  yield ONE_PROGRAM, machine['launch'] * speed, _speed_up(model, other)
   eager = _as_peer(model, other, 'torch')
   if not eager:
     return
   if launch := eager[0].get('launch'):
-    yield EAGER, launch * speed, ratio(*eager)
+    yield EAGER, launch * speed, _speed_up(*eager)
   paper = result['paper']
   if model['model'] in paper and other['model'] in paper:
     there = [row | dict(seconds=1e-3 * paper[row['model']]) for row in eager]
     speed = datasheet_bandwidth('a100-sxm4-80gb') / ITEMSIZE['bfloat16']
-    yield PAPER, explaining_price(there[1], speed), ratio(*there)
+    yield PAPER, explaining_price(there[1], speed), _speed_up(*there)
+
+
+def _speed_up(model: dict, other: dict) -> float:
+  return other['seconds'] / model['seconds']
 
 
 def _pairs(result: dict) -> list[tuple[dict, dict]]:

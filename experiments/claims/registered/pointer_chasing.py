@@ -13,8 +13,6 @@ from experiments.claims.claim import (
 )
 from experiments.claims.verdicts import Estimate
 
-LEVELS = 11  # ten and the final query
-
 
 def rule(estimates: list[Estimate]) -> str:
   """Confirmed where the recurrent layer solves more levels than every number of layers, each
