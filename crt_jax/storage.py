@@ -36,9 +36,14 @@ class OutOfReach(OSError):
   """A file could not be read, and that is no evidence of damage."""
 
 
-def cache_folder() -> Path:
-  """Returns the folder for whatever can be made again: tokens, copies, compiled programs."""
-  return local_path('CRT_JAX_CACHE', os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax')
+def cache_folder(name: str = 'CRT_JAX_CACHE', path: str = '') -> Path:
+  """Returns the folder for whatever can be made again: tokens, copies, compiled programs.
+
+  Args:
+    name: of the field that `path` is from, for messages.
+    path: '' = $CRT_JAX_CACHE, or a folder of this user.
+  """
+  return local_path(name, path or os.environ.get('CRT_JAX_CACHE') or '~/.cache/crt_jax')
 
 
 def local_path(name: str, path: str | Path, reads: bool = False) -> Path:

@@ -141,9 +141,7 @@ class DataConfig(TextFields):
   @property
   def cache_root(self) -> Path:
     """The folder that holds all packed data of this user."""
-    if not self.cache_dir:
-      return storage.cache_folder().absolute()
-    return storage.local_path('data.cache_dir', self.cache_dir).absolute()
+    return storage.cache_folder('data.cache_dir', self.cache_dir).absolute()
 
   @property
   def packed_folder(self) -> Path | None:
