@@ -26,6 +26,11 @@ def clone() -> Path | None:
   return above if (above / 'pyproject.toml').is_file() else None
 
 
+def script(name: str) -> str:
+  """Returns the command of a console script `crt-NAME` as one would type it here."""
+  return f'{python()} -m experiments.{name}' if clone() else f'crt-{name}'
+
+
 def install(extra: str) -> str:
   """Returns the command that installs an extra of pyproject.toml."""
   root = clone()

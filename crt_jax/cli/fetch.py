@@ -1,7 +1,7 @@
 """Fetches the published corpora in the form that the papers' configs expect.
 
-  python -m experiments.fetch --dataset=tinystories,wikipedia,fineweb-edu --output=corpora
-  python -m experiments.fetch --dataset=openwebtext --output=corpora
+  crt-fetch --dataset=tinystories,wikipedia,fineweb-edu --output=corpora
+  crt-fetch --dataset=openwebtext --output=corpora
 
 The first is for CART (configs/cart_*.py with data=published), the second for the CRT paper's
 configs. Needs a network and the extra: .venv/bin/python -m pip install -e '.[fetch]'. Stopped at
@@ -76,3 +76,8 @@ def _fetch(
         counted = f', {tokens:,} tokens' if tokens else ''
         folder = output / published.PUBLISHED[name].folder
         print(f'{folder}/{split}-*.jsonl.gz: {documents:,} documents{counted}')
+
+
+def start() -> None:
+  """Runs the console script `crt-fetch`; does not return."""
+  cli.run(main)

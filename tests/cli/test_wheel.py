@@ -85,7 +85,7 @@ def test_the_wheel_holds_what_is_copied_beside_weights(wheel):
 
 
 @pytest.mark.parametrize(
-  'name', ['crt-train', 'crt-generate', 'crt-prepare', 'crt-convert', 'crt-export', 'crt-tasks']
+  'name', [f'crt-{name}' for name in 'train generate fetch prepare convert export tasks'.split()]
 )
 def test_a_script_helps_and_refuses(scripts, tmp_path, name):
   done = call(scripts / name, '--help', cwd=tmp_path)
