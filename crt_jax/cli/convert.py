@@ -91,14 +91,14 @@ def _size(params: 'Params') -> int:
 
 def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
   """Returns in words how the new model differs from its source."""
-  from crt_jax.convert import warm_start
+  from crt_jax.models.corrections import variant_of
 
   config, correction, found = trained.model.config, _CORRECTION.value, []
   if kept:
     found.append(f'layers: {_KEEP_LAYERS.value} of 0-{config.layers - 1}')
   if correction == 'sa':
     found.append("layers: the last one, for which 'sa' attends")
-  if correction and correction not in warm_start.SILENT:
+  if correction and not variant_of(correction).can_be_silent:
     found.append(f'function: {correction!r} acts from the start')
   if _DTYPE.value not in ('', config.dtype):
     found.append(f'dtype: {_DTYPE.value}, was {config.dtype}')

@@ -27,18 +27,13 @@ FIELDS = (
   *('vocab_size', 'width', 'heads', 'head_width', 'window'),
   *sorted(names_of(LayerFields) - names_of(ModelConfig)),
 )
-# Corrections that can start by adding nothing. The others act without a network, or change what
-# the head reads.
-SILENT = ('add', 'stateless', 'token_blind', 'concat', 'delta_ffn', 'delta_ffn_add', 'sa')
 COPIED = ('embedding', 'layers', 'final_norm', 'output')
 
 
 def check(model: Model, source: Model) -> None:
   """Raises ValueError unless `model` can start from the parameters of `source`."""
   config, given = model.config, source.config
-  kinds = given.name, config.name
   if isinstance(source, Transformer) and isinstance(model, CRT):
-    config, given = model.config, source.config
     if given.style not in STYLES:
       raise ValueError(
         f'model.style={given.style!r}: only a {", ".join(map(repr, STYLES))} transformer can '
@@ -55,13 +50,13 @@ def check(model: Model, source: Model) -> None:
         f'model.layers={config.layers} with model.correction={config.correction!r} begins as a '
         f'transformer of {layers} layers; the trained one has {given.layers}'
       )
-  elif kinds[0] != kinds[1]:
+  elif type(model) is not type(source):
     raise ValueError(f'model.name={config.name!r} cannot begin as a trained {given.name!r}')
   for field in FIELDS:
     mine, theirs = getattr(config, field, None), getattr(given, field, None)
     if mine != theirs:
       raise ValueError(f'model.{field}={mine} is {theirs} in the trained model; use that')
-  if kinds[0] == kinds[1]:
+  if type(model) is type(source):
     mine, theirs = _shapes(model), _shapes(source)
     for path in sorted(mine.keys() | theirs.keys()):
       if mine.get(path) != theirs.get(path):

@@ -134,6 +134,12 @@ class Variant:
   recurrent: bool = True
   head_reads_input: bool = False
 
+  @property
+  def can_be_silent(self) -> bool:
+    """Whether it adds nothing while F's last layer is zero, so the block's output is the same."""
+    adds_summary = self.inject is summary_and_network
+    return 'feed_forward' in self.parts and not adds_summary and not self.head_reads_input
+
   def exact_depth(self, position: int, start: str) -> int:
     """Returns the smallest K from which parallel passes are exact at `position` (0-based)."""
     if not self.recurrent:

@@ -11,8 +11,8 @@ import pytest
 import crt_jax
 from configs import base
 from crt_jax import schema
-from crt_jax.convert import warm_start
 from crt_jax.data import vocabularies
+from crt_jax.models.corrections import VARIANTS
 from crt_jax.runs import checkpoint
 from crt_jax.schema.data import resolve
 from crt_jax.training import conversion, finish
@@ -110,7 +110,7 @@ def test_a_silent_correction_keeps_the_function(tmp_path, float64, case, correct
   tokens = tokens_of(short.model, length=5)
   expected = jax.jit(short.model.apply)(short.params, tokens).logits_BxTxV
   new = conversion.converted(crt_jax.load(str(tmp_path)), kept, correction, 'float64')
-  assert new.model.config.layers == 2 and correction in warm_start.SILENT
+  assert new.model.config.layers == 2 and VARIANTS[correction].can_be_silent
   apply = jax.jit(new.model.apply, static_argnames='depth')
   found = [apply(new.params, tokens, depth=k).logits_BxTxV for k in (1, 4)]
   found.append(new.model.sequential(new.params, tokens))
