@@ -1,4 +1,4 @@
-"""How this program was called, and how to install missing packages."""
+"""How this program was called, how to install missing packages, and its warnings."""
 
 import importlib.metadata
 import os
@@ -18,6 +18,11 @@ def python() -> str:
   executable = Path(sys.executable)  # a link in an environment, not what it leads to
   here = Path.cwd()
   return str(executable.relative_to(here) if executable.is_relative_to(here) else executable)
+
+
+def warn(message: str) -> None:
+  """Prints a warning for whoever started the program."""
+  print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
 def clone() -> Path | None:

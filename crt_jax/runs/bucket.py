@@ -25,7 +25,7 @@ from typing import Any
 
 from crt_jax import json_text, storage
 from crt_jax.cluster import preemption
-from crt_jax.program import install
+from crt_jax.program import install, warn
 from crt_jax.runs import lock
 
 SCHEME = 'gs://'
@@ -309,9 +309,7 @@ class Lock:
     is_here = lock.is_here(found) and found['boot'] == boot()
     if not seen or is_here and not lock.runs(found['process']):
       return seen
-    lock.warn(
-      f'--workdir={self._path} was held by {lock.named(found)}; waiting to see if it still is'
-    )
+    warn(f'--workdir={self._path} was held by {lock.named(found)}; waiting to see if it still is')
     end = time.monotonic() + LOOK_SECONDS
     while time.monotonic() < end:
       time.sleep(REFRESH_SECONDS / 5)
@@ -340,7 +338,7 @@ class Lock:
       with contextlib.suppress(Exception):  # the bucket does not answer: the next time, perhaps
         if not self._write(self._generation):
           self.is_lost = True
-          lock.warn(f'--workdir={self._path} was taken over by another process; this one ends')
+          warn(f'--workdir={self._path} was taken over by another process; this one ends')
           return preemption.leave(1)
 
 

@@ -30,9 +30,10 @@ from crt_jax import sharding, storage
 from crt_jax.data import tokenizers
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
+from crt_jax.program import warn
 from crt_jax.runs import bucket, damage, retention
 from crt_jax.runs import workdir as workdir_lib
-from crt_jax.runs.bucket import steps_on_disk as steps_on_disk
+from crt_jax.runs.bucket import steps_on_disk
 from crt_jax.runs.checksums import (
   CHECKSUM,
   Damaged,
@@ -45,7 +46,6 @@ from crt_jax.runs.checksums import (
   verify,
 )
 from crt_jax.runs.damage import one_line
-from crt_jax.runs.lock import warn
 from crt_jax.runs.metrics import NonFinite
 from crt_jax.runs.orbax_messages import QuietOrbax
 from crt_jax.runs.train_state import TrainState, exchanged

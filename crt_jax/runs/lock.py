@@ -14,12 +14,12 @@ import json
 import os
 import pathlib
 import socket
-import sys
 import threading
 import time
 
 from crt_jax import storage
 from crt_jax.cluster.preemption import before_leaving
+from crt_jax.program import warn
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0
@@ -186,11 +186,6 @@ def named(found: dict) -> str:
 def now() -> str:
   """Returns the current time in UTC."""
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
-
-
-def warn(message: str) -> None:
-  """Prints a warning to both the terminal and the log."""
-  print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,6 @@ from crt_jax.cluster.launcher import wait_until
 from crt_jax.runs import bucket
 from crt_jax.runs.bucket import hold
 from crt_jax.runs.lock import NAME as LOCK
-from crt_jax.runs.lock import released as released
 from crt_jax.runs.provenance import now, origin
 
 CONFIG = 'config.json'

@@ -22,6 +22,7 @@ from crt_jax.evaluation import figures
 from crt_jax.loading import Trained, load
 from crt_jax.models.base import Model
 from crt_jax.models.registry import model_class
+from crt_jax.program import warn
 from crt_jax.runs import bucket, checkpoint, workdir
 from crt_jax.runs.provenance import origin
 from crt_jax.training import ending, scoring
@@ -136,7 +137,7 @@ def sample(model: Model, params: Params, tokenizer: Tokenizer, config: ConfigDic
   try:
     [tokens] = decoding.generate(model, params, **arguments)
   except decoding.NotFinite as error:
-    checkpoint.warn(f'no sample: {error}')
+    warn(f'no sample: {error}')
     return None
   return tokenizer.decode(arguments['prompts'][0] + tokens)
 

@@ -16,6 +16,7 @@ from crt_jax.convert import warm_start
 from crt_jax.data.tokenizers import Tokenizer
 from crt_jax.models import attention_choice, device_defaults
 from crt_jax.models.base import Model
+from crt_jax.program import warn
 from crt_jax.runs import bucket, checkpoint, train_state, workdir
 from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
@@ -167,7 +168,7 @@ def open_data(plan: Plan) -> data.Dataset:
   decoding.sample_arguments(config, dataset.tokenizer)
   remarks = plan.model.check_length(config.data.sequence_length) + dataset.remarks(config.model)
   for remark in remarks:
-    checkpoint.warn(remark)
+    warn(remark)
   agreement.require_equal('data', agreement.data_identity(dataset))
   return dataset
 
@@ -249,7 +250,7 @@ def first_parameters(config: ConfigDict, path: str, changed: dict) -> dict | Non
     folder = bucket.check(folder, 'train.init_from')
   elif folder:
     folder = str(storage.local_path('train.init_from', folder))
-  own = checkpoint.steps_on_disk(bucket.place(path) / 'checkpoints')
+  own = bucket.steps_on_disk(bucket.place(path) / 'checkpoints')
   if 'train.init_from' in changed and own:
     raise ValueError(
       f'train.init_from={folder!r}: {path} has begun already, at step {own[-1]}; '
@@ -333,7 +334,7 @@ def check_continuation(
     if before[name] != decided[name]
   ]
   if changed:
-    checkpoint.warn(f'continuing, but not with the same bits: {"; ".join(changed)}')
+    warn(f'continuing, but not with the same bits: {"; ".join(changed)}')
 
 
 def check_config(config: ConfigDict, device: jax.Device | None = None) -> tuple[ConfigDict, Model]:

@@ -37,7 +37,7 @@ def main(argv: list[str]):
   if not _OUTPUT.value:
     raise cli.Mistake('--output is missing, as in --output=runs/convergence')
   from crt_jax import data, json_text
-  from crt_jax.runs import checkpoint, workdir
+  from crt_jax.runs import bucket, checkpoint, workdir
   from crt_jax.runs.provenance import origin
   from crt_jax.training import finish
   from experiments.convergence import figure, gaps, page
@@ -53,7 +53,7 @@ def main(argv: list[str]):
   for path, run in zip(_WORKDIR.value, runs, strict=True):
     packed = next(iter(run.dataset.validation_sets.values()))
     [batch] = data.sampled_validation(packed, length, _ROWS.value, 1, _SEED.value)
-    for step in checkpoint.steps_on_disk(pathlib.Path(path) / 'checkpoints'):
+    for step in bucket.steps_on_disk(pathlib.Path(path) / 'checkpoints'):
       _, params, _, _ = checkpoint.load_params(path, step)
       found = gaps.against_exact(run.model, params, batch, _PASSES.value)
       edges = gaps.edges_of(length, trained)

@@ -48,7 +48,7 @@ def main(argv: list[str]):
   # All are checked before any is trained, so that a mistake in the last is reported at once.
   configs = {model: config_of(model) for model in dict.fromkeys(_MODELS.value)}
   from crt_jax import json_text
-  from crt_jax.runs import workdir
+  from crt_jax.runs import lock
   from crt_jax.runs.provenance import origin
   from crt_jax.training import loop
   from experiments.pointer_chasing import figure
@@ -57,7 +57,7 @@ def main(argv: list[str]):
   for model, config in configs.items():
     print(f'{model}: {config.train.steps} steps', flush=True)
     run = folder / model.replace('/', '_')
-    with workdir.released():
+    with lock.released():
       loop.train(config, str(run))
     models[model] = result_of(run, config)
     print(f'{model}: {words(models[model])}', flush=True)

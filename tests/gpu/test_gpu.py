@@ -20,7 +20,7 @@ from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, row_keys
 from crt_jax.layers.attention import attend
 from crt_jax.models import attention_choice
-from crt_jax.runs import train_state, workdir
+from crt_jax.runs import lock, train_state
 from crt_jax.training import loop, optimizer, step
 from tests.contract.models import params_of
 from tests.training.tiny import rows_of, tiny_config
@@ -162,7 +162,7 @@ def test_a_chunk_of_tokens_asks_the_host_for_nothing(name):
 def test_a_run_on_the_gpu(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('CRT_JAX_CACHE', str(tmp_path / 'cache'))
   changes = {'model.dropout': 0.0, 'model.dtype': 'bfloat16'}
-  with workdir.released():
+  with lock.released():
     loop.train(tiny_config(**changes), tmp_path / 'run')
   assert 'cudnn, heads of 8' in capsys.readouterr().out
   rows = rows_of(tmp_path / 'run')

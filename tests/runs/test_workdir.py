@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from crt_jax import json_text
-from crt_jax.runs import workdir
+from crt_jax.runs import lock, workdir
 from tests.training.tiny import tiny_config
 
 
 @pytest.fixture(autouse=True)
 def _locks():
-  with workdir.released():
+  with lock.released():
     yield
 
 

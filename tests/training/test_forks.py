@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from crt_jax.runs import workdir
+from crt_jax.runs import lock, workdir
 from crt_jax.training import loop
 from tests.training.tiny import PLAIN, contents, tiny_config, train
 
@@ -35,7 +35,7 @@ def test_a_fork_may_begin_the_state_of_its_optimizer_anew(stopped_run, tmp_path,
   shutil.copytree(stopped_run, path)
   config = tiny_config(**{'train.steps': 5, 'optimizer.clip_norm': 0.0} | PLAIN)
   for said in ('continuing after step 4', 'nothing to do'):  # run again, as a cluster does
-    with workdir.released():
+    with lock.released():
       loop.train(config, path, fork=True, reset_optimizer=True)
     assert said in capsys.readouterr().out
   assert workdir.finished_step(path) == 5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crt_jax import evaluation
-from crt_jax.runs import checkpoint, workdir
+from crt_jax.runs import bucket, workdir
 from crt_jax.training import loop, startup
 from tests.training.tiny import PLAIN, params_of, rows_of, tiny_config, train
 
@@ -27,7 +27,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, capsys):
   assert batch['step'] == step and batch['tokens'].shape == (8, 16)
   # The parameters before it gave the loss: they are not good, and are out of the way.
   assert f'step {step} is not finite (loss=' in message
-  steps = checkpoint.steps_on_disk(tmp_path / 'checkpoints')
+  steps = bucket.steps_on_disk(tmp_path / 'checkpoints')
   assert (tmp_path / 'diverged' / f'{step - 1}.0').is_dir() and step - 1 not in steps
   said = f'the last good checkpoint is of step {steps[-1]}' if steps else 'no good checkpoint'
   assert said in message and '--fork' in message
@@ -54,7 +54,7 @@ def test_an_update_that_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     train(config, tmp_path)
   assert 'step 2 is not finite (params/' in stopped.value.code
   assert 'the last good checkpoint is of step 1;' in stopped.value.code
-  assert checkpoint.steps_on_disk(tmp_path / 'checkpoints') == [1]
+  assert bucket.steps_on_disk(tmp_path / 'checkpoints') == [1]
   train(config, tmp_path)
   assert workdir.finished_step(tmp_path) == 3
 
@@ -74,7 +74,7 @@ def test_a_validation_loss_that_is_not_finite_is_null(tmp_path, monkeypatch, cap
     patch.setattr(evaluation, 'during_training', during_training)
     train(tiny_config(**changes | PLAIN | {'train.keep_checkpoints': 1}), tmp_path)
   assert [row['validation_cross_entropy'] for row in rows_of(tmp_path)] == [1.0, None, None, 2.0]
-  assert checkpoint.steps_on_disk(tmp_path / 'checkpoints') == [1, 4]
+  assert bucket.steps_on_disk(tmp_path / 'checkpoints') == [1, 4]
   files = [p for p in tmp_path.rglob('*') if p.is_file() and p.suffix in ('.json', '.jsonl')]
   assert len(files) >= 4
   for file in files:

@@ -10,7 +10,7 @@ import numpy as np
 from configs import base
 from crt_jax import schema
 from crt_jax.cluster import preemption
-from crt_jax.runs import checkpoint, workdir
+from crt_jax.runs import checkpoint, lock
 from crt_jax.training import loop
 
 PLAIN = {'model.depth_min': 0, 'model.dropout': 0.0}  # compiles one short program
@@ -62,7 +62,7 @@ def timeless(row):
 
 
 def train(config, path, fork=False):
-  with workdir.released():
+  with lock.released():
     loop.train(config, path, fork)
 
 
