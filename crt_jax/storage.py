@@ -1,4 +1,4 @@
-"""Files that cannot be read at the moment: the error says nothing against what is in them.
+"""Paths that a user gives, files that are written whole, and files that cannot be read just now.
 
 A stale handle of a network file system, missing rights, too many open files or a disk's I/O error
 is no damage. Reading is tried again a few times; then the caller gets one line, and nothing was

@@ -39,7 +39,7 @@ def keep_programs() -> None:
 
 
 def _remove_oldest(programs: Path) -> None:
-  """JAX could do this too, but then takes a lock for each program that it reads."""
+  """Removes what was read longest ago; JAX would take a lock for each program that it reads."""
   found = [(path.stat(), path) for path in programs.glob('*/*-cache')]
   size = 0
   for about, path in sorted(found, key=lambda one: -one[0].st_atime):

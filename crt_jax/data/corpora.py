@@ -71,7 +71,7 @@ def _sotu(config: DataConfig) -> Corpus:
 def _units(
   paths: Sequence[Path], read: Callable[[Sequence[Path]], Iterator[Document]]
 ) -> list[Unit]:
-  """Runs of files of about UNIT_BYTES, and larger files alone."""
+  """Returns runs of files of about UNIT_BYTES, and larger files alone."""
   units, run, size = [], [], 0
   sizes = [path.stat().st_size for path in paths]
   for path, own, after in itertools.zip_longest(paths, sizes, sizes[1:]):

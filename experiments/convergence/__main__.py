@@ -95,10 +95,6 @@ def check_alike(runs: list) -> None:
         f'--workdir: {path} differs from {_WORKDIR.value[0]} in {", ".join(changed)}; '
         'only the seed may differ'
       )
-  if not hasattr(runs[0].model, 'recurrence'):
-    raise cli.Mistake(
-      f'--workdir: model.name={runs[0].config.model.name!r} has no recurrence along the sequence'
-    )
 
 
 def line(record: dict, depth: int) -> str:
