@@ -225,7 +225,7 @@ def across_slices(spec: str, target: str, axis: str) -> dict:
   return compile_step(config, sizes, len(devices) * config.train.accumulation, devices)
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   prepare_process()
   targets = list(filter(is_there, _TARGET.value))
@@ -290,7 +290,7 @@ def run_job(source: tuple, target: str) -> dict:
     return {'error': str(error)[:300]}
 
 
-def prepare_process():
+def prepare_process() -> None:
   jax.config.update('jax_num_cpu_devices', 8)
   jax.config.update('jax_enable_compilation_cache', False)  # XLA writes down what it compiles only
   logging.set_verbosity(logging.ERROR)  # not which parameter takes which axis, for each config

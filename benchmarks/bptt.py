@@ -167,7 +167,7 @@ def products_floor() -> dict:
   )
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   jax.config.update('jax_num_cpu_devices', _DEVICES.value)
   parts = dict(memory=memory, price=price, speed=speed)

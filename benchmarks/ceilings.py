@@ -28,7 +28,7 @@ GPU = 'driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit,util
 COPIES = 8  # in one call
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   found = facts()
   for name in _PARTS.value:

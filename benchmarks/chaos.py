@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
 
 import numpy as np
@@ -133,7 +134,7 @@ class Lane:
     return 0
 
   @contextlib.contextmanager
-  def trouble(self, kind: str):
+  def trouble(self, kind: str) -> Iterator[None]:
     """Makes the disk full, or read-only, while the context is open."""
     ballast = self.disk / 'ballast'
     if kind == 'full disk':
@@ -364,7 +365,7 @@ def work(lane: Lane, number: int, quiet: dict, record: Record) -> None:
     live(lane, case, quiet[case], rng, record)
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   record = Record(_OUTPUT.value)
   for number in (signal.SIGTERM, signal.SIGINT):  # also where the parent ignores it: runs hear it

@@ -43,7 +43,7 @@ def compiled(fields: dict, **changes: Any) -> tuple[float, int]:
   return seconds, temporaries_of(executable)
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   compiled(FIELDS, layers=1, depth=2)  # the first compilation of a process loads the compiler
   shallow, deep = (seconds(FIELDS, layers=layers, depth=5) for layers in (2, 12))

@@ -31,7 +31,7 @@ MODELS = (
 _SMOKE = flags.DEFINE_bool('smoke', False, 'One toy: does it run?')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   known = decoded()
   fields = {name: known[name] for name in MODELS}

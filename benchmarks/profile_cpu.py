@@ -16,7 +16,7 @@ from benchmarks.results import publish
 from benchmarks.train_cpu import CASES, MODEL, jax_step
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   case = CASES[MODEL.value]
   step, text = jax_step(case)

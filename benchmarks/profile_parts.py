@@ -9,7 +9,7 @@ import json
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -86,7 +86,7 @@ def op_names(text: str) -> dict[str, str]:
   return found
 
 
-def own_times(events: list[dict]):
+def own_times(events: list[dict]) -> Iterator[tuple[str, float]]:
   """Yields (name, milliseconds) of every event, without the events nested inside it."""
   lanes = collections.defaultdict(list)
   for event in events:

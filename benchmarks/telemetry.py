@@ -63,7 +63,7 @@ def timed(run: Callable[[], Any]) -> float:
   return time.perf_counter() - start
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   case = CASES[MODEL.value]
   model = crt_jax.build(case.fields)

@@ -63,7 +63,7 @@ _CHANGES = flags.DEFINE_multi_string(
 _PROFILE = flags.DEFINE_bool('profile', False, 'Also where the time of a step goes, by part.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   names = list(CASES) if _CASE.value is None else [_CASE.value]
   fixed = [parse_changes(_CHANGES.value, CASES[name][0]) for name in names][0]

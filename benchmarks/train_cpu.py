@@ -72,7 +72,7 @@ def jax_step(case: Case) -> tuple[Callable[[], float], str]:
   return training_step(crt_jax.build(case.fields), optimizer, *case.rows())
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   case = CASES[MODEL.value]
   steps = {'crt_jax': jax_step(case)[0]}

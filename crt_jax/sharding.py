@@ -15,7 +15,7 @@ What happens when a dimension does not divide:
 import collections
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -331,7 +331,7 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
 
 
 @contextlib.contextmanager
-def in_mesh(mesh: AnyMesh):
+def in_mesh(mesh: AnyMesh) -> Iterator[None]:
   """Returns the context, or decorator, in which a function that uses `split_rows` is traced.
 
   The mesh is a Mesh or an AbstractMesh.

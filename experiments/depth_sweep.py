@@ -16,7 +16,7 @@ _DEPTHS = flags.DEFINE_list('depths', ['1', '2', '4', '6', '8', '10', '12', '16'
 _WHOLE = flags.DEFINE_bool('whole', True, 'Score the whole validation set, not only its sample.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   try:
     depths = tuple(int(depth) for depth in _DEPTHS.value)

@@ -43,7 +43,7 @@ class _ConfigParser(flags.ArgumentParser):
     self.words: list[str] = []  # the command line, in which ml_collections looks for overrides
     self.fields: dict[str, tuple[type, Any]] = {}
 
-  def parse(self, argument: str):
+  def parse(self, argument: str) -> Any:
     config = self.load(argument)
     self.fields = config_files.fields(config)
     for name in _overrides(self.words):

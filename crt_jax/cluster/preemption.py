@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PREEMPTED = 75  # exit code, sysexits.h: temporary failure, try again
@@ -112,7 +112,7 @@ class StopSignal:
     leave(code)
 
   @contextlib.contextmanager
-  def between_steps(self):
+  def between_steps(self) -> Iterator[None]:
     """Marks the time in which a stop must save first: `requested` is asked between two steps."""
     self._between_steps = True
     yield

@@ -206,7 +206,7 @@ class CRT(Model[CRTConfig]):
     """The number of positions in each step of the loop over a sequence."""
     return self.config.chunk if self.config.driver == 'chunked' else 1
 
-  def check_telemetry(self):
+  def check_telemetry(self) -> None:
     for field, needed in (('driver', 'unroll'), ('gradient', 'full')):
       found = getattr(self.config, field)
       require(

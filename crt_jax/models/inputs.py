@@ -9,7 +9,7 @@ from crt_jax.schema.fields import require
 from crt_jax.types import AnyArray, Array
 
 
-def check_tokens(tokens: AnyArray, vocab_size: int, lowest: float = 0):
+def check_tokens(tokens: AnyArray, vocab_size: int, lowest: float = 0) -> None:
   """Raises ValueError for a token id outside the vocabulary; under jit the embedding is NaN."""
   if is_traced(tokens) or not getattr(tokens, 'is_fully_addressable', True):
     return
@@ -37,7 +37,7 @@ def padded_with_zeros(tokens_BxT: AnyArray, lengths_B: AnyArray, columns: int) -
   return xp.where(np.arange(columns)[None] < lengths_B[:, None], tokens_BxT, 0)
 
 
-def check_lengths(lengths_B: AnyArray, batch: int, length: int):
+def check_lengths(lengths_B: AnyArray, batch: int, length: int) -> None:
   """Raises ValueError unless each row has that many tokens; traced lengths are not checked."""
   require(
     lengths_B.shape == (batch,),
@@ -52,7 +52,7 @@ def check_lengths(lengths_B: AnyArray, batch: int, length: int):
   )
 
 
-def check_positions(length: int, most: int):
+def check_positions(length: int, most: int) -> None:
   """Raises ValueError if a text is longer than the learned positions; 0 means no limit."""
   require(
     not most or length <= most,
@@ -60,7 +60,7 @@ def check_positions(length: int, most: int):
   )
 
 
-def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int):
+def check_room(state: DecodeState, new_B: AnyArray | int, max_positions: int) -> None:
   """Raises ValueError unless the state has room for new_B tokens; traced values are not checked."""
   limit = _limit(state, max_positions)
   if limit is None or is_traced(state.position_B, new_B):

@@ -16,6 +16,7 @@ import pathlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 from crt_jax import storage
 from crt_jax.cluster.preemption import before_leaving
@@ -189,7 +190,7 @@ def now() -> str:
 
 
 @contextlib.contextmanager
-def released():
+def released() -> Iterator[None]:
   """Releases at its end the locks taken inside, for several runs in one process, as in tests."""
   before = len(_held)
   try:

@@ -22,7 +22,7 @@ _WORKDIR = cli.define_workdir('Directory of the study')
 _ONLY = flags.DEFINE_string('only', '', 'Comma-separated pieces to make now; empty: all.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   from experiments.bptt_study import pieces  # imported late: flags are checked first
 

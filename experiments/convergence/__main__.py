@@ -30,7 +30,7 @@ _SEED = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   if not _WORKDIR.value:
     raise cli.Mistake('--workdir is missing, as in --workdir=runs/c42,runs/c137')

@@ -41,7 +41,7 @@ class Launch:
   @classmethod
   def of(
     cls, name: str, folder: pathlib.Path, command: list[str], retries: int, processes: int = 1
-  ):
+  ) -> 'Launch':
     """Returns the launch that may fail `retries` more times."""
     failures = len(read(folder)['failures']) + retries
     return cls(name, str(folder), tuple(command), failures, processes)

@@ -31,7 +31,7 @@ _FRESH = flags.DEFINE_bool('fresh', False, 'Measure again what is there already.
 ROWS = 'rows.jsonl'
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   config = _CONFIG.value
   models = _models(config)

@@ -41,7 +41,7 @@ _SEED = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer('steps', 0, 'Updates of every model; 0: as the config says.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   if not _MODELS.value:
     raise cli.Mistake('--models is empty; give at least one, as in --models=bptt')

@@ -29,7 +29,7 @@ _PROMPTS = flags.DEFINE_integer('prompts', 4, 'How many prompts are read togethe
 _REPEATS = flags.DEFINE_integer('repeats', 3, 'Timed readings of each; the best counts.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   if not (output := _OUTPUT.value):
     raise cli.Mistake('--output is missing, as in --output=runs/prefill')

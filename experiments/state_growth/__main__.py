@@ -28,7 +28,7 @@ VARIANTS = {
 }
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   import pathlib
 

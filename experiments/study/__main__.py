@@ -20,7 +20,7 @@ _WORKDIR = cli.define_workdir('Directory of the study')
 _ONLY = flags.DEFINE_string('only', '', 'Comma-separated variants to train now; empty: all.')
 
 
-def main(argv: list[str]):
+def main(argv: list[str]) -> None:
   del argv
   from experiments.study import variants  # imported late: flags are checked first
 
