@@ -167,7 +167,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
       stream.reconfigure(errors='backslashreplace')
   keep_programs()  # now, since a config file may import JAX
   try:
-    app.run(functools.partial(_begin, main), flags_parser=functools.partial(_parse, module))
+    app.run(main, flags_parser=functools.partial(_parse, module))
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -185,8 +185,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(USER_MISTAKE)
 
 
-def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-  """Runs `main` once the user's own models are registered.
+def _register_models() -> None:
+  """Registers the user's own models.
 
   These are the models of --allow_model and the one that the config file names, which is code of the
   same user. A run's saved config is never trusted for this.
@@ -202,7 +202,6 @@ def _begin(main: Callable[[list[str]], int | None], argv: list[str]) -> int | No
     sys.path.append(os.getcwd())  # a console script does not have it
     for path in allowed:
       allow(path)
-  return main(argv)
 
 
 def wants_traceback() -> bool:
@@ -241,6 +240,7 @@ def _parse(module: ModuleType, argv: list[str]) -> list[str]:
   if parser is not None:
     _finish_config(parser)
   _finish_workdir()
+  _register_models()
   return argv[:1]
 
 
