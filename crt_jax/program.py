@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def python() -> str:
   executable = Path(sys.executable)  # a link in an environment, not what it leads to
   here = Path.cwd()
   return str(executable.relative_to(here) if executable.is_relative_to(here) else executable)
+
+
+def typed(command: str) -> str:
+  """Returns a command for this shell, by this interpreter's environment if it is not activated."""
+  name, _, rest = command.partition(' ')
+  if name == 'python':
+    return f'{python()} {rest}'
+  return command if shutil.which(name) else f'{Path(python()).with_name(name)} {rest}'.rstrip()
 
 
 def clone() -> Path | None:

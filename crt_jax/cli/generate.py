@@ -16,6 +16,7 @@ Many prompts at once, a line {"prompt": "..."} each, in batches; a bad line is r
 """
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -110,6 +111,8 @@ def main(argv: list[str]) -> int | None:
   del argv
   if bool(_PROMPTS.value) != bool(_OUTPUT.value):
     raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
+  if _PROMPTS.value and os.path.realpath(_PROMPTS.value) == os.path.realpath(_OUTPUT.value):
+    raise ValueError(f'--output={_OUTPUT.value} is the file of --prompts; give another')
   if _PROMPTS.value and _PROMPT.value is not None:
     raise ValueError('--prompt and --prompts are two sources; give one')
   if _PROMPT.value == '':

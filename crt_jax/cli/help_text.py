@@ -39,6 +39,7 @@ SCRIPTS = {
   'crt-prepare': 'python -m experiments.prepare',
   'crt-convert': 'python -m experiments.convert',
   'crt-export': 'python -m experiments.export',
+  'crt-tasks': 'python -m experiments.tasks',
 }
 OVERRIDES = """\
 Any field of the config can be set on the command line:

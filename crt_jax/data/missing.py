@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from crt_jax.program import python
+from crt_jax.program import typed
 from crt_jax.schema.data import FETCHED
 
 
@@ -76,6 +76,6 @@ def _advice(hows: tuple[str | Fetch, ...]) -> str:
     else:
       words.append(how)
   for output, names in fetched.items():
-    command = f'{python()} -m experiments.fetch --dataset={",".join(names)} --output={output}'
-    words.append(f'to get it: {command}')
+    fetch = typed('python -m experiments.fetch')
+    words.append(f'to get it: {fetch} --dataset={",".join(names)} --output={output}')
   return '; then '.join(words)

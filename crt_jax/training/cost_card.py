@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from crt_jax import accounting, evaluation, schema
 from crt_jax.models import device_defaults, kernel_choice
-from crt_jax.program import program, python
+from crt_jax.program import program, typed
 from crt_jax.runs.provenance import device_name
 from crt_jax.training import sharding_table
 from crt_jax.training.report import peak_flops
@@ -71,7 +71,7 @@ def stand_ins(run: 'Run') -> list[str]:
   if not used:
     return []
   times, about = readings(run), run.config.about.stands_in_for
-  fetch = f'{python()} -m experiments.fetch --dataset=tinystories,wikipedia,fineweb-edu'
+  fetch = typed('python -m experiments.fetch --dataset=tinystories,wikipedia,fineweb-edu')
   return [
     '*' * WIDTH,
     f'*** STAND-IN TEXTS: {" and ".join(used)}, {times} times over, in place of',
@@ -90,7 +90,7 @@ def shorter(run: 'Run', seconds: float) -> list[str]:
     return []
   return [
     f'*** {duration(seconds)} on this machine. A first look, some minutes on a CPU:',
-    f'*** {program()} --config={first_look}',
+    f'*** {typed(program())} --config={first_look}',
   ]
 
 

@@ -52,6 +52,11 @@ class ProgressLine:
       self._bar.update(self._task, completed=step, left=left)
     return self._bar is not None
 
+  def validating(self) -> None:
+    """Shows on the bar why it stands still."""
+    if self._bar is not None:
+      self._bar.update(self._task, left='validating')
+
   def report(self, row: dict, seconds_left: float) -> None:
     """Shows the numbers of a row."""
     self._show(row['step'], f'{duration(seconds_left)} left')

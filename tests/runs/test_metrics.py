@@ -183,6 +183,16 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
   assert text in shown[True] and '━' in shown[True] and '0:01:00 left' in shown[True]
 
 
+def test_the_bar_says_why_it_stands_still(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setattr(sys, 'stdout', Terminal())
+  line = terminal.ProgressLine(steps=10, first_step=0)
+  line.report(ROW, seconds_left=60.0)
+  line.validating()
+  line.close()
+  assert '5/10' in sys.stdout.getvalue() and 'validating' in sys.stdout.getvalue()
+
+
 def test_a_bar_moves_with_every_step_and_a_silent_minute_ends_with_a_line(monkeypatch):
   monkeypatch.setenv('TERM', 'xterm')
   now = [0.0]
