@@ -124,7 +124,8 @@ def form(model: Model, row: dict) -> str:
   if row['form'] == 'sequential':
     return 'exact recurrence'
   if row['depth'] is None or model.passes is None:
-    return 'a transformer'
+    name = model.config.name
+    return 'a transformer' if name == 'transformer' else name
   return f'{model.passes.letter}={row["depth"]} {model.passes.name}'
 
 
@@ -143,6 +144,7 @@ def sample(text: str) -> str:
 def next_commands(model: Model, config: ConfigDict, path: object) -> str:
   """Returns commands to use a finished run: generate, TensorBoard, evaluate again."""
   here = shlex.quote(str(path))
+  own = f' --allow_model={config.model.name}' if ':' in config.model.name else ''
   main = program()
   generate = typed({'crt-train': 'crt-generate'}.get(main, 'python -m experiments.generate'))
   prompt = f'--prompt={shlex.quote(config.sample.prompt)} --num_tokens=120'
@@ -151,8 +153,8 @@ def next_commands(model: Model, config: ConfigDict, path: object) -> str:
     look = f'{install("tensorboard")} && {look}'
   lines = [
     f'  {look}    # or look into {path}/figures',
-    f'  {typed(main)} --mode=eval --workdir={here}',
+    f'  {typed(main)} --mode=eval --workdir={here}{own}',
   ]
   if model.has_sequential_form:
-    lines.insert(0, f'  {generate} --workdir={here} {prompt}')
+    lines.insert(0, f'  {generate} --workdir={here} {prompt}{own}')
   return '\n'.join(['next:', *lines])
