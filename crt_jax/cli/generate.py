@@ -109,17 +109,18 @@ class StableText:
 
 def main(argv: list[str]) -> int | None:
   del argv
-  if bool(_PROMPTS.value) != bool(_OUTPUT.value):
+  source, target = _PROMPTS.value, _OUTPUT.value
+  if bool(source) != bool(target):
     raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
-  if _PROMPTS.value and os.path.realpath(_PROMPTS.value) == os.path.realpath(_OUTPUT.value):
-    raise ValueError(f'--output={_OUTPUT.value} is the file of --prompts; give another')
-  if _PROMPTS.value and _PROMPT.value is not None:
+  if source and target and os.path.realpath(source) == os.path.realpath(target):
+    raise ValueError(f'--output={target} is the file of --prompts; give another')
+  if source and _PROMPT.value is not None:
     raise ValueError('--prompt and --prompts are two sources; give one')
   if _PROMPT.value == '':
     raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
   run = _load()
-  if _PROMPTS.value and _OUTPUT.value:
-    return _write_file(run, _PROMPTS.value, _OUTPUT.value)
+  if source and target:
+    return _write_file(run, source, target)
   return _write_text(run)
 
 
