@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import time
 import types
 
 import pytest
@@ -222,6 +223,16 @@ def test_an_estimate_begins_with_the_work_it_is_of(monkeypatch, capsys):
   assert capsys.readouterr().out == (
     'training a vocabulary of 9 tokens ...\ntokenising ...\ntokenising 20%, about 0:04:00 left\n'
   )
+
+
+def test_the_bar_of_a_task_without_a_measure_moves(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setattr(sys, 'stdout', Terminal())
+  with terminal.Stages() as report:
+    report('training a vocabulary of 9 tokens', 0, 0)
+    time.sleep(0.3)  # it is drawn ten times a second
+  bars = {line for line in sys.stdout.getvalue().split('\r') if '━' in line}
+  assert len(bars) > 1
 
 
 def test_a_duration_of_days_is_in_days():
