@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from ml_collections import ConfigDict
 
 from configs import base, cart_cpu
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 HEAD = 16
 SIZES = dict(which='both', C=128, N=6, D=4, P=2, R=4, seed=42)
@@ -48,5 +48,5 @@ def model(given: SimpleNamespace) -> dict:
     'both': lambda: base.crt_model(block='cart', layers=0, **passes | dict(heads=0) | loops),
   }
   if given.which not in makers:
-    raise ValueError(f'which={given.which!r} must be one of {", ".join(makers)}')
+    raise ArgumentMistake(f'which={given.which!r} must be one of {", ".join(makers)}')
   return makers[given.which]()

@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from crt_jax import schema
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 Texts = Callable[[ConfigDict], None]
 # What every config takes. Empty: the embedded texts, for which nobody has asked by name.
@@ -63,7 +63,7 @@ def chosen(variants: dict[str, dict], arguments: str) -> types.SimpleNamespace:
   """Returns the arguments of a table of variants: 'which=NAME' and those of ARGUMENTS."""
   given = parse_arguments(arguments, which='', **ARGUMENTS)
   if given.which not in variants:
-    raise ValueError(f'which={given.which!r} must be one of {", ".join(variants)}')
+    raise ArgumentMistake(f'which={given.which!r} must be one of {", ".join(variants)}')
   return given
 
 
@@ -96,11 +96,11 @@ def recipe(model: dict, given: types.SimpleNamespace, spec: str) -> ConfigDict:
     spec: what to give as --config, up to its further arguments.
   """
   if given.stage not in STAGES:
-    raise ValueError(f'stage={given.stage} must be 1 or 2')
+    raise ArgumentMistake(f'stage={given.stage} must be 1 or 2')
   if given.data not in ('', *TEXTS):
-    raise ValueError(f'data={given.data!r} must be one of {", ".join(TEXTS)}')
+    raise ArgumentMistake(f'data={given.data!r} must be one of {", ".join(TEXTS)}')
   if given.size not in ('paper', 'cpu'):
-    raise ValueError(f'size={given.size!r} must be paper or cpu')
+    raise ArgumentMistake(f'size={given.size!r} must be paper or cpu')
   texts = TEXTS[given.data or 'embedded']
   if given.size == 'cpu':
     config = small(model | CPU_SHAPE[model['name']], given.seed, texts)

@@ -16,7 +16,7 @@ One GPU of 80 GB; not run here yet. On several, --config.mesh.fsdp=N splits para
 from ml_collections import ConfigDict
 
 from configs import base
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 WIDTHS = {1: 4128, 3: 2784, 5: 2240, 6: 2048, 11: 1568}  # D -> C
 ARGUMENTS = tuple(f'D={layers}' for layers in WIDTHS)
@@ -25,5 +25,5 @@ ARGUMENTS = tuple(f'D={layers}' for layers in WIDTHS)
 def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, D=5)
   if given.D not in WIDTHS:
-    raise ValueError(f'D={given.D} is not in the table: D is one of {", ".join(map(str, WIDTHS))}')
+    raise ArgumentMistake(f'D={given.D} must be one of {", ".join(map(str, WIDTHS))}')
   return base.crt_paper(layers=given.D, width=WIDTHS[given.D], batch_size=32, steps=200_000)

@@ -19,7 +19,7 @@ Perplexities of different T cannot be compared, only the gaps. One GPU of 80 GB;
 from ml_collections import ConfigDict
 
 from configs import base
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 LENGTHS = {64: (64, 100_000), 256: (64, 300_000), 512: (64, 200_000), 1024: (32, 245_000)}
 MODELS = ('d1', 'n6', 'n2')
@@ -29,9 +29,9 @@ ARGUMENTS = ('model=d1,T=512', 'model=n2,T=64')
 def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, model='d1', T=512)
   if given.T not in LENGTHS:
-    raise ValueError(f'T={given.T} must be one of {", ".join(map(str, LENGTHS))}')
+    raise ArgumentMistake(f'T={given.T} must be one of {", ".join(map(str, LENGTHS))}')
   if given.model not in MODELS:
-    raise ValueError(f'model={given.model!r} must be one of {", ".join(MODELS)}')
+    raise ArgumentMistake(f'model={given.model!r} must be one of {", ".join(MODELS)}')
   batch, steps = LENGTHS[given.T]
   sizes = dict(sequence_length=given.T, batch_size=batch, steps=steps)
   if given.model == 'd1':

@@ -19,7 +19,7 @@ which `equal_` takes away; nothing is published of those. One GPU of 80 GB; not 
 from ml_collections import ConfigDict
 
 from configs import base
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 # which -> CRT's layers D, or N of a transformer; C; heads; batch; steps
 CRTS = {
@@ -48,7 +48,7 @@ ARGUMENTS = ('which=c256_d2', 'which=matched_c1120_d1')
 def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, which='c256_d2')
   if given.which not in NAMES:
-    raise ValueError(f'which={given.which!r} must be one of {", ".join(NAMES)}')
+    raise ArgumentMistake(f'which={given.which!r} must be one of {", ".join(NAMES)}')
   is_crt = given.which in CRTS
   table = CRTS if is_crt else TRANSFORMERS
   layers, width, heads, batch, steps = table[given.which]

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from crt_jax import schema
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 from crt_jax.data.pointer_chasing import PointerChasing
 
 SIZES = {
@@ -48,7 +48,7 @@ def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, model='bptt', size='cpu', N=3, K=5, c=8, seed=42)
   for name, choices in (('size', SIZES), ('model', MODELS)):
     if getattr(given, name) not in choices:
-      raise ValueError(f'{name}={getattr(given, name)} is none of {", ".join(choices)}')
+      raise ArgumentMistake(f'{name}={getattr(given, name)} is none of {", ".join(choices)}')
   size = SIZES[given.size]
   task = PointerChasing(keys=size['keys'], values=size['values'])
   config = schema.experiment(_model(given, size))

@@ -16,7 +16,7 @@ One GPU of 80 GB; not run here yet.
 from ml_collections import ConfigDict
 
 from configs import base
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 WIDTHS = {2: 3776, 4: 2656, 6: 2176, 12: 1536, 24: 1088}  # N -> C
 ARGUMENTS = tuple(f'N={layers}' for layers in WIDTHS)
@@ -25,5 +25,5 @@ ARGUMENTS = tuple(f'N={layers}' for layers in WIDTHS)
 def get_config(arguments: str = '') -> ConfigDict:
   given = parse_arguments(arguments, N=12)
   if given.N not in WIDTHS:
-    raise ValueError(f'N={given.N} is not in the table: N is one of {", ".join(map(str, WIDTHS))}')
+    raise ArgumentMistake(f'N={given.N} must be one of {", ".join(map(str, WIDTHS))}')
   return base.transformer_paper(layers=given.N, width=WIDTHS[given.N], batch_size=32, steps=200_000)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def warn(message: str) -> None:
   print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
+def typed(command: str) -> str:
+  """Returns a command for this shell, by this interpreter's environment if it is not activated."""
+  name, _, rest = command.partition(' ')
+  if name == 'python':
+    return f'{python()} {rest}'
+  return command if shutil.which(name) else f'{Path(python()).with_name(name)} {rest}'.rstrip()
+
+
 def clone() -> Path | None:
   """Returns the clone that crt_jax runs from, None if it was installed from a wheel."""
   above = Path(__file__).parents[1]
@@ -33,7 +42,7 @@ def clone() -> Path | None:
 
 def script(name: str) -> str:
   """Returns the command of a console script `crt-NAME` as one would type it here."""
-  return f'{python()} -m experiments.{name}' if clone() else f'crt-{name}'
+  return typed(f'python -m experiments.{name}' if clone() else f'crt-{name}')
 
 
 def install(extra: str) -> str:

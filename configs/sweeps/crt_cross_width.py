@@ -15,7 +15,7 @@ M). One GPU of 80 GB a run; not run here.
 
 from configs import crt_341m, transformer_341m
 from configs.base import Run
-from crt_jax.cli.config_files import parse_arguments
+from crt_jax.cli.config_files import ArgumentMistake, parse_arguments
 
 CRTS_85 = {1: 2048, 3: 1408, 5: 1120, 6: 1024, 11: 768}  # D -> C
 CPU = {'D': {1: 200, 2: 160, 3: 136}, 'N': {2: 184, 4: 128, 6: 104}}  # layers -> C
@@ -34,7 +34,7 @@ def get_sweep(arguments: str = '') -> list[Run]:
     others = [Run(f'n{N}', f'configs/transformer_341m.py:N={N}') for N in transformer_341m.WIDTHS]
     return crts + others
   if given.budget != 85:
-    raise ValueError(f'budget={given.budget} must be 85 or 341')
+    raise ArgumentMistake(f'budget={given.budget} must be 85 or 341')
   crts = [Run(f'd{D}', f'configs/crt_d{D}_c{C}.py') for D, C in CRTS_85.items()]
   others = [Run(f'n{N}', f'configs/transformer_n{N}.py') for N in (2, 4, 6, 12)]
   return [*crts, *others, Run('n12_heads16', 'configs/transformer_n12.py:heads=16')]

@@ -49,6 +49,10 @@ def main(argv: list[str]) -> int | None:
     raise cli.Mistake('--source is missing, as in --source=models/SmolLM2-135M')
   if Path(_WORKDIR.value).exists():
     raise cli.Mistake(f'--workdir={_WORKDIR.value} is there already; choose a new directory')
+  if '://' not in _SOURCE.value and not Path(_SOURCE.value).exists():
+    raise cli.Mistake(
+      f'--source={_SOURCE.value} is not there; give a Hugging Face folder, a .gguf file or a run'
+    )
   kept = layers(_KEEP_LAYERS.value)
   # Slow imports come after the checks of the flags.
   from crt_jax import loading

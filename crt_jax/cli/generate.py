@@ -16,6 +16,7 @@ Many prompts at once, a line {"prompt": "..."} each, in batches; a bad line is r
 """
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -108,15 +109,18 @@ class StableText:
 
 def main(argv: list[str]) -> int | None:
   del argv
-  if bool(_PROMPTS.value) != bool(_OUTPUT.value):
+  source, target = _PROMPTS.value, _OUTPUT.value
+  if bool(source) != bool(target):
     raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
-  if _PROMPTS.value and _PROMPT.value is not None:
+  if source and target and os.path.realpath(source) == os.path.realpath(target):
+    raise ValueError(f'--output={target} is the file of --prompts; give another')
+  if source and _PROMPT.value is not None:
     raise ValueError('--prompt and --prompts are two sources; give one')
   if _PROMPT.value == '':
     raise ValueError("--prompt is empty; give at least one character, as in --prompt='Call me'")
   run = _load()
-  if _PROMPTS.value and _OUTPUT.value:
-    return _write_file(run, _PROMPTS.value, _OUTPUT.value)
+  if source and target:
+    return _write_file(run, source, target)
   return _write_text(run)
 
 

@@ -35,7 +35,7 @@ def read(
     ValueError: it is not there or no text, or has no usable line.
   """
   try:
-    lines = pathlib.Path(path).read_text('utf-8').split('\n')
+    lines = pathlib.Path(path).read_text('utf-8-sig').split('\n')
   except FileNotFoundError:
     raise ValueError(f'--prompts={path}: no such file') from None
   except UnicodeDecodeError as error:
@@ -66,11 +66,17 @@ def _record_of(line: str) -> dict[str, Any]:
     raise ValueError('no text under "prompt", as in {"prompt": "Call me"}')
   if not record['prompt']:
     raise ValueError('the prompt is empty')
+  try:
+    json.dumps(record, ensure_ascii=False).encode()
+  except UnicodeEncodeError:
+    raise ValueError('half a character (a lone surrogate)') from None
   return record
 
 
 def _tokens_of(text: str, encode: Callable[[str], list[int]], context: int) -> list[int]:
   tokens = encode(text)
+  if not tokens:
+    raise ValueError('the prompt has no token in this vocabulary')
   if len(tokens) >= context:
     raise ValueError(f'{len(tokens)} tokens leave no room in the context of {context}')
   return tokens

@@ -26,6 +26,8 @@ evaluates the newest checkpoint again, with the config that it was trained with:
 first device, several, started as for training, on the mesh of the config.
 """
 
+import sys
+
 from crt_jax.cluster.preemption import StopSignal
 
 _STOP = StopSignal()
@@ -90,6 +92,8 @@ def main(argv: list[str]) -> None:
 
     print(standing.describe(FLAGS.workdir))
     return
+  if sys.stdout.isatty():  # the slow imports begin
+    print(f'run           {FLAGS.workdir}, starting ...', flush=True)
   with distributed.joined(_STOP):
     from crt_jax.training import finish, loop  # imported late: flags are checked first
 

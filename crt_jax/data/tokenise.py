@@ -203,7 +203,7 @@ def _make_tokenizer(
     if split_rule(config, found) != 'contiguous':  # a cut is known after the work
       overlap.count(overlap.by_document(found.listing, is_held_out), corpus.name)
   if report is not None and config.tokenizer == 'bpe':
-    report(training_of(config), 0, 1)
+    report(training_of(config), 0, 0)
   vocabularies.make(config, _training(corpus, is_held_out)).save(folder)
 
 

@@ -93,11 +93,19 @@ def most_tokens(config: ConfigDict, forms: int) -> int:
 
 
 def rehearse(
-  model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
+  model: Model,
+  params: dict,
+  dataset: data.Dataset,
+  config: ConfigDict,
+  place: Placement,
+  report: Callable[[float], None],
 ) -> dict[Form, float]:
   """Scores one batch in every form, to compile all programs and to allocate their memory early.
 
   A failure then comes before any training is lost.
+
+  Args:
+    report: gets the share that is done.
 
   Returns: seconds that a batch takes in each form.
   """
@@ -105,7 +113,9 @@ def rehearse(
   model, seconds = scoring_model(model, config), {}
   packed = next(iter(dataset.validation_sets.values()))
   batch = next(iter(map(place, _sample(packed, config, 1, place.rows))))
-  for form in dict.fromkeys([trained_form(model), *forms(model, config)]):
+  tried = list(dict.fromkeys([trained_form(model), *forms(model, config)]))
+  for i, form in enumerate(tried):
+    report(i / len(tried))
     for _ in range(2):  # the first one compiles
       since = time.perf_counter()
       _evaluate(model, params, form, [batch], packed)

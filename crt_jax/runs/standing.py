@@ -27,11 +27,12 @@ def describe(path: str | pathlib.Path) -> str:
   train, data = saved['config']['train'], saved['config']['data']
   rows = json_text.rows(folder / 'metrics.jsonl')
   last = rows[-1] if rows else {}
-  step, steps = last.get('step', 0), train['steps']
+  kept = bucket.steps_on_disk(path / 'checkpoints')
+  step, steps = max([last.get('step', 0), *kept]), train['steps']
   state = state_of(folder)
   lines = [f'{path}: {state}', f'  step         {step:,} of {steps:,} ({step / steps:.0%})']
   if last:
-    lines.append(f'  loss         {_number(last.get("loss"))}')
+    lines.append(f'  loss         {_number(last.get("loss"))} at step {last["step"]:,}')
   validated = next((row for row in reversed(rows) if _validations(row)), {})
   if validated:
     values = ', '.join(f'{name} {_number(v)}'.lstrip() for name, v in _validations(validated))
@@ -42,7 +43,6 @@ def describe(path: str | pathlib.Path) -> str:
     lines.append(f'  speed        {rate:,.0f} tokens/s, about {_minutes(seconds)} left to train')
   if last.get('training_seconds'):
     lines.append(f'  trained for  {_minutes(last["training_seconds"])}')
-  kept = bucket.steps_on_disk(path / 'checkpoints')
   lines.append(f'  checkpoints  {", ".join(map(str, kept)) or "none yet"}')
   with contextlib.suppress(OSError):
     failed = (folder / FAILURE).read_text('utf-8').rstrip().splitlines()[-LAST_LINES:]

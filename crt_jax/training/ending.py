@@ -1,11 +1,13 @@
 """What a person reads at the end of a run: headline, all scores, a text, next commands."""
 
+import importlib.util
 import shlex
+import shutil
 
 from ml_collections import ConfigDict
 
 from crt_jax.models.base import Model
-from crt_jax.program import program
+from crt_jax.program import install, program, typed
 
 PROTOCOLS = {
   'random': 'random windows',
@@ -122,7 +124,8 @@ def form(model: Model, row: dict) -> str:
   if row['form'] == 'sequential':
     return 'exact recurrence'
   if row['depth'] is None or model.passes is None:
-    return 'a transformer'
+    name = model.config.name
+    return 'a transformer' if name == 'transformer' else name
   return f'{model.passes.letter}={row["depth"]} {model.passes.name}'
 
 
@@ -135,19 +138,23 @@ def short_form(model: Model, row: dict) -> str:
 
 def sample(text: str) -> str:
   """Returns a text sample, formatted for the terminal."""
-  return '\n'.join(['', 'it writes:', '', *(f'  {line}' for line in text.splitlines()), ''])
+  return '\n'.join(['', *(f'  {line}' for line in text.splitlines()), ''])
 
 
 def next_commands(model: Model, config: ConfigDict, path: object) -> str:
   """Returns commands to use a finished run: generate, TensorBoard, evaluate again."""
   here = shlex.quote(str(path))
+  own = f' --allow_model={config.model.name}' if ':' in config.model.name else ''
   main = program()
-  generate = {'crt-train': 'crt-generate'}.get(main, 'python -m experiments.generate')
+  generate = typed({'crt-train': 'crt-generate'}.get(main, 'python -m experiments.generate'))
   prompt = f'--prompt={shlex.quote(config.sample.prompt)} --num_tokens=120'
+  look = f'{typed("tensorboard")} --logdir={here}/tensorboard'
+  if not (importlib.util.find_spec('tensorboard') or shutil.which('tensorboard')):
+    look = f'{install("tensorboard")} && {look}'
   lines = [
-    f'  tensorboard --logdir={here}/tensorboard    # or look into {path}/figures',
-    f'  {main} --mode=eval --workdir={here}',
+    f'  {look}    # or look into {path}/figures',
+    f'  {typed(main)} --mode=eval --workdir={here}{own}',
   ]
   if model.has_sequential_form:
-    lines.insert(0, f'  {generate} --workdir={here} {prompt}')
+    lines.insert(0, f'  {generate} --workdir={here} {prompt}{own}')
   return '\n'.join(['next:', *lines])

@@ -43,11 +43,12 @@ def finish(run: 'Run', scored: Scoring, reporter: 'Reporter') -> None:
   config, step = run.config, run.config.train.steps
   results = scored.score(run.state.evaluated, run.directory.path, step)
   say(ending.scores(run.model, results))
+  is_exact = run.model.has_sequential_form
+  say('\nit writes:' if is_exact else 'no sample: the model has no sequential form')
   text = sample(run.model, run.state.evaluated, run.dataset.tokenizer, config)
   if text is not None:
     say(ending.sample(text))
-  elif not run.model.has_sequential_form:
-    say('no sample: the model has no sequential form')
+  say('drawing figures')
   if jax.process_index() == 0:
     record = {
       'step': step,

@@ -138,7 +138,10 @@ def run_steps(
         continue
       row = reporter.read(*pending)
       pending = None
-    validation = validate(run) if validates else {}
+    validation = {}
+    if validates:
+      reporter.validating()
+      validation = validate(run)
     reporter.write(row | validation, always=validates or measures)
     if saves or stops:
       run.save(validation.get('validation_cross_entropy'))

@@ -121,6 +121,11 @@ class Reporter:
       is_timed = step > self._start[0] + 1  # before, no step has been waited for
       self._line.advance(step, self._seconds_left(step) if is_timed else None)
 
+  def validating(self) -> None:
+    """Shows that the steps wait for a validation."""
+    if self._line is not None:
+      self._line.validating()
+
   def say(self, text: str) -> None:
     """Prints a line that is not a row."""
     if self._line is not None:

@@ -45,7 +45,8 @@ class Scoring:
     cls, model: Model, params: dict, dataset: data.Dataset, config: ConfigDict, place: Placement
   ) -> 'Scoring':
     """Scores one batch in every form, which compiles all programs and measures their time."""
-    seconds = evaluation.rehearse(model, params, dataset, config, place)
+    with Task('trying the evaluation', 1) as task:
+      seconds = evaluation.rehearse(model, params, dataset, config, place, task.update)
     parts = evaluation.plan(evaluation.scoring_model(model, config), dataset, config)
     return cls(model, dataset, config, place, parts, seconds)
 

@@ -197,6 +197,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   if restored is None:
     if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
+      print('initialising  the parameters ...', flush=True)
     start = train_state.init_state(plan.model, plan.optimizer, plan.abstract, config.seed, source)
     clock = Clock()
   else:

@@ -52,6 +52,11 @@ class ProgressLine:
       self._bar.update(self._task, completed=step, left=left)
     return self._bar is not None
 
+  def validating(self) -> None:
+    """Shows on the bar why it stands still."""
+    if self._bar is not None:
+      self._bar.update(self._task, left='validating')
+
   def report(self, row: dict, seconds_left: float) -> None:
     """Shows the numbers of a row."""
     self._show(row['step'], f'{duration(seconds_left)} left')
@@ -73,12 +78,15 @@ class ProgressLine:
 
 
 class Task:
-  """Progress of a long task in one process: a bar on a terminal, otherwise a line now and then."""
+  """Progress of a long task in one process: a bar on a terminal, otherwise a line now and then.
+
+  A task that cannot say how much is done has a total of 0; its bar moves to and fro.
+  """
 
   LINE_EVERY = 30.0  # seconds
 
   def __init__(self, title: str, total: float):
-    self._title, self._total = title, max(total, 1e-9)
+    self._title, self._total = title, total
     self._first = None  # work done at the first update, and its time
     self._said = time.monotonic()
     self._bar = None
@@ -87,7 +95,7 @@ class Task:
     if jax.process_index() == 0 and sys.stdout.isatty():
       columns = (TextColumn(self._title), BarColumn(), TextColumn('{task.fields[left]}'))
       self._bar = Progress(*columns, transient=True)
-      self._task = self._bar.add_task('', total=self._total, left='')
+      self._task = self._bar.add_task('', total=self._total or None, left='')
       self._bar.start()
     return self
 
@@ -106,7 +114,7 @@ class Task:
     if self._bar is not None:
       self._bar.update(self._task, completed=done, left=left)
     elif now - self._said >= self.LINE_EVERY and jax.process_index() == 0:
-      share = min(done / self._total, 1.0)
+      share = min(done / max(self._total, 1e-9), 1.0)
       print(f'{self._title} {share:.0%}{left and ", "}{left}', flush=True)
       self._said = now
 

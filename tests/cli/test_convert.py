@@ -26,6 +26,7 @@ def test_layers_that_make_no_sense(text, message):
   (
     (dict(source=None, workdir='run'), '--source is missing, as in'),
     (dict(source='theirs', workdir='.'), '--workdir=. is there already; choose a new directory'),
+    (dict(source='theirs', workdir='run'), '--source=theirs is not there; give a Hugging'),
   ),
 )
 def test_mistakes(given, message):

@@ -141,6 +141,20 @@ def test_a_file_of_prompts(run, tmp_path):
   assert len({record['text'] for record in found[2]}) == 3
 
 
+def test_odd_lines_of_a_file_and_an_output_that_is_the_input(run, tmp_path):
+  """A byte-order mark is skipped, and a line with half a character reported."""
+  prompts, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+  lines = ['{"prompt": "a"}', r'{"prompt": "\ud800"}', r'{"prompt": "b", "id": "\udc00"}']
+  prompts.write_text('\n'.join(lines), 'utf-8-sig')
+  log = run(prompts=str(prompts), output=str(output)).err.splitlines()
+  assert [line.count('half a character') for line in log] == [1, 1, 0]
+  assert log[-1].startswith('1 prompts, ') and json.loads(output.read_text('utf-8'))['line'] == 1
+  same = tmp_path / 'folder' / '..' / 'in.jsonl'
+  with pytest.raises(ValueError, match='is the file of --prompts'):
+    run(prompts=str(prompts), output=str(same))
+  assert prompts.read_text('utf-8-sig').count('prompt') == 3
+
+
 def test_the_text_of_a_file_goes_on_behind_its_prompt(run, tmp_path):
   """Of words whose space is a part of them, which a text does not begin with."""
   words = hf.Tokenizer(hf.models.WordLevel({f'▁{i}': i for i in range(257)}, unk_token='▁0'))

@@ -13,6 +13,7 @@ import crt_jax
 from configs import base
 from crt_jax import accounting, schema, sharding
 from crt_jax.cli import config_files
+from crt_jax.cli.user_errors import Mistake
 from crt_jax.runs import train_state
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import startup, step
@@ -183,3 +184,14 @@ def test_every_variant_of_a_study_is_a_config_that_lowers(file):
     variant = variants.variant_config(config, name)
     startup.check_config(variant)
     lower(variant, mesh)
+
+
+@pytest.mark.parametrize(
+  'spec',
+  ['cart_d1024.py:size=cp', 'cart_d1024.py:stage=3', 'crt_341m.py:D=4', 'both_cpu.py:which=x'],
+)
+def test_a_wrong_choice_names_the_argument_and_the_choices(spec):
+  with pytest.raises(Mistake) as error:
+    config_files.load(f'configs/{spec}')
+  line, name = str(error.value), spec.partition(':')[2].partition('=')[0]
+  assert line.startswith(f'--config=configs/{spec}: {name}=') and ' must be ' in line

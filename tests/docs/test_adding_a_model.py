@@ -13,6 +13,7 @@ import crt_jax
 from crt_jax import accounting, schema
 from crt_jax.cli import config_files
 from crt_jax.models import registry
+from crt_jax.training import ending
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'adding_a_model.md').read_text('utf-8')
@@ -44,6 +45,8 @@ def test_the_model_is_built_counted_and_exact(folder):
   stored, flops = 2 * 256 * 32 + 32 * 64, 6 * (256 * 32 + 32 * 64)
   assert accounting.parameters(config.model).stored == stored
   assert accounting.model_flops(config.model, 32) == flops
+  assert ending.next_commands(model, config, 'my_run').count(f' --allow_model={MODEL}') == 2
+  assert ending.form(model, dict(form='parallel', depth=None)) == MODEL
   with pytest.raises(ValueError, match=f"'{MODEL}' has no parts"):
     model.parts({})
 

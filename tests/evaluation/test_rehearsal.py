@@ -30,6 +30,8 @@ def test_a_slow_form_is_timed_once_by_one_process_and_twice_by_several(
     monkeypatch.setattr(protocols, name, stand_in)
   monkeypatch.setattr(jax, 'process_count', lambda: processes)
   dataset = types.SimpleNamespace(validation_sets={'text': None})
-  seconds = protocols.rehearse(None, {}, dataset, None, ON_ONE_DEVICE)
+  shares = []
+  seconds = protocols.rehearse(None, {}, dataset, None, ON_ONE_DEVICE, shares.append)
+  assert shares == [i / len(FORMS) for i in range(len(FORMS))]
   assert ran == [form for form in FORMS for _ in range(times)]
   assert seconds.keys() == set(FORMS)

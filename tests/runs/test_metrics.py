@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import time
 import types
 
 import pytest
@@ -183,6 +184,16 @@ def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(monkeypatch):
   assert text in shown[True] and '━' in shown[True] and '0:01:00 left' in shown[True]
 
 
+def test_the_bar_says_why_it_stands_still(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setattr(sys, 'stdout', Terminal())
+  line = terminal.ProgressLine(steps=10, first_step=0)
+  line.report(ROW, seconds_left=60.0)
+  line.validating()
+  line.close()
+  assert '5/10' in sys.stdout.getvalue() and 'validating' in sys.stdout.getvalue()
+
+
 def test_a_bar_moves_with_every_step_and_a_silent_minute_ends_with_a_line(monkeypatch):
   monkeypatch.setenv('TERM', 'xterm')
   now = [0.0]
@@ -212,6 +223,16 @@ def test_an_estimate_begins_with_the_work_it_is_of(monkeypatch, capsys):
   assert capsys.readouterr().out == (
     'training a vocabulary of 9 tokens ...\ntokenising ...\ntokenising 20%, about 0:04:00 left\n'
   )
+
+
+def test_the_bar_of_a_task_without_a_measure_moves(monkeypatch):
+  monkeypatch.setenv('TERM', 'xterm')
+  monkeypatch.setattr(sys, 'stdout', Terminal())
+  with terminal.Stages() as report:
+    report('training a vocabulary of 9 tokens', 0, 0)
+    time.sleep(0.3)  # it is drawn ten times a second
+  bars = {line for line in sys.stdout.getvalue().split('\r') if '━' in line}
+  assert len(bars) > 1
 
 
 def test_a_duration_of_days_is_in_days():

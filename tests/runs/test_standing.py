@@ -37,7 +37,7 @@ def test_a_run_that_trains(run):
   assert said.startswith(f'{run}: running, process {os.getpid()} on {socket.gethostname()} since S')
   for words in (
     'step         40 of 100 (40%)',
-    'loss         2.500',
+    'loss         2.500 at step 40',
     'perplexity a 30.00, b 7.250 at step 20',
     '8 tokens/s, about 5.0 minutes left to train',  # 60 steps of 40 tokens
     'trained for  3.3 minutes',
@@ -46,6 +46,12 @@ def test_a_run_that_trains(run):
     assert words in said
   held_by(run, 7, 'elsewhere')
   assert 'running, process 7 on elsewhere' in standing.describe(run)
+
+
+def test_a_stop_between_two_rows_counts_to_its_checkpoint(run):
+  (run / 'checkpoints' / '45').mkdir()
+  said = standing.describe(run)
+  assert 'step         45 of 100 (45%)' in said and 'loss         2.500 at step 40' in said
 
 
 def test_a_run_that_nobody_trains(run):

@@ -1,5 +1,7 @@
 """What a person reads when a run has ended."""
 
+import sys
+
 import crt_jax
 from crt_jax import schema
 from crt_jax.training import ending
@@ -49,15 +51,24 @@ def test_answers_are_counted_where_a_task_has_some():
   assert said.endswith('1.00 0.25') and 'right answers' in said
 
 
-def test_what_to_type_next():
+def test_what_to_type_next(tmp_path, monkeypatch):
+  """Each command runs as it is printed, where no environment is activated."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'executable', f'{tmp_path}/.venv/bin/python')
+  monkeypatch.setenv('PATH', '/nowhere')
+  monkeypatch.setattr(ending.importlib.util, 'find_spec', lambda name: None)
   config = schema.experiment(schema.crt_model(layers=1, width=8, heads=2, rotary='integer'))
   config.sample.prompt = "Call 'me'"
   said = ending.next_commands(CRT, config, 'runs/a b')
   generate, look, evaluate = said.splitlines()[1:]
-  assert generate.split(' --')[0].endswith('experiments.generate')
+  assert generate.startswith('  .venv/bin/python -m experiments.generate --workdir=')
   assert """--workdir='runs/a b' --prompt='Call '"'"'me'"'"''""" in generate
-  assert "--logdir='runs/a b'/tensorboard" in look and '--mode=eval' in evaluate
+  assert look.startswith('  .venv/bin/python -m pip install -e ') and '[tensorboard]' in look
+  assert " && .venv/bin/tensorboard --logdir='runs/a b'/tensorboard" in look
+  assert evaluate.startswith('  .venv/bin/python -m ') and '--mode=eval' in evaluate
+  monkeypatch.setattr(ending.importlib.util, 'find_spec', lambda name: name)
+  assert 'pip' not in ending.next_commands(CRT, config, 'runs/a b')
 
 
 def test_a_sample_is_a_text():
-  assert ending.sample('Call me\nIshmael') == '\nit writes:\n\n  Call me\n  Ishmael\n'
+  assert ending.sample('Call me\nIshmael') == '\n  Call me\n  Ishmael\n'
