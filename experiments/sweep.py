@@ -7,7 +7,7 @@
 
 A finished run is skipped, an interrupted one goes on, one that failed is started again --retries
 times: so the same command goes on where it was stopped, and with local runs it ends when all have
-ended. With Slurm it submits one job array and returns; each job looks after itself. --only starts
+ended. With Slurm it submits job arrays and returns; each job looks after itself. --only starts
 some of the runs, --status shows where all stand. --config.FIELD=VALUE sets a field of every run.
 The directory then holds
 
@@ -64,19 +64,45 @@ def main(argv: list[str]) -> int:
   cli.require_config()
   options = slurm_options()
   spec, runs = plan_runs(workdir)
-  found = standings(workdir, runs, slurm.queued(workdir))
+  queued = slurm.queued(workdir)
+  found = standings(workdir, runs, queued)
   startable = [one.name for one in found if may_start(one)]
   if _EXECUTOR.value == 'local':
     return run_here(runs, startable, workdir)
-  if ready := may_begin(runs, startable, workdir):
-    launches = [launch(name, runs[name], workdir, slurm.processes(options)) for name in ready]
-    title = pathlib.Path(spec.partition(':')[0]).stem
-    limits = (_PARALLEL.value, _MINUTES.value)
-    jobs = slurm.submit(launches, workdir, title, *limits, options, _SETUP.value)
-    print(f'submitted {len(jobs)} jobs, at most {_PARALLEL.value} at a time')
-  say_waiting(runs, [name for name in startable if name not in ready])
+  jobs = {name: job for name, (job, _) in queued.items()}
+  submit(spec, runs, startable, jobs, workdir, options)
   show(workdir)
   return cli.DONE
+
+
+def submit(
+  spec: str,
+  runs: dict[str, dict],
+  startable: list[str],
+  jobs: dict[str, str],
+  workdir: pathlib.Path,
+  options: dict[str, str],
+) -> None:
+  """Submits an array of what can start now, and one for each run that others begin with.
+
+  Args:
+    jobs: run -> its job, of those that Slurm has already.
+  """
+  arrays = {'': may_begin(runs, startable, workdir)}
+  for name in startable:
+    if name not in arrays['']:
+      arrays.setdefault(runs[name]['after'], []).append(name)
+  title = pathlib.Path(spec.partition(':')[0]).stem
+  for first, names in arrays.items():
+    if first and first not in jobs:
+      say_waiting(runs, names)
+    elif names:
+      launches = [launch(name, runs[name], workdir, slurm.processes(options)) for name in names]
+      wait = slurm.after(jobs[first]) if first else {}
+      limits = (_PARALLEL.value, _MINUTES.value)
+      jobs |= slurm.submit(launches, workdir, title, *limits, options | wait, _SETUP.value)
+      when = f', when {first} has finished' if first else ''
+      print(f'submitted {len(names)} jobs, at most {_PARALLEL.value} at a time{when}')
 
 
 def plan_runs(workdir: pathlib.Path) -> tuple[str, dict[str, dict]]:

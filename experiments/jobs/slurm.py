@@ -1,4 +1,4 @@
-"""Runs of a sweep on a Slurm cluster: one job array, of which some jobs run at a time.
+"""Runs of a sweep on a Slurm cluster: job arrays, of which some jobs run at a time.
 
 submitit writes and submits the array; each job starts one run and afterwards decides about itself:
 a preempted or failed job is requeued, so that another node can take it. No process stays behind to
@@ -111,6 +111,14 @@ def submit(
   ids = {launch.name: job.job_id for launch, job in zip(launches, jobs, strict=True)}
   json_text.write(workdir / JOBS, json_text.read(workdir / JOBS, {}) | ids)
   return ids
+
+
+def after(job: str) -> dict[str, str]:
+  """Returns the options of sbatch for jobs that wait for a job to end well, and else are dropped.
+
+  A job that is requeued has not ended yet.
+  """
+  return {'dependency': f'afterok:{job}', 'kill-on-invalid-dep': 'yes'}
 
 
 def require() -> ModuleType:

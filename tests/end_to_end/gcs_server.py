@@ -70,7 +70,7 @@ def answered(answer):
 
   class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = lambda self: answer(self)
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = lambda self: answer(self)
 
     def log_message(self, *_):
       pass
@@ -162,4 +162,5 @@ def send(handler, code, headers, content):
     handler.send_header(name, value)
   handler.send_header('Content-Length', str(len(content)))
   handler.end_headers()
-  handler.wfile.write(content)
+  if handler.command != 'HEAD':
+    handler.wfile.write(content)

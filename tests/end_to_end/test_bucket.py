@@ -47,9 +47,11 @@ def train(path, disk, variables, sizes):
 def started(path, folder, variables, sizes=SIZES):
   """Starts it; also returns where its output goes."""
   disk = folder / f'disk_{len(list(folder.glob("disk_*.log")))}'
+  log = disk.with_name(disk.name + '.log')
+  log.touch()
   process = STARTS.Process(target=train, args=(str(path), disk, variables, sizes))
   process.start()
-  return process, disk.with_name(disk.name + '.log')
+  return process, log
 
 
 def finished(path, folder, variables, **options):
@@ -97,24 +99,38 @@ def scores_of(folder):
   return json.loads((folder / 'evaluation.json').read_text())['results']
 
 
+def wait_for_reports(process, log, number):
+  """Waits until it has reported so many steps, or has ended."""
+  assert runs.wait_until(
+    lambda: log.read_text().count('\nstep ') >= number or not process.is_alive(), 300
+  )
+
+
 def test_killed_again_and_again(server, local, tmp_path):
-  """At random moments of its whole life, most of them while it trains and saves."""
-  moments, path, at = random.Random(0), f'gs://{gcs_server.BUCKET}/killed', []
-  for number in range(KILLS):
+  """At random moments, two in three while it trains and saves, and of its whole life. Where a run
+  has come to its end, another one begins."""
+  moments, path, kills = random.Random(0), f'gs://{gcs_server.BUCKET}/killed', []
+  while len(kills) < KILLS:
     process, log = started(path, tmp_path, server)
-    process.join(moments.uniform(0.5, 15.0))
-    if number % 5 == 4:
-      os.kill(process.pid, signal.SIGTERM)
+    if len(kills) % 3 != 1:
+      wait_for_reports(process, log, moments.randrange(1, 8))
+      process.join(moments.uniform(0.0, 1.0))
+    else:
+      process.join(moments.uniform(0.5, 15.0))
+    if len(kills) % 5 == 4:
+      process.terminate()
       process.join(60)
     ended = process.exitcode
     process.kill()
     process.join()
     out = log.read_text()
     assert 'Traceback' not in out and 'damaged' not in out, out
-    at.append((ended, ' '.join(out.split('\n')[-2:])[:60]))
     if ended == 0:
-      break
-  print(*at, sep='\n')
+      assert_same_run(path, local, server)
+      path += '_again'
+    else:
+      kills.append((ended, ' '.join(out.split('\n')[-2:])[:60]))
+  print(*kills, sep='\n')
   out = finished(path, tmp_path, server)
   assert 'error' not in out
   assert_same_run(path, local, server)

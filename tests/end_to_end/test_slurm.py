@@ -49,6 +49,7 @@ def get_sweep(arguments=''):
     Run('left_alone', 'tests/training/tiny.py', changes),
   ]
 """
+NEXT = "    Run('next', 'tests/training/tiny.py', changes | {'train.steps': 5}, after='told'),\n  ]"
 
 
 @pytest.fixture(scope='module')
@@ -98,11 +99,14 @@ def start_now(slurm, job):
 def test_a_sweep_as_a_job_array(slurm, tmp_path):
   pytest.importorskip('submitit', reason="no submitit here: pip install 'crt_jax[cluster]'")
   file, workdir = tmp_path / 'sweep.py', tmp_path / 'all'
-  file.write_text(SWEEP)
+  file.write_text(SWEEP.replace('  ]', NEXT))
   words = (f'--config={file}', f'--workdir={workdir}', '--executor=slurm')
   words += ('--parallel=2', '--retries=1', '--minutes=30', '--slurm=cpus-per-task=1,partition=test')
-  assert 'submitted 3 jobs, at most 2 at a time' in sweep(slurm, *words)
+  said = sweep(slurm, *words)
+  assert 'submitted 3 jobs, at most 2 at a time\n' in said
+  assert 'submitted 1 jobs, at most 2 at a time, when told has finished' in said
   jobs = json.loads((workdir / 'jobs.json').read_text())
+  waiting = jobs.pop('next')
   array = jobs['told'].partition('_')[0]
   assert jobs == {'told': f'{array}_0', 'killed': f'{array}_1', 'left_alone': f'{array}_2'}
   told, killed = workdir / 'told', workdir / 'killed'
@@ -113,13 +117,16 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   os.kill(attempts.read(killed)['pid'], signal.SIGKILL)
   # The same command while all is under way submits nothing.
   said = sweep(slurm, *words)
-  assert said.count('left alone') == 3 and 'submitted' not in said
+  assert said.count('left alone') == 4 and 'submitted' not in said
   for name in ('told', 'killed'):
     start_now(slurm, jobs[name])
+  assert queue(slurm)[waiting] == 'PENDING'
   wait_for(lambda: not queue(slurm), seconds=PATIENCE)
 
   said = sweep(slurm, '--status', f'--workdir={workdir}')
-  assert '3 of 3 finished' in said, said
+  assert '4 of 4 finished' in said, said
+  begun = json.loads((workdir / 'next/begins_with.json').read_text())
+  assert begun == {'workdir': str(told), 'step': 150}
   states = {name: attempts.read(workdir / name) for name in jobs}
   assert [states[name]['attempts'] for name in ('told', 'killed', 'left_alone')] == [2, 2, 1]
   [failure] = states['killed']['failures']
@@ -135,7 +142,7 @@ def test_a_sweep_as_a_job_array(slurm, tmp_path):
   losses = dict(database.execute(query).fetchall())
   assert len(losses) == 3 and len(set(losses.values())) == 1
   query = 'select count(*), count(distinct versions), min(devices) from runs where state = ?'
-  assert database.execute(query, ('finished',)).fetchone() == (3, 1, 1)
+  assert database.execute(query, ('finished',)).fetchone() == (4, 1, 1)
   query = "select run from config where field = 'train.steps' and value = '150'"
   assert len(database.execute(query).fetchall()) == 3
   assert database.execute('select count(*) from evaluations').fetchone()[0] >= 3

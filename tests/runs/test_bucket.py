@@ -7,10 +7,13 @@ import threading
 
 import pytest
 
+import crt_jax
 from crt_jax import storage
 from crt_jax.cluster.preemption import Preempted
 from crt_jax.runs import bucket, lock, standing, workdir
+from crt_jax.training import finish
 from tests.end_to_end import gcs_server
+from tests.runs.test_metrics import summaries
 from tests.training.tiny import (
   PLAIN,
   assert_same_bits,
@@ -78,6 +81,20 @@ def test_train_stop_and_go_on_elsewhere(server, tmp_path, monkeypatch, another_m
   assert {n for n in names if 'tensorboard' not in n} == {
     n for n in ours if 'tensorboard' not in n and n != lock.NAME
   }
+  shown = summaries(server / 'of/tiny')
+  for row in rows_of(local):
+    assert shown[row['step'], 'train/loss'].simple_value == pytest.approx(row['loss'])
+
+  # It is scored again where it lies, read, and begun with.
+  (server / 'of/tiny/evaluation.json').unlink()
+  another_machine()
+  finish.evaluate_checkpoint(PATH)
+  assert json.loads((server / 'of/tiny/evaluation.json').read_text())['step'] == 12
+  another_machine()
+  assert crt_jax.load(PATH).step == 12
+  config.unlock().train.update(steps=2, init_from=PATH)
+  train(config, str(tmp_path / 'next'))
+  assert f'begins with   step 12 of {PATH}' in capsys.readouterr().out
 
 
 @pytest.fixture
