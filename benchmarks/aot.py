@@ -56,9 +56,8 @@ from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, trai
 from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
-from crt_jax.runs import train_state
 from crt_jax.runs.provenance import commit, origin
-from crt_jax.training import optimizer, sharding_table, step
+from crt_jax.training import sharding_table, step
 
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file that results are added to.', required=True)
 _ONLY = flags.DEFINE_spaceseplist(
@@ -141,15 +140,12 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
   model = crt_jax.build(config.model, devices[0])
   placed = ml_collections.ConfigDict(sizes | {'across': config.mesh.across})
   mesh = sharding.make_mesh(placed, devices)
-  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
-  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = train_state.abstract_state(model, tx, mesh)
+  steps = step.steps_of(config, model, mesh)
   depth = (model.depths() or (None,))[-1]
-  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
   length = config.data.sequence_length
   tokens = batch * length
   start = time.process_time()
-  lowered = jitted.lower(abstract, step.abstract_batch(config, mesh))
+  lowered = steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
   options = CPU_OPTIONS if devices[0].platform == 'cpu' else None
   compiled = lowered.compile(compiler_options=options)
   seconds = time.process_time() - start
@@ -163,8 +159,8 @@ def compile_step(config: ConfigDict, sizes: dict[str, int], batch: int, devices:
     'depth': depth,
     'flops_a_device': tokens * accounting.model_flops(config.model, length, depth) / len(devices),
     'bytes_a_device': step.memory_of(compiled),
-    'state_bytes_a_device': sharding_table.shard_bytes(abstract),
-    'state_bytes': sharding_table.whole_bytes(abstract),
+    'state_bytes_a_device': sharding_table.shard_bytes(steps.abstract),
+    'state_bytes': sharding_table.whole_bytes(steps.abstract),
     'collectives': {kind: vars(each) for kind, each in sent.items()},
     'sent_bytes_a_device': sum(each.sent_bytes for each in sent.values()),
     'network_bytes_a_device': sum(each.network_bytes for each in sent.values()),

@@ -24,8 +24,7 @@ from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.keys import random_key
 from crt_jax.recurrence.state import DecodeState
-from crt_jax.runs import train_state
-from crt_jax.training import optimizer, step
+from crt_jax.training import step
 from crt_jax.types import Array, Tree
 from experiments.latency.floors import datasheet_bandwidth
 from experiments.latency.launches import count
@@ -125,12 +124,9 @@ def lower_step(case: str, device: jax.Device) -> jax.stages.Lowered:
   config = measured(case)
   mesh = sharding.make_mesh(config.mesh, [device])
   model = crt_jax.build(config.model, device)
-  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
-  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = train_state.abstract_state(model, tx, mesh)
+  steps = step.steps_of(config, model, mesh)
   depth = None if model.depths() is None else model.resolve_depth(None)
-  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
-  return jitted.lower(abstract, step.abstract_batch(config, mesh))
+  return steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
 
 
 def compile_with_thunks(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:

@@ -16,7 +16,6 @@ utilisation is 0.
 
 import ast
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -45,7 +44,7 @@ from crt_jax.layers.attention_kernels import KERNELS
 from crt_jax.models import attention_choice
 from crt_jax.models.base import Model
 from crt_jax.runs import train_state
-from crt_jax.training import optimizer, step
+from crt_jax.training import step
 from crt_jax.types import Batch, Tree
 from experiments.latency.machine import matrix_product
 
@@ -226,13 +225,10 @@ def run(
     jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED, also where the compiled step needs over `limit`.
   """
   model = crt_jax.build(config.model, mesh.devices.flat[0])
-  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
-  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = train_state.abstract_state(model, tx, mesh)
+  making = step.steps_of(config, model, mesh)
   depth = None if model.depths() is None else model.resolve_depth(None)
-  fixed = model, tx, schedule, config, abstract, mesh
-  make_step = functools.partial(step.make_train_step, *fixed)
-  compiled = step.compile_steps(make_step, (depth,), abstract, step.abstract_batch(config, mesh))
+  batch_shape = step.abstract_batch(config, mesh)
+  compiled = step.compile_steps(making.make, (depth,), making.abstract, batch_shape)
   if compiled.memory_bytes[depth] > limit:
     gib = compiled.memory_bytes[depth] / 2**30
     raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {gib:.1f} GiB, compiled')
@@ -242,7 +238,7 @@ def run(
   place = placing.on_mesh(len(tokens), mesh)
   targets = np.roll(tokens, -1, axis=1)
   batch = place(dict(tokens=tokens[place.rows], targets=targets[place.rows]))
-  carry = train_state.init_state(model, tx, abstract, config.seed)
+  carry = train_state.init_state(model, making.optimizer, making.abstract, config.seed)
   seconds, carry = time_steps(executable, carry, batch, steps, groups)
   parts = {}
   if profile:
@@ -251,7 +247,7 @@ def run(
     profiled = executable
     if jax.default_backend() == 'gpu':
       # Its trace names no operation of what runs inside a recorded command buffer.
-      lowered = make_step(depth).lower(abstract, step.abstract_batch(config, mesh))
+      lowered = making.make(depth).lower(making.abstract, batch_shape)
       options: dict[str, Any] = {'xla_gpu_graph_min_graph_size': 10**6}
       profiled = lowered.compile(compiler_options=options)
       carry, _ = jax.block_until_ready(profiled(carry, batch))

@@ -2,19 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from crt_jax import schema
-from crt_jax.convert import pretrained
 from crt_jax.data import vocabularies
 from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from crt_jax.models.base import Model
 from crt_jax.models.registry import build, model_class
 from crt_jax.runs import checkpoint
+
+if TYPE_CHECKING:
+  from crt_jax.convert.pretrained import Pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,8 @@ def load(
   Raises:
     ValueError: there is no readable model, checkpoint or step; names the path.
   """
+  from crt_jax.convert import pretrained  # which a run does not need
+
   if pretrained.is_pretrained(path):
     return read_pretrained(pretrained.open_pretrained(path), mesh)
   config, params, tokenizer, step = checkpoint.load_params(path, step, mesh)
@@ -59,7 +63,7 @@ TEXT = 1024  # the sequence length, if a model takes that many positions
 
 
 def read_pretrained(
-  source: pretrained.Pretrained, mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
+  source: 'Pretrained', mesh: Mesh | Callable[[ConfigDict], Mesh] | None = None
 ) -> Trained:
   """Reads a Hugging Face folder or a .gguf file, as `load` does."""
   path = source.path

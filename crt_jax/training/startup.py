@@ -20,7 +20,7 @@ from crt_jax.program import warn
 from crt_jax.runs import bucket, checkpoint, train_state, workdir
 from crt_jax.runs.checksums import OtherOptimizer
 from crt_jax.runs.provenance import origin
-from crt_jax.training import optimizer, sharding_table, step
+from crt_jax.training import sharding_table, step
 from crt_jax.training.conversion import fields_of_some, params_of_some
 from crt_jax.training.report import Clock
 from crt_jax.training.terminal import Stages, show_any_text
@@ -75,7 +75,6 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
   config = plan.config
   dataset = open_data(plan)
   directory, checkpoints, start, clock = open_run(plan, dataset)
-  fixed = plan.model, plan.optimizer, plan.schedule, config, plan.abstract, plan.mesh
   is_done = int(start.step) == config.train.steps
   depths = () if is_done else plan.model.depths() or (None,)
   place = placing.on_mesh(config.data.batch_size, plan.mesh)
@@ -94,9 +93,9 @@ def prepare(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool = F
     depths=depths,
     compile=functools.partial(
       step.compile_steps,
-      functools.partial(step.make_train_step, *fixed),
+      plan.steps.make,
       depths,
-      plan.abstract,
+      plan.steps.abstract,
       step.abstract_batch(config, plan.mesh),
       telemetry=config.train.telemetry_every > 0,
     ),
@@ -119,7 +118,6 @@ class Plan:
 
   Attributes:
     changed: fields that have other values in the run of the directory.
-    abstract: the TrainState's shapes and shardings.
     reset_optimizer: whether to start with a new optimiser state.
   """
 
@@ -128,9 +126,7 @@ class Plan:
   changed: dict
   model: Any
   mesh: Mesh
-  optimizer: Any
-  schedule: Callable
-  abstract: train_state.TrainState
+  steps: step.Steps
   reset_optimizer: bool
 
 
@@ -152,10 +148,8 @@ def check(config: ConfigDict, path: str, fork: bool, reset_optimizer: bool) -> P
   attention_choice.check_device(model.config)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.data.batch_size, config.train.accumulation, mesh)
-  tx = optimizer.make_optimizer(config.optimizer, model, config.train.steps)
-  schedule = optimizer.make_schedule(config.optimizer, config.train.steps)
-  abstract = train_state.abstract_state(model, tx, mesh)
-  return Plan(config, path, changed, model, mesh, tx, schedule, abstract, reset_optimizer)
+  steps = step.steps_of(config, model, mesh)
+  return Plan(config, path, changed, model, mesh, steps, reset_optimizer)
 
 
 def open_data(plan: Plan) -> data.Dataset:
@@ -185,20 +179,22 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   agreement.require_equal('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
   if is_first:
-    table = sharding_table.layout(plan.model.axes(), plan.abstract)
+    table = sharding_table.layout(plan.model.axes(), plan.steps.abstract)
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(path, config.train.keep_checkpoints)
   if beginning and is_first:
     json_text.write(directory.path / BEGINNING, beginning)
   with_new_optimizer = None
   if plan.reset_optimizer:
-    with_new_optimizer = train_state.with_new_optimizer(plan.optimizer, plan.abstract)
-  restored = restore(checkpoints, plan.abstract, with_new_optimizer, config, path)
+    with_new_optimizer = train_state.with_new_optimizer(plan.steps.optimizer, plan.steps.abstract)
+  restored = restore(checkpoints, plan.steps.abstract, with_new_optimizer, config, path)
   if restored is None:
     if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
       print('initialising  the parameters ...', flush=True)
-    start = train_state.init_state(plan.model, plan.optimizer, plan.abstract, config.seed, source)
+    start = train_state.init_state(
+      plan.model, plan.steps.optimizer, plan.steps.abstract, config.seed, source
+    )
     clock = Clock()
   else:
     start, record = restored

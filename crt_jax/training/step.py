@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from crt_jax.keys import random_key
 from crt_jax.models.base import Model
 from crt_jax.runs import train_state as state_lib
 from crt_jax.runs.train_state import TrainState
+from crt_jax.training.optimizer import make_optimizer, make_schedule
 from crt_jax.types import AnyArray, Array, Batch, Params, Tree
 
 # Loss scales of a float16 model; the next one is tried if gradients overflow.
@@ -212,6 +214,28 @@ def make_train_step(
     out_shardings=(state_shardings, sharding.replicated(mesh)),
     donate_argnums=0,
   )
+
+
+class Steps(NamedTuple):
+  """The training steps of a config, and what its state is made from.
+
+  Attributes:
+    make: (depth, telemetry) -> the jitted step (`make_train_step`).
+    abstract: the TrainState's shapes and shardings.
+  """
+
+  make: Callable[..., jax.stages.Wrapped]
+  optimizer: optax.GradientTransformation
+  abstract: TrainState
+
+
+def steps_of(config: ConfigDict, model: Model, mesh: Mesh) -> Steps:
+  """Returns the training steps of a config on a mesh; nothing is compiled."""
+  tx = make_optimizer(config.optimizer, model, config.train.steps)
+  schedule = make_schedule(config.optimizer, config.train.steps)
+  abstract = state_lib.abstract_state(model, tx, mesh)
+  make = functools.partial(make_train_step, model, tx, schedule, config, abstract, mesh)
+  return Steps(make, tx, abstract)
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

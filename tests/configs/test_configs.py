@@ -135,12 +135,9 @@ def test_train_step_lowers_on_eight_devices(spec):
 
 def lower(config, mesh):
   model = crt_jax.build(config.model)
-  tx = optimizer_lib.make_optimizer(config.optimizer, model, config.train.steps)
-  schedule = optimizer_lib.make_schedule(config.optimizer, config.train.steps)
-  abstract = train_state.abstract_state(model, tx, mesh)
-  depth = (model.depths() or (None,))[-1]
-  jitted = step.make_train_step(model, tx, schedule, config, abstract, mesh, depth)
-  return jitted.trace(abstract, step.abstract_batch(config, mesh)).lower(
+  steps = step.steps_of(config, model, mesh)
+  jitted = steps.make((model.depths() or (None,))[-1])
+  return jitted.trace(steps.abstract, step.abstract_batch(config, mesh)).lower(
     lowering_platforms=('tpu',)
   )
 

@@ -71,9 +71,8 @@ def lowered(config, path) -> None:
   """What a run does before it compiles, and the trace of its step."""
   plan = startup.check(config, str(path), fork=False, reset_optimizer=False)
   startup.open_data(plan)
-  fixed = plan.model, plan.optimizer, plan.schedule, config, plan.abstract, plan.mesh
-  traced = step.make_train_step(*fixed, (plan.model.depths() or (None,))[0], False)
-  jax.eval_shape(traced, plan.abstract, step.abstract_batch(config, plan.mesh))
+  traced = plan.steps.make((plan.model.depths() or (None,))[0], False)
+  jax.eval_shape(traced, plan.steps.abstract, step.abstract_batch(config, plan.mesh))
 
 
 @pytest.fixture
