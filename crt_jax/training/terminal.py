@@ -144,7 +144,7 @@ class Stages:
 
 
 def describe(row: dict, seconds_left: float) -> str:
-  """Returns the progress line of a row, without its step."""
+  """Returns the progress line of a row, without its step; validation is a line of its own."""
   mfu = f'MFU {100 * row["mfu"]:.1f}%  ' if row['mfu'] else ''  # 0 if the peak is unknown
   text = (
     f'loss {row["loss"]:.4f}  perplexity {row["perplexity"]:.2f}  lr {row["learning_rate"]:.2e}  '
@@ -157,7 +157,7 @@ def describe(row: dict, seconds_left: float) -> str:
     for name, value in row.items()
     if name.startswith(start)
   ]
-  return text + (f'  validation perplexity {", ".join(validation)}' if validation else '')
+  return text + (f'\n  validation perplexity {", ".join(validation)}' if validation else '')
 
 
 def count(number: float) -> str:

@@ -246,7 +246,7 @@ def test_progress_line_says_it_all():
   text = terminal.describe(row, seconds_left=3725)
   assert text == (
     'loss 2.5000  perplexity 12.00  lr 1.00e-03  grad norm 0.500  123k tokens/s  MFU 41.2%  '
-    'ETA 1:02:05  validation perplexity 13.50'
+    'ETA 1:02:05\n  validation perplexity 13.50'
   )
 
 
