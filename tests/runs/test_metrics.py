@@ -1,6 +1,7 @@
 """Rows on disk: appended, cut back on resume, and the same in TensorBoard's format."""
 
 import base64
+import importlib.util
 import io
 import json
 import sys
@@ -141,6 +142,16 @@ def test_a_tracker_has_the_same_rows_and_goes_on_under_the_same_id(tmp_path, mon
   else:
     assert first['name'] and [call[2]['step'] for call in logged] == [1, 2, 3]
   assert [call[0] for call in library.calls].count('finish') == 2
+
+
+@pytest.mark.skipif(not importlib.util.find_spec('wandb'), reason='needs the extra wandb')
+def test_wandb_itself_keeps_both_parts_of_a_run_offline(tmp_path, monkeypatch):
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  write(tmp_path, [1, 2], track='wandb')
+  write(tmp_path, [3], first_step=2, track='wandb')
+  kept = list(tmp_path.glob('wandb/offline-run-*/run-*.wandb'))
+  assert len(kept) == 2 and len({file.name for file in kept}) == 1  # of one id
+  assert all(file.stat().st_size > 0 for file in kept)
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_command(monkeypatch):
