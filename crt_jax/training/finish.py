@@ -18,7 +18,6 @@ from crt_jax import data, decoding, json_text, placing, sharding
 from crt_jax.cluster import agreement
 from crt_jax.cluster.preemption import StopSignal
 from crt_jax.data.tokenizers import Tokenizer
-from crt_jax.evaluation import figures
 from crt_jax.loading import Trained, load
 from crt_jax.models.base import Model
 from crt_jax.models.registry import model_class
@@ -150,6 +149,8 @@ def write(
 
   Returns: the figures, as PNG.
   """
+  from crt_jax.evaluation import figures  # matplotlib, half a second that no start waits for
+
   json_text.write(directory.evaluation, record)
   if text is not None:
     (directory.folder('samples') / f'step_{record["step"]}.txt').write_text(text + '\n', 'utf-8')
