@@ -25,7 +25,7 @@ OTHERS = {
   'benchmarks/data.py': 3,
   'experiments/jobs/results.py': 2,
   'experiments/latency/rows.py': 1,
-  'crt_jax/cli/prompt_file.py': 1,
+  'crt_jax/cli/prompt_file.py': 2,
 }
 
 

@@ -132,7 +132,9 @@ def explain(output: str, code: int) -> tuple[str, str]:
   said = next((line for line in reversed(lines) if line.startswith('error: ')), '')
   start = output.rfind('Traceback (most recent call last)')
   traceback = output[start:] if start >= 0 else '\n'.join(lines[-30:])
-  error = said or next((line for line in reversed(lines) if line.strip()), 'no output')
+  # What was printed before may follow the traceback, since Python keeps it back in a file.
+  raised = [x for x in traceback.splitlines()[1:] if x[:1].strip()] if start >= 0 else []
+  error = said or (raised or [line for line in lines if line.strip()][-1:] or ['no output'])[0]
   if code < 0:
     error = f'killed by {signal.Signals(-code).name} after: {error}'
   return f'exit code {code}: {error}'[:500], traceback[-LONGEST:]

@@ -41,7 +41,11 @@ def quiet_pool():
   yield lambda parallel=1: local.Pool(parallel, say=said.append)
 
 
-def test_each_attempt_keeps_its_output_and_a_failed_one_its_traceback(tmp_path):
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_each_attempt_keeps_its_output_and_a_failed_one_its_traceback(
+  tmp_path, monkeypatch, unbuffered
+):
+  monkeypatch.setenv('PYTHONUNBUFFERED', unbuffered)
   run = counting(tmp_path, "print('loss 3'); n == 2 or 1 / 0")
   assert [attempts.attempt(run), attempts.attempt(run)] == [FAILED, FINISHED]
   state = attempts.read(tmp_path)

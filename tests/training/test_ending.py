@@ -57,6 +57,7 @@ def test_what_to_type_next(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'executable', f'{tmp_path}/.venv/bin/python')
   monkeypatch.setenv('PATH', '/nowhere')
   monkeypatch.setattr(ending.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setattr(ending, 'program', lambda: 'python -m experiments.main')
   config = schema.experiment(schema.crt_model(layers=1, width=8, heads=2, rotary='integer'))
   config.sample.prompt = "Call 'me'"
   said = ending.next_commands(CRT, config, 'runs/a b')

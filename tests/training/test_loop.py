@@ -121,6 +121,9 @@ def test_a_step_is_dispatched_before_the_metrics_of_the_last_one_are_read(monkey
     def advance(self, step):
       pass
 
+    def validating(self):
+      pass
+
     def write(self, row, always=False):
       pass
 

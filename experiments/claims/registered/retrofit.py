@@ -43,6 +43,7 @@ SMOLLM2 = {
   name: {
     **{field: value for field, value in own.items() if field != 'data.bpe_documents'},
     'data.vocab_size': 49_152,
+    'data.tokenizer': 'runs/smollm2',
     'optimizer.learning_rate': 3e-4,
     'optimizer.warmup_steps': 100,
     'train.steps': 2000,
