@@ -155,6 +155,7 @@ def test_wandb_itself_keeps_both_parts_of_a_run_offline(tmp_path, monkeypatch):
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_command(monkeypatch):
+  monkeypatch.delitem(sys.modules, 'wandb', raising=False)
   monkeypatch.setattr(metrics.tracking.importlib.util, 'find_spec', lambda name: None)
   line = r"--track=wandb needs wandb; .*pip install -e '.*\[wandb\]'"
   with pytest.raises(ValueError, match=line):
