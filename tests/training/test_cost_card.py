@@ -20,7 +20,7 @@ def card(tmp_path, **changes):
   same = {name: getattr(plan, name) for name in ('config', 'model', 'mesh')}
   dataset = startup.open_data(plan)
   run = types.SimpleNamespace(
-    **same, dataset=dataset, state=plan.abstract, first_step=0, depths=plan.model.depths()
+    **same, dataset=dataset, state=plan.steps.abstract, first_step=0, depths=plan.model.depths()
   )
   return cost_card.cost_card(run)
 
