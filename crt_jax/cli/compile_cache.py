@@ -20,22 +20,24 @@ def keep_programs() -> None:
   stays. Nothing is kept where the folder cannot be written, nor on processors with the 'gds' bug
   of Intel: XLA complains there about each program that it finds (issue 38445 of JAX).
   """
-  if 'JAX_COMPILATION_CACHE_DIR' in os.environ or not _CPU.exists():
-    return
-  cpu = (line.partition(':') for line in _CPU.read_text('utf-8').partition('\n\n')[0].splitlines())
-  about = {name.strip(): value for name, _, value in cpu}
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    with contextlib.suppress(OSError, ValueError):
+      _keep_programs(_CPU.read_text('utf-8').partition('\n\n')[0])
+
+
+def _keep_programs(cpu: str) -> None:
+  about = {name.strip(): value for name, _, value in (x.partition(':') for x in cpu.splitlines())}
   if 'gds' in about.get('bugs', '').split():
     return
   # JAX's own key does not hold the instructions that the program of a CPU was compiled for.
   what = [platform.machine(), *(about.get(name, '') for name in _KIND)]
-  with contextlib.suppress(OSError, ValueError):
-    programs = storage.cache_folder() / 'programs'
-    folder = programs / hashlib.sha256('\n'.join(what).encode()).hexdigest()[:8]
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.access(folder, os.W_OK):
-      _remove_oldest(programs)
-      os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
-      os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+  programs = storage.cache_folder() / 'programs'
+  folder = programs / hashlib.sha256('\n'.join(what).encode()).hexdigest()[:8]
+  folder.mkdir(parents=True, exist_ok=True)
+  if os.access(folder, os.W_OK):
+    _remove_oldest(programs)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
+    os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
 
 def _remove_oldest(programs: Path) -> None:

@@ -44,6 +44,12 @@ def test_the_choice_of_the_user_stays(kept, tmp_path):
   assert not (tmp_path / 'cache').exists()
 
 
+def test_a_processor_that_cannot_be_read_is_no_error(kept, tmp_path, monkeypatch):
+  for path in ('missing', '.'):  # none outside Linux; a folder cannot be read
+    monkeypatch.setattr(compile_cache, '_CPU', tmp_path / path)
+    assert kept() is None
+
+
 def test_nothing_is_kept_where_it_would_not_help(kept, tmp_path):
   assert kept(bugs=' gds') is None
   (tmp_path / 'cache').write_text('a file, so no folder can be made')
