@@ -74,15 +74,35 @@ class Design:
   seeds: tuple[int, ...] = (42, 137, 271)
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What measurements that no run of a claim makes say of it.
+
+  Attributes:
+    where: the machine.
+    ours: the numbers, in a line.
+    text: the numbers, at length.
+  """
+
+  where: str
+  verdict: str
+  ours: str
+  text: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Claim:
   """A statement that runs confirm or refute.
 
   Attributes:
     where: in which paper it stands.
+    confounds: what can be said against the published numbers.
+    controls: the same, where runs can tell: confound -> pattern of the comparisons without it.
     hypothesis: what the decisive comparisons must show, in a line.
-    rule: the decisive estimates -> CONFIRMED, REFUTED or UNDECIDED; its docstring is printed.
-    designs: size -> what is run; a claim without any is a record of what was published.
+    rule: the decisive estimates (or what is measured) -> CONFIRMED, REFUTED or UNDECIDED; its
+      docstring is printed.
+    designs: size -> what is run.
+    measured: what decides a claim that has no designs.
     measure: NATS or UNSOLVED.
     shares: the claim whose runs these are, where another one has the same designs.
   """
@@ -93,10 +113,12 @@ class Claim:
   hypothesis: str
   published: tuple[Published, ...]
   confounds: tuple[str, ...]
-  rule: Callable[[list['Estimate']], str]
+  rule: Callable[[list[Any]], str]
   designs: Mapping[str, Callable[[], Design]] = dataclasses.field(default_factory=dict)
   measure: str = NATS
   shares: str = ''
+  controls: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  measured: Callable[[], list[Measured]] = list
 
   @property
   def owner(self) -> str:

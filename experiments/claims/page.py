@@ -2,8 +2,10 @@
 
 import inspect
 import math
+import os
 import pathlib
 from collections.abc import Mapping
+from fnmatch import fnmatch
 
 from experiments import pages
 from experiments.claims import budgets, figure, records, verdicts
@@ -74,8 +76,8 @@ def summary(claims: Mapping[str, Claim], judged: list[Judged]) -> str:
       decisive = [each for each in one.estimates if each.comparison.decisive]
       ours = '; '.join(f'{each.comparison.name}: {words(each, claim)}' for each in decisive)
       rows.append([link(claim), published, ours or '-', f'**{one.verdict}**', one.size])
-    if not of_claim:
-      rows.append([link(claim), published, '-', '**no runs are planned yet**', '-'])
+    for one in claim.measured():
+      rows.append([link(claim), published, one.ours, f'**{one.verdict}**', one.where])
   return pages.table(['claim', 'published', 'ours, with 95 % interval', 'verdict', 'size'], rows)
 
 
@@ -94,10 +96,14 @@ def section(claim: Claim, judged: list[Judged], found: Mapping) -> list[str]:
       ['published', 'value', 'evidence', 'where'],
       [[one.what, one.value, one.grade, one.where] for one in claim.published],
     ),
-    'What can be said against the published numbers: ' + '; '.join(claim.confounds) + '.',
+    'What can be said against the published numbers: '
+    + '; '.join((*claim.confounds, *claim.controls))
+    + '.',
   ]
   for one in judged:
     parts += [f'### Size {one.size}: {one.verdict}', *of_size(one, found[claim.owner, one.size])]
+  for one in claim.measured():
+    parts += [f'### {one.where}: {one.verdict}', one.text]
   return parts
 
 
@@ -119,7 +125,7 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
       for one in judged.estimates
     ]
     head = ['comparison', 'decisive', f'difference ({unit})', 'seeds', 'spread', 'p']
-    parts.append(pages.table(head, rows))
+    parts += [pages.table(head, rows), *confounded(judged), quotable(judged)]
   if claim.shares:
     parts.append(f'The runs and their budgets are those of [{claim.shares}](#{claim.shares}).')
     return parts
@@ -131,19 +137,76 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
   return parts
 
 
+def confounded(judged: Judged) -> list[str]:
+  """Returns what each confound did to the decisive differences, as far as the runs are there."""
+  rows = []
+  for confound, one, decisive in controlled(judged):
+    with_it = words(decisive, judged.claim) if decisive else 'runs missing'
+    rows.append([confound, one.comparison.name, with_it, words(one, judged.claim)])
+  head = ['confound', 'comparison without it', 'difference with it', 'without it']
+  return [pages.table(head, rows)] if rows else []
+
+
+def controlled(judged: Judged) -> list[tuple[str, Estimate, Estimate | None]]:
+  """Returns each confound, a comparison without it, and the decisive one most like that."""
+
+  def likeness(one: Estimate, other: Estimate) -> int:
+    names = [each.comparison.arm + each.comparison.against for each in (one, other)]
+    return len(os.path.commonprefix(names))
+
+  found = []
+  for confound, pattern in judged.claim.controls.items():
+    for one in judged.estimates:
+      if fnmatch(one.comparison.name, pattern):
+        alike = [
+          each
+          for each in judged.estimates
+          if each.comparison.decisive and each.comparison.set == one.comparison.set
+        ]
+        nearest = max(alike, key=lambda each, one=one: likeness(one, each), default=None)
+        found.append((confound, one, nearest))
+  return found
+
+
+def quotable(judged: Judged) -> str:
+  """Returns the result in sentences that can be quoted."""
+  claim = judged.claim
+  what = 'Perplexity changes by' if claim.measure == NATS else 'The levels not solved change by'
+  unit = ' %' if claim.measure == NATS else ''
+
+  def said(one: Estimate) -> str:
+    value, _, interval = words(one, claim).partition(' (')
+    about = f'95 % interval {interval[:-1]}, ' if one.count > 1 else ''
+    return f'{value}{unit} in "{one.comparison.name}" ({about}{one.count} seeds)'
+
+  decisive = [said(one) for one in judged.estimates if one.comparison.decisive]
+  sentences = [f'"{claim.sentence}" {judged.verdict.capitalize()} at size {judged.size}.']
+  if decisive:
+    sentences.append(f'{what} {"; ".join(decisive)}.')
+  sentences += [
+    f'Without the confound that {confound}: {said(one)}.' for confound, one, _ in controlled(judged)
+  ]
+  return '> ' + ' '.join(sentences)
+
+
 def standing(judged: Judged) -> str:
   """Returns sentences on missing runs, or on the certainty of the verdict."""
   design, sentences = judged.design, []
   planned = len(design.arms) * len(design.seeds)
   if judged.missing:
     count = sum(map(len, judged.missing.values()))
-    several = judged.missing.items()
-    arms = ', '.join(
-      arm if len(seeds) == len(design.seeds) else f'{arm} (seed {", ".join(map(str, seeds))})'
-      for arm, seeds in several
-    )
-    which = '' if judged.claim.shares else f': {arms}'
-    sentences.append(f'Missing are {count} of {planned} runs{which}.')
+    decisive = {arm for one in design.comparisons if one.decisive for arm in (one.arm, one.against)}
+    waits, rest = [], []
+    for arm, seeds in judged.missing.items():
+      name = (
+        arm if len(seeds) == len(design.seeds) else f'{arm} (seed {", ".join(map(str, seeds))})'
+      )
+      (waits if arm in decisive else rest).append(name)
+    sentences.append(f'Missing are {count} of {planned} runs.')
+    if waits:
+      sentences.append(f'The verdict waits for {", ".join(waits)}.')
+    if rest and not judged.claim.shares:
+      sentences.append(f'Of the others {", ".join(rest)}.')
   if judged.verdict != MISSING:
     sentences.append(f"Tested at the level {judged.level:.3g} of Holm's procedure.")
   if judged.verdict == UNDECIDED:
@@ -207,7 +270,7 @@ def listing(claims: Mapping[str, Claim], kept: pathlib.Path = records.RESULTS) -
         line += f', about {hours:.1f} h, the longest {max(seconds) / 60:.0f} min'
       lines.append(line)
     if not claim.designs:
-      lines.append('  no runs are planned yet')
+      lines.append('  no runs: experiments.latency and benchmarks.aot measure it')
   lines.append(f'about {total["cpu"]:.0f} h on two cores in all (size cpu)')
   lines.append(f'about {total["gpu"]:.0f} h on an H100, predicted (size gpu)')
   return '\n'.join(lines)

@@ -77,11 +77,13 @@ CLAIM = Claim(
     Published('wiki perplexity, dense 7 layers', '20.13 +/- 0.06', 'P', 'cart.md 8.2'),
     Published('wiki perplexity, dense 12 layers', '18.32 +/- 0.05', 'P', 'cart.md 8.2'),
   ),
-  confounds=(
-    'equal tokens: CART trains with its loops and costs more FLOPs than the 7 layers',
-    'one length of training; the order after 300 steps of a small model was the reverse',
-    'the same learning rate for all',
-  ),
+  confounds=('the same learning rate for all',),
+  controls={
+    'at equal tokens CART trains with its loops and costs more FLOPs than the 7 '
+    'layers': 'stored - CART, 700 steps, training*',
+    'one length of training says little: the order after 300 steps of a small model was the '
+    'reverse': 'stored - CART, [13]* steps, tokens*',
+  },
   rule=better_everywhere,
   designs={
     'cpu': functools.partial(design, CPU),

@@ -145,13 +145,17 @@ CLAIM = Claim(
     Published('perplexity, N=24 C=1088, 341 M', '28.68', 'N', 'crt.md 10.1'),
   ),
   confounds=(
-    'a CRT trains with K passes, two to five times the FLOPs of its transformer',
-    'budgets leave out the output layer, which the wider CRT pays more for (10.6 % against N=12)',
     'D=5 stores 17 % more parameters than N=12',
     'the 12 layers had one head, D=5 had 16',
     'one seed, no interval; evaluated on 20 random batches',
-    'the correction adds capacity even without recurrence: no control at this size',
   ),
+  controls={
+    'a CRT trains with K passes, two to five times the FLOPs of its transformer': '*D=2 - N=4, '
+    'training FLOPs',
+    'budgets leave out the output layer, which the wider CRT pays more for (10.6 % against '
+    'N=12)': '*D=2 - N=4, total FLOPs',
+    'the correction adds capacity even without recurrence': '*D=2 - [sh]*, body FLOPs',
+  },
   rule=better_everywhere,
   designs={
     'cpu': functools.partial(design, CPU),

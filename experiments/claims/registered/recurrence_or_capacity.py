@@ -15,7 +15,8 @@ CLAIM = Claim(
     Published('perplexity, N=1 with the capacity at its head, C=50', '87.29', 'N', 'crt.md 10.7'),
     Published('perplexity, CRT D=1, C=50', '82.59', 'N', 'crt.md 10.7'),
   ),
-  confounds=('measured at C=50 on Wikipedia only, one head, one seed', 'K passes cost training'),
+  confounds=('measured at C=50 on Wikipedia only, one head, one seed',),
+  controls={'K passes cost training': '*D=2 - [sh]*, training FLOPs'},
   rule=better_everywhere,
   designs={
     'cpu': functools.partial(headline.design, headline.CPU, 'control'),

@@ -8,7 +8,7 @@ import pytest
 from experiments import pages, sweep_files
 from experiments.claims import disruption, page, readme, records, sweep_file
 from experiments.claims.claim import runs
-from experiments.claims.registered import CLAIMS
+from experiments.claims.registered import CLAIMS, decode_speed
 from tests.experiments.claims import toy
 
 
@@ -36,7 +36,9 @@ def test_the_page_is_the_same_bytes_and_says_what_is_missing(claim, tmp_path):
   )
   text = text.decode()
   assert figure.startswith(b'\x89PNG') and '(figures/claims.png)' in text
-  assert '**confirmed**' in text and 'Missing are 3 of 9 runs: layers-training.' in text
+  assert '**confirmed**' in text
+  assert 'Missing are 3 of 9 runs. Of the others layers-training.' in text
+  assert '> "A toy is better." Confirmed at size cpu. Perplexity changes by -9.4' in text
   assert 'crt - layers | yes | -9.4' in text
   assert f'| {round(10 * flops(text, "crt") / flops(text, "layers"))} (as crt) |' in text
   assert 'The runs and their budgets are those of [toy](#toy).' in text
@@ -51,7 +53,40 @@ def flops(text, arm):
 
 def test_a_page_without_any_record(claim, tmp_path):
   text, figure = written({'toy': claim}, tmp_path, tmp_path)
-  assert b'**runs missing**' in text and b'Missing are 9 of 9 runs' in text and not figure
+  assert b'**runs missing**' in text and not figure
+  assert b'9 of 9 runs. The verdict waits for crt, layers. Of the others layers-training.' in text
+
+
+def test_what_a_confound_did(tmp_path):
+  claim = toy.claim(controls={'it trains longer': '*training FLOPs', 'nobody asks': '*nothing*'})
+  losses = {'crt': [2.9] * 3, 'layers': [3.0] * 3, 'layers-training': [2.8] * 3}
+  (tmp_path / 'toy-cpu.json').write_text(json.dumps(toy.records(claim, losses)))
+  text = written({'toy': claim}, tmp_path, tmp_path)[0].decode()
+  assert 'it is a toy; it trains longer; nobody asks.' in text
+  [line] = [line for line in text.splitlines() if line.startswith('| it trains longer ')]
+  assert '| crt - layers, training FLOPs | -9.5' in line and line.count('| +10.5') == 1
+  assert '| nobody asks' not in text
+
+
+def test_decode_speed_is_judged_by_what_was_measured(tmp_path):
+  """D=1 as fast as published, then slower; eager PyTorch alone refutes nothing."""
+
+  def row(model, seconds):
+    peers = {'torch': {'seconds': seconds}}
+    return dict(
+      model=model, seconds=seconds, batch=1, context=1, dtype='f', dispatch=16, peers=peers
+    )
+
+  times = {'crt_d1_c2048': 1.0, 'transformer_n6': 2.5, 'crt_d5_c1120': 1.0, 'transformer_n12': 1.8}
+  result = {'config': {'dtypes': ['f'], 'dispatches': [16, 1]}, 'device': 'a GPU', 'commit': 'abc'}
+  for slower, verdict in ((1.0, 'confirmed'), (1.2, 'undecided'), (1.5, 'refuted')):
+    times['crt_d1_c2048'], times['crt_d5_c1120'] = slower, slower if verdict == 'refuted' else 1.0
+    rows = [row(name, seconds) for name, seconds in times.items()]
+    (tmp_path / 'latency_gpu.json').write_text(json.dumps(result | {'rows': rows}))
+    one, expected = decode_speed.measured(tmp_path)
+    assert (one.where, one.verdict) == ('a GPU', verdict)
+    assert f'| one program for 16 tokens | {2.5 / slower:.2f} |' in one.text
+    assert '| eager PyTorch |' in one.text and expected.verdict == 'not measured'
 
 
 def test_finished_runs_are_collected(claim, tmp_path):
