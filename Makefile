@@ -71,7 +71,7 @@ test-isa: $(VENV)/installed-test
 	done
 
 test-slow: $(VENV)/installed-test
-	$(run) -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(run) -m pytest -m 'slow and not exhaustive' -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # What `make test` leaves to `make test-slow`, besides tests that are marked in their own file.
 slow-list: $(VENV)/installed-test
@@ -99,7 +99,7 @@ test-pretrained: $(PEER)/installed
 	$(PEER)/bin/python -m pytest tests/convert tests/evaluation/test_harness.py tests/runs/test_metrics.py $(PYTEST_ARGS)
 
 test-signals: $(VENV)/installed-test
-	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m slow tests/end_to_end/test_signals.py $(PYTEST_ARGS)
+	CRT_JAX_ALL_MOMENTS=1 $(run) -m pytest -m 'slow or exhaustive' tests/end_to_end/test_signals.py $(PYTEST_ARGS)
 
 # The clients and servers of Google's and Amazon's storage, which the locks do without.
 $(BUCKET)/installed: requirements-test.lock pyproject.toml

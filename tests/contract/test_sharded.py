@@ -26,21 +26,23 @@ SHAPES = {
   'fsdp_tensor': dict(fsdp=4, tensor=2),
   'all': dict(data=2, fsdp=2, tensor=2),
 }
-# The mesh with all axes is tried with every model, each other shape with one model of each kind;
-# the rest of the product is left to `make test-exhaustive`.
-KINDS = ('crt_sa', 'cart')
+# The mesh with all axes is tried with every model, each other shape with one model; the rest of the
+# product is left to `make test-exhaustive`.
 FAST = ('crt_sa', 'crt_cart', 'crt_llama', 'odd_state', 'cart', 'gpt2')
 
 
-def marks_of(name, shape):
-  if shape == 'all':
-    return () if name in FAST else pytest.mark.slow
-  return pytest.mark.slow if name in KINDS else pytest.mark.exhaustive
+def every(others):
+  """All models on all shapes; `others` marks the models that `make test` leaves out."""
+
+  def marks_of(name, shape):
+    if shape == 'all':
+      return () if name in FAST else others
+    return pytest.mark.slow if name == 'crt_sa' else pytest.mark.exhaustive
+
+  shapes = [(name, shape) for name in CONFIGS for shape in SHAPES]
+  return [pytest.param(*each, marks=marks_of(*each)) for each in shapes]
 
 
-EVERY = [
-  pytest.param(name, shape, marks=marks_of(name, shape)) for name in CONFIGS for shape in SHAPES
-]
 VOCAB = 24  # divides by the tensor axis
 
 
@@ -68,7 +70,7 @@ def on_one_device(name):
   return jax.jit(functools.partial(loss_and_gradient, model))(params, batch)
 
 
-@pytest.mark.parametrize(('name', 'shape'), EVERY)
+@pytest.mark.parametrize(('name', 'shape'), every(pytest.mark.slow))
 def test_loss_and_gradient_of_one_device(float64, name, shape):
   model, params, batch = prepared(name)
   mesh = mesh_of(shape)
@@ -100,7 +102,7 @@ def test_loss_and_gradient_of_one_device(float64, name, shape):
     assert split == asked and sum(split) >= 5, 'heads, hidden units and vocabulary are split'
 
 
-@pytest.mark.parametrize(('name', 'shape'), EVERY)
+@pytest.mark.parametrize(('name', 'shape'), every(pytest.mark.exhaustive))
 def test_each_device_on_its_own_rows(float64, name, shape):
   """The same loss and gradient, of the same dropped units, where weights are gathered once."""
   model, params, batch = prepared(name)

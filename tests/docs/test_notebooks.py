@@ -26,8 +26,14 @@ def test_they_show_what_they_gave():
     assert 'display_data' in kinds and 'error' not in kinds, path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def marks_of(path):
+  """Two are executed in CI, which is long enough."""
+  return pytest.mark.slow if path.stem in ('convert', 'passes') else pytest.mark.exhaustive
+
+
+@pytest.mark.parametrize(
+  'path', [pytest.param(path, marks=marks_of(path), id=path.stem) for path in NOTEBOOKS]
+)
 def test_they_run(path, tmp_path):
   code = '\n\n'.join(''.join(c['source']) for c in cells_of(path) if c['cell_type'] == 'code')
   (tmp_path / 'notebook.py').write_text(code)

@@ -50,7 +50,9 @@ def assert_same_evaluation(path, expected):
   ('processes', 'devices', 'mesh'),
   [
     (2, 1, dict(tensor=2)),  # both hold all rows
-    (4, 1, dict(fsdp=2, tensor=2)),  # two by two hold the same
+    pytest.param(  # two by two hold the same
+      *(4, 1, dict(fsdp=2, tensor=2)), marks=pytest.mark.exhaustive
+    ),
     (2, 2, dict(data=2, tensor=2)),
   ],
 )

@@ -135,6 +135,7 @@ def test_two_processes_reach_the_parameters_of_one(tmp_path, cache, alone, other
   assert 'split over' in (tmp_path / 'sharding.txt').read_text()
 
 
+@pytest.mark.exhaustive
 def test_two_processes_begin_with_the_trained_model_of_one(tmp_path, cache, alone):
   one, two = tmp_path / 'one', tmp_path / 'two'
   sizes = (*SIZES, '--config.train.steps=6', f'--config.train.init_from={alone}')
@@ -312,6 +313,7 @@ def test_a_checkpoint_that_one_process_cannot_read_ends_all_and_is_kept(tmp_path
   assert codes == [0, 0] and 'damaged' not in ''.join(outs), outs
 
 
+@pytest.mark.exhaustive
 def test_two_processes_evaluate_a_checkpoint_as_one_does(tmp_path, cache, alone):
   """Each scores its rows on the mesh of the run; one of them writes the results."""
   results, outs = [], []

@@ -109,7 +109,9 @@ def test_a_run_alone(tmp_path, tokens, life, number):
     check_end(process.returncode, out, number, path)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)]
+)
 def test_one_of_two_processes(tmp_path, tokens, life, number):
   """Before they have met, the other one waits in vain: it is ended here."""
   for index, moment in enumerate(moments(life[2], 3)):
