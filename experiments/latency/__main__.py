@@ -6,10 +6,10 @@
   python -m experiments.latency --config=configs/latency_smoke.py    seconds; whether it works
 
 The machine is measured first: reading, one kernel, one call. Then a table is printed, a row for
-each model and point; the work directory gets latency.json (with hardware, versions and commit),
-whole after every row, and at the end the figures latency and advantage (.png, .svg). Rows that lie
-there from the same commit and device are kept, so an interrupted run goes on, and a command with
-more models or points adds to it; --fresh measures all again.
+each model and point; the work directory gets latency.json (with hardware, versions and commit) and
+the figures latency and advantage (.png, .svg), whole after every row. Rows that lie there from the
+same commit and device are kept, so an interrupted run goes on, and a command with more models or
+points adds to it; --fresh measures all again.
 """
 
 import dataclasses
@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
   print(table.HEADER)
   for entry in plan:
     row = measured.get(entry.identity())
-    if row is None:
+    is_known = row is not None
+    if not is_known:
       row = table.measure(entry, config, found) | dict(identity=entry.identity(), **same)
       with open(directory / ROWS, 'a', encoding='utf-8') as file:
         file.write(json_text.dumps(row) + '\n')
@@ -64,7 +65,10 @@ def main(argv: list[str]) -> None:
     table.compare(rows, config.matches.to_dict())
     result = _result(config, dataclasses.asdict(found), rows, made_with)
     json_text.write(directory / 'latency.json', result)
-  _draw(directory, result)
+    if not is_known or entry is plan[-1]:
+      names = _draw(directory, result)
+  print(table.comparison(rows))
+  print(f'{directory}/: latency.json, {names} (.svg too)', file=sys.stderr)
 
 
 def _models(config: ConfigDict) -> dict[str, dict]:
@@ -126,15 +130,13 @@ def _result(config: ConfigDict, machine: dict, rows: list[dict], made_with: dict
   )
 
 
-def _draw(directory: pathlib.Path, result: dict):
-  """Draws the figures, and prints what the table cannot show."""
+def _draw(directory: pathlib.Path, result: dict) -> str:
+  """Draws the figures of the rows so far, and returns their names."""
   from experiments.latency import figures
 
-  print(table.comparison(result['rows']))
   figures.latency(result, directory / 'latency')
   drawn = figures.advantage(result, directory / 'advantage')
-  names = 'latency.json, latency.png' + (', advantage.png' if drawn else '') + ' (.svg too)'
-  print(f'{directory}/: {names}', file=sys.stderr)
+  return 'latency.png' + (', advantage.png' if drawn else '')
 
 
 if __name__ == '__main__':

@@ -9,8 +9,14 @@ read = functools.partial(pages.read, 'latency.json')
 HEAD = (
   'model', 'batch', 'context', 'dtype', 'tokens per call', 'ms per token', 'p95', 'tokens/s',
   'first token, ms', 'streamed floor, of the time', 'drawing, of the time',
-  'speed, its transformer = 1', 'speed, eager PyTorch = 1', 'speed, `transformers` = 1',
+  'speed, its transformer = 1',
 )  # fmt: skip
+PEERS = {
+  'torch': 'speed, eager PyTorch = 1',
+  'torch_compiled': 'speed, `torch.compile` = 1',
+  'transformers': 'speed, `transformers` = 1',
+  'transformers_static': 'speed, `transformers` with a static cache = 1',
+}
 SHOWN = {
   'crt_d1_c2048': 'CRT, 1 layer of 2048',
   'transformer_n6': 'transformer, 6 layers of 1088',
@@ -37,11 +43,17 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
     f'Measured on {caption(result)}, commit {result["commit"][:7]}. The machine reads memory at '
     f'{machine["bandwidth"] / 1e9:.1f} GB/s, launches a kernel in {1e6 * machine["launch"]:.2f} us '
     f'and returns from a call in {1e6 * machine["round_trip"]:.1f} us.',
-    pages.table(HEAD, map(cells, result['rows'])),
+    table(result['rows']),
     '![Milliseconds per token of each model, with the floor of its bytes.](figures/latency.png)',
     '![Speed, its transformer = 1, against the cost of a launch.](figures/advantage.png)',
   )
   return {'docs/latency.md': text, 'README.md': short(result)}
+
+
+def table(rows: list[dict]) -> str:
+  """Returns all rows, with a column for each peer that was timed."""
+  peers = [name for name in PEERS if any(name in row['peers'] for row in rows)]
+  return pages.table([*HEAD, *(PEERS[name] for name in peers)], [cells(row, peers) for row in rows])
 
 
 def short(result: dict) -> str:
@@ -50,7 +62,7 @@ def short(result: dict) -> str:
 
   asked = dict(batch=1, context=1, dtype='float32', dispatch=16)
   rows = {row['model']: row for row in result['rows'] if asked.items() <= row.items()}
-  kept = [(SHOWN[name], *cells(rows[name])) for name in SHOWN if name in rows]
+  kept = [(SHOWN[name], *cells(rows[name], ['torch'])) for name in SHOWN if name in rows]
   return pages.paragraphs(
     pages.table(SHORT_HEAD, [(row[0], row[6], row[10], row[12], row[13]) for row in kept]),
     f'Batch 1, float32, random weights; {caption(result)}. On a processor nearly all of the time '
@@ -60,10 +72,10 @@ def short(result: dict) -> str:
   )
 
 
-def cells(row: dict) -> tuple:
+def cells(row: dict, peers: list[str]) -> tuple:
   """Returns a row of the table."""
-  torch, transformers = (row['peers'].get(n, {}).get('speedup') for n in ('torch', 'transformers'))
-  match = row.get('match', {}).get('speedup')
+  ratios = [row.get('match', {}).get('speedup')]
+  ratios += [row['peers'].get(name, {}).get('speedup') for name in peers]
   return (
     row['model'],
     row['batch'],
@@ -76,5 +88,5 @@ def cells(row: dict) -> tuple:
     f'{1e3 * row["first_token"]:.0f}',
     f'{row["share"]["streamed"]:.0%}',
     f'{row["draw"] / row["seconds"]:.1%}',
-    *(f'{ratio:.2f}' if ratio else '' for ratio in (match, torch, transformers)),
+    *(f'{ratio:.2f}' if ratio else '' for ratio in ratios),
   )

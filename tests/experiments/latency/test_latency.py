@@ -15,7 +15,7 @@ from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import Mistake
 from experiments.latency import __main__ as entry_point
 from experiments.latency import decoder as timing
-from experiments.latency import machine, rows
+from experiments.latency import machine, page, rows
 from experiments.latency.launches import launches
 from tests.contract.models import model_of
 
@@ -180,6 +180,14 @@ def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatc
   assert {'device', 'versions', 'commit', 'command'} <= set(result)
   assert (tmp_path / 'latency.png').exists() and (tmp_path / 'advantage.png').exists()
   assert text.count('scan 4') == 3 and 'reads 10.0 GB/s (datasheet unknown)' in text
+  # One that is stopped in its second row leaves the figure of the first.
+  stopped = tmp_path / 'stopped'
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(rows, 'measure', stop_after(1, rows.measure))
+    with flagsaver.flagsaver(workdir=str(stopped)):
+      entry_point.main([])
+  assert len(json.loads((stopped / 'latency.json').read_text())['rows']) == 1
+  assert (stopped / 'latency.png').exists()
   # The same command measures nothing again; a torn line is measured anew.
   lines = (tmp_path / 'rows.jsonl').read_text().splitlines()
   (tmp_path / 'rows.jsonl').write_text(f'{lines[0]}\n{lines[1][:50]}\n')
@@ -187,6 +195,29 @@ def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatc
   pairs = zip(again['rows'], result['rows'], strict=True)
   assert [one['seconds'] == two['seconds'] for one, two in pairs] == [True, False]
   assert len((tmp_path / 'rows.jsonl').read_text().splitlines()) == 3
+
+
+def stop_after(count, function):
+  """The function, which is interrupted when it is called once more."""
+  calls = iter(range(count))
+
+  def stopping(*arguments):
+    if next(calls, None) is None:
+      raise KeyboardInterrupt
+    return function(*arguments)
+
+  return stopping
+
+
+def test_the_page_has_a_column_for_each_peer_that_was_timed():
+  row = dict.fromkeys(('context', 'batch', 'tokens_per_second', 'seconds', 'p95', 'first_token'), 1)
+  row |= dict(model='crt', dtype='float32', dispatch=0, draw=0.1, share={'streamed': 0.5})
+  others = {'torch_compiled': {'speedup': 1.25}, 'transformers_static': {'speedup': 1.5}}
+  head, _, one, two = page.table([row | {'peers': others}, row | {'peers': {}}]).splitlines()
+  assert head.endswith(
+    '| speed, `torch.compile` = 1 | speed, `transformers` with a static cache = 1 |'
+  )
+  assert one.endswith('| 10.0% |  | 1.25 | 1.50 |') and two.endswith('| 10.0% |  |  |  |')
 
 
 @pytest.mark.parametrize('spec', ('latency.py', 'latency.py:paper', 'latency_cpu.py'))
