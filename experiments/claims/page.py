@@ -1,5 +1,6 @@
 """docs/claims.md and the output of --list, computed from the claims and the committed records."""
 
+import functools
 import inspect
 import math
 import os
@@ -73,8 +74,7 @@ def summary(claims: Mapping[str, Claim], judged: list[Judged]) -> str:
     published = '; '.join(f'{one.what}: {one.value}' for one in claim.published[:2])
     of_claim = [one for one in judged if one.claim is claim]
     for one in of_claim:
-      decisive = [each for each in one.estimates if each.comparison.decisive]
-      ours = '; '.join(f'{each.comparison.name}: {words(each, claim)}' for each in decisive)
+      ours = '; '.join(f'{each.comparison.name}: {words(each, claim)}' for each in decisive_of(one))
       rows.append([link(claim), published, ours or '-', f'**{one.verdict}**', one.size])
     for one in claim.measured():
       rows.append([link(claim), published, one.ours, f'**{one.verdict}**', one.where])
@@ -125,7 +125,7 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
       for one in judged.estimates
     ]
     head = ['comparison', 'decisive', f'difference ({unit})', 'seeds', 'spread', 'p']
-    parts += [pages.table(head, rows), *confounded(judged), quotable(judged)]
+    parts += [pages.table(head, rows), *confounded(judged), *quotable(judged)]
   if claim.shares:
     parts.append(f'The runs and their budgets are those of [{claim.shares}](#{claim.shares}).')
     return parts
@@ -139,54 +139,42 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
 
 def confounded(judged: Judged) -> list[str]:
   """Returns what each confound did to the decisive differences, as far as the runs are there."""
-  rows = []
-  for confound, one, decisive in controlled(judged):
-    with_it = words(decisive, judged.claim) if decisive else 'runs missing'
-    rows.append([confound, one.comparison.name, with_it, words(one, judged.claim)])
+  decisive, rows = decisive_of(judged), []
+  for confound, pattern in judged.claim.controls.items():
+    for one in judged.estimates:
+      if fnmatch(one.comparison.name, pattern):
+        same = [other for other in decisive if other.comparison.set == one.comparison.set]
+        nearest = max(same, key=functools.partial(likeness, one), default=None)
+        with_it = words(nearest, judged.claim) if nearest else 'runs missing'
+        rows.append([confound, one.comparison.name, with_it, words(one, judged.claim)])
   head = ['confound', 'comparison without it', 'difference with it', 'without it']
   return [pages.table(head, rows)] if rows else []
 
 
-def controlled(judged: Judged) -> list[tuple[str, Estimate, Estimate | None]]:
-  """Returns each confound, a comparison without it, and the decisive one most like that."""
-
-  def likeness(one: Estimate, other: Estimate) -> int:
-    names = [each.comparison.arm + each.comparison.against for each in (one, other)]
-    return len(os.path.commonprefix(names))
-
-  found = []
-  for confound, pattern in judged.claim.controls.items():
-    for one in judged.estimates:
-      if fnmatch(one.comparison.name, pattern):
-        alike = [
-          each
-          for each in judged.estimates
-          if each.comparison.decisive and each.comparison.set == one.comparison.set
-        ]
-        nearest = max(alike, key=lambda each, one=one: likeness(one, each), default=None)
-        found.append((confound, one, nearest))
-  return found
+def likeness(one: Estimate, other: Estimate) -> int:
+  """Returns how many letters the arms of two comparisons have in common at their beginning."""
+  names = [each.comparison.arm + each.comparison.against for each in (one, other)]
+  return len(os.path.commonprefix(names))
 
 
-def quotable(judged: Judged) -> str:
-  """Returns the result in sentences that can be quoted."""
-  claim = judged.claim
-  what = 'Perplexity changes by' if claim.measure == NATS else 'The levels not solved change by'
-  unit = ' %' if claim.measure == NATS else ''
+def quotable(judged: Judged) -> list[str]:
+  """Returns the decisive differences in sentences that can be quoted."""
+  claim, of_nats = judged.claim, judged.claim.measure == NATS
 
   def said(one: Estimate) -> str:
     value, _, interval = words(one, claim).partition(' (')
-    about = f'95 % interval {interval[:-1]}, ' if one.count > 1 else ''
-    return f'{value}{unit} in "{one.comparison.name}" ({about}{one.count} seeds)'
+    seeds = f'{one.count} seeds, 95 % interval {interval[:-1]}' if one.count > 1 else 'one seed'
+    return f'{value}{" %" if of_nats else ""} in "{one.comparison.name}" ({seeds})'
 
-  decisive = [said(one) for one in judged.estimates if one.comparison.decisive]
-  sentences = [f'"{claim.sentence}" {judged.verdict.capitalize()} at size {judged.size}.']
-  if decisive:
-    sentences.append(f'{what} {"; ".join(decisive)}.')
-  sentences += [
-    f'Without the confound that {confound}: {said(one)}.' for confound, one, _ in controlled(judged)
-  ]
-  return '> ' + ' '.join(sentences)
+  found = '; '.join(map(said, decisive_of(judged)))
+  what = 'Perplexity changes by' if of_nats else 'The levels not solved change by'
+  verdict = f'"{claim.sentence}" {judged.verdict.capitalize()} at size {judged.size}.'
+  return [f'> {verdict} {what} {found}.'] if found else []
+
+
+def decisive_of(judged: Judged) -> list[Estimate]:
+  """Returns the estimates that the rule of the verdict reads, as far as they are there."""
+  return [one for one in judged.estimates if one.comparison.decisive]
 
 
 def standing(judged: Judged) -> str:
@@ -198,10 +186,8 @@ def standing(judged: Judged) -> str:
     decisive = {arm for one in design.comparisons if one.decisive for arm in (one.arm, one.against)}
     waits, rest = [], []
     for arm, seeds in judged.missing.items():
-      name = (
-        arm if len(seeds) == len(design.seeds) else f'{arm} (seed {", ".join(map(str, seeds))})'
-      )
-      (waits if arm in decisive else rest).append(name)
+      some = f' (seed {", ".join(map(str, seeds))})' if len(seeds) < len(design.seeds) else ''
+      (waits if arm in decisive else rest).append(arm + some)
     sentences.append(f'Missing are {count} of {planned} runs.')
     if waits:
       sentences.append(f'The verdict waits for {", ".join(waits)}.')
