@@ -6,13 +6,16 @@
 `--source` is a Hugging Face folder, which both open in float32. Each side answers all requests for
 log-likelihoods of a task twice, in turns; ours compiles in the first round. The result holds both
 times, the scores, how many choices and greedy flags differ, and the largest difference of a
-log-likelihood. Needs the environment of `make test-pretrained`.
+log-likelihood. With --float64 the eight that differ most are answered again by both in float64,
+which says how far each is off in float32. Needs the environment of `make test-pretrained`.
 """
 
 import os
 import time
 from typing import Any
 
+import jax
+import numpy as np
 from absl import app, flags
 
 import crt_jax
@@ -26,12 +29,14 @@ _INCLUDE_PATH = flags.DEFINE_string('include_path', None, 'Folder of further tas
 _LIMIT = flags.DEFINE_integer('limit', 200, 'Documents of each task.', 1)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'How many texts are read together.', 1)
 _CONTEXT = flags.DEFINE_integer('context', 1024, 'Most tokens of a text.', 2)
+_FLOAT64 = flags.DEFINE_bool('float64', False, 'Answer what differs most in float64 too.')
 
 
 def main(argv: list[str]) -> None:
   del argv
   manager = harness.tasks_of(_TASKS.value, _INCLUDE_PATH.value)
-  sides = {'ours': _ours(), 'hf': _theirs()}
+  jax.config.update('jax_enable_x64', _FLOAT64.value)
+  sides = {'ours': _ours('float32'), 'hf': _theirs('float32')}
   publish(
     {
       'what': "log-likelihoods of tasks by this project and by the harness's backend hf",
@@ -43,13 +48,14 @@ def main(argv: list[str]) -> None:
   )
 
 
-def _ours() -> Any:
+def _ours(dtype: str) -> Any:
   run = crt_jax.load(_SOURCE.value)
-  model = evaluation.scoring_model(run.model, run.config)
+  run.config.model.dtype = dtype
+  model = evaluation.scoring_model(crt_jax.build(run.config.model), run.config)
   (form,) = harness.task_forms(model)
   return harness.for_harness(
     model,
-    run.params,
+    jax.tree.map(lambda a: np.asarray(a, dtype), run.params),
     run.tokenizer,
     'none',
     form,
@@ -58,13 +64,13 @@ def _ours() -> Any:
   )
 
 
-def _theirs() -> Any:
+def _theirs(dtype: str) -> Any:
   from lm_eval.models.huggingface import HFLM
 
   return HFLM(
     _SOURCE.value,
     device='cpu',
-    dtype='float32',
+    dtype=dtype,
     batch_size=_BATCH_SIZE.value,
     max_length=_CONTEXT.value,
   )
@@ -98,7 +104,10 @@ def _compared(sides: dict[str, Any], manager: Any, task: str) -> dict:
       answers[name] = side.loglikelihood(asked[name], disable_tqdm=True)
       seconds[name].append(round(time.perf_counter() - started, 2))
   pairs = list(zip(answers['ours'], answers['hf'], strict=True))
-  return {
+  in_float64 = {}
+  if _FLOAT64.value:
+    in_float64 = {'largest_differences': _in_float64(asked['ours'], pairs)}
+  return in_float64 | {
     'documents': _LIMIT.value,
     'requests': len(pairs),
     'scores': scores,
@@ -108,6 +117,25 @@ def _compared(sides: dict[str, Any], manager: Any, task: str) -> dict:
     'seconds': seconds,
     'requests_per_second_of_hf': round(seconds['hf'][-1] / seconds['ours'][-1], 3),
   }
+
+
+def _in_float64(requests: list, pairs: list) -> list[dict[str, float]]:
+  """Returns log-likelihoods of the eight that differ most, and how far float32 was off."""
+  order = sorted(range(len(pairs)), key=lambda i: -abs(pairs[i][0][0] - pairs[i][1][0]))[:8]
+  chosen = [requests[i] for i in order]
+  ours, theirs = (
+    [log for log, _ in side('float64').loglikelihood(chosen, disable_tqdm=True)]
+    for side in (_ours, _theirs)
+  )
+  return [
+    {
+      'hf_in_float64': exact,
+      'ours_in_float64_less_that': own - exact,
+      'ours_less_that': pairs[i][0][0] - exact,
+      'hf_less_that': pairs[i][1][0] - exact,
+    }
+    for i, own, exact in zip(order, ours, theirs, strict=True)
+  ]
 
 
 def _different_choices(requests: list, pairs: list) -> int:
