@@ -104,10 +104,7 @@ def _compared(sides: dict[str, Any], manager: Any, task: str) -> dict:
       answers[name] = side.loglikelihood(asked[name], disable_tqdm=True)
       seconds[name].append(round(time.perf_counter() - started, 2))
   pairs = list(zip(answers['ours'], answers['hf'], strict=True))
-  in_float64 = {}
-  if _FLOAT64.value:
-    in_float64 = {'largest_differences': _in_float64(asked['ours'], pairs)}
-  return in_float64 | {
+  found = {
     'documents': _LIMIT.value,
     'requests': len(pairs),
     'scores': scores,
@@ -117,6 +114,9 @@ def _compared(sides: dict[str, Any], manager: Any, task: str) -> dict:
     'seconds': seconds,
     'requests_per_second_of_hf': round(seconds['hf'][-1] / seconds['ours'][-1], 3),
   }
+  if _FLOAT64.value:
+    found['largest_differences'] = _in_float64(asked['ours'], pairs)
+  return found
 
 
 def _in_float64(requests: list, pairs: list) -> list[dict[str, float]]:

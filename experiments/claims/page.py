@@ -143,7 +143,11 @@ def confounded(judged: Judged) -> list[str]:
   for confound, pattern in judged.claim.controls.items():
     for one in judged.estimates:
       if fnmatch(one.comparison.name, pattern):
-        same = [other for other in decisive if other.comparison.set == one.comparison.set]
+        same = [
+          other
+          for other in decisive
+          if other.comparison.set == one.comparison.set and likeness(one, other)
+        ]
         nearest = max(same, key=functools.partial(likeness, one), default=None)
         with_it = words(nearest, judged.claim) if nearest else 'runs missing'
         rows.append([confound, one.comparison.name, with_it, words(one, judged.claim)])

@@ -80,9 +80,9 @@ CLAIM = Claim(
   confounds=('the same learning rate for all',),
   controls={
     'at equal tokens CART trains with its loops and costs more FLOPs than the 7 '
-    'layers': 'stored - CART, 700 steps, training*',
+    'layers': 'stored - CART, [47]*00 steps, training*',
     'one length of training says little: the order after 300 steps of a small model was the '
-    'reverse': 'stored - CART, [13]* steps, tokens*',
+    'reverse': 'stored - CART, [123]* steps, tokens*',
   },
   rule=better_everywhere,
   designs={

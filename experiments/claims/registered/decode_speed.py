@@ -37,8 +37,10 @@ class Ratio(NamedTuple):
 def rule(ratios: list[Ratio]) -> str:
   """Confirmed where each ratio, by every way to start the kernels, is at least the published one
   less 0.2 (as much as it varies from minute to minute on a shared machine); refuted where every
-  ratio of compiled programs is lower; else undecided. Unlike the other rules it was written when a
-  processor had been measured, and before any GPU."""
+  ratio of compiled programs is lower; else, and where a pair was not measured, undecided. Unlike
+  the other rules it was written when a processor had been measured, and before any GPU."""
+  if {one.pair for one in ratios} < PAIRS.keys():
+    return UNDECIDED
   if all(one.missing <= 0.2 for one in ratios):
     return CONFIRMED
   compiled = [one for one in ratios if one.way != EAGER]
@@ -48,19 +50,18 @@ def rule(ratios: list[Ratio]) -> str:
 def ratios(result: dict) -> list[Ratio]:
   """Returns the ratios of batch 1 without a context, in the dtype that was measured first."""
   asked = dict(batch=1, context=1, dtype=result['config']['dtypes'][0])
-  rows = {(r['model'], r['dispatch']): r for r in result['rows'] if asked.items() <= r.items()}
-  found, eager = [], []
-  for pair, (crt, transformer, _) in PAIRS.items():
-    for dispatch in result['config']['dispatches']:
-      one, other = rows.get((crt, dispatch)), rows.get((transformer, dispatch))
-      if one and other:
-        tokens = f'{dispatch} tokens' if dispatch > 1 else 'each token'
-        way = f'one program for {tokens}' if dispatch else 'a loop in Python'
-        found.append(Ratio(pair, way, other['seconds'] / one['seconds']))
-        peers = [row['peers'].get('torch', {}).get('seconds') for row in (one, other)]
-        if all(peers) and pair not in [each.pair for each in eager]:
-          eager.append(Ratio(pair, EAGER, peers[1] / peers[0]))
-  return found + eager
+  names = {models[:2]: pair for pair, models in PAIRS.items()}
+  found, eager = [], {}
+  for row in result['rows']:
+    match = row.get('match', {})
+    pair = names.get((row['model'], match.get('model')))
+    if pair and asked.items() <= row.items():
+      tokens = f'{row["dispatch"]} tokens' if row['dispatch'] > 1 else 'each token'
+      way = f'one program for {tokens}' if row['dispatch'] else 'a loop in Python'
+      found.append(Ratio(pair, way, match['speedup']))
+      if 'torch' in match:
+        eager.setdefault(pair, Ratio(pair, EAGER, match['torch']))
+  return [*found, *eager.values()]
 
 
 def predicted(programs: dict) -> list[Ratio]:

@@ -68,24 +68,42 @@ def test_what_a_confound_did(tmp_path):
   assert '| nobody asks' not in text
 
 
+def test_a_confound_is_compared_with_the_same_text_alone(tmp_path):
+  """Of the other text no decisive runs are there yet."""
+  claim, losses = CLAIMS['layers_or_recurrence'], {'crt2': 2.9, 'layers4-training': 2.8}
+  kept = {}
+  for (arm, _), run in runs(claim, 'cpu').items():
+    text, _, kind = arm.partition('-')
+    if kind in losses or arm == 'novel-layers4':
+      kept[run.name] = toy.record(losses.get(kind, 3.0), sweep_files.flags(run, {}))
+  (tmp_path / 'layers_or_recurrence-cpu.json').write_text(json.dumps(kept))
+  text = written({'layers_or_recurrence': claim}, tmp_path, tmp_path)[0].decode()
+  lines = [line for line in text.splitlines() if line.startswith('| a CRT trains with K passes')]
+  assert '| sotu, D=2 - N=4, training FLOPs | runs missing | +10.5' in lines[0]
+  assert '| novel, D=2 - N=4, training FLOPs | -9.5' in lines[1]
+
+
 def test_decode_speed_is_judged_by_what_was_measured(tmp_path):
-  """D=1 as fast as published, then slower; eager PyTorch alone refutes nothing."""
+  """D=1 as fast as published, then slower, then unmeasured; eager PyTorch alone refutes nothing."""
 
-  def row(model, seconds):
-    peers = {'torch': {'seconds': seconds}}
-    return dict(
-      model=model, seconds=seconds, batch=1, context=1, dtype='f', dispatch=16, peers=peers
-    )
+  def row(crt, transformer, times):
+    match = {'model': transformer, 'speedup': times, 'torch': times}
+    return dict(model=crt, batch=1, context=1, dtype='f', dispatch=16, match=match)
 
-  times = {'crt_d1_c2048': 1.0, 'transformer_n6': 2.5, 'crt_d5_c1120': 1.0, 'transformer_n12': 1.8}
-  result = {'config': {'dtypes': ['f'], 'dispatches': [16, 1]}, 'device': 'a GPU', 'commit': 'abc'}
-  for slower, verdict in ((1.0, 'confirmed'), (1.2, 'undecided'), (1.5, 'refuted')):
-    times['crt_d1_c2048'], times['crt_d5_c1120'] = slower, slower if verdict == 'refuted' else 1.0
-    rows = [row(name, seconds) for name, seconds in times.items()]
+  result = {'config': {'dtypes': ['f']}, 'device': 'a GPU', 'commit': 'abc'}
+  for times, verdict in (
+    ((2.5, 1.8), 'confirmed'),
+    ((2.1, 1.8), 'undecided'),
+    ((1.7, 1.2), 'refuted'),
+    ((2.5,), 'undecided'),
+  ):
+    rows = [
+      row(*names[:2], x) for names, x in zip(decode_speed.PAIRS.values(), times, strict=False)
+    ]
     (tmp_path / 'latency_gpu.json').write_text(json.dumps(result | {'rows': rows}))
     one, expected = decode_speed.measured(tmp_path)
     assert (one.where, one.verdict) == ('a GPU', verdict)
-    assert f'| one program for 16 tokens | {2.5 / slower:.2f} |' in one.text
+    assert f'| one program for 16 tokens | {times[0]:.2f} |' in one.text
     assert '| eager PyTorch |' in one.text and expected.verdict == 'not measured'
 
 
