@@ -3,7 +3,7 @@
 #   make quickstart ARGS='--config.train.steps=20' WORKDIR=runs/short
 #   make laws                                         the laws of models, recurrences and updates
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
-#   make test-all                                     the fast and the slow tests in one run, as .ci/run
+#   make test-all                                     the fast and the slow tests in one run, without the limit of .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
 #   make test-slurm                                   sweeps and scripts on a Slurm of this machine, by apt
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
