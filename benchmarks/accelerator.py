@@ -143,6 +143,7 @@ STEPS = (
   ),
   _latency('latency by tokens a call', 60, 150, PAIR, ONE_BATCH, ONE_CONTEXT, ONE_DTYPE),
   _latency('latency by context', 60, 200, PAIR, ONE_BATCH, ONE_DTYPE, ONE_DISPATCH),
+  _training('crt_d5_c1120-dropout'),
   _training('dense_12l_d1024'),
   _latency('latency by batch', 60, 250, PAIR, ONE_CONTEXT, ONE_DTYPE, ONE_DISPATCH),
   _latency('the rest of latency', 60, 3600),

@@ -1,8 +1,7 @@
 """Ends tests in time: `CRT_JAX_TESTS_UNTIL=SECONDS pytest -p tests.budget`, seconds since 1970.
 
 What other parts rest on is tested first. A test that would begin later is skipped, and the summary
-says how many were. On an idle machine of two cores none is: the limit of .ci/run is for machines
-that are several times slower, where a landing would otherwise fail without a fault.
+says how many were.
 """
 
 import os
@@ -11,7 +10,7 @@ import time
 import pytest
 
 UNTIL = float(os.environ['CRT_JAX_TESTS_UNTIL'])
-FIRST = 'layers models recurrence training decoding runs data evaluation convert schema'.split()
+FIRST = 'layers models recurrence training end_to_end decoding runs data evaluation'.split()
 
 
 def pytest_collection_modifyitems(items):

@@ -25,7 +25,7 @@ class Attention(nn.Module):
     window: number of positions each position sees, itself included; 0 = all before it.
     bias, qkv_bias: whether all four projections have one, or the first three.
     qk_norm: an RMSNorm of each head's query and key, before they are turned.
-    kernel: of layers/attention_kernels.py, where there is neither dropout nor `past`.
+    kernel: of layers/attention_kernels.py, where there is no `past` and it can drop weights.
   """
 
   width: int
@@ -122,12 +122,14 @@ def attend(
   """Returns softmax attention of the new positions over the cache's valid slots and each other.
 
   H must be a multiple of G (grouped queries). Scores and softmax are at least float32. They are
-  materialised, block by block, unless there is a `kernel`, no dropout, and nothing past.
+  materialised, block by block, unless there is a `kernel` and nothing past, nor dropout where it
+  drops none.
 
   Returns: mixed values [B, T, H, A] in the dtype of q.
   """
-  if kernel != 'xla' and past is None and dropout is None:
-    return fused_attention(kernel, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
+  if kernel != 'xla' and past is None and (dropout is None or kernel == 'triton'):
+    dropped = None if dropout is None else dropout.of_kernel(*q_BxTxHxA.shape[::2])
+    return fused_attention(kernel, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window, dropped)
   batch, length, heads, head_width = q_BxTxHxA.shape
   groups, shared = k_BxTxGxA.shape[2], heads // k_BxTxGxA.shape[2]
   # Query heads that share keys stand beside each other as further rows: [B, T * shared, G, A].

@@ -3,16 +3,17 @@
   xla     no kernel: layers/attention.py materialises the scores; every platform, dtype and dropout
   cudnn   cuDNN's flash attention, through jax.nn.dot_product_attention; NVIDIA GPUs, 16 bits
   splash  jax.experimental.pallas.ops.tpu.splash_attention; TPUs
+  triton  layers/flash_attention.py, which alone drops attention weights too; NVIDIA GPUs
 
 They are told of causality and window and never given a mask or bias, which would be as large as the
-scores. None drops attention weights, and none reads a cache: there 'xla' runs whatever is asked
-for. models/attention_choice.py says what that makes of a configuration.
+scores. None reads a cache: there 'xla' runs whatever is asked for, and where weights are dropped,
+in place of the first two. models/attention_choice.py says what that makes of a configuration.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,24 +23,39 @@ from crt_jax import sharding
 from crt_jax.rounding import round_up
 from crt_jax.types import Array
 
-KERNELS = ('xla', 'cudnn', 'splash')
-# What splash attention calls what its backward pass reads; cuDNN's has no name but its operation's.
+KERNELS = ('xla', 'cudnn', 'splash', 'triton')
+# What splash and triton call what their backward pass reads; cuDNN's has its operation's name.
 FUSED_ATTENTION = 'fused_attention'
 CUDNN_ATTENTION = 'dot_product_attention_fwd_wrapper'
 WIDTH_MULTIPLE = 8  # of head widths that the kernels take; others are padded
 SPLASH_BLOCKS = (512, 256, 128)  # positions a tile; the largest that divides the padded sequence
 
 
+class Dropped(NamedTuple):
+  """The share of attention weights that is dropped, and seeds that masks follow from."""
+
+  rate: float
+  seed_BxH: Array
+
+
 def fused_attention(
-  kernel: str, q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, window: int
+  kernel: str,
+  q_BxTxHxA: Array,
+  k_BxTxGxA: Array,
+  v_BxTxGxA: Array,
+  window: int,
+  dropped: Dropped | None = None,
 ) -> Array:
-  """Returns causal softmax attention within one sequence, by 'cudnn' or 'splash'.
+  """Returns causal softmax attention within one sequence, by one of KERNELS but 'xla'.
 
   Args:
     window: positions that each position sees, itself included; 0 = all before it.
+    dropped: weights that 'triton' drops; None = none.
 
   Returns: mixed values [B, T, H, A] in the dtype of q; H is a multiple of G.
   """
+  if kernel == 'triton':
+    return triton_attention(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window, dropped)
   run = dict(cudnn=dot_product, splash=splash_attention)[kernel]
   return with_padded_heads(run, q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window)
 
@@ -130,21 +146,43 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> Cal
   )
 
 
-def _per_device(run: Callable[[Array, Array, Array], Array]):
+def triton_attention(
+  q_BxTxHxA: Array,
+  k_BxTxGxA: Array,
+  v_BxTxGxA: Array,
+  window: int,
+  dropped: Dropped | None = None,
+  interpret: bool = False,
+) -> Array:
+  """Runs layers/flash_attention.py on every device's own rows and heads."""
+  from crt_jax.layers import flash_attention  # imports Pallas
+
+  batch, length, heads, width = q_BxTxHxA.shape
+  rate, seed_BxH = 0.0, jnp.zeros((batch, heads), jnp.uint32)
+  if dropped is not None:
+    rate, seed_BxH = dropped.rate, dropped.seed_BxH
+  window = window if window < length else 0
+  options = flash_attention.Options(width**-0.5, window, rate, interpret)
+  run = functools.partial(flash_attention.attention, options=options)
+  return _per_device(run)(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, seed_BxH)
+
+
+def _per_device(run: Callable[..., Array]):
   """Returns `run` on each device's rows and heads: the compiler cannot split a kernel by itself."""
 
-  def mapped(q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array):
+  def mapped(q_BxTxHxA: Array, k_BxTxGxA: Array, v_BxTxGxA: Array, *seed_BxH: Array):
     axes = sharding.shared_axes()
     if math.prod(axes.values()) == 1:
-      return run(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
+      return run(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, *seed_BxH)
     row_axes = tuple(axis for axis in sharding.BATCH_AXES if axis in axes)
     rows = math.prod(axes[axis] for axis in row_axes)
     over_rows = row_axes if rows > 1 and q_BxTxHxA.shape[0] % rows == 0 else None
     over_heads = None if k_BxTxGxA.shape[2] % axes['tensor'] else 'tensor'
     spec = PartitionSpec(over_rows, None, over_heads, None)
+    specs = (spec,) * 3 + (PartitionSpec(over_rows, over_heads),) * len(seed_BxH)
     split = jax.shard_map(
-      run, in_specs=(spec,) * 3, out_specs=spec, axis_names=set(axes), check_vma=False
+      run, in_specs=specs, out_specs=spec, axis_names=set(axes), check_vma=False
     )
-    return split(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA)
+    return split(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, *seed_BxH)
 
   return mapped

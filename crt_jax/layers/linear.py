@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from crt_jax import sharding
+from crt_jax.layers.attention_kernels import Dropped
 from crt_jax.layers.parameters import compute_dtype, normal, parameter, uniform_fan_in
 from crt_jax.types import Array
 
@@ -191,6 +192,14 @@ class Dropout(nn.Module):
     key_B = sharding.row_keys(self.make_rng('dropout'), x.shape[0])
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(key_B)
     return _apart_on_tpu(jnp.where(_apart_on_tpu(keep), x / (1 - self.rate), 0))
+
+  def of_kernel(self, rows: int, heads: int) -> Dropped | None:
+    """Returns what a kernel draws masks from; None for none."""
+    if not self.rate or not self.has_rng('dropout'):
+      return None
+    key_B = sharding.row_keys(self.make_rng('dropout'), rows)
+    seed_BxH = jax.vmap(lambda key: jax.random.bits(key, (heads,), jnp.uint32))(key_B)
+    return Dropped(self.rate, seed_BxH)
 
 
 def _apart_on_tpu(x: Array) -> Array:

@@ -10,23 +10,30 @@ from crt_jax.schema import ModelConfig
 AMPERE, HOPPER = 8.0, 9.0  # compute capabilities
 # cuDNN's widest head: on every GPU that it serves, and from Hopper on.
 CUDNN_WIDTH, CUDNN_WIDTH_HOPPER = 128, 256
+TRITON_BYTES = 256  # of a head, whose tiles the memory of a multiprocessor still holds
+DTYPES = dict(
+  cudnn=('bfloat16', 'float16'),
+  splash=('bfloat16', 'float32'),
+  triton=('bfloat16', 'float16', 'float32'),
+)
 NVIDIA = ('nvidia', 'tesla', 'geforce', 'quadro', 'titan')  # how its drivers name what it makes
 
 
 def check(config: ModelConfig) -> None:
   """Raises ValueError where no device could run the attention kernel of a configuration."""
   kernel = config.attention_kernel
-  dtypes = dict(cudnn=('bfloat16', 'float16'), splash=('bfloat16', 'float32'))
-  if kernel in ('xla', 'auto') or config.dropout:
+  if kernel in ('xla', 'auto') or _drops_too_much(config):
     return
-  if config.dtype not in dtypes[kernel]:
+  if config.dtype not in DTYPES[kernel]:
     raise ValueError(
       f"model.attention_kernel={kernel!r} needs model.dtype='bfloat16' (is {config.dtype!r}); "
       "set it, or model.attention_kernel='xla'"
     )
-  if kernel == 'cudnn' and config.head_width > CUDNN_WIDTH_HOPPER:
+  triton_width = TRITON_BYTES // jax.numpy.dtype(config.dtype).itemsize
+  widest = dict(cudnn=CUDNN_WIDTH_HOPPER, triton=triton_width).get(kernel)
+  if widest and config.head_width > widest:
     raise ValueError(
-      f"model.attention_kernel='cudnn' takes heads of up to {CUDNN_WIDTH_HOPPER}, and these are "
+      f'model.attention_kernel={kernel!r} takes heads of up to {widest}, and these are '
       f"{config.head_width} wide; use more model.heads, or model.attention_kernel='xla'"
     )
 
@@ -34,11 +41,10 @@ def check(config: ModelConfig) -> None:
 def check_device(config: ModelConfig, device: jax.Device | None = None) -> None:
   """Raises ValueError where `device` (None = the first of this process) cannot run the kernel."""
   kernel = config.attention_kernel
-  if kernel == 'xla' or config.dropout:
+  if kernel == 'xla' or _drops_too_much(config):
     return
   device = jax.devices()[0] if device is None else device
-  wanted = dict(cudnn='an NVIDIA GPU', splash='a TPU')[kernel]
-  is_there = dict(cudnn=is_nvidia, splash=lambda device: device.platform == 'tpu')[kernel]
+  wanted, is_there = ('a TPU', is_tpu) if kernel == 'splash' else ('an NVIDIA GPU', is_nvidia)
   if not is_there(device):
     raise ValueError(
       f'model.attention_kernel={kernel!r} needs {wanted}, and JAX found {device.platform} '
@@ -49,10 +55,10 @@ def check_device(config: ModelConfig, device: jax.Device | None = None) -> None:
   capability = float(getattr(device, 'compute_capability', '0'))
   if capability < AMPERE:
     raise ValueError(
-      f"model.attention_kernel='cudnn' needs compute capability {AMPERE}, and a "
+      f'model.attention_kernel={kernel!r} needs compute capability {AMPERE}, and a '
       f"{device.device_kind} has {capability}; use model.attention_kernel='xla'"
     )
-  if config.head_width > CUDNN_WIDTH and capability < HOPPER:
+  if kernel == 'cudnn' and config.head_width > CUDNN_WIDTH and capability < HOPPER:
     raise ValueError(
       f"model.attention_kernel='cudnn' takes heads of up to {CUDNN_WIDTH} on a "
       f'{device.device_kind} (compute capability {capability}), and these are '
@@ -76,7 +82,7 @@ def running(config: ModelConfig) -> tuple[str, str]:
   kernel = config.attention_kernel
   if kernel == 'xla':
     return kernel, ''
-  if config.dropout:
+  if _drops_too_much(config):
     return 'xla', f'model.dropout={config.dropout} drops attention weights'
   if not config.trains_in_parallel:
     # pyrefly: ignore [missing-attribute]: only a CRT, which has this field, trains otherwise
@@ -92,8 +98,19 @@ def describe(config: ModelConfig) -> str:
     return f'xla, scores materialised, not {config.attention_kernel}: {reason}'
   if kernel == 'xla':
     return 'xla, scores materialised'
+  if kernel == 'triton':
+    return f'triton, heads of {width}'
   padded = width + -width % attention_kernels.WIDTH_MULTIPLE
   return f'{kernel}, heads of {width}' + (f' padded to {padded}' if padded > width else '')
+
+
+def _drops_too_much(config: ModelConfig) -> bool:
+  """Returns whether weights are dropped, which of all kernels 'triton' alone does."""
+  return bool(config.dropout) and config.attention_kernel != 'triton'
+
+
+def is_tpu(device: jax.Device) -> bool:
+  return device.platform == 'tpu'
 
 
 def is_nvidia(device: jax.Device) -> bool:

@@ -31,7 +31,7 @@ def decide(config: Config, device: jax.Device | None) -> Config:
   if kernel == 'auto':
     kernel = 'cudnn' if is_gpu and attention_choice.fits(config, 'cudnn', device) else 'xla'
   config = dataclasses.replace(config, attention_kernel=kernel)
-  is_fused = is_gpu and attention_choice.running(config)[0] == 'cudnn'
+  is_fused = is_gpu and attention_choice.running(config)[0] in ('cudnn', 'triton')
   remat, unroll_scans, chunk = config.remat, config.unroll_scans, config.loss_chunk_mib
   return dataclasses.replace(
     config,

@@ -19,6 +19,7 @@ KERNELS = {
   'xla': 'scores are materialised',
   'cudnn': 'NVIDIA GPUs, 16 bits',
   'splash': 'TPUs',
+  'triton': 'NVIDIA GPUs, with dropout too',
   'auto': 'the fastest on the device',
 }
 DECODE_KERNELS = {
@@ -61,7 +62,7 @@ class ModelConfig(Section):
     zero='all before',
   )
   attention_kernel: str = field(
-    'auto', "what computes attention; 'xla' runs with dropout too", choices=KERNELS
+    'auto', "what computes attention; with dropout 'xla', or 'triton' if asked for", choices=KERNELS
   )
   decode_kernel: str = field('xla', 'what computes a token of decoding', choices=DECODE_KERNELS)
   loss_chunk_mib: int = field(

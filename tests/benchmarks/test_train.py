@@ -82,8 +82,10 @@ def test_the_paper_sizes(case):
   config = train.config_of(case)
   millions = accounting.parameters(config.model).stored / 1e6
   sizes = dict(cart_d1024=125.1, dense_12l_d1024=186.9, crt_d5_c1120=157.1, transformer_n12=134.2)
+  case, _, dropped = case.partition('-')
   assert round(millions, 1) == sizes[case]
-  assert config.model.dtype == 'bfloat16' and config.model.dropout == 0
+  assert config.model.dtype == 'bfloat16' and config.model.dropout == (0.2 if dropped else 0)
+  assert config.model.attention_kernel == ('triton' if dropped else 'auto')
 
 
 def test_a_model_that_fails_leaves_its_reason_and_the_others(monkeypatch):

@@ -23,6 +23,7 @@ from crt_jax.models import attention_choice
 from crt_jax.runs import lock, train_state
 from crt_jax.training import loop, optimizer, step
 from tests.contract.models import params_of
+from tests.layers import test_flash_attention as flash
 from tests.training.tiny import rows_of, tiny_config
 
 
@@ -83,6 +84,34 @@ def test_cudnn_is_materialised_attention(head_width, window):
 
   run = jax.jit(with_gradients, static_argnums=0)
   assert distance(run('cudnn', *qkv), run('xla', *qkv)) < 2e-2
+
+
+@pytest.mark.parametrize('dtype, bound', [('bfloat16', 2e-2), ('float32', 1e-5)])
+@pytest.mark.parametrize('window', (0, 17))
+@pytest.mark.parametrize('head_width', (16, 64, 70, 118))
+def test_triton_is_materialised_attention_with_the_same_mask(head_width, window, dtype, bound):
+  """And its gradients."""
+  if dtype == 'float32' and head_width > 64:
+    pytest.skip('tiles of float32 do not fit the memory of a multiprocessor')
+  *qkv, seed = flash.draw(LENGTH + 3, head_width, heads=4, groups=2, batch=2)
+  qkv = [a.astype(dtype) for a in qkv]
+  options = flash.Options(head_width**-0.5, window, 0.2)
+  found = flash.with_gradients(flash.flash_attention.attention, options)(*qkv, seed)
+  with jax.default_matmul_precision('highest'):
+    wide = [a.astype('float32') for a in qkv]
+    expected = flash.with_gradients(flash.materialised, options)(*wide, seed)
+  assert distance(jax.tree.map(lambda a: a.astype('float32'), found), expected) < bound
+
+
+def test_a_model_with_dropout_trains_through_triton():
+  """And holds no square of scores."""
+  model = model_of('crt', attention_kernel='triton', dropout=0.2)
+  step = jax.jit(jax.value_and_grad(lambda p, b, key: model.loss(p, b, key=key)[0]))
+  arguments = params_of(model), batch_of(), jax.random.key(0)
+  compiled = step.lower(*arguments).compile()
+  assert f'{LENGTH},{LENGTH}]' not in compiled.as_text()
+  loss, gradient = compiled(*arguments)
+  assert np.isfinite(loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -122,7 +122,11 @@ def test_splash_forward(window):
 @pytest.mark.parametrize('shape', [dict(data=4, fsdp=2, tensor=1), dict(data=2, fsdp=2, tensor=2)])
 @pytest.mark.parametrize(
   'kernel, platform, call',
-  [('splash', 'tpu', 'tpu_custom_call'), ('cudnn', 'cuda', '__cudnn$fmhaSoftmax')],
+  [
+    ('splash', 'tpu', 'tpu_custom_call'),
+    ('cudnn', 'cuda', '__cudnn$fmhaSoftmax'),
+    ('triton', 'cuda', '__gpu$xla.gpu.triton'),
+  ],
 )
 def test_kernels_lower_where_each_device_has_its_own_rows(
   as_on_a_gpu, kernel, platform, call, shape

@@ -29,6 +29,7 @@ def config_of(kernel, name='crt', **changes):
     ('cudnn', TPU, "'cudnn' needs an NVIDIA GPU, and JAX found tpu"),
     ('cudnn', RADEON, "'cudnn' needs an NVIDIA GPU, and JAX found gpu"),
     ('splash', H100, "'splash' needs a TPU, and JAX found gpu"),
+    ('triton', RADEON, "'triton' needs an NVIDIA GPU, and JAX found gpu"),
   ],
 )
 def test_a_kernel_of_another_platform_is_refused(kernel, fields, wanted):
@@ -38,9 +39,10 @@ def test_a_kernel_of_another_platform_is_refused(kernel, fields, wanted):
 
 
 def test_a_kernel_of_this_platform_is_taken():
-  for kernel, fields in (('cudnn', H100), ('cudnn', A100), ('splash', TPU), ('xla', RADEON)):
+  places = dict(cudnn=(H100, A100), splash=(TPU,), xla=(RADEON,), triton=(H100, A100))
+  for kernel, fields in ((kernel, one) for kernel, all in places.items() for one in all):
     attention_choice.check_device(config_of(kernel), device(fields))
-  for kernel in ('cudnn', 'splash'):  # the tests' own device is a CPU
+  for kernel in ('cudnn', 'splash', 'triton'):  # the tests' own device is a CPU
     with pytest.raises(ValueError, match='JAX found cpu'):
       attention_choice.check_device(config_of(kernel))
 
@@ -52,6 +54,10 @@ def test_cudnn_takes_heads_of_128_and_from_hopper_on_of_256():
     attention_choice.check_device(wide, device(A100))
   with pytest.raises(ValueError, match='up to 256, and these are 258 wide; use more model.heads'):
     config_of('cudnn', width=516, heads=2)
+  with pytest.raises(ValueError, match="'triton' takes heads of up to 128, and these are 130"):
+    config_of('triton', width=260, heads=2)
+  with pytest.raises(ValueError, match="'triton' takes heads of up to 64, and these are 66"):
+    config_of('triton', width=132, heads=2, dtype='float32')
 
 
 def test_dropout_and_caches_need_materialised_scores():
@@ -66,6 +72,14 @@ def test_dropout_and_caches_need_materialised_scores():
   # Its evaluation in parallel passes would run the kernel.
   with pytest.raises(ValueError, match='needs a TPU'):
     attention_choice.check_device(chunked)
+
+
+def test_triton_drops_weights_itself():
+  dropped = config_of('triton', dropout=0.2, dtype='float32')
+  assert attention_choice.running(dropped) == ('triton', '')
+  assert attention_choice.describe(dropped) == 'triton, heads of 8'
+  with pytest.raises(ValueError, match='JAX found cpu'):
+    attention_choice.check_device(dropped)
 
 
 def test_what_runs_is_said_with_the_head_width():

@@ -34,6 +34,7 @@ def settled(fields, **changes):
     # Asked for, but dropout and caches need materialised scores.
     (H100, dict(dropout=0.2), ('cudnn', *ANYWHERE[1:])),
     (H100, dict(driver='sequential'), ('cudnn', *ANYWHERE[1:])),
+    (H100, dict(dropout=0.2, attention_kernel='triton'), ('triton', *FUSED[1:])),
     # What is set stays, and the rest follows it.
     (H100, dict(attention_kernel='xla'), ANYWHERE),
     (H100, dict(remat='layer', unroll_scans='no'), ('cudnn', 'layer', 'no', 4096)),
