@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crt_jax import sharding
 from crt_jax.layers import attention_kernels, flash_attention
 from crt_jax.layers.attention import within
 from crt_jax.layers.flash_attention import Options, is_kept, pieces, salts
@@ -53,7 +54,7 @@ def with_gradients(function, options):
   return jax.jit(both)
 
 
-CASES = [  # length, width, groups, window, rate; tiles are of 16 positions where 8 follow the first
+CASES = [  # length, width, groups, window, rate; a tile has at most 64 positions
   (1, 2, 2, 0, 0.5),
   (16, 16, 2, 0, 0.0),
   (70, 70, 2, 0, 0.2),
@@ -77,6 +78,29 @@ def test_values_may_be_wider_than_keys():
   options = Options(0.3, 0, 0.3)
   expected = with_gradients(materialised, options)(*arrays)
   found = with_gradients(flash_attention.attention, options._replace(interpret=True))(*arrays)
+  assert_close(found, expected, FEW_PRODUCTS)
+
+
+def test_each_device_drops_what_one_device_drops():
+  """Rows and heads, with their seeds, on the eight devices of a mesh."""
+  q, k, v, seed = draw(9, 8, batch=4)
+  mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+
+  def run(q, k, v, seed):
+    dropped = attention_kernels.Dropped(0.3, seed)
+    return attention_kernels.triton_attention(q, k, v, 3, dropped, interpret=True)
+
+  def split(*arrays):
+    with sharding.in_mesh(mesh):
+      return run(*arrays)
+
+  expected = materialised(q, k, v, seed, Options(8**-0.5, 3, 0.3))
+  assert_close(jax.jit(run)(q, k, v, seed), expected, FEW_PRODUCTS)
+  specs = [jax.sharding.PartitionSpec(sharding.BATCH_AXES, None, 'tensor')] * 3
+  specs.append(jax.sharding.PartitionSpec(sharding.BATCH_AXES, 'tensor'))
+  places = tuple(jax.sharding.NamedSharding(mesh, spec) for spec in specs)
+  found = jax.jit(split, in_shardings=places)(q, k, v, seed)
+  assert found.sharding.shard_shape(found.shape) == (1, 9, 1, 8)
   assert_close(found, expected, FEW_PRODUCTS)
 
 
