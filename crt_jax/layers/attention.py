@@ -1,5 +1,8 @@
 """Causal multi-head attention over the new positions and a read-only cache of earlier ones."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -141,20 +144,16 @@ def attend(
     hidden = jnp.where(seen_BxTxS, 0, jnp.finfo(score_dtype).min / 2).astype(score_dtype)
     return scores + jnp.repeat(hidden, shared, axis=1)[:, None]
 
-  def past_scores(past: Past) -> Array:
+  def seen_behind(past: Past) -> Array:
+    """Returns which of the cache's slots, and of the new positions after them, are seen."""
     cache, position_B, *first_B = past
-    slot_Bx1xS = jnp.arange(cache['k'].shape[2])[None, None, :]
-    if first_B:
-      slot_Bx1xS = slot_Bx1xS + first_B[0][:, None, None]
-    position_BxTx1 = new_positions(length, past)[:, :, None]
-    seen_BxTxS = within(position_BxTx1, slot_Bx1xS, window)
-    seen_BxTxS &= (slot_Bx1xS >= 0) & (slot_Bx1xS < position_B[:, None, None])
-    if q.shape[1] == 1 and q.dtype == jnp.float32:
-      # Keys first: of a second factor XLA:CPU makes a transposed copy. It has no such bfloat16 dot.
-      scores = jnp.einsum('bgsa,btga->bgst', cache['k'], q).swapaxes(2, 3)
-    else:
-      scores = jnp.einsum('btga,bgsa->bgts', q, cache['k'], preferred_element_type=score_dtype)
-    return masked(scores, seen_BxTxS)
+    slots = cache['k'].shape[2]
+    index = jnp.arange(slots + length)[None, None, :]
+    start_Bx1x1 = position_B[:, None, None]
+    first = first_B[0][:, None, None] if first_B else 0
+    key_Bx1xS = jnp.where(index < slots, first + index, start_Bx1x1 + index - slots)
+    is_there = (index >= slots) | ((key_Bx1xS >= 0) & (key_Bx1xS < start_Bx1x1))
+    return is_there & within(new_positions(length, past)[:, :, None], key_Bx1xS, window)
 
   def scored(start: int, stop: int, first: int, last: int):
     """Returns masked scores of the new positions start..stop-1 over those first..last-1."""
@@ -181,12 +180,48 @@ def attend(
       mix = jax.checkpoint(mix, static_argnums=0)
     mixed = jnp.concatenate([mix(block) for block in blocks(length, window)], axis=1)
   else:
-    weights = weighted(jnp.concatenate([past_scores(past), scored(0, length, 0, length)], axis=-1))
+    scores = products_with_past(q, past[0]['k'], k_BxTxGxA)
+    weights = weighted(masked(scores, seen_behind(past)))
     mixed = jnp.einsum('bgts,bsga->btga', weights[..., -length:], v_BxTxGxA)
     v_BxGxSxA = with_layout_constraint(past[0]['v'], Layout((0, 1, 2, 3)))
     mixed = mixed + jnp.einsum('bgts,bgsa->btga', weights[..., :-length], v_BxGxSxA)
   mixed = mixed.reshape(batch, length, shared, groups, head_width).swapaxes(2, 3)
   return mixed.reshape(q_BxTxHxA.shape)
+
+
+def products_with_past(q_BxNxGxA: Array, k_BxGxSxA: Array, new_BxTxGxA: Array) -> Array:
+  """Returns queries times keys, of a cache and new ones, [B, G, N, S + T], in at least float32."""
+  if q_BxNxGxA.shape[1] > 1:
+    return products_apart(q_BxNxGxA, k_BxGxSxA, new_BxTxGxA)
+  return jax.lax.platform_dependent(
+    q_BxNxGxA, k_BxGxSxA, new_BxTxGxA, cuda=products_joined, default=products_apart
+  )
+
+
+def products_apart(q_BxNxGxA: Array, k_BxGxSxA: Array, new_BxTxGxA: Array) -> Array:
+  """Returns `products_with_past` as two products."""
+  product = _product_of(q_BxNxGxA)
+  if q_BxNxGxA.shape[1] == 1 and q_BxNxGxA.dtype == jnp.float32:
+    # Keys first: of a second factor XLA:CPU makes a transposed copy. It has no such bfloat16 dot.
+    past = product('bgsa,btga->bgst', k_BxGxSxA, q_BxNxGxA).swapaxes(2, 3)
+  else:
+    past = product('btga,bgsa->bgts', q_BxNxGxA, k_BxGxSxA)
+  return jnp.concatenate([past, product('btga,bsga->bgts', q_BxNxGxA, new_BxTxGxA)], axis=-1)
+
+
+def products_joined(q_BxNxGxA: Array, k_BxGxSxA: Array, new_BxTxGxA: Array) -> Array:
+  """Returns `products_with_past` as one product.
+
+  For one query an NVIDIA GPU computes it by one kernel, which reads both; elsewhere the whole cache
+  would be copied.
+  """
+  k_BxGxSxA = jnp.concatenate([k_BxGxSxA, new_BxTxGxA.swapaxes(1, 2)], axis=2)
+  return _product_of(q_BxNxGxA)('btga,bgsa->bgts', q_BxNxGxA, k_BxGxSxA)
+
+
+def _product_of(q: Array) -> Callable[..., Array]:
+  dtype = jnp.promote_types(q.dtype, jnp.float32)
+  return functools.partial(jnp.einsum, preferred_element_type=dtype)
 
 
 def blocks(length: int, window: int) -> list[tuple[int, int, int, int]]:

@@ -26,9 +26,10 @@ class Norm(nn.Module):
   def __call__(self, x: Array) -> Array:
     scale = parameter(self, 'scale', nn.initializers.ones, (self.width,), (self.axis,))
     shape = x.shape
-    if self.kind == 'layer' and x.size == self.width:
-      # XLA compiles a single row to three GPU kernels, but two rows to one.
-      x = jnp.pad(x.reshape(1, self.width), ((0, 1), (0, 0)))
+    if x.size == self.width:
+      # XLA compiles a single row to several GPU kernels, but the first of two rows to one or none.
+      is_first = jax.lax.broadcasted_iota(jnp.int32, (2, self.width), 0) == 0
+      x = jnp.where(is_first, x.reshape(1, self.width), 0)
     if self.kind == 'layer':
       x = x - jnp.mean(x, axis=-1, keepdims=True)
     y = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)

@@ -291,6 +291,23 @@ def test_a_long_text_keeps_no_attention_weights(window, monkeypatch):
   assert kept <= q.size + k.size + v.size + 1 < kept_all
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float64', 'bfloat16'])
+@pytest.mark.parametrize('queries', [1, 3])
+def test_keys_of_a_cache_and_new_ones_give_the_same_scores_joined_and_apart(queries, dtype):
+  with jax.enable_x64(dtype == 'float64'):
+    rng = np.random.default_rng(0)
+    shapes = (2, queries, 4, 8), (2, 4, 6, 8), (2, queries, 4, 8)
+    q, k, new = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
+    joined = attention.products_joined(q, k, new)
+    assert joined.dtype == ('float64' if dtype == 'float64' else 'float32')
+    keys = np.concatenate([k, new.swapaxes(1, 2)], axis=2, dtype=np.float64)
+    expected = np.einsum('bnga,bgsa->bgns', np.asarray(q, np.float64), keys)
+    for found in (joined, attention.products_apart(q, k, new)):
+      np.testing.assert_allclose(
+        found, expected, rtol=0, atol=1e-12 if dtype == 'float64' else 3e-6
+      )
+
+
 def test_grouped_queries_equal_repeated_keys():
   q, k, v, (cache, position_B) = draw_attention(groups=2)
   options = dict(window=0, dropout=None, kernel='xla')
