@@ -196,13 +196,15 @@ class CARTBlock(Stack):
     prelude_key, core_key, coda_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     e_BxTxC, prelude_entries = parts.prelude(x_BxTxC, of_cache(past, 'prelude'), prelude_key)
     loop = self._loop(params, e_BxTxC, past, depth, core_key)
+    # On a GPU a scan copies the ring of states in every loop, and splits the CUDA graph of a token.
+    is_token = past is not None and x_BxTxC.shape[1] == 1
     (h_BxTxC, *_), core_entries, statistics = depth_loop(
       loop.step,
       e_BxTxC,
       depth,
       history(self.config),
       loop.per_loop,
-      pass_scan(self.config),
+      pass_scan(self.config, unroll=is_token),
       probe_R,
       self.config.backprop_loops,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from crt_jax.layers.attention import entries_of
@@ -122,9 +123,9 @@ def last_loop(config: CARTConfig, loop: Loop, e_BxTxC: Array) -> tuple:
 
 def loop_codes(depth: int, width: int, dtype: DTypeLike) -> Array:
   """Returns the sinusoidal codes of loops 0..depth-1, [R, width], for any R (cart.md 2.6)."""
-  r_Rx1 = jnp.arange(depth, dtype=dtype)[:, None]
-  angle = r_Rx1 * (1e4 ** (-2 * jnp.arange(width // 2) / width))[None]
-  return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(depth, width)
+  angle = np.arange(depth)[:, None] * 1e4 ** (-2 * np.arange(width // 2) / width)
+  codes = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(depth, width)
+  return jnp.asarray(codes, dtype)  # a constant of the program, which no token computes
 
 
 def mixing_statistics(config: CARTConfig, params: dict) -> dict[str, Array]:

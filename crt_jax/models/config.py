@@ -34,9 +34,9 @@ REMAT: dict[str, tuple[Remat, Remat]] = {
 }
 
 
-def pass_scan(config: ModelConfig) -> Callable:
-  """Returns the scan function for recurrent passes and loops."""
-  return scan_of(REMAT[config.remat][0], config.unroll_scans == 'yes')
+def pass_scan(config: ModelConfig, unroll: bool = False) -> Callable:
+  """Returns the scan function for recurrent passes and loops; `unroll` writes them out anyway."""
+  return scan_of(REMAT[config.remat][0], unroll or config.unroll_scans == 'yes')
 
 
 def layer_scan(config: ModelConfig) -> Callable:

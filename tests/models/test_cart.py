@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crt_jax import decoding
+from crt_jax.decoding.prepare import empty_state
 from crt_jax.models.cart_loop import loop_codes
 from tests.close import FLOAT32, FLOAT64, assert_close, gap
 from tests.contract.models import LENGTH, model_of, params_of, tokens_of
@@ -90,6 +92,16 @@ def test_cached_decoding_is_the_full_forward_with_every_switch(name, float64):
   for t in range(LENGTH):
     state, found = step(params, state, rows[:, t])
     assert_close(found, logits[:, t], FLOAT64)
+
+
+def test_the_loops_of_a_token_are_written_out():
+  model = model_of('cart')
+  params = params_of(model)
+  _, prepared = decoding.prepare(model, params)
+  state = empty_state(model, prepared, 1, 4)
+  text = jax.jit(model.hidden).lower(params, tokens_of(model)).as_text()
+  token = jax.jit(model.step).lower(prepared, state, jnp.zeros(1, jnp.int32)).as_text()
+  assert 'stablehlo.while' in text and 'stablehlo.while' not in token
 
 
 def test_codes_of_any_loop():
