@@ -41,7 +41,7 @@ _STATUS = flags.DEFINE_bool(
   'status', False, 'Start nothing: show where the runs stand and collect the results.'
 )
 _ONLY = flags.DEFINE_list(
-  'only', [], "Start those alone whose names fit a pattern, as '*-s42,baseline-*'; empty: all."
+  'only', [], "Start or show those whose names fit a pattern, as '*-s42,baseline-*'; empty: all."
 )
 _GPUS = flags.DEFINE_list('gpus', [], 'GPUs that local runs take turns at, as 0,1,2,3; empty: all.')
 _MINUTES = flags.DEFINE_integer(
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
   del argv
   workdir = pathlib.Path(_WORKDIR.value)
   if _STATUS.value:
-    show(workdir)
+    show(workdir, chosen(plan.saved(workdir)['runs'], _ONLY.value or ['*']))
     return cli.DONE
   cli.require_config()
   options = slurm_options()
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     return run_here(runs, startable, workdir)
   jobs = {name: job for name, (job, _) in queued.items()}
   submit(spec, runs, startable, jobs, workdir, options)
-  show(workdir)
+  show(workdir, runs)
   return cli.DONE
 
 
@@ -187,16 +187,16 @@ def run_here(runs: dict[str, dict], startable: list[str], workdir: pathlib.Path)
   while pool.stopped_by is None and (ready := may_begin(runs, waiting, workdir)):
     pool.run([launch(name, runs[name], workdir, processes=1) for name in ready])
     waiting = [name for name in waiting if name not in ready]
-  found = show(workdir)
+  found = show(workdir, runs)
   if pool.stopped_by is not None:
     print('stopped; the same command goes on')
     return cli.PREEMPTED if pool.stopped_by == signal.SIGTERM else cli.INTERRUPTED
   say_waiting(runs, waiting)
-  return cli.DONE if all(one.state == status.FINISHED for one in found if one.name in runs) else 1
+  return cli.DONE if all(one.state == status.FINISHED for one in found) else 1
 
 
-def show(workdir: pathlib.Path) -> list[status.Standing]:
-  """Prints the table of a sweep and rewrites its results; returns the status of its runs."""
+def show(workdir: pathlib.Path, runs: dict[str, dict]) -> list[status.Standing]:
+  """Prints a table of `runs`, returns their status, and rewrites the results of the whole sweep."""
   saved = plan.saved(workdir)
   try:
     jobs = slurm.queued(workdir)
@@ -204,10 +204,13 @@ def show(workdir: pathlib.Path) -> list[status.Standing]:
     print(f'{error}; the table is shown without them')
     jobs = {}
   found = standings(workdir, saved['runs'], jobs)
-  status.show(saved['config'], found, workdir)
+  shown = [one for one in found if one.name in runs]
+  status.show(saved['config'], shown, workdir)
+  if len(shown) < len(found):
+    print(f'--status shows all {len(found)} runs')
   file = results.collect(workdir, found)
   print(f'all results are in {file}')
-  return found
+  return shown
 
 
 if __name__ == '__main__':

@@ -10,7 +10,9 @@ import time
 import pytest
 
 UNTIL = float(os.environ['CRT_JAX_TESTS_UNTIL'])
-FIRST = 'layers models recurrence training end_to_end decoding runs data evaluation'.split()
+FIRST = (
+  'layers models contract recurrence training end_to_end decoding runs data evaluation'.split()
+)
 
 
 def pytest_collection_modifyitems(items):

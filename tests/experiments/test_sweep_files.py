@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs.base import Run
+from crt_jax import json_text
 from crt_jax.cli import config_files
 from crt_jax.cli.user_errors import Mistake
 from experiments import sweep as sweep_program
@@ -118,6 +119,18 @@ def test_only_some_runs():
   runs = dict.fromkeys(['a-s1', 'a-s2', 'b-s1', 'b-s2'], {})
   assert sweep_program.chosen(runs, ['*']) == runs
   assert list(sweep_program.chosen(runs, ['*-s1', 'b-s?'])) == ['a-s1', 'b-s1', 'b-s2']
+
+
+def test_the_table_shows_what_was_asked_for(tmp_path, capsys):
+  listing = plan.listing('sweep.py', [Run(name, TINY) for name in ('one', 'two')], {})
+  json_text.write(tmp_path / plan.LISTING, listing)
+  shown = sweep_program.show(tmp_path, {'two': {}})
+  said = capsys.readouterr().out
+  assert [one.name for one in shown] == ['two'] and '0 of 1 finished, 1 waiting' in said
+  assert ' one ' not in said and '--status shows all 2 runs' in said
+  sweep_program.show(tmp_path, listing['runs'])
+  said = capsys.readouterr().out
+  assert ' one ' in said and '0 of 2 finished, 2 waiting' in said and '--status' not in said
 
 
 @pytest.mark.parametrize(
