@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 
 from crt_jax.layers.attention import entries_of
 from crt_jax.layers.linear import Linear
@@ -222,7 +223,8 @@ class CARTBlock(Stack):
   def _loop(
     self, params: Params, e_BxTxC: Array, past: Past | None, depth: int, key: Array | None
   ) -> Loop:
-    codes_RxC = apply_module(self._loop_code(), params['loop_code'], self._codes(depth))
+    code = params['loop_code']
+    codes_RxC = apply_module(self._loop_code(), code, self._codes(depth, code['weight'].dtype))
     return make_loop(self.config, self.parts(params), params, codes_RxC, e_BxTxC, past, key)
 
   def last_loop(self, params: Params, x_BxTxC: Array, depth: int) -> tuple:
@@ -230,8 +232,8 @@ class CARTBlock(Stack):
     e_BxTxC, _ = self.parts(params).prelude(x_BxTxC)
     return last_loop(self.config, self._loop(params, e_BxTxC, None, depth, None), e_BxTxC)
 
-  def _codes(self, depth: int) -> Array:
-    return loop_codes(depth, self.config.loop_code_width, self.config.param_dtype)
+  def _codes(self, depth: int, dtype: DTypeLike | None = None) -> Array:
+    return loop_codes(depth, self.config.loop_code_width, dtype or self.config.param_dtype)
 
   def cache(self, batch: int, max_len: int, depth: int | None = None) -> dict[str, Tree]:
     config = self.config

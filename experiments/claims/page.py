@@ -119,8 +119,8 @@ def of_size(judged: Judged, scores: verdicts.Scores) -> list[str]:
         'yes' if one.comparison.decisive else '',
         words(one, claim),
         one.count,
-        'not finite' if math.isnan(one.seeds.deviation) else f'{one.seeds.deviation:.4f}',
-        f'{one.seeds.p:.2g}',
+        f'{one.seeds.deviation:.4f}' if one.count > 1 else '',
+        f'{one.seeds.p:.2g}' if one.count > 1 else '',
       ]
       for one in judged.estimates
     ]
@@ -215,7 +215,7 @@ def words(estimate: Estimate, claim: Claim) -> str:
     mean, low, high = map(per_cent, (estimate.seeds.mean, estimate.low, estimate.high))
   else:
     mean, low, high = estimate.seeds.mean, estimate.low, estimate.high
-  if not math.isfinite(low):
+  if estimate.count == 1:
     return f'{mean:+.2f} (one seed)'
   return f'{mean:+.2f} ({low:+.2f} to {high:+.2f})'
 

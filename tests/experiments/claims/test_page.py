@@ -57,6 +57,15 @@ def test_a_page_without_any_record(claim, tmp_path):
   assert b'9 of 9 runs. The verdict waits for crt, layers. Of the others layers-training.' in text
 
 
+def test_one_seed_has_no_interval(claim, tmp_path):
+  records = toy.records(claim, {'crt': [2.9], 'layers': [3.0]})
+  (tmp_path / 'toy-cpu.json').write_text(json.dumps(records))
+  text = written({'toy': claim}, tmp_path, tmp_path)[0].decode()
+  assert 'crt - layers | yes | -9.52 (one seed) | 1 |  |  |' in text
+  assert '-9.52 % in "crt - layers" (one seed).' in text
+  assert not any(word in text for word in ('inf', 'nan', 'finite'))
+
+
 def test_what_a_confound_did(tmp_path):
   claim = toy.claim(controls={'it trains longer': '*training FLOPs', 'nobody asks': '*nothing*'})
   losses = {'crt': [2.9] * 3, 'layers': [3.0] * 3, 'layers-training': [2.8] * 3}
