@@ -34,6 +34,7 @@ def forest(judged: list[Judged], path: pathlib.Path) -> bool:
     names = [f'{one.claim.name}, {one.size}: {estimate.comparison.name}' for one, estimate in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.invert_yaxis()
+    axes.locator_params(axis='x', nbins=6)  # labels of two decimals beside long names
     axes.set_xlabel('difference in nats per token, 95 % interval;\nleft of 0 the first is better')
   return True
 
