@@ -19,6 +19,7 @@ slower network connects, with `data` or `fsdp` across it (config.mesh.across).
 
 For a GPU (h100, h200, a100: benchmarks/targets) decoding of the models in configs/latency.py and
 the training steps of benchmarks.train are compiled, see benchmarks/gpu_programs.py.
+--claims=retrofit compiles what a claim trains at --size=gpu, and predicts the minutes of its runs.
 """
 
 import fcntl
@@ -52,7 +53,14 @@ import crt_jax
 from benchmarks.cases import CASES
 from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
-from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, training_of
+from benchmarks.gpu_programs import (
+  claim_of,
+  claimed,
+  decoded,
+  decoding_of,
+  devices_of_nodes,
+  training_of,
+)
 from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
@@ -68,8 +76,11 @@ _TARGET = flags.DEFINE_list(
   ['cpu:8', 'v5e:4x4', 'v5e:16x16'],
   f'What to compile for; also {", ".join(sorted(GPUS))}.',
 )
-_DECODE = flags.DEFINE_list('decode', [], 'For a GPU: models to decode; without --train, all.')
-_TRAIN = flags.DEFINE_list('train', [], 'For a GPU: training steps; without --decode, all.')
+_DECODE = flags.DEFINE_list(
+  'decode', [], 'For a GPU: models to decode; without --train and --claims, all.'
+)
+_TRAIN = flags.DEFINE_list('train', [], 'For a GPU: training steps; the same.')
+_CLAIMS = flags.DEFINE_list('claims', [], 'For a GPU: claims whose runs of --size=gpu to compile.')
 _SLICES = flags.DEFINE_bool('slices', False, 'What is sent between slices or nodes instead.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.')
 
@@ -260,20 +271,22 @@ def compile_all(sources: dict[str, Any], jobs: dict[str, tuple], every: list[str
 
 
 def gpu_programs() -> dict[str, tuple]:
-  """Returns label -> job and name of every program for a GPU."""
-  return {
-    f'{kind} {name}': (job, name)
-    for kind, job, names in (('decode', decoding_of, decoded()), ('train', training_of, CASES))
-    for name in names
-  }
+  """Returns label -> job and name of every program for a GPU; of claims where any is asked for."""
+  kinds = [('decode', decoding_of, decoded()), ('train', training_of, CASES)]
+  kinds += [('claim', claim_of, claimed())] if _CLAIMS.value else []
+  return {f'{kind} {name}': (job, name) for kind, job, names in kinds for name in names}
 
 
 def chosen_programs(programs: dict[str, tuple]) -> dict[str, tuple]:
-  """Returns those that --decode and --train ask for; all where neither does."""
-  asked = [f'{flag.name} {name}' for flag in (_DECODE, _TRAIN) for name in flag.value]
-  for label in asked:
-    if label not in programs:
-      raise app.UsageError(f'--{label.replace(" ", "=")}: there are {", ".join(programs)}')
+  """Returns those that --decode, --train and --claims ask for; all where none does."""
+  asked = []
+  for flag in (_DECODE, _TRAIN, _CLAIMS):
+    kind = flag.name.removesuffix('s')
+    for name in flag.value:
+      found = [each for each in programs if f'{each}/'.startswith(f'{kind} {name}/')]
+      if not found:
+        raise app.UsageError(f'--{flag.name}={name}: there are {", ".join(programs)}')
+      asked += found
   return {label: programs[label] for label in asked or programs}
 
 

@@ -23,9 +23,13 @@ from crt_jax.decoding import Sampling, row_keys
 from crt_jax.decoding.loop import chunk_decoder
 from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.keys import random_key
+from crt_jax.models.base import Model
 from crt_jax.recurrence.state import DecodeState
 from crt_jax.training import step
 from crt_jax.types import Array, Tree
+from experiments.claims import budgets
+from experiments.claims.claim import Arm
+from experiments.claims.registered import CLAIMS
 from experiments.latency.floors import datasheet_bandwidth
 from experiments.latency.launches import count
 
@@ -79,24 +83,62 @@ def decoding_on(device: jax.Device, fields: dict) -> dict:
 
 def training_of(name: str, target: str) -> dict:
   """Returns the row of a training step of CASES."""
-  device = device_of(target)
-  compiled, thunks = compile_with_thunks(lower_step(name, device))
+  return training_on(device_of(target), measured(name))
+
+
+def claim_of(name: str, target: str) -> dict:
+  """Returns the row of the deepest step of `claimed`, with the predicted minutes of each arm."""
+  arms, design = claimed()[name]
+  config = budgets.config_of(arms[0])
+  found = training_on(device_of(target), config)
+  _, deepest = step_flops(config, device_of(target))
+  mean_us = found['predicted_us']['in_graph'] * budgets.step_flops(config) / deepest
+  minutes = {
+    arm.name: (budgets.FIXED_SECONDS + 1e-6 * mean_us * budgets.derived_steps(arm, design)) / 60
+    for arm in arms
+  }
+  return found | dict(minutes={name: round(each, 1) for name, each in minutes.items()})
+
+
+def claimed() -> dict[str, tuple[list[Arm], tuple[Arm, ...]]]:
+  """Returns 'CLAIM/ARM' -> the arms of that claim (size gpu) with this program, and all arms."""
+  found = {}
+  for claim in CLAIMS.values():
+    design = claim.design('gpu').arms if 'gpu' in claim.designs and not claim.shares else ()
+    alike: dict[str, list[Arm]] = {}
+    for arm in design:
+      config = budgets.config_of(arm)
+      sizes = config.data.batch_size, config.data.sequence_length, config.train.accumulation
+      program = f'{config.model.to_json()} {sizes} {config.optimizer.frozen}'
+      alike.setdefault(program, []).append(arm)
+    found |= {f'{claim.name}/{arms[0].name}': (arms, design) for arms in alike.values()}
+  return found
+
+
+def training_on(device: jax.Device, config: ConfigDict) -> dict:
+  """Returns the row of a training step, of the deepest one where the depth is drawn."""
+  compiled, thunks = compile_with_thunks(lower_step(config, device))
   program, found = Program(compiled.as_text() or ''), kernels(thunks)
   run, parts = count(program.lines, program.entry), program.bytes_by_part(program.entry)
   return dict(
     kernels=run,
     **_row(compiled, program, parts, found.command_buffers),
-    predicted_us=_predicted(device, run, parts, hardware_flops(name, device)),
+    predicted_us=_predicted(device, run, parts, step_flops(config, device)[0]),
   )
 
 
-def hardware_flops(name: str, device: jax.Device) -> float:
-  """Returns the FLOPs of a step of CASES, those that the backward pass computes anew included."""
-  config = measured(name)
-  model, length = crt_jax.build(config.model, device), config.data.sequence_length
-  depth = None if model.depths() is None else model.resolve_depth(None)
-  a_token = accounting.model_flops(config.model, length, depth) + recomputed_flops(model, config)
-  return a_token * config.data.batch_size * length
+def step_flops(config: ConfigDict, device: jax.Device) -> tuple[float, float]:
+  """Returns the FLOPs of the deepest step: with what the backward pass computes anew, without."""
+  model, depth = deepest(config, device)
+  tokens = config.data.batch_size * config.data.sequence_length
+  a_token = accounting.model_flops(config.model, config.data.sequence_length, depth)
+  return tokens * (a_token + recomputed_flops(model, config)), tokens * a_token
+
+
+def deepest(config: ConfigDict, device: jax.Device) -> tuple[Model, int | None]:
+  """Returns the model for a device, and the depth of its deepest step."""
+  model = crt_jax.build(config.model, device)
+  return model, None if model.depths() is None else model.resolve_depth(None)
 
 
 def lower_decoding(fields: dict, device: jax.Device) -> jax.stages.Lowered:
@@ -119,13 +161,11 @@ def measured(case: str) -> ConfigDict:
   return config
 
 
-def lower_step(case: str, device: jax.Device) -> jax.stages.Lowered:
-  """Returns a training step of CASES, as benchmarks.train times it."""
-  config = measured(case)
+def lower_step(config: ConfigDict, device: jax.Device) -> jax.stages.Lowered:
+  """Returns a training step, the deepest where the depth is drawn."""
   mesh = sharding.make_mesh(config.mesh, [device])
-  model = crt_jax.build(config.model, device)
+  model, depth = deepest(config, device)
   steps = step.steps_of(config, model, mesh)
-  depth = None if model.depths() is None else model.resolve_depth(None)
   return steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
 
 

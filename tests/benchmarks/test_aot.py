@@ -96,7 +96,7 @@ def test_a_program_for_a_gpu_leaves_the_others_in_the_file(tmp_path, monkeypatch
   monkeypatch.setattr(aot, 'describe', str)
   file = tmp_path / 'gpu.json'
   file.write_text(json.dumps({'results': {'decode of_old': {'h100': {}}}}))
-  common = dict(output=str(file), target='h100', scaling='false', slices='false')
+  common = dict(output=str(file), target='h100', scaling='false', slices='false', claims='')
   for asked in (dict(decode='transformer_n6', train=''), dict(decode='', train='cart_d1024')):
     with flagsaver.as_parsed(**common, **asked):
       aot.main([])
@@ -105,4 +105,11 @@ def test_a_program_for_a_gpu_leaves_the_others_in_the_file(tmp_path, monkeypatch
   assert {'decode crt_d1_c2048', 'train cart_d1024'} <= set(found['configs'])
   with flagsaver.as_parsed(**common, decode='x', train=''):
     with pytest.raises(app.UsageError, match='--decode=x: there are .*decode transformer_n6'):
+      aot.main([])
+  with flagsaver.as_parsed(**common | dict(claims='conversion'), decode='', train=''):
+    aot.main([])
+  found = json.loads(file.read_text())['results']
+  assert list(found)[2:4] == ['claim conversion/wiki-begun', 'claim conversion/wiki-converted']
+  with flagsaver.as_parsed(**common | dict(claims='decode_speed'), decode='', train=''):
+    with pytest.raises(app.UsageError, match='--claims=decode_speed: there are '):
       aot.main([])

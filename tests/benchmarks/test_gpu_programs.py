@@ -10,7 +10,10 @@ import sys
 import jax
 import pytest
 
+from benchmarks import gpu_programs
 from benchmarks.gpu_text import Program, kernels
+from experiments.claims import budgets
+from experiments.claims.registered import CLAIMS
 from experiments.latency.launches import count
 
 # Kernels in the loop of a token (bfloat16, batch 1), as last reduced.
@@ -85,6 +88,31 @@ def test_an_update_in_place_moves_what_it_writes():
   assert program.bytes_by_part(body) == {part: 128 + 128 + 4}
   assert program.bytes_by_part(program.entry) == {part: 3 * 260, 'the rest': 2 * 256 * 128 * 4}
   assert program.moves() == [dict(where='outside', name='wrapped_transpose', bytes=1 << 17)]
+
+
+def test_programs_of_a_claim_stand_for_all_of_its_arms():
+  programs = gpu_programs.claimed()
+  for name in ('conversion', 'retrofit'):
+    mine = [arms for label, (arms, _) in programs.items() if label.startswith(f'{name}/')]
+    named = [arm.name for arms in mine for arm in arms]
+    assert sorted(named) == sorted(arm.name for arm in CLAIMS[name].design('gpu').arms)
+    for arms in mine:
+      models = {budgets.config_of(arm).model.to_json() for arm in arms}
+      assert len(models) == 1, arms
+  assert len(mine) == 5  # the correction alone has the model of the CRT, but another backward pass
+
+
+def test_minutes_follow_from_the_mean_step(monkeypatch):
+  """A step of 3 s with K=3 passes; K is drawn from 2 and 3."""
+  row = dict(predicted_us=dict(in_graph=3e6))
+  monkeypatch.setattr(gpu_programs, 'training_on', lambda device, config: row)
+  monkeypatch.setattr(gpu_programs, 'device_of', lambda target: jax.devices()[0])
+  found = gpu_programs.claim_of('conversion/wiki-converted', 'h100')['minutes']
+  assert list(found) == ['wiki-converted', 'wiki-scratch', 'edu-converted', 'edu-scratch']
+  converted, scratch = found['wiki-converted'], found['wiki-scratch']
+  assert scratch - 1 == pytest.approx(2 * (converted - 1), abs=0.2)  # twice the steps, one start
+  passes = (converted - 1) * 60 / 8000  # seconds of a mean step, between those of K=2 and K=3
+  assert 2 < passes < 3
 
 
 @pytest.fixture(scope='module')
