@@ -20,7 +20,7 @@ RESULTS = pathlib.Path(__file__).parents[2] / 'docs' / 'results'
 FIXED_SECONDS = 60
 # FLOP/s of an H100 for models of C = 640 to 1024: less than the 39 to 42 % of the datasheet that
 # the papers' models reached on an H200 (docs/performance.md, 6). Compiled programs
-# (benchmarks.aot --claims) predict up to 25 % less time. No claim was run on one yet.
+# (benchmarks.aot --claims) predict up to a quarter less time. No claim was run on one yet.
 GPU_SPEED = 3e14
 
 
