@@ -51,16 +51,10 @@ from jax.experimental import topologies
 import configs
 import crt_jax
 from benchmarks.cases import CASES
+from benchmarks.claim_programs import claim_of, claimed
 from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
-from benchmarks.gpu_programs import (
-  claim_of,
-  claimed,
-  decoded,
-  decoding_of,
-  devices_of_nodes,
-  training_of,
-)
+from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, training_of
 from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
@@ -79,7 +73,7 @@ _TARGET = flags.DEFINE_list(
 _DECODE = flags.DEFINE_list(
   'decode', [], 'For a GPU: models to decode; without --train and --claims, all.'
 )
-_TRAIN = flags.DEFINE_list('train', [], 'For a GPU: training steps; the same.')
+_TRAIN = flags.DEFINE_list('train', [], 'For a GPU: training steps; all, likewise.')
 _CLAIMS = flags.DEFINE_list('claims', [], 'For a GPU: claims whose runs of --size=gpu to compile.')
 _SLICES = flags.DEFINE_bool('slices', False, 'What is sent between slices or nodes instead.')
 _SCALING = flags.DEFINE_bool('scaling', False, 'The weak-scaling table instead.')

@@ -27,9 +27,6 @@ from crt_jax.models.base import Model
 from crt_jax.recurrence.state import DecodeState
 from crt_jax.training import step
 from crt_jax.types import Array, Tree
-from experiments.claims import budgets
-from experiments.claims.claim import Arm
-from experiments.claims.registered import CLAIMS
 from experiments.latency.floors import datasheet_bandwidth
 from experiments.latency.launches import count
 
@@ -86,35 +83,6 @@ def training_of(name: str, target: str) -> dict:
   return training_on(device_of(target), measured(name))
 
 
-def claim_of(name: str, target: str) -> dict:
-  """Returns the row of the deepest step of `claimed`, with the predicted minutes of each arm."""
-  arms, design = claimed()[name]
-  config = budgets.config_of(arms[0])
-  found = training_on(device_of(target), config)
-  _, deepest = step_flops(config, device_of(target))
-  mean_us = found['predicted_us']['in_graph'] * budgets.step_flops(config) / deepest
-  minutes = {
-    arm.name: (budgets.FIXED_SECONDS + 1e-6 * mean_us * budgets.derived_steps(arm, design)) / 60
-    for arm in arms
-  }
-  return found | dict(minutes={name: round(each, 1) for name, each in minutes.items()})
-
-
-def claimed() -> dict[str, tuple[list[Arm], tuple[Arm, ...]]]:
-  """Returns 'CLAIM/ARM' -> the arms of that claim (size gpu) with this program, and all arms."""
-  found = {}
-  for claim in CLAIMS.values():
-    design = claim.design('gpu').arms if 'gpu' in claim.designs and not claim.shares else ()
-    alike: dict[str, list[Arm]] = {}
-    for arm in design:
-      config = budgets.config_of(arm)
-      sizes = config.data.batch_size, config.data.sequence_length, config.train.accumulation
-      program = f'{config.model.to_json()} {sizes} {config.optimizer.frozen}'
-      alike.setdefault(program, []).append(arm)
-    found |= {f'{claim.name}/{arms[0].name}': (arms, design) for arms in alike.values()}
-  return found
-
-
 def training_on(device: jax.Device, config: ConfigDict) -> dict:
   """Returns the row of a training step, of the deepest one where the depth is drawn."""
   compiled, thunks = compile_with_thunks(lower_step(config, device))
@@ -123,16 +91,22 @@ def training_on(device: jax.Device, config: ConfigDict) -> dict:
   return dict(
     kernels=run,
     **_row(compiled, program, parts, found.command_buffers),
-    predicted_us=_predicted(device, run, parts, step_flops(config, device)[0]),
+    predicted_us=_predicted(device, run, parts, hardware_flops(config, device)),
   )
 
 
-def step_flops(config: ConfigDict, device: jax.Device) -> tuple[float, float]:
-  """Returns the FLOPs of the deepest step: with what the backward pass computes anew, without."""
-  model, depth = deepest(config, device)
+def hardware_flops(config: ConfigDict, device: jax.Device) -> float:
+  """Returns the FLOPs of the deepest step, those that the backward pass computes anew included."""
+  model, _ = deepest(config, device)
   tokens = config.data.batch_size * config.data.sequence_length
-  a_token = accounting.model_flops(config.model, config.data.sequence_length, depth)
-  return tokens * (a_token + recomputed_flops(model, config)), tokens * a_token
+  return deepest_flops(config, device) + tokens * recomputed_flops(model, config)
+
+
+def deepest_flops(config: ConfigDict, device: jax.Device) -> float:
+  """Returns the same without what is computed anew."""
+  _, depth = deepest(config, device)
+  length = config.data.sequence_length
+  return config.data.batch_size * length * accounting.model_flops(config.model, length, depth)
 
 
 def deepest(config: ConfigDict, device: jax.Device) -> tuple[Model, int | None]:

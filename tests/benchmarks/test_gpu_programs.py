@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from benchmarks import gpu_programs
+from benchmarks import claim_programs
 from benchmarks.gpu_text import Program, kernels
 from experiments.claims import budgets
 from experiments.claims.registered import CLAIMS
@@ -91,7 +91,7 @@ def test_an_update_in_place_moves_what_it_writes():
 
 
 def test_programs_of_a_claim_stand_for_all_of_its_arms():
-  programs = gpu_programs.claimed()
+  programs = claim_programs.claimed()
   for name in ('conversion', 'retrofit'):
     mine = [arms for label, (arms, _) in programs.items() if label.startswith(f'{name}/')]
     named = [arm.name for arms in mine for arm in arms]
@@ -105,9 +105,9 @@ def test_programs_of_a_claim_stand_for_all_of_its_arms():
 def test_minutes_follow_from_the_mean_step(monkeypatch):
   """A step of 3 s with K=3 passes; K is drawn from 2 and 3."""
   row = dict(predicted_us=dict(in_graph=3e6))
-  monkeypatch.setattr(gpu_programs, 'training_on', lambda device, config: row)
-  monkeypatch.setattr(gpu_programs, 'device_of', lambda target: jax.devices()[0])
-  found = gpu_programs.claim_of('conversion/wiki-converted', 'h100')['minutes']
+  monkeypatch.setattr(claim_programs, 'training_on', lambda device, config: row)
+  monkeypatch.setattr(claim_programs, 'device_of', lambda target: jax.devices()[0])
+  found = claim_programs.claim_of('conversion/wiki-converted', 'h100')['minutes']
   assert list(found) == ['wiki-converted', 'wiki-scratch', 'edu-converted', 'edu-scratch']
   converted, scratch = found['wiki-converted'], found['wiki-scratch']
   assert scratch - 1 == pytest.approx(2 * (converted - 1), abs=0.2)  # twice the steps, one start
