@@ -44,8 +44,8 @@ $(VENV)/installed-test: requirements-test.lock requirements.lock pyproject.toml
 
 define install
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and f"PYTHON=$(PYTHON) is Python {v[0]}.{v[1]}; this project needs 3.11 to 3.13, as in make PYTHON=python3.12")'
-	test -x $(run) || $(PYTHON) -m venv $(VENV)
-	@echo 'installing about 100 packages into $(VENV), a minute or so'
+	$(run) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo 'installing what $(1) lists into $(VENV): a minute or more, without a word'
 	$(run) -m pip install --quiet --require-hashes -r $(1)
 	$(run) -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@

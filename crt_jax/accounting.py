@@ -107,7 +107,7 @@ def model_flops(
   2 x multiply-accumulates and 2 T H A an attention layer, the causal half of 4 T H A (a window W
   leaves W - W^2 / 2T positions instead of T/2). What is computed again (by remat, by backward=
   'replay' or 'segments', the one pass that 'implicit' repeats) and the padding of a last chunk do
-  not count: they are not the model's.
+  not count: they are not the model's. Nor is it subtracted that optimizer.frozen computes less.
 
   Args:
     depth: K or R; None takes the configured one. A run that draws K passes the drawn value.

@@ -37,7 +37,7 @@ def export(trained: Trained, folder: Path, form: str) -> None:
   arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
   with storage.written_whole(folder) as scratch:
     (scratch / CONFIG).write_text(json_text.dumps(settings, indent=2) + '\n', 'utf-8')
-    tokenizer_files.write(scratch, tokenizer, positions)
+    tokenizer_files.write(scratch, tokenizer, trained.config.data.separator, positions)
     if module is modeling:
       shutil.copy(modeling.FILE, scratch)
     try:

@@ -14,6 +14,7 @@ from crt_jax.data.tokenizers import ByteTokenizer, JsonTokenizer
 from crt_jax.models.base import Model
 from crt_jax.models.registry import build, model_class
 from crt_jax.runs import checkpoint
+from crt_jax.schema.fields import require
 
 if TYPE_CHECKING:
   from crt_jax.convert.pretrained import Pretrained
@@ -54,6 +55,7 @@ def load(
   from crt_jax.convert import pretrained  # which a run does not need
 
   if pretrained.is_pretrained(path):
+    require(step is None, f'{path} has no checkpoints, which are what a step chooses from')
     return read_pretrained(pretrained.open_pretrained(path), mesh)
   config, params, tokenizer, step = checkpoint.load_params(path, step, mesh)
   return Trained(build(config.model, jax.devices()[0]), params, tokenizer, config, step)
@@ -81,6 +83,7 @@ def read_pretrained(
       f'{path}: its tokenizer has {tokenizer.vocab_size} tokens and its model '
       f'{model.config.vocab_size}; they do not belong together'
     )
+  config.data.separator = vocabularies.separator_of_model(str(path), tokenizer)
   place = mesh if mesh is None or isinstance(mesh, Mesh) else mesh(config)
   params = source.read(model, checkpoint.abstract_params(model, place))
   return Trained(model, params, tokenizer, config, 0)

@@ -87,10 +87,10 @@ def write_file(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def written_whole(folder: str | Path) -> Iterator[Path]:
   """Yields a folder to write into, which becomes `folder` at the end and goes away on an error."""
-  scratch = Path(f'{folder}.partial')
-  shutil.rmtree(scratch, ignore_errors=True)
+  folder = Path(folder)
+  scratch = folder.with_name(f'{folder.name}.{os.getpid()}.partial')
+  scratch.mkdir(parents=True)
   try:
-    scratch.mkdir(parents=True)
     yield scratch
     os.rename(scratch, folder)
   except BaseException:

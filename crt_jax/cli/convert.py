@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int | None:
   print(f'source       {_SOURCE.value}: {said}, {size:,} parameters')
   print(f'model        {new.model.config.name}, {_size(new.params):,} parameters, {added:,} new')
   print(f'tokenizer    {new.tokenizer.vocab_size:,} tokens; {new.model.config.vocab_size:,} fit')
-  print(f'differs in   {"; ".join(_differences(trained, kept)) or "nothing"}')
+  print(f'differs in   {"; ".join(_differences(trained, new, kept)) or "nothing"}')
   print(f'written to   {_WORKDIR.value}, step 0')
 
 
@@ -93,7 +93,7 @@ def _size(params: 'Params') -> int:
   return sum(a.size for a in jax.tree.leaves(params))
 
 
-def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
+def _differences(trained: 'Trained', new: 'Trained', kept: tuple[int, ...]) -> list[str]:
   """Returns in words how the new model differs from its source."""
   from crt_jax.models.corrections import variant_of
 
@@ -106,6 +106,8 @@ def _differences(trained: 'Trained', kept: tuple[int, ...]) -> list[str]:
     found.append(f'function: {correction!r} acts from the start')
   if _DTYPE.value not in ('', config.dtype):
     found.append(f'dtype: {_DTYPE.value}, was {config.dtype}')
+  if trained.config.data.separator != new.config.data.separator == 'none':
+    found.append("texts: begin without the start token (data.separator='none')")
   return found
 
 

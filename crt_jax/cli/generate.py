@@ -114,6 +114,8 @@ def main(argv: list[str]) -> int | None:
     raise ValueError('--prompts and --output go together: JSONL in, JSONL out')
   if source and target and os.path.realpath(source) == os.path.realpath(target):
     raise ValueError(f'--output={target} is the file of --prompts; give another')
+  if target and os.path.isfile(target) and os.path.getsize(target):
+    raise ValueError(f'--output={target} is there already; give another file')
   if source and _PROMPT.value is not None:
     raise ValueError('--prompt and --prompts are two sources; give one')
   if _PROMPT.value == '':

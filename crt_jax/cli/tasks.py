@@ -21,7 +21,7 @@ _WORKDIR = cli.define_workdir('Directory of the run; only read')
 _STEP = flags.DEFINE_integer('step', None, 'Which checkpoint; the newest when left out.')
 _TASKS = flags.DEFINE_list('tasks', [], 'Names of tasks and groups, as lm_eval has them.')
 _INCLUDE_PATH = flags.DEFINE_string('include_path', None, 'Folder of further tasks, in YAML.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for scores; what is there stays.')
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder for scores; a new one for each command.')
 _DEPTH = flags.DEFINE_list('depth', [], 'Loops R of a CART, or passes K of a CRT, to score with.')
 _LIMIT = flags.DEFINE_float(
   'limit', None, 'Documents of each task, or below 1 their share; all when left out.', 0
@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int | None:
       f'--depth={",".join(_DEPTH.value)}: expected whole numbers, as in --depth=1,2,4'
     ) from None
   output = storage.local_path('--output', _OUTPUT.value)
+  if (output / 'tasks.json').exists():
+    raise cli.Mistake(f'--output={output} holds scores already (tasks.json); give another folder')
   # Slow imports come after the checks of the flags.
   from crt_jax import evaluation, json_text, loading
   from crt_jax.evaluation import figures, harness
@@ -67,7 +69,8 @@ def main(argv: list[str]) -> int | None:
     forms = harness.task_forms(model, depths)
   except ValueError as error:
     raise cli.Mistake(f'--depth: {error}') from None
-  harness.check_tasks(manager, names, can_write=not (model.recurs_along_sequence and depths))
+  writes = model.has_sequential_form and not (model.recurs_along_sequence and depths)
+  harness.check_tasks(manager, names, can_write=writes)
   output.mkdir(parents=True, exist_ok=True)
   context = _CONTEXT.value or run.config.data.sequence_length
   rows, cut = [], 0

@@ -72,6 +72,7 @@ class Arrays(Mapping[str, np.ndarray]):
     if contents(reader, f'{self.kind}.expert_count', 0):
       raise ValueError(f'{self.path}: a mixture of experts is not implemented')
     width = found['head_dim'] or found['hidden_size'] // found['num_attention_heads']
+    found['num_key_value_heads'] = found['num_key_value_heads'] or found['num_attention_heads']
     return found | {
       'model_type': self.kind,
       'head_dim': width,

@@ -39,7 +39,8 @@ def fields(given: Settings) -> dict[str, Any]:
     norm_eps=given['rms_norm_eps'],
     qkv_bias=kind == 'qwen2',
     qk_norm=kind == 'qwen3',
-    window=given.get('sliding_window', 0) if kind == 'mistral' else 0,
+    # Of Mistral a missing window is 4,096, null is none.
+    window=given.values.get('sliding_window', 4096) or 0 if kind == 'mistral' else 0,
     tied=given.get('tie_word_embeddings', False),
     **_angles(given),
   )
@@ -47,7 +48,17 @@ def fields(given: Settings) -> dict[str, Any]:
 
 def _angles(given: Settings) -> dict[str, Any]:
   """Returns the rotary fields; older files have rope_scaling, newer ones rope_parameters."""
-  rope = given.get('rope_parameters') or given.get('rope_scaling') or {}
+  rope, older = given.get('rope_parameters', {}), given.get('rope_scaling', {})
+  require(
+    not (rope and older and rope != older),
+    f'{given.place} holds rope_parameters and rope_scaling; keep the one that is meant',
+  )
+  rope = rope or older
+  by_kind = [name for name, value in rope.items() if isinstance(value, dict)]
+  require(
+    not by_kind,
+    f'{given.place}: rotary angles that differ by layer ({", ".join(by_kind)}) are not implemented',
+  )
   rope = Settings(f'{given.place}: rotary angles', rope)
   theta = rope.get('rope_theta', given.get('rope_theta', 1e4))
   for settings in (given, rope):

@@ -6,14 +6,16 @@ import tokenizers as hf
 
 from crt_jax import json_text
 from crt_jax.data.tokenizers import DEFINITION, ByteTokenizer, JsonTokenizer
+from crt_jax.data.vocabularies import SETTINGS
 
-CONFIG = 'tokenizer_config.json'
 
-
-def write(folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, positions: int) -> None:
+def write(
+  folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, separator: str, positions: int
+) -> None:
   """Writes the tokenizer files into a folder.
 
   Args:
+    separator: of the documents that the model was trained on, `config.data.separator`.
     positions: of the longest text that the model was trained on.
   """
   tokenizer.save(folder)
@@ -29,8 +31,9 @@ def write(folder: Path, tokenizer: ByteTokenizer | JsonTokenizer, positions: int
     tokenizer_class='PreTrainedTokenizerFast',
     model_max_length=positions,
     clean_up_tokenization_spaces=False,
+    add_bos_token=separator == 'bos_eos',
   )
-  (folder / CONFIG).write_text(json_text.dumps(description, indent=2) + '\n', 'utf-8')
+  (folder / SETTINGS).write_text(json_text.dumps(description, indent=2) + '\n', 'utf-8')
 
 
 def _of_bytes(tokenizer: ByteTokenizer) -> str:

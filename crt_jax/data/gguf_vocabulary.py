@@ -99,4 +99,10 @@ def read(path: str | Path) -> JsonTokenizer:
   specials = {
     kind: contents(reader, f'tokenizer.ggml.{kind}_token_id', None) for kind in ('bos', 'eos')
   }
+  # llama.cpp begins texts of Llama 3 with the start token unless the file says otherwise.
+  adds_bos = contents(reader, 'tokenizer.ggml.add_bos_token', cut == 'llama-bpe')
+  if adds_bos and (bos := specials['bos']) is not None:
+    tokenizer.post_processor = hf.processors.TemplateProcessing(
+      f'{tokens[bos]} $A', special_tokens=[(tokens[bos], bos)]
+    )
   return JsonTokenizer(tokenizer.to_str(), **specials)

@@ -114,6 +114,11 @@ class JsonTokenizer:
       lengths[index] = 0
     return lengths
 
+  @property
+  def adds_bos(self) -> bool:
+    """Whether its definition begins every text with the start token."""
+    return self.bos is not None and self._tokenizer.encode('').ids[:1] == [self.bos]
+
   def encode(self, text: str) -> list[int]:
     return self._tokenizer.encode(_utf8(text).decode('utf-8'), add_special_tokens=False).ids
 

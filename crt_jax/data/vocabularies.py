@@ -29,6 +29,7 @@ _KNOWN = {
   'bos': ('<bos>', '<s>', '<|begin_of_text|>', '<|startoftext|>', '<|endoftext|>', '[CLS]'),
   'eos': ('<eos>', '</s>', '<|end_of_text|>', '<|endoftext|>', '[SEP]'),
 }
+SETTINGS = 'tokenizer_config.json'  # of a Hugging Face folder
 _GPT2_FILES = (('encoder.json', 'vocab.bpe'), ('vocab.json', 'merges.txt'))
 # Checksums of the files published with GPT-2, as in tiktoken.
 _GPT2_SHA256 = (
@@ -99,7 +100,11 @@ def of_model(name: str) -> Tokenizer:
     return gguf_vocabulary.read(path)
   for folder in (path, path / 'tokenizer'):
     if (folder / tokenizers.DESCRIPTION).is_file():
-      return tokenizers.load(folder)
+      try:
+        return tokenizers.load(folder)
+      except ValueError:
+        if not (folder / SETTINGS).is_file():  # else transformers has written its files again
+          raise
   if not (path / tokenizers.DEFINITION).is_file():
     raise ValueError(
       f'{path} holds no {tokenizers.DEFINITION}; open its tokenizer with transformers (a fast one) '
@@ -108,10 +113,24 @@ def of_model(name: str) -> Tokenizer:
   return _with_specials(_from_files([path / tokenizers.DEFINITION]), _declared(path))
 
 
+def separator_of_model(name: str, tokenizer: Tokenizer) -> str:
+  """Returns the `data.separator` of texts that begin as they do for the owner of a tokenizer.
+
+  It is 'bos_eos' where the files of the model put the start token before every text, else 'none'.
+  """
+  given = _settings(storage.local_path('data.tokenizer', name, reads=True))
+  adds_bos = given.get('add_bos_token', getattr(tokenizer, 'adds_bos', False))
+  return 'bos_eos' if adds_bos and tokenizer.bos is not None else 'none'
+
+
+def _settings(folder: Path) -> dict:
+  file = folder / SETTINGS
+  return json_text.parse(file.read_bytes()) if file.is_file() else {}
+
+
 def _declared(folder: Path) -> dict[str, str]:
   """Returns the names that a model's files declare for the start and the end of a text."""
-  file = folder / 'tokenizer_config.json'
-  given = json_text.parse(file.read_bytes()) if file.is_file() else {}
+  given = _settings(folder)
   tokens = {kind: given.get(f'{kind}_token') for kind in _KNOWN}
   return {
     kind: token['content'] if isinstance(token, dict) else token

@@ -80,7 +80,9 @@ class Scorer:
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
     separator = 'none' if add_special_tokens is False else self._separator
-    return decoding.prompt_tokens(self._vocabulary, separator, string)
+    tokens = decoding.prompt_tokens(self._vocabulary, separator, string)
+    # A context of spaces reaches this as '', and its continuation with what begins a text.
+    return tokens or ([self.prefix_token_id] if separator == 'bos_eos' else [])
 
   def _loglikelihood_tokens(
     self, requests: Sequence[tuple[Any, Tokens, Tokens]], disable_tqdm: bool = False
@@ -163,7 +165,7 @@ class Scorer:
     unknown = given.keys() - SAMPLING
     require(not unknown, f'a task sets {", ".join(unknown)} of its text, which is not implemented')
     sampling = decoding.Sampling(
-      given['temperature'] if given['do_sample'] else 0,
+      given.get('temperature', 1.0) if given['do_sample'] else 0,
       given.get('top_k') or 0,
       given.get('top_p') or 1,
       self._vocabulary.vocab_size,

@@ -44,6 +44,8 @@ def describe(path: str | pathlib.Path) -> str:
   if last.get('training_seconds'):
     lines.append(f'  trained for  {_minutes(last["training_seconds"])}')
   lines.append(f'  checkpoints  {", ".join(map(str, kept)) or "none yet"}')
+  if state.startswith('stopped'):
+    lines.append('  next         the command that started it goes on here')
   with contextlib.suppress(OSError):
     failed = (folder / FAILURE).read_text('utf-8').rstrip().splitlines()[-LAST_LINES:]
     lines += ['  last failure', *(f'    {line}' for line in failed)]

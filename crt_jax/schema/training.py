@@ -49,7 +49,9 @@ class OptimizerConfig(Section):
     'which parameters decay',
     choices={'all': '', 'all_but_gate': 'of a CART', 'matrices': 'no biases, norms, gate, blend'},
   )
-  frozen: tuple[str, ...] = field((), "parts of the model that are not trained, such as ('gate',)")
+  frozen: tuple[str, ...] = field(
+    (), "parts of the model that are not trained and get no gradient, such as ('gate',)"
+  )
   clip_norm: float = field(
     1.0, 'largest norm of the global gradient', least=0, most=HIGHEST, zero='off'
   )

@@ -58,8 +58,9 @@ def make_optimizer(config: ConfigDict, model: Model, steps: int) -> optax.Gradie
     mask = decay_mask(model, config.decay_mask)
     parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   parts.append(optax.scale_by_learning_rate(make_schedule(config, steps)))
-  if config.frozen:
-    parts.append(optax.masked(optax.set_to_zero(), frozen_mask(model, config.frozen)))
+  if config.frozen:  # no moments, and no part in the norm that clips
+    is_frozen = frozen_mask(model, config.frozen)
+    parts = [optax.selective_transform(optax.chain(*parts), freeze_mask=is_frozen)]
   if config.ema_decay:
     parts.append(moving_average(config.ema_decay))
   return optax.chain(*parts)
@@ -83,7 +84,9 @@ def muon(config: ConfigDict, model: Model) -> optax.GradientTransformation:
   Both have the size that suits AdamW's learning rate (arXiv:2502.16982, 2.2).
   """
   numbers = jax.tree_util.tree_map_with_path(
-    lambda path, spec: matrix_of(path, spec) or optax.MaskedNode(),
+    lambda path, spec: (
+      (path[0].key not in config.frozen and matrix_of(path, spec)) or optax.MaskedNode()
+    ),
     model.axes(),
     is_leaf=sharding.is_spec,
   )

@@ -191,7 +191,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   if restored is None:
     if is_first:
       dataset.tokenizer.save(directory.folder('tokenizer'))
-      print('initialising  the parameters ...', flush=True)
+      print('initialising the parameters ...', flush=True)
     start = train_state.init_state(
       plan.model, plan.steps.optimizer, plan.steps.abstract, config.seed, source
     )

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ def train_step(
   depth: int | None,
   telemetry: bool = False,
   own_rows: Tree = None,
+  frozen: tuple[str, ...] = (),
 ) -> tuple[TrainState, dict[str, Array]]:
   """Returns the state after one update, and its metrics in float32.
 
@@ -56,6 +57,7 @@ def train_step(
       losses of rows that count differently).
     own_rows: the specs of the parameters where each device works off its own rows by itself
       (sharding.on_own_rows); None leaves it to the compiler.
+    frozen: config.optimizer.frozen, whose gradients are neither computed nor part of grad_norm.
   """
   key = jax.random.fold_in(random_key(seed), state.step)
   variables = (state.params, jnp.zeros(model.probes(depth)) if telemetry else None)
@@ -64,21 +66,25 @@ def train_step(
     work = functools.partial(accumulate_gradients, loss, parts=accumulation, depth=depth)
     return work if own_rows is None else sharding.on_own_rows(work, (own_rows, PartitionSpec()))
 
+  def loss(params: Params, *rest: Any):
+    held = {name: jax.lax.stop_gradient(params[name]) for name in frozen}
+    return model.loss({**params, **held}, *rest)
+
   def gradients_at(scale: float | Array):
-    (grads, squares_R), metrics = gradients_of(scaled(model.loss, scale))(variables, batch, key)
+    (grads, squares_R), metrics = gradients_of(scaled(loss, scale))(variables, batch, key)
     squares_R = None if squares_R is None else squares_R / scale**2
     return (jax.tree.map(lambda g: g / scale, grads), squares_R), metrics
 
   if model.dtype == 'float16':
     (grads, squares_R), metrics = finite_gradients(gradients_at)
   else:
-    (grads, squares_R), metrics = gradients_of(model.loss)(variables, batch, key)
+    (grads, squares_R), metrics = gradients_of(loss)(variables, batch, key)
   if squares_R is not None:
     metrics = metrics | {'state_gradient_norm': jnp.sqrt(squares_R)}
   with jax.named_scope('optimizer'):
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norm = optax.tree.norm(grads)
+    norm = optax.tree.norm({name: g for name, g in grads.items() if name not in frozen})
   metrics = metrics | {'grad_norm': norm, 'learning_rate': schedule(state.step)}
   metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
   return TrainState(state.step + 1, params, opt_state), metrics
@@ -207,6 +213,7 @@ def make_train_step(
     depth=depth,
     telemetry=telemetry,
     own_rows=None if telemetry else own_rows,  # statistics need all rows
+    frozen=config.optimizer.frozen,
   )
   return jax.jit(
     sharding.in_mesh(mesh)(step),

@@ -71,7 +71,7 @@ def summary(claims: Mapping[str, Claim], judged: list[Judged]) -> str:
   """Returns the table of all claims."""
   rows = []
   for claim in claims.values():
-    published = '; '.join(f'{one.what}: {one.value}' for one in claim.published[:2])
+    published = '; '.join(f'{one.what}: {one.value}'.rstrip(': ') for one in claim.published[:2])
     of_claim = [one for one in judged if one.claim is claim]
     for one in of_claim:
       ours = '; '.join(f'{each.comparison.name}: {words(each, claim)}' for each in decisive_of(one))

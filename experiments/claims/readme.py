@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments import pages
-from experiments.claims import budgets, figure, records, verdicts
+from experiments.claims import budgets, figure, page, records, verdicts
 from experiments.claims.claim import Claim
 
 SIZE = 'cpu'
-# Claim, validation set, what was trained on, and what its arms are called.
+# Claim, validation set, what was trained on, what its arms are called, and comparisons in words.
 TABLES = (
   (
     'layers_or_recurrence',
@@ -23,6 +23,12 @@ TABLES = (
       'novel-stateless2': 'its correction without recurrence',
       'novel-layers4': 'transformer, 4 layers',
       'novel-layers4-training': 'the same, as many training FLOPs as the CRT',
+    },
+    'In per cent of perplexity, with an interval of 95 %, the CRT differs',
+    {
+      'novel, D=2 - stateless, body FLOPs': 'from its correction without recurrence',
+      'novel, D=2 - N=4, body FLOPs': 'from the transformer',
+      'novel, D=2 - N=4, training FLOPs': 'from the transformer with as many training FLOPs',
     },
   ),
   (
@@ -36,6 +42,13 @@ TABLES = (
       'stored-175': 'transformer of the size that it stores',
       'stored-175-training': 'the same, as many training FLOPs as CART',
       'effective-175': 'transformer of the size that it uses',
+    },
+    'In per cent of perplexity, with an interval of 95 %, the transformer of the size that CART '
+    'stores differs from CART',
+    {
+      'stored - CART, 175 steps, tokens, novel': 'after as many steps',
+      'stored - CART, 175 steps, training FLOPs, novel': 'after as many training FLOPs',
+      'stored - CART, 700 steps, tokens, novel': 'after 700 steps of both',
     },
   ),
 )
@@ -57,7 +70,7 @@ intervals and verdicts: [docs/claims.md](docs/claims.md)."""
 def text(claims: Mapping[str, Claim], path: pathlib.Path = FIGURE) -> str:
   """Returns the tables of the arms with complete seeds, and draws them at `path`."""
   parts, seeds, drawn = [], (), {}
-  for name, validation, title, arms in TABLES:
+  for name, validation, title, arms, subject, comparisons in TABLES:
     claim, scores = claims[name], records.read(claims[name], SIZE)
     design, rows, drawn[name] = claim.design(SIZE), [], {}
     by_name = {arm.name: arm for arm in design.arms}
@@ -78,8 +91,13 @@ def text(claims: Mapping[str, Claim], path: pathlib.Path = FIGURE) -> str:
         ]
       )
       drawn[name][textwrap.fill(arms[arm.name], 28)] = np.exp(losses)
+    differences = [
+      f'by {page.words(one, claim)} {comparisons[one.comparison.name]}'
+      for one in verdicts.estimates(claim, design, scores, 0.05)
+      if one.comparison.name in comparisons
+    ]
     if rows:
-      parts += [title, pages.table(HEAD, rows)]
+      parts += [title, pages.table(HEAD, rows), f'{subject} {", ".join(differences)}.']
   if not parts:
     return 'The runs of this table are not there yet.'
   figure.perplexities(

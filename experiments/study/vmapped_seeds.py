@@ -81,7 +81,7 @@ def train_and_keep(
     def one(seed: Array, state: TrainState):
       return train_step(
         model, tx, schedule, seed, config.train.accumulation, state, batch,
-        depth=depth, telemetry=telemetry,
+        depth=depth, telemetry=telemetry, frozen=config.optimizer.frozen,
       )  # fmt: skip
 
     return jax.vmap(one)(seeds_S, states)

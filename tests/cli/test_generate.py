@@ -113,10 +113,10 @@ def test_a_file_of_prompts(run, tmp_path):
     '{"prompt": "a", "more": 1, "line": 9}',
   ]
   lines += ['{"prompt": 3}', json.dumps({'prompt': 'x' * 64}), '{"prompt": "b"}', '[1]']
-  prompts, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+  prompts, found = tmp_path / 'in.jsonl', {}
   prompts.write_text('\n'.join(lines))
-  found = {}
   for size in (2, 8):
+    output = tmp_path / f'{size}.jsonl'
     log = run(prompts=str(prompts), output=str(output), batch_size=size).err
     found[size] = [json.loads(line) for line in output.read_text('utf-8').splitlines()]
     skipped = [line.removeprefix(f'{prompts}:') for line in log.splitlines()[:-1]]
@@ -139,6 +139,9 @@ def test_a_file_of_prompts(run, tmp_path):
   ]
   assert list(found[2][0]) == ['line', 'prompt', 'text', 'tokens']
   assert len({record['text'] for record in found[2]}) == 3
+  with pytest.raises(ValueError, match=r'8\.jsonl is there already; give another file'):
+    run(prompts=str(prompts), output=str(output))
+  assert output.read_text('utf-8').count('\n') == 3
 
 
 def test_odd_lines_of_a_file_and_an_output_that_is_the_input(run, tmp_path):

@@ -125,6 +125,17 @@ def test_arrays_are_those_of_the_file(tmp_path, family, kind):
   folders.same_bits(folders.arrays_by_name(settings, found.params), expected)
 
 
+@pytest.mark.parametrize('adds', (False, True))
+def test_a_file_says_how_texts_begin(tmp_path, adds):
+  def more(writer):
+    writer.add_bos_token_id(318)
+    writer.add_add_bos_token(adds)
+
+  write(tmp_path / 'm.gguf', SETTINGS, more=more)
+  found = crt_jax.load(str(tmp_path / 'm.gguf'))
+  assert found.config.data.separator == ('bos_eos' if adds else 'none')
+
+
 def test_its_tokenizer(tmp_path):
   write(tmp_path / 'm.gguf', SETTINGS)
   tokenizer = crt_jax.load(str(tmp_path / 'm.gguf')).tokenizer

@@ -7,10 +7,11 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers as hf
 
 import crt_jax
 from configs import base
-from crt_jax import schema
+from crt_jax import decoding, exporting, schema
 from crt_jax.data import vocabularies
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.runs import checkpoint
@@ -65,6 +66,15 @@ def test_rotary_angles_of_older_and_newer_files():
   assert (config.rotary_low, config.rotary_high, config.rotary_positions) == (0.5, 2, 9)
 
 
+def test_mistral_has_a_window_unless_it_says_null():
+  settings = {n: v for n, v in folders.SETTINGS['mistral'].items() if n != 'sliding_window'}
+  windows = [
+    folders.model_of(settings | given).config.window
+    for given in ({}, dict(sliding_window=None), dict(sliding_window=3))
+  ]
+  assert windows == [4096, 0, 3]
+
+
 # ---- tokenizers --------------------------------------------------------------------------------
 
 
@@ -79,6 +89,39 @@ def test_a_folder_is_a_tokenizer(tmp_path):
     config = resolve(dict(tokenizer=str(place)))
     assert vocabularies.make(config, iter(())) == tokenizer
     assert vocabularies.fingerprint(config) == ['tokenizer', tokenizer.hash]
+
+
+@pytest.mark.parametrize('declared', (None, False, True))
+@pytest.mark.parametrize('is_added', (False, True))
+def test_texts_begin_as_they_do_for_the_owner_of_the_folder(tmp_path, is_added, declared):
+  folders.write(tmp_path, 'llama')
+  definition = hf.Tokenizer.from_file(str(tmp_path / 'tokenizer.json'))
+  if is_added:  # as of Llama 2 and 3
+    ends = [('<298>', 298)]
+    definition.post_processor = hf.processors.TemplateProcessing('<298> $A', special_tokens=ends)
+    definition.save(str(tmp_path / 'tokenizer.json'))
+  if declared is not None:
+    file = tmp_path / 'tokenizer_config.json'
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(add_bos_token=declared)))
+  found = crt_jax.load(str(tmp_path))
+  begins = is_added if declared is None else declared
+  assert found.config.data.separator == ('bos_eos' if begins else 'none')
+  read = decoding.prompt_tokens(found.tokenizer, found.config.data.separator, 'the word')
+  assert read == [298] * begins + found.tokenizer.encode('the word')
+  exporting.export(found, tmp_path / 'out', 'huggingface')
+  assert crt_jax.load(str(tmp_path / 'out')).config.data.separator == found.config.data.separator
+
+
+def test_a_tokenizer_that_transformers_wrote_again_is_read(tmp_path):
+  folders.write(tmp_path, 'llama')
+  found = crt_jax.load(str(tmp_path))
+  exporting.export(found, tmp_path / 'out', 'huggingface')
+  hf.Tokenizer.from_file(str(tmp_path / 'tokenizer.json')).save(
+    str(tmp_path / 'out' / 'tokenizer.json'), pretty=False
+  )
+  again = crt_jax.load(str(tmp_path / 'out')).tokenizer
+  assert (again.bos, again.eos) == (found.tokenizer.bos, found.tokenizer.eos)
+  assert again.encode('the word') == found.tokenizer.encode('the word')
 
 
 def test_a_folder_without_tokenizer_is_named(tmp_path):
@@ -189,6 +232,18 @@ def without(name):
     ('llama', dict(hidden_act='gelu'), None, "hidden_act='gelu' is not implemented here; 'silu'"),
     ('llama', dict(rope_scaling=dict(type='yarn')), None, "angles: rope_type='yarn' is not impl"),
     ('llama', dict(rope_scaling=dict(type='linear')), None, 'rotary angles: factor is missing'),
+    (
+      'llama',
+      dict(rope_scaling=dict(type='linear', factor=4), rope_parameters=dict(rope_theta=100.0)),
+      None,
+      'config.json holds rope_parameters and rope_scaling; keep the one',
+    ),
+    (
+      'llama',
+      dict(rope_parameters=dict(full_attention=dict(rope_theta=9.0))),
+      None,
+      r'angles that differ by layer \(full_attention\) are not implemented',
+    ),
     ('llama', dict(hidden_size=None), None, 'config.json: hidden_size is missing'),
     ('llama', dict(num_key_value_heads=3), None, 'heads=4 must be divisible by model.kv_heads=3'),
     ('llama', dict(vocab_size=299), None, 'has 300 tokens and its model 299; they do not belong'),

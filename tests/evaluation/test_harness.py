@@ -111,7 +111,9 @@ def test_a_crt_by_its_recurrence_and_by_passes(tmp_path, own_tasks, capsys):
   assert re.search(r'task +documents +metric +K=1 \* +K=2 +exact', said)
   assert 'were longer than 24 tokens and were cut on the left' in said
   with pytest.raises(ValueError, match='--tasks=written writes text, which this model does by'):
-    command(tasks=['written'], depth=['2'], **asked)
+    command(tasks=['written'], depth=['2'], **asked | dict(output=str(tmp_path / 'other')))
+  with pytest.raises(tasks.cli.Mistake, match='scores holds scores already'):
+    command(tasks=['last'], **asked)
 
 
 def test_mistakes_are_named(tmp_path, own_tasks):
@@ -136,9 +138,10 @@ def both(folder, run, names, manager, **options):
   context = run.config.data.sequence_length
   exporting.export(run, folder, 'huggingface')
   [form] = harness.task_forms(run.model)
+  separator = run.config.data.separator
   models = (
     harness.for_harness(
-      run.model, run.params, run.tokenizer, 'none', form, context=context, batch_size=3
+      run.model, run.params, run.tokenizer, separator, form, context=context, batch_size=3
     ),
     HFLM(str(folder), device='cpu', dtype='float32', max_length=context, batch_size=3),
   )
@@ -166,9 +169,13 @@ def assert_same(both, close):
           assert abs(a - b) < close, name
 
 
-def test_every_kind_of_request_is_answered_as_by_pytorch(tmp_path, own_tasks):
+@pytest.mark.parametrize('adds_bos', (False, True))
+def test_every_kind_of_request_is_answered_as_by_pytorch(tmp_path, own_tasks, adds_bos):
   folders.write(tmp_path / 'theirs', 'llama')
+  file = tmp_path / 'theirs' / 'tokenizer_config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | dict(add_bos_token=adds_bos)))
   run = crt_jax.load(str(tmp_path / 'theirs'))
+  assert (run.config.data.separator == 'bos_eos') == adds_bos
   names = ['whales', 'last', 'whole', 'written']
   manager = harness.tasks_of(names, own_tasks)
   assert_same(both(tmp_path / 'out', run, names, manager), 1e-3)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 import crt_jax
 from benchmarks.collectives import collectives
 from crt_jax import placing, sharding
+from crt_jax.models.traced_flops import traced_flops
 from crt_jax.runs import train_state as state_lib
 from crt_jax.training import optimizer as optimizer_lib
 from crt_jax.training import step as step_lib
@@ -21,7 +23,7 @@ from tests.training.fake_model import FakeModel, fake_batch
 from tests.training.test_optimizer import optimizer_config
 
 
-def step_config(batch_size, accumulation=1, seed=0, gather='layer'):
+def step_config(batch_size, accumulation=1, seed=0, gather='layer', **optimizer):
   """What a step reads of a config."""
   return ml_collections.ConfigDict(
     dict(
@@ -29,7 +31,7 @@ def step_config(batch_size, accumulation=1, seed=0, gather='layer'):
       train=dict(accumulation=accumulation),
       data=dict(batch_size=batch_size, sequence_length=6),
       mesh=dict(gather=gather),
-      optimizer=optimizer_config().to_dict(),
+      optimizer=optimizer_config(**optimizer).to_dict(),
     )
   )
 
@@ -90,6 +92,40 @@ def test_metrics_and_step():
   assert set(rows[0]) == {'loss', 'cross_entropy', 'targets', 'grad_norm', 'learning_rate'}
   assert rows[0]['grad_norm'] > 0.5  # before clipping to 0.5
   assert rows[2]['loss'] < rows[0]['loss']
+
+
+CORE, HEAD = 2 * 48 * 8 * 8, 2 * 48 * 8 * 16  # FLOPs of a product of 48 tokens
+
+
+@pytest.mark.parametrize('name, accumulation', [('adamw', 1), ('muon', 2)])
+@pytest.mark.parametrize(
+  'frozen, flops',
+  [(('embedding', 'core'), CORE + 2 * HEAD), (('head', 'core'), 2 * CORE + 2 * HEAD)],
+)
+def test_frozen_parts_stay_and_cost_nothing(frozen, flops, accumulation, name):
+  """No product for their gradient, no moments, no orthogonal update, no decay, no share in the
+  norm."""
+  model, batch = FakeModel(), fake_batch(0)
+  mesh = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+  config = step_config(8, accumulation, name=name, frozen=frozen)
+  optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 2)
+  abstract = state_lib.abstract_state(model, optimizer, mesh)
+  step = step_lib.make_train_step(model, optimizer, lambda _: 0.1, config, abstract, mesh)
+  assert traced_flops(step, abstract, batch) == flops
+  moments = {
+    jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(abstract.opt_state)
+  }
+  assert not any(part in path for part in frozen for path in moments)
+  state = state_lib.init_state(model, optimizer, abstract, 0)
+  before = jax.tree.map(np.asarray, state.params)
+  gradients = jax.grad(model.loss, has_aux=True)(before, batch)[0]
+  after, metrics = step(state, batch)
+  trained = [g for part, g in gradients.items() if part not in frozen]
+  np.testing.assert_allclose(metrics['grad_norm'], optax.tree.norm(trained), rtol=1e-5)
+  same = jax.tree.map(lambda x, y: np.array_equal(x, y), before, after.params)
+  assert same == {
+    part: jax.tree.map(lambda _, p=part: p in frozen, before[part]) for part in before
+  }
 
 
 def test_dropout_is_a_function_of_seed_and_step():
@@ -175,13 +211,13 @@ def two_steps(accumulation, **where):
 
 def test_no_loop_of_the_step_holds_a_collective():
   """A CRT of three passes with dropout sends its gradient once and gathers its weights once; where
-  weights are gathered by layer, K times the block's."""
+  weights are gathered by layer, K times the block's. Frozen layers send no gradient."""
 
-  def sent(gather, **sizes):
+  def sent(gather, frozen=(), **sizes):
     fields = dict(name='crt', vocab_size=16, width=8, heads=2, layers=2, depth=3, depth_min=0)
     model = crt_jax.build(fields | dict(rotary='integer', dropout=0.1))
     mesh = sharding.make_mesh(dict(tensor=1, **sizes), jax.devices()[:4])
-    config = step_config(8, gather=gather)
+    config = step_config(8, gather=gather, frozen=frozen)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, model, 2)
     abstract = state_lib.abstract_state(model, optimizer, mesh)
     jitted = step_lib.make_train_step(model, optimizer, lambda _: 0.1, config, abstract, mesh, 3)
@@ -195,6 +231,8 @@ def test_no_loop_of_the_step_holds_a_collective():
 
   replicas = sent('layer', **ONCE['replicas'])
   assert replicas.keys() == {'all-reduce'} and 1 <= replicas['all-reduce'] < 1.02
+  held = sent('layer', frozen=('layers',), **ONCE['replicas'])
+  assert held['all-reduce'] < 0.4
   once = sent('step', **ONCE['fsdp'])
   assert 0.9 < once['all-gather'] <= 1 and once['reduce-scatter'] <= 1 / 4
   assert once['all-reduce'] < 0.12, 'what does not divide, and the norm'

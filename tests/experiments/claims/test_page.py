@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -177,6 +178,7 @@ def test_the_table_in_readme(tmp_path, monkeypatch):
   ) == path.read_text('utf-8')
   claim = CLAIMS['layers_or_recurrence']
   result = {'set': 'novel', 'form': 'sequential', 'is_inference_metric': True}
+  result |= {'means': [0.0], 'batch_tokens': 8, 'targets': 8}
   kept = {
     run.name: {
       'flags': sweep_files.flags(run, {}),
@@ -196,6 +198,10 @@ def test_the_table_in_readme(tmp_path, monkeypatch):
     'the same, as many training FLOPs as the CRT',
   ]
   assert '| 52.33 (52.00 to 53.00) |' in lines[3] and lines[5] == '', 'a seed is missing'
+  less = 100 * (math.exp(-(2 * math.log(52 / 50) + math.log(53 / 51)) / 3) - 1)
+  assert re.fullmatch(
+    rf'In per cent .*, by {less:.2f} \(.*\) from the transformer, by {less:.2f} .*', lines[6]
+  )
 
 
 def test_disruption_says_how_far_and_how_long(tmp_path):
