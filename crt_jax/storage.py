@@ -28,6 +28,8 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _OS_ERROR = re.compile(r"\[os_error_code='(\d+)'")
 _UNREACHABLE = re.compile(r'(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|'
                           r'UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): ')  # fmt: skip
+# What a disk, a network or a full table of files gives, and what may pass.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE}
 
 Read = TypeVar('Read')
 
@@ -137,6 +139,13 @@ def trouble(error: BaseException) -> str | None:
     if isinstance(cause, MemoryError):
       return 'Cannot allocate memory'
   return None
+
+
+def refuse_passing(path: str | Path, error: OSError) -> None:
+  """Raises OutOfReach for an error of a disk or network that says nothing against a file."""
+  if error.errno in _PASSING:
+    said = f'{path}: {error.strerror}; nothing was changed; run the same command again'
+    raise OutOfReach(said) from None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

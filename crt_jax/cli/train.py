@@ -66,7 +66,7 @@ def _define_flags() -> None:
     'reset_optimizer',
     False,
     "With --fork: where the changed config gives the optimiser's state another structure, begin it "
-    'anew; parameters, step and learning rate go on.',
+    'anew; step, learning rate and parameters (averaged ones, where an average was kept) go on.',
   )
   flags.DEFINE_enum(
     'track',

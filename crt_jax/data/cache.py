@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -75,7 +76,7 @@ def open_or_build(
       opened = open_folder(folder)  # another process has finished, and tidied up
     except (FileNotFoundError, DamagedCache):
       raise error from None
-  except Exception:  # a mistake: with other text it is other work
+  except ValueError:  # a mistake: with other text it is other work
     shutil.rmtree(shared.folder, ignore_errors=True)
     raise
   shutil.rmtree(shared.folder, ignore_errors=True)
@@ -92,10 +93,7 @@ def _build_alone(
       pass
     except DamagedCache as damage:
       logging.warning('%s; building it again', damage)
-    # Nobody else of this host builds this folder: what lies there was left by a process that died.
-    # Another host may build it, where a lock holds within a host only.
-    for left in folder.parent.glob(f'{_unfinished(folder)}-*'):
-      shutil.rmtree(left, ignore_errors=True)
+    _tidy_up(folder)
     _build(folder, open_folder, build)
     return open_folder(folder)
 
@@ -117,6 +115,22 @@ def _build(folder: Path, open_folder: Callable, build: Callable[[Path], None]) -
       _to_disk(folder.parent)
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _tidy_up(folder: Path) -> None:
+  """Removes what processes of this host that died have left of builds of this folder.
+
+  Without locks, another process of this host may build it too.
+  """
+  for left in folder.parent.glob(f'{_unfinished(folder)}-*'):
+    process = re.fullmatch(r'(\d+)-[0-9a-f]{8}', left.name.removeprefix(f'{_unfinished(folder)}-'))
+    if process:
+      try:
+        os.kill(int(process[1]), 0)
+      except ProcessLookupError:
+        shutil.rmtree(left, ignore_errors=True)
+      except PermissionError:  # somebody else's, so it lives
+        pass
 
 
 def _unfinished(folder: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crt_jax import storage
 from crt_jax.data.documents import Document
 
 SUFFIXES = ('.bin', '.idx')
@@ -98,6 +99,7 @@ def _mapped(path: Path, dtype: np.dtype, offset: int = 0) -> np.ndarray:
       raise ValueError(f'{path}: {size} bytes are no whole number of {dtype.name}; is it complete?')
     return np.memmap(path, dtype, mode='r', offset=offset) if size else np.empty(0, dtype)
   except OSError as error:
+    storage.refuse_passing(path, error)
     raise ValueError(f'{path}: cannot be read ({error.strerror})') from None
 
 

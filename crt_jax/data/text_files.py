@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import logging
 
-from crt_jax import json_text
+from crt_jax import json_text, storage
 from crt_jax.data.documents import Document
 from crt_jax.schema.fields import near
 
@@ -256,6 +256,7 @@ def _open(path: Path) -> io.BufferedIOBase:
       return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), 'zstd'))
     return io.BufferedReader(path.open('rb', buffering=0), BUFFER_BYTES)
   except OSError as error:
+    storage.refuse_passing(path, error)
     raise ValueError(f'{path}: cannot be read ({error.strerror or error})') from None
 
 
@@ -298,6 +299,8 @@ class _naming:
     traceback: TracebackType | None,
   ) -> None:
     # Arrow's own errors are OSError and ValueError.
+    if isinstance(error, OSError):
+      storage.refuse_passing(self.path, error)
     if isinstance(error, EOFError | OSError | zlib.error | ValueError):
       what = str(error).partition('\n')[0]
       raise ValueError(f'{self.path}: cannot be read ({what}); is it complete?') from None

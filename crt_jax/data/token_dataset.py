@@ -207,6 +207,7 @@ def _open_as_it_is(
   made = {
     'tokenizer': manifest['tokenizer']['name'],
     'separator': manifest['separator'],
+    'split': manifest['split']['rule'],
     'validation_fraction': manifest['split']['validation_fraction'],
   }
   for name, value in made.items():

@@ -183,9 +183,16 @@ class Bucket:
     parts = [name.removeprefix(f'{self._prefix}{folder}/').split('/') for name in names]
     return sorted(int(step) for step, *rest in parts if step.isdigit() and rest == [COMMITTED])
 
-  def move(self, what: str, to: str) -> None:
-    """Moves all objects below a name; a checkpoint is none any more before it is gone."""
+  def move(self, what: str, place: str) -> None:
+    """Moves all objects below a name to a numbered place.
+
+    A checkpoint is none any more before it is gone.
+    """
     with self._told():
+      number = 0
+      while any(self._list(f'{place}.{number}/', max_results=1)):
+        number += 1
+      to = f'{place}.{number}'
       blobs = list(self._list(f'{what}/'))
       for blob in blobs:
         target = self._prefix + to + blob.name.removeprefix(self._prefix + what)

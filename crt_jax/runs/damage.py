@@ -38,10 +38,12 @@ def is_damage(error: Exception) -> bool:
 
   A checksum, a missing or cut chunk, and a format that cannot be read show it. Structure and shapes
   have been compared before arrays are read (checksums.py), so a parse error is not caused by the
-  config. Any other error, such as full memory, does not show damage.
+  config. Any other error, such as one of the device or full memory, does not show damage.
   """
   causes = list(storage.causes(error))
-  if isinstance(error, Mismatch) or storage.trouble(error) or 'RESOURCE_EXHAUSTED' in str(error):
+  if isinstance(error, Mismatch) or storage.trouble(error):
+    return False
+  if any(isinstance(cause, jax.errors.JaxRuntimeError) for cause in causes):  # of the device
     return False
   if any(isinstance(cause, Damaged) or _GARBLED.match(str(cause)) for cause in causes):
     return True

@@ -103,13 +103,14 @@ def check_workdir(path: str | pathlib.Path, config: ConfigDict, fork: bool) -> d
   return changed
 
 
-def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
+def open_workdir(path: str | pathlib.Path, config: ConfigDict, fork: bool = False) -> Workdir:
   """Creates the directory if needed, and locks it until the process ends.
 
   Call it after check_workdir, before anything is compiled.
 
   Raises:
-    ValueError: it cannot be written, or another process is training in it.
+    ValueError: it cannot be written, another process is training in it, or one with another config
+      has begun since check_workdir.
   """
   workdir = Workdir(path)
   if jax.process_index() != 0:
@@ -117,6 +118,7 @@ def open_workdir(path: str | pathlib.Path, config: ConfigDict) -> Workdir:
   try:
     workdir.path.mkdir(parents=True, exist_ok=True)
     hold(path)
+    check_workdir(path, config, fork)  # another process may have been faster
     begin(workdir, config)
     bucket.upload(path)
   except storage.OutOfReach:

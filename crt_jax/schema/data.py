@@ -238,6 +238,8 @@ def _check_mixture(config: DataConfig) -> None:
   for name, source in config.sources.items():
     _check_corpus(source, f'data.sources.{name}', CORPORA)
     _check_unread(source, f'data.sources.{name}')
+    if source.corpus == 'tokens':
+      _check_tokens(config)
 
 
 def _check_tokens(config: DataConfig) -> None:

@@ -175,21 +175,22 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   if beginning:
     kept = config.train.keep_layers
     source = trained_source(beginning, plan.model, plan.mesh, dataset.tokenizer, kept)
-  directory = workdir.open_workdir(path, config)
+  directory = workdir.open_workdir(path, config, fork=bool(plan.changed))
   agreement.require_equal('work directory', workdir.seen(directory))
   is_first = jax.process_index() == 0
   if is_first:
     table = sharding_table.layout(plan.model.axes(), plan.steps.abstract)
     (directory.path / 'sharding.txt').write_text(table, 'utf-8')
   checkpoints = checkpoint.Checkpoints(path, config.train.keep_checkpoints)
-  if beginning and is_first:
-    json_text.write(directory.path / BEGINNING, beginning)
   with_new_optimizer = None
   if plan.reset_optimizer:
     with_new_optimizer = train_state.with_new_optimizer(plan.steps.optimizer, plan.steps.abstract)
   restored = restore(checkpoints, plan.steps.abstract, with_new_optimizer, config, path)
   if restored is None:
     if is_first:
+      refuse_lost_checkpoints(directory, config)
+      if beginning:
+        json_text.write(directory.path / BEGINNING, beginning)
       dataset.tokenizer.save(directory.folder('tokenizer'))
       print('initialising the parameters ...', flush=True)
     start = train_state.init_state(
@@ -205,6 +206,23 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
     workdir.record_fork(directory, config, plan.changed, int(start.step))
   bucket.upload(path)
   return directory, checkpoints, start, clock
+
+
+def refuse_lost_checkpoints(directory: workdir.Workdir, config: ConfigDict) -> None:
+  """Raises ValueError where a run whose checkpoints are gone would begin anew over its metrics.
+
+  A run that is killed while it writes its first checkpoint has none, so that two of them count.
+  What was set aside for its losses or its damage was reported then.
+  """
+  path = directory.path
+  rows = json_text.rows(directory.metrics)
+  last = rows[-1]['step'] if rows else 0
+  is_set_aside = any((path / name).exists() for name in ('damaged', 'diverged'))
+  if last >= 2 * config.train.checkpoint_every and not is_set_aside:
+    raise ValueError(
+      f'{directory.name}: its metrics reach step {last} and its checkpoints are gone; put them '
+      'back into checkpoints/, or use a new --workdir'
+    )
 
 
 def restore(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -241,6 +242,42 @@ def test_without_locks_the_rename_decides(tmp_path, monkeypatch):
   monkeypatch.setattr(cache.fcntl, 'flock', no_locks)
   assert cache.open_or_build(tmp_path / 'data', open_folder, build) == 'theirs'
   assert names(tmp_path) == ['data', 'data.lock']
+
+
+def test_only_what_the_dead_have_left_is_removed(tmp_path):
+  dead = subprocess.Popen(['true'])
+  dead.wait()
+  host, living = socket.gethostname(), os.getpid()
+  kept = [f'data.tmp-{host}-{living}-0a1b2c3d', f'data.tmp-{host}-2-{dead.pid}-0a1b2c3d']
+  for name in (*kept, f'data.tmp-{host}-{dead.pid}-0a1b2c3d'):
+    (tmp_path / name).mkdir()
+
+  def open_folder(path):
+    return (path / 'a').read_text()
+
+  built = cache.open_or_build(
+    tmp_path / 'data', open_folder, lambda path: (path / 'a').write_text('built')
+  )
+  assert built == 'built' and names(tmp_path) == sorted([*kept, 'data', 'data.lock'])
+
+
+@pytest.mark.parametrize(
+  'error, is_kept',
+  [(storage.OutOfReach('a.txt: Stale'), True), (MemoryError(), True), (ValueError('a.txt'), False)],
+)
+def test_the_work_of_many_is_removed_for_a_mistake_alone(tmp_path, error, is_kept):
+  folder = tmp_path / 'parts'
+  folder.mkdir()
+
+  def fail():
+    raise error
+
+  def open_folder(path):
+    raise FileNotFoundError
+
+  with pytest.raises(type(error)):
+    cache.open_or_build(tmp_path / 'data', open_folder, print, cache.Shared(folder, fail))
+  assert folder.exists() == is_kept
 
 
 def test_where_another_process_is_faster_its_work_is_taken(tmp_path):

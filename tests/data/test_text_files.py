@@ -1,7 +1,9 @@
 import csv
+import errno
 import gzip
 import io
 import json
+import pathlib
 
 import pyarrow
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from crt_jax import storage
 from crt_jax.data import text_files
 
 
@@ -116,6 +119,24 @@ def test_each_row_of_a_table_is_a_document(tmp_path, name):
     ValueError, match=f"{name}: no field 'bodi'; did you mean 'body'.*has n, body"
   ):
     read(tmp_path / name, 'bodi')
+
+
+@pytest.mark.parametrize('place', ['open', 'read'])
+def test_an_error_of_the_disk_is_no_mistake_in_the_text(tmp_path, monkeypatch, place):
+  (tmp_path / 'a.txt').write_text('text')
+
+  def fails(*_):
+    raise OSError(errno.ESTALE, 'Stale file handle')
+
+  class Broken(io.BytesIO):
+    read = read1 = readline = fails
+
+  if place == 'open':
+    monkeypatch.setattr(pathlib.Path, 'open', lambda *_, **options: fails())
+  else:
+    monkeypatch.setattr(text_files, '_open', lambda path: Broken())
+  with pytest.raises(storage.OutOfReach, match=r'a\.txt: Stale file handle; nothing was changed'):
+    read(tmp_path / 'a.txt')
 
 
 @pytest.mark.parametrize('kind', ['.txt', '.md', '.json', '.jsonl'])

@@ -305,15 +305,16 @@ def test_another_model_is_no_damage(tmp_path):
   assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1]
 
 
-def test_a_device_without_memory_is_no_damage(tmp_path, monkeypatch):
+@pytest.mark.parametrize('said', ['RESOURCE_EXHAUSTED: Out of memory', 'FAILED_PRECONDITION: DNN'])
+def test_an_error_of_the_device_is_no_damage(tmp_path, monkeypatch, said):
   abstract, _ = save_steps(tmp_path, [1, 2])
 
   def read(*arguments):
-    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+    raise jax.errors.JaxRuntimeError(said)
 
   monkeypatch.setattr(checkpoint_lib, 'read_state', read)
   checkpoints = checkpoint_lib.Checkpoints(tmp_path, 2)
-  with pytest.raises(jax.errors.JaxRuntimeError, match='Out of memory'):
+  with pytest.raises(jax.errors.JaxRuntimeError, match=said):
     checkpoints.restore_latest(abstract)
   checkpoints.close()
   assert checkpoint_lib.steps_on_disk(tmp_path / 'checkpoints') == [1, 2]

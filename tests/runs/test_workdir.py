@@ -32,6 +32,13 @@ def test_config_comes_back_from_json(tmp_path):
   assert workdir.check_workdir(tmp_path / 'run', again, fork=False) == {}
 
 
+def test_a_run_that_another_process_has_begun_meanwhile_is_looked_at_again(tmp_path):
+  open_new(tmp_path / 'run')
+  with lock.released(), pytest.raises(ValueError, match='seed'):
+    workdir.open_workdir(tmp_path / 'run', tiny_config(seed=7))
+  assert workdir.saved_config(tmp_path / 'run')['seed'] == tiny_config().seed
+
+
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
   (tmp_path / 'thesis.tex').write_text('years of work')
   with pytest.raises(ValueError, match=r'holds something else \(thesis.tex\)'):

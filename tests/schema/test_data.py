@@ -91,6 +91,11 @@ def test_a_source_has_its_own_fields_and_the_rest_of_the_mixture():
       {'sources': {'wiki': {'corpus': 'sotu', 'validation_files': 'a'}}, 'interleave': 'wiki:1'},
       "data.sources.wiki.validation_files='a' is read only where",
     ),
+    (
+      {'sources': {'wiki': {'corpus': 'tokens', 'files': 'a.bin'}}, 'interleave': 'wiki:1'}
+      | {'tokenizer': 'gpt2', 'separator': 'eos'},
+      "data.separator='eos': nothing is put between the documents of data.corpus='tokens'",
+    ),
     ({'files': 'a.txt'}, "data.files='a.txt' is read only where data.sources.NAME.corpus is 'fil"),
     ({'tfds_dir': '/tfds'}, "data.tfds_dir='/tfds' is read only where data.sources.NAME.corpus"),
   ],

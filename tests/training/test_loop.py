@@ -196,6 +196,16 @@ def test_each_set_has_its_own_figure():
   assert ending.by_set(alone) == {'': alone}
 
 
+def test_metrics_stay_where_checkpoints_are_gone(finished, tmp_path):
+  path = tmp_path / 'run'
+  shutil.copytree(finished, path)
+  shutil.move(path / 'checkpoints', tmp_path)
+  (path / 'finished.json').unlink()
+  with pytest.raises(ValueError, match='its metrics reach step 12 and its checkpoints are gone'):
+    train(tiny_config(**FULL), path)
+  assert rows_of(path) == rows_of(finished)
+
+
 def test_a_finished_run_says_so_and_changes_nothing(finished, capsys, monkeypatch):
   monkeypatch.setattr(startup.step, 'compile_steps', refuse)
   before = contents(finished)
