@@ -94,7 +94,7 @@ def text(claims: Mapping[str, Claim], path: pathlib.Path = FIGURE) -> str:
     differences = [
       f'by {page.words(one, claim)} {comparisons[one.comparison.name]}'
       for one in verdicts.estimates(claim, design, scores, 0.05)
-      if one.comparison.name in comparisons
+      if one.comparison.name in comparisons and one.count == len(design.seeds)
     ]
     if rows:
       parts += [title, pages.table(HEAD, rows), f'{subject} {", ".join(differences)}.']

@@ -200,7 +200,9 @@ def test_the_table_in_readme(tmp_path, monkeypatch):
   assert '| 52.33 (52.00 to 53.00) |' in lines[3] and lines[5] == '', 'a seed is missing'
   less = 100 * (math.exp(-(2 * math.log(52 / 50) + math.log(53 / 51)) / 3) - 1)
   assert re.fullmatch(
-    rf'In per cent .*, by {less:.2f} \(.*\) from the transformer, by {less:.2f} .*', lines[6]
+    rf'In per cent .* differs by {less:.2f} \(.*\) from the transformer, by {less:.2f} \(.*\) '
+    'from the transformer with as many training FLOPs.',
+    lines[6],
   )
 
 
