@@ -33,8 +33,9 @@ def test_config_comes_back_from_json(tmp_path):
 
 
 def test_a_run_that_another_process_has_begun_meanwhile_is_looked_at_again(tmp_path):
-  open_new(tmp_path / 'run')
-  with lock.released(), pytest.raises(ValueError, match='seed'):
+  with lock.released():
+    open_new(tmp_path / 'run')
+  with pytest.raises(ValueError, match='seed'):
     workdir.open_workdir(tmp_path / 'run', tiny_config(seed=7))
   assert workdir.saved_config(tmp_path / 'run')['seed'] == tiny_config().seed
 
