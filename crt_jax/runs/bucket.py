@@ -336,8 +336,10 @@ class Lock:
       blob.upload_from_string(text, if_generation_match=generation, **self._patient)
       self._generation = int(blob.generation)
     except PreconditionFailed:
-      found, self._generation = self._read()  # ours, where only the answer was lost
-      return found.items() >= self._text.items()
+      found, generation = self._read()
+      if not found.items() >= self._text.items():
+        return False
+      self._generation = generation  # ours: only the answer was lost
     return True
 
   def _refresh(self) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 
 from crt_jax import storage
-from crt_jax.cluster.preemption import before_leaving
+from crt_jax.cluster import preemption
 from crt_jax.program import warn
 
 NAME = 'lock'
@@ -58,6 +58,10 @@ class Lock:
   def _refresh(self) -> None:
     while not self._released.wait(REFRESH_SECONDS):
       with contextlib.suppress(OSError):  # a full disk or a stale handle; tried again later
+        found = _read(self._handle)
+        if found and not is_mine(found):  # after a pause that made this process look dead
+          warn(f'taken over by {named(found)}, which trains in this directory; this process ends')
+          return preemption.leave(1)
         self._write()
 
 
@@ -205,4 +209,4 @@ def _release_all() -> None:
     _held.pop().release()
 
 
-before_leaving(_release_all)
+preemption.before_leaving(_release_all)

@@ -128,6 +128,16 @@ def test_a_process_of_another_host_that_is_silent_is_followed(tmp_path, capfd):
   assert 'was held by process 17 on elsewhere' in capfd.readouterr().err
 
 
+def test_who_was_taken_for_dead_leaves_the_directory_to_the_other(tmp_path, monkeypatch, capfd):
+  ended = threading.Event()
+  monkeypatch.setattr(lock.preemption, 'leave', lambda code: ended.set())
+  lock.hold(tmp_path)
+  write(tmp_path)  # as after a pause of this machine
+  assert ended.wait(5)
+  assert lock.holder(tmp_path)['process'] == 17
+  assert 'taken over by process 17 on elsewhere since noon' in capfd.readouterr().err
+
+
 @pytest.mark.usefixtures('without_locks')
 class TestWithoutLocks:
   def test_it_is_said(self, tmp_path, capfd):
