@@ -18,10 +18,18 @@ def write(
     separator: of the documents that the model was trained on, `config.data.separator`.
     positions: of the longest text that the model was trained on.
   """
-  tokenizer.save(folder)
-  if isinstance(tokenizer, ByteTokenizer):
-    (folder / DEFINITION).write_text(_of_bytes(tokenizer), 'utf-8')
-  whole = hf.Tokenizer.from_file(str(folder / DEFINITION))
+  is_bytes = isinstance(tokenizer, ByteTokenizer)
+  definition = _of_bytes(tokenizer) if is_bytes else tokenizer.definition
+  whole = hf.Tokenizer.from_str(definition)
+  begins = separator == 'bos_eos' and tokenizer.bos is not None
+  if begins != JsonTokenizer(definition, tokenizer.bos).adds_bos:
+    bos = whole.id_to_token(tokenizer.bos)
+    whole.post_processor = hf.processors.TemplateProcessing(
+      f'{bos} $A' if begins else '$A', special_tokens=[(bos, tokenizer.bos)]
+    )
+    definition = whole.to_str()
+  (tokenizer if is_bytes else JsonTokenizer(definition, tokenizer.bos, tokenizer.eos)).save(folder)
+  (folder / DEFINITION).write_text(definition, 'utf-8')
   ends = {
     f'{kind}_token': whole.id_to_token(index)
     for kind, index in (('bos', tokenizer.bos), ('eos', tokenizer.eos))
@@ -31,7 +39,6 @@ def write(
     tokenizer_class='PreTrainedTokenizerFast',
     model_max_length=positions,
     clean_up_tokenization_spaces=False,
-    add_bos_token=separator == 'bos_eos',
   )
   (folder / SETTINGS).write_text(json_text.dumps(description, indent=2) + '\n', 'utf-8')
 

@@ -116,21 +116,19 @@ def of_model(name: str) -> Tokenizer:
 def separator_of_model(name: str, tokenizer: Tokenizer) -> str:
   """Returns the `data.separator` of texts that begin as they do for the owner of a tokenizer.
 
-  It is 'bos_eos' where the files of the model put the start token before every text, else 'none'.
+  It is 'bos_eos' where tokenizer.json or the .gguf file puts the start token before every text,
+  else 'none'. An `add_bos_token` beside a tokenizer.json is for slow tokenizers and not read.
   """
-  given = _settings(storage.local_path('data.tokenizer', name, reads=True))
-  adds_bos = given.get('add_bos_token', getattr(tokenizer, 'adds_bos', False))
-  return 'bos_eos' if adds_bos and tokenizer.bos is not None else 'none'
-
-
-def _settings(folder: Path) -> dict:
-  file = folder / SETTINGS
-  return json_text.parse(file.read_bytes()) if file.is_file() else {}
+  file = storage.local_path('data.tokenizer', name, reads=True) / tokenizers.DEFINITION
+  if file.is_file():  # also beside the description of the byte tokenizer
+    tokenizer = JsonTokenizer(file.read_text('utf-8'), tokenizer.bos, tokenizer.eos)
+  return 'bos_eos' if getattr(tokenizer, 'adds_bos', False) else 'none'
 
 
 def _declared(folder: Path) -> dict[str, str]:
   """Returns the names that a model's files declare for the start and the end of a text."""
-  given = _settings(folder)
+  file = folder / SETTINGS
+  given = json_text.parse(file.read_bytes()) if file.is_file() else {}
   tokens = {kind: given.get(f'{kind}_token') for kind in _KNOWN}
   return {
     kind: token['content'] if isinstance(token, dict) else token

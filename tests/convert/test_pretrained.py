@@ -13,12 +13,13 @@ import crt_jax
 from configs import base
 from crt_jax import decoding, exporting, schema
 from crt_jax.data import vocabularies
+from crt_jax.data.tokenizers import JsonTokenizer
 from crt_jax.models.corrections import VARIANTS
 from crt_jax.runs import checkpoint
 from crt_jax.schema.data import resolve
 from crt_jax.training import conversion, finish
 from tests.close import FLOAT64, assert_close
-from tests.contract.models import tokens_of
+from tests.contract.models import CONFIGS, tokens_of
 from tests.convert import folders
 from tests.training import tiny
 
@@ -91,25 +92,43 @@ def test_a_folder_is_a_tokenizer(tmp_path):
     assert vocabularies.fingerprint(config) == ['tokenizer', tokenizer.hash]
 
 
-@pytest.mark.parametrize('declared', (None, False, True))
-@pytest.mark.parametrize('is_added', (False, True))
-def test_texts_begin_as_they_do_for_the_owner_of_the_folder(tmp_path, is_added, declared):
+@pytest.mark.parametrize('begins', (False, True))
+def test_texts_begin_as_they_do_for_the_owner_of_the_folder(tmp_path, begins):
   folders.write(tmp_path, 'llama')
   definition = hf.Tokenizer.from_file(str(tmp_path / 'tokenizer.json'))
-  if is_added:  # as of Llama 2 and 3
+  if begins:  # as of Llama 2 and 3
     ends = [('<298>', 298)]
     definition.post_processor = hf.processors.TemplateProcessing('<298> $A', special_tokens=ends)
     definition.save(str(tmp_path / 'tokenizer.json'))
-  if declared is not None:
-    file = tmp_path / 'tokenizer_config.json'
-    file.write_text(json.dumps(json.loads(file.read_text()) | dict(add_bos_token=declared)))
   found = crt_jax.load(str(tmp_path))
-  begins = is_added if declared is None else declared
-  assert found.config.data.separator == ('bos_eos' if begins else 'none')
+  assert found.config.data.separator == separator_of(begins)
   read = decoding.prompt_tokens(found.tokenizer, found.config.data.separator, 'the word')
   assert read == [298] * begins + found.tokenizer.encode('the word')
   exporting.export(found, tmp_path / 'out', 'huggingface')
-  assert crt_jax.load(str(tmp_path / 'out')).config.data.separator == found.config.data.separator
+  again = crt_jax.load(str(tmp_path / 'out'))
+  assert (again.tokenizer, again.config.data.separator) == (found.tokenizer, separator_of(begins))
+
+
+@pytest.mark.parametrize('tokenizer', (folders.BYTES, None))
+@pytest.mark.parametrize('begins', (False, True))
+def test_a_run_says_how_its_texts_begin(tmp_path, tokenizer, begins):
+  """Whatever its tokenizer says by itself, and also to other readers of tokenizer.json."""
+  if tokenizer is None:
+    folders.write_tokenizer(tmp_path)
+    whole = hf.Tokenizer.from_file(str(tmp_path / 'tokenizer.json'))
+    adds = hf.processors.TemplateProcessing('<298> $A', special_tokens=[('<298>', 298)])
+    whole.post_processor = adds
+    tokenizer = JsonTokenizer(whole.to_str(), 298, 299)
+  run = folders.trained(CONFIGS['crt'], tokenizer)
+  run.config.data.separator = separator_of(begins)
+  exporting.export(run, tmp_path / 'out', 'huggingface')
+  assert crt_jax.load(str(tmp_path / 'out')).config.data.separator == separator_of(begins)
+  theirs = hf.Tokenizer.from_file(str(tmp_path / 'out' / 'tokenizer.json'))
+  assert theirs.encode('word').ids == [tokenizer.bos] * begins + tokenizer.encode('word')
+
+
+def separator_of(begins):
+  return 'bos_eos' if begins else 'none'
 
 
 def test_a_tokenizer_that_transformers_wrote_again_is_read(tmp_path):
