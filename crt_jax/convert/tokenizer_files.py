@@ -21,11 +21,11 @@ def write(
   is_bytes = isinstance(tokenizer, ByteTokenizer)
   definition = _of_bytes(tokenizer) if is_bytes else tokenizer.definition
   whole = hf.Tokenizer.from_str(definition)
-  begins = separator == 'bos_eos' and tokenizer.bos is not None
-  if begins != JsonTokenizer(definition, tokenizer.bos).adds_bos:
-    bos = whole.id_to_token(tokenizer.bos)
+  bos, begins = tokenizer.bos, separator == 'bos_eos'
+  if bos is not None and begins != JsonTokenizer(definition, bos).adds_bos:
+    name = whole.id_to_token(bos)
     whole.post_processor = hf.processors.TemplateProcessing(
-      f'{bos} $A' if begins else '$A', special_tokens=[(bos, tokenizer.bos)]
+      f'{name} $A' if begins else '$A', special_tokens=[(name, bos)]
     )
     definition = whole.to_str()
   (tokenizer if is_bytes else JsonTokenizer(definition, tokenizer.bos, tokenizer.eos)).save(folder)
