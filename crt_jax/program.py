@@ -1,4 +1,4 @@
-"""How this program was called, how to install missing packages, and its warnings."""
+"""How this program was called, its warnings, missing packages, and which processes run."""
 
 import importlib.metadata
 import os
@@ -56,3 +56,14 @@ def install(extra: str) -> str:
   lines = (line.replace("'", '"').partition(';') for line in declared)
   needed = ' '.join(f"'{name.strip()}'" for name, _, marker in lines if asked in marker)
   return f'{python()} -m pip install {needed}'
+
+
+def runs(process: int) -> bool:
+  """Returns whether this host has a process of this number."""
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except OSError:  # the process belongs to another user
+    pass
+  return True

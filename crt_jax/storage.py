@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ def write_file(path: Path, content: bytes) -> None:
 def written_whole(folder: str | Path) -> Iterator[Path]:
   """Yields a folder to write into, which becomes `folder` at the end and goes away on an error."""
   folder = Path(folder)
-  scratch = folder.with_name(f'{folder.name}.{os.getpid()}.partial')
+  scratch = folder.with_name(f'{folder.name}.{secrets.token_hex(4)}.partial')
   scratch.mkdir(parents=True)
   try:
     yield scratch
@@ -119,7 +120,7 @@ def retried(path: str | Path, read: Callable[..., Read], *arguments: Any, **opti
       file = next((e.filename for e in causes(error) if getattr(e, 'filename', None)), path)
     if wait is not None:
       time.sleep(wait)
-  raise OutOfReach(f'{file}: {said}; nothing was changed; run the same command again')
+  raise _out_of_reach(file, said)
 
 
 def trouble(error: BaseException) -> str | None:
@@ -144,8 +145,11 @@ def trouble(error: BaseException) -> str | None:
 def refuse_passing(path: str | Path, error: OSError) -> None:
   """Raises OutOfReach for an error of a disk or network that says nothing against a file."""
   if error.errno in _PASSING:
-    said = f'{path}: {error.strerror}; nothing was changed; run the same command again'
-    raise OutOfReach(said) from None
+    raise _out_of_reach(path, error.strerror) from None
+
+
+def _out_of_reach(path: str | Path, said: str | None) -> OutOfReach:
+  return OutOfReach(f'{path}: {said}; nothing was changed; run the same command again')
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

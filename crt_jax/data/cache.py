@@ -26,6 +26,7 @@ from absl import logging
 
 from crt_jax import storage
 from crt_jax.data.token_files import DamagedCache
+from crt_jax.program import runs
 
 Opened = TypeVar('Opened')
 
@@ -124,13 +125,9 @@ def _tidy_up(folder: Path) -> None:
   """
   for left in folder.parent.glob(f'{_unfinished(folder)}-*'):
     process = re.fullmatch(r'(\d+)-[0-9a-f]{8}', left.name.removeprefix(f'{_unfinished(folder)}-'))
-    if process:
-      try:
-        os.kill(int(process[1]), 0)
-      except ProcessLookupError:
-        shutil.rmtree(left, ignore_errors=True)
-      except PermissionError:  # somebody else's, so it lives
-        pass
+    # One with the number of this process is of another that had it, as in a container.
+    if process and (int(process[1]) == os.getpid() or not runs(int(process[1]))):
+      shutil.rmtree(left, ignore_errors=True)
 
 
 def _unfinished(folder: Path) -> str:

@@ -122,7 +122,8 @@ def separator_of_model(name: str, tokenizer: Tokenizer) -> str:
   file = storage.local_path('data.tokenizer', name, reads=True) / tokenizers.DEFINITION
   if file.is_file():  # also beside the description of the byte tokenizer
     tokenizer = JsonTokenizer(file.read_text('utf-8'), tokenizer.bos, tokenizer.eos)
-  return 'bos_eos' if getattr(tokenizer, 'adds_bos', False) else 'none'
+  adds_bos = isinstance(tokenizer, JsonTokenizer) and tokenizer.adds_bos
+  return 'bos_eos' if adds_bos else 'none'
 
 
 def _declared(folder: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from typing import Any
 
 from crt_jax import json_text, storage
 from crt_jax.cluster import preemption
-from crt_jax.program import install, warn
+from crt_jax.program import install, runs, warn
 from crt_jax.runs import lock
 
 SCHEME = 'gs://'
@@ -314,7 +314,7 @@ class Lock:
     """Returns the generation that may be replaced: 0, or of a holder that is gone."""
     found, seen = self._read()
     is_here = lock.is_here(found) and found['boot'] == boot()
-    if not seen or is_here and not lock.runs(found['process']):
+    if not seen or is_here and not runs(found['process']):
       return seen
     warn(f'--workdir={self._path} was held by {lock.named(found)}; waiting to see if it still is')
     end = time.monotonic() + LOOK_SECONDS

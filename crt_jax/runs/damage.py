@@ -41,7 +41,7 @@ def is_damage(error: Exception) -> bool:
   config. Any other error, such as one of the device or full memory, does not show damage.
   """
   causes = list(storage.causes(error))
-  if isinstance(error, Mismatch) or storage.trouble(error):
+  if isinstance(error, Mismatch) or storage.trouble(error) or 'RESOURCE_EXHAUSTED' in str(error):
     return False
   if any(isinstance(cause, jax.errors.JaxRuntimeError) for cause in causes):  # of the device
     return False

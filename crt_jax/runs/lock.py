@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from crt_jax import storage
 from crt_jax.cluster import preemption
-from crt_jax.program import warn
+from crt_jax.program import runs, warn
 
 NAME = 'lock'
 REFRESH_SECONDS = 5.0
@@ -159,17 +159,6 @@ def is_alive(path: pathlib.Path) -> bool:
     if seen != found:
       return True
   return False
-
-
-def runs(process: int) -> bool:
-  """Returns whether this host has a process of this number."""
-  try:
-    os.kill(process, 0)
-  except ProcessLookupError:
-    return False
-  except OSError:  # the process belongs to another user
-    pass
-  return True
 
 
 def in_use(path: str | pathlib.Path, found: dict) -> ValueError:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crt_jax import json_text
+from crt_jax.program import runs
 from crt_jax.runs import bucket, lock
 
 FAILURE = 'failure.txt'
@@ -57,7 +58,7 @@ def state_of(path: pathlib.Path) -> str:
   if (path / 'finished.json').exists():
     return 'finished'
   found = lock.holder(path)
-  if lock.is_here(found) and not lock.runs(found['process']):
+  if lock.is_here(found) and not runs(found['process']):
     return f'stopped: process {found["process"]} of this machine, which trained here, is gone'
   return f'running, {lock.named(found)}' if found else 'stopped'
 

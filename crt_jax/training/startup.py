@@ -188,7 +188,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   restored = restore(checkpoints, plan.steps.abstract, with_new_optimizer, config, path)
   if restored is None:
     if is_first:
-      refuse_lost_checkpoints(directory, config)
+      refuse_lost_checkpoints(directory)
       if beginning:
         json_text.write(directory.path / BEGINNING, beginning)
       dataset.tokenizer.save(directory.folder('tokenizer'))
@@ -208,7 +208,7 @@ def open_run(plan: Plan, dataset: data.Dataset) -> tuple:
   return directory, checkpoints, start, clock
 
 
-def refuse_lost_checkpoints(directory: workdir.Workdir, config: ConfigDict) -> None:
+def refuse_lost_checkpoints(directory: workdir.Workdir) -> None:
   """Raises ValueError where a run whose checkpoints are gone would begin anew over its metrics.
 
   A run that is killed while it writes its first checkpoint has none, so that two of them count.
@@ -218,7 +218,8 @@ def refuse_lost_checkpoints(directory: workdir.Workdir, config: ConfigDict) -> N
   rows = json_text.rows(directory.metrics)
   last = rows[-1]['step'] if rows else 0
   is_set_aside = any((path / name).exists() for name in ('damaged', 'diverged'))
-  if last >= 2 * config.train.checkpoint_every and not is_set_aside:
+  every = workdir.saved_config(directory.name)['train']['checkpoint_every']  # before a fork
+  if last >= 2 * every and not is_set_aside:
     raise ValueError(
       f'{directory.name}: its metrics reach step {last} and its checkpoints are gone; put them '
       'back into checkpoints/, or use a new --workdir'

@@ -97,7 +97,9 @@ def text(claims: Mapping[str, Claim], path: pathlib.Path = FIGURE) -> str:
       if one.comparison.name in comparisons and one.count == len(design.seeds)
     ]
     if rows:
-      parts += [title, pages.table(HEAD, rows), f'{subject} {", ".join(differences)}.']
+      parts += [title, pages.table(HEAD, rows)]
+    if differences:
+      parts.append(f'{subject} {", ".join(differences)}.')
   if not parts:
     return 'The runs of this table are not there yet.'
   figure.perplexities(

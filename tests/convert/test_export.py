@@ -54,6 +54,7 @@ def test_out_and_in_is_the_identity(tmp_path, case, form):
 
 
 def test_bytes_are_a_tokenizer_elsewhere(tmp_path):
+  (tmp_path / 'out.partial').mkdir()  # of somebody
   exporting.export(
     trained(CONFIGS['llama'] | dict(qkv_bias=False)), tmp_path / 'out', 'huggingface'
   )
@@ -64,6 +65,7 @@ def test_bytes_are_a_tokenizer_elsewhere(tmp_path):
   assert [theirs.id_to_token(i) for i in (256, 257)] == ['<bos>', '<eos>']
   settings = json.loads((tmp_path / 'out' / 'config.json').read_text())
   assert (settings['bos_token_id'], settings['eos_token_id']) == (256, 257)
+  assert {path.name for path in tmp_path.iterdir()} == {'out', 'out.partial'}
 
 
 @pytest.mark.parametrize(

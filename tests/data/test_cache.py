@@ -247,9 +247,9 @@ def test_without_locks_the_rename_decides(tmp_path, monkeypatch):
 def test_only_what_the_dead_have_left_is_removed(tmp_path):
   dead = subprocess.Popen(['true'])
   dead.wait()
-  host, living = socket.gethostname(), os.getpid()
+  host, living = socket.gethostname(), os.getppid()
   kept = [f'data.tmp-{host}-{living}-0a1b2c3d', f'data.tmp-{host}-2-{dead.pid}-0a1b2c3d']
-  for name in (*kept, f'data.tmp-{host}-{dead.pid}-0a1b2c3d'):
+  for name in (*kept, *(f'data.tmp-{host}-{pid}-0a1b2c3d' for pid in (dead.pid, os.getpid()))):
     (tmp_path / name).mkdir()
 
   def open_folder(path):

@@ -104,7 +104,13 @@ def test_what_can_be_read_after_a_moment_is_read(saved, monkeypatch, waits):
 
 
 @pytest.mark.parametrize(
-  'error', [RuntimeError('a fault of ours'), AttributeError('another release'), TypeError('same')]
+  'error',
+  [
+    RuntimeError('a fault of ours'),
+    AttributeError('another release'),
+    TypeError('same'),
+    ValueError('RESOURCE_EXHAUSTED: of the storage'),
+  ],
 )
 def test_other_errors_are_passed_on(saved, monkeypatch, error):
   tries = fails(monkeypatch, error)
