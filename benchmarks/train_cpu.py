@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import optax
 from absl import app, flags
@@ -69,7 +70,8 @@ MODEL = flags.DEFINE_enum('model', 'crt', list(CASES), 'Which model.')
 def jax_step(case: Case) -> tuple[Callable[[], float], str]:
   """Returns a function that runs one training step and returns its loss, and the compiled text."""
   optimizer = optax.adamw(2e-4, weight_decay=0.01)
-  return training_step(crt_jax.build(case.fields), optimizer, *case.rows())
+  model = crt_jax.build(case.fields, jax.devices()[0])
+  return training_step(model, optimizer, *case.rows())
 
 
 def main(argv: list[str]) -> None:

@@ -149,11 +149,12 @@ def typed_config() -> tuple[str, list[str]]:
   return config_flags.get_config_filename(holder), list(overrides)
 
 
-def refuse_overrides(reason: str) -> None:
-  """Raises Mistake, with the reason, if a field of the config is set on the command line."""
+def refuse_overrides(reason: str, *names: str) -> None:
+  """Raises Mistake, with the reason, if a field of the config or one of these flags is given."""
   overrides = FLAGS.config is not None and config_flags.get_override_values(FLAGS['config'])
-  for name in overrides or ():
-    raise Mistake(f'--config.{name} has no effect: {reason}; leave it out')
+  given = [name for name in names if FLAGS[name].present]
+  for name in [*(f'config.{field}' for field in overrides or ()), *given]:
+    raise Mistake(f'--{name} has no effect: {reason}; leave it out')
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

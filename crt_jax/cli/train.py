@@ -86,7 +86,8 @@ def main(argv: list[str]) -> None:
 
   del argv
   if FLAGS.mode != 'train':
-    cli.refuse_overrides(f'--mode={FLAGS.mode} goes by the config of the run')
+    begins = ('fork', 'reset_optimizer', 'track')
+    cli.refuse_overrides(f'--mode={FLAGS.mode} goes by the config of the run', *begins)
   if FLAGS.mode == 'status':
     from crt_jax.runs import standing
 

@@ -34,6 +34,7 @@ from crt_jax.runs.provenance import commit, versions
 
 PREFIX = 'crt_jax'
 EQUAL_SECONDS = 600  # time for the slowest process to reach the same comparison
+DATA_SECONDS = 24 * 3600  # the same where hosts may have tokenized a corpus each before it
 LISTEN_EVERY = 1.0  # seconds
 LINGER_SECONDS = 10.0  # process 0 stays so long, since the messages end with it
 
@@ -67,12 +68,13 @@ def _here() -> _Here | None:
   return _Here(state.client, state.process_id, state.num_processes)
 
 
-def require_equal(what: str, value: dict[str, Any]) -> None:
+def require_equal(what: str, value: dict[str, Any], seconds: int = EQUAL_SECONDS) -> None:
   """Returns when all processes have called it with the same value; ValueError if they differ.
 
   Args:
     what: the name of the value, each used once in a run.
     value: nested dicts of what JSON can hold.
+    seconds: to wait for the slowest process; one that ends is noticed sooner.
 
   Raises:
     ValueError: they differ; on every process the same line.
@@ -85,7 +87,7 @@ def require_equal(what: str, value: dict[str, Any]) -> None:
   text = json.dumps(schema.flat(value), sort_keys=True, default=str)
   service.key_value_set(f'{folder}/value/{me}', text)
   service.key_value_set(f'{folder}/digest/{me}', hashlib.sha256(text.encode()).hexdigest())
-  service.wait_at_barrier(folder, EQUAL_SECONDS * 1000)
+  service.wait_at_barrier(folder, seconds * 1000)
   if me == 0:  # reads all N values, so that the others read one verdict each
     service.key_value_set(f'{folder}/verdict', json.dumps(_first_difference(here, what)))
   line = json.loads(service.blocking_key_value_get(f'{folder}/verdict', EQUAL_SECONDS * 1000))
@@ -173,6 +175,11 @@ def software() -> dict[str, Any]:
   """Returns what must be equal for processes to compile the same programs; asks for no device."""
   python = '.'.join(platform.python_version_tuple()[:2])
   return {'python': python, **versions(), 'commit': commit()}
+
+
+def require_equal_data(dataset: data.Dataset) -> None:
+  """Returns when all processes have the same data; ValueError if they differ."""
+  require_equal('data', data_identity(dataset), DATA_SECONDS)
 
 
 def data_identity(dataset: data.Dataset) -> dict[str, Any]:

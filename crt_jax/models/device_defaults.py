@@ -7,20 +7,21 @@ import jax
 
 from crt_jax.models import attention_choice
 from crt_jax.models.loss import CHUNK_MIB
-from crt_jax.schema import ModelConfig
+from crt_jax.schema import CRTConfig, ModelConfig
 
 Config = TypeVar('Config', bound=ModelConfig)
 
 # Fields of a model's configuration that this module may decide.
 DECIDED = ('attention_kernel', 'remat', 'unroll_scans', 'loss_chunk_mib')
 GPU_CHUNK_MIB = 4096  # more chunks are slower (docs/performance.md, 4)
+CPU_WRITTEN_OUT = 10  # layers times passes: so many take no longer to compile than a scan of them
 
 
 def decide(config: Config, device: jax.Device | None) -> Config:
   """Returns a model's configuration with a concrete value for every 'auto' field.
 
-  The value is the fastest one measured, with cuDNN attention on NVIDIA GPUs (docs/performance.md,
-  6), and elsewhere one that runs on any device.
+  The value is the fastest one measured, with cuDNN attention on NVIDIA GPUs and for small CRTs on
+  CPUs (docs/performance.md, 6), and elsewhere one that runs on any device.
 
   Args:
     config: a ModelConfig.
@@ -32,13 +33,25 @@ def decide(config: Config, device: jax.Device | None) -> Config:
     kernel = 'cudnn' if is_gpu and attention_choice.fits(config, 'cudnn', device) else 'xla'
   config = dataclasses.replace(config, attention_kernel=kernel)
   is_fused = is_gpu and attention_choice.running(config)[0] in ('cudnn', 'triton')
+  is_written_out = is_fused or (
+    device is not None and device.platform == 'cpu' and _is_small(config)
+  )
   remat, unroll_scans, chunk = config.remat, config.unroll_scans, config.loss_chunk_mib
   return dataclasses.replace(
     config,
     remat=('dots' if is_fused else 'none') if remat == 'auto' else remat,
-    unroll_scans=('yes' if is_fused else 'no') if unroll_scans == 'auto' else unroll_scans,
+    unroll_scans=('yes' if is_written_out else 'no') if unroll_scans == 'auto' else unroll_scans,
     loss_chunk_mib=chunk or (GPU_CHUNK_MIB if is_fused else CHUNK_MIB),
   )
+
+
+def _is_small(config: ModelConfig) -> bool:
+  """Returns whether it is a CRT of few layers and passes."""
+  if (
+    not isinstance(config, CRTConfig) or config.block != 'transformer' or config.driver != 'unroll'
+  ):
+    return False
+  return config.layers * config.schedule.depths()[-1] <= CPU_WRITTEN_OUT
 
 
 def decided(config: ModelConfig) -> dict:

@@ -49,7 +49,8 @@ def device_name() -> str:
   lines = described.read_text('utf-8').splitlines() if described.exists() else []
   names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return f'{names[0] if names else platform.machine()} ({cores} cores)'
+  unit = 'core' if cores == 1 else 'cores'
+  return f'{names[0] if names else platform.machine()} ({cores} {unit})'
 
 
 @functools.cache

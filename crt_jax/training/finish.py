@@ -121,7 +121,7 @@ def open_run(path: str, mesh: Callable[[Any], Mesh] | None = None) -> TrainedRun
   """
   trained = load(path, mesh=mesh)
   dataset = data.prepare(trained.config.data)
-  agreement.require_equal('data', agreement.data_identity(dataset))
+  agreement.require_equal_data(dataset)
   data.check_identity(path, checkpoint.load_record(path, trained.step)['data'], dataset.identity)
   return TrainedRun(**vars(trained), dataset=dataset)
 

@@ -163,7 +163,7 @@ def open_data(plan: Plan) -> data.Dataset:
   remarks = plan.model.check_length(config.data.sequence_length) + dataset.remarks(config.model)
   for remark in remarks:
     warn(remark)
-  agreement.require_equal('data', agreement.data_identity(dataset))
+  agreement.require_equal_data(dataset)
   return dataset
 
 

@@ -188,6 +188,10 @@ def test_workdir_as_given(here):
       [CONFIG, '--config.train.steps=5', '--do=cli.refuse_overrides("it is done")'],
       '--config.train.steps has no effect: it is done; leave it out',
     ),
+    (
+      [CONFIG, '--workdir=x', '--do=cli.refuse_overrides("it is done", "mode", "workdir")'],
+      '--workdir has no effect: it is done; leave it out',
+    ),
   ],
 )
 def test_a_mistake_is_one_line(here, words, line):

@@ -6,7 +6,9 @@ import dataclasses
 import signal
 import socket
 import threading
+import types
 from concurrent import futures
+from unittest import mock
 
 import jax
 import pytest
@@ -26,6 +28,15 @@ def test_a_difference_names_field_values_and_processes():
     "process 0; new is 2 there and '(absent)' on process 0;"
   )
   assert 'the same command' in line and 'corpus' not in line and '\n' not in line
+
+
+def test_hosts_that_tokenize_for_hours_are_waited_for(monkeypatch):
+  service = mock.Mock(blocking_key_value_get=lambda *_: 'null')
+  monkeypatch.setattr(agreement, '_here', lambda: agreement._Here(service, 1, 2))
+  agreement.require_equal('config', {'seed': 1})
+  agreement.require_equal_data(types.SimpleNamespace(identity={}, validation_sets={}))
+  waits = [asked.args[1] for asked in service.wait_at_barrier.call_args_list]
+  assert waits == [600_000, 24 * 3_600_000]
 
 
 @pytest.mark.parametrize('count', [2, 64])

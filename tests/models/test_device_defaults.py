@@ -11,6 +11,7 @@ from tests.contract.models import CONFIGS, model_of
 from tests.models.test_attention_choice import A100, H100, RADEON, TPU, device
 
 V100 = H100 | dict(device_kind='Tesla V100-SXM2-16GB', compute_capability='7.0')
+CPU = dict(platform='cpu', device_kind='cpu')
 ANYWHERE = ('xla', 'none', 'no', 64)
 FUSED = ('cudnn', 'dots', 'yes', 4096)
 
@@ -31,6 +32,12 @@ def settled(fields, **changes):
     (H100, dict(dtype='float32'), ANYWHERE),
     (RADEON, {}, ANYWHERE),
     (TPU, {}, ANYWHERE),
+    # A CPU compiles few passes of few layers written out as fast as in a scan.
+    (CPU, dict(layers=2, depth=5), (*ANYWHERE[:2], 'yes', 64)),
+    (CPU, dict(layers=2, depth=6), ANYWHERE),
+    (CPU, dict(layers=2, depth=5, depth_schedule='9:6'), ANYWHERE),
+    (CPU, dict(layers=2, depth=5, driver='sequential'), ANYWHERE),
+    (CPU, dict(unroll_scans='no'), ANYWHERE),
     # Asked for, but dropout and caches need materialised scores.
     (H100, dict(dropout=0.2), ('cudnn', *ANYWHERE[1:])),
     (H100, dict(driver='sequential'), ('cudnn', *ANYWHERE[1:])),
@@ -47,8 +54,9 @@ def test_what_auto_becomes(fields, changes, expected):
 
 
 def test_without_a_device_it_runs_anywhere():
-  config = model_of('crt', dtype='bfloat16').config
-  assert config == crt_jax.build(CONFIGS['crt'] | dict(dtype='bfloat16'), jax.devices()[0]).config
+  config = model_of('roformer', dtype='bfloat16').config
+  fields = CONFIGS['roformer'] | dict(dtype='bfloat16')
+  assert config == crt_jax.build(fields, jax.devices()[0]).config
   assert dataclasses.astuple(config).count('auto') == 0
   assert attention_choice.describe(config) == 'xla, scores materialised'
 
