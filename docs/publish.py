@@ -26,6 +26,7 @@ FIGURES, RESULTS = ROOT / 'docs' / 'figures', ROOT / 'docs' / 'results'
 STUDIES = {
   'quickstart': 'docs.quickstart',
   'latency': 'experiments.latency.page',
+  'latency_peers': 'experiments.latency.page',
   'prefill': 'experiments.prefill.page',
   'convergence': 'experiments.convergence.page',
   'bptt_study': 'experiments.bptt_study.page',

@@ -8,6 +8,12 @@ from crt_jax.evaluation.figures import COLORS, GREY, page_figure
 from experiments.latency.floors import ITEMSIZE, datasheet_bandwidth
 
 ONE_PROGRAM, EAGER, PAPER = 'crt_jax, one program', 'eager PyTorch', "the paper's, A100, eager"
+PEERS = {
+  'torch': 'PyTorch, eager',
+  'torch_compiled': 'PyTorch, torch.compile',
+  'transformers': 'transformers',
+  'transformers_static': 'transformers, static cache',
+}
 MARKERS = {ONE_PROGRAM: 'o', EAGER: 's', PAPER: '^'}
 
 
@@ -21,10 +27,11 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
   names = list(dict.fromkeys(row['model'] for row in rows))
   series = {}
   for row in rows:
-    way = f'scan of {row["dispatch"]}' if row['dispatch'] else 'Python loop'
+    calls = {0: 'loop in Python', 1: '1 token per call'}
+    way = 'crt_jax, ' + calls.get(row['dispatch'], f'{row["dispatch"]} tokens per call')
     series.setdefault(way, {})[row['model']] = 1e3 * row['seconds']
     for peer, values in row['peers'].items():
-      series.setdefault(peer, {})[row['model']] = 1e3 * values['seconds']
+      series.setdefault(PEERS[peer], {})[row['model']] = 1e3 * values['seconds']
   words = f'batch {rows[0]["batch"]}, context {rows[0]["context"]}, {rows[0]["dtype"]}'
   with page_figure(path, 'Decoding, one token', result, made_from=words) as axes:
     width = 0.8 / len(series)

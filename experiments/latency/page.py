@@ -32,7 +32,9 @@ SHORT_HEAD = (
 
 
 def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
-  """Returns the table, the machine and the figures, and a short table."""
+  """Returns the table, the machine and the figures, and a short table; or that of all peers."""
+  if name == 'latency_peers':
+    return {'docs/latency.md': beside_peers(result)}
   from crt_jax.evaluation.figures import caption
   from experiments.latency import figures
 
@@ -54,6 +56,19 @@ def table(rows: list[dict]) -> str:
   """Returns all rows, with a column for each peer that was timed."""
   peers = [name for name in PEERS if any(name in row['peers'] for row in rows)]
   return pages.table([*HEAD, *(PEERS[name] for name in peers)], [cells(row, peers) for row in rows])
+
+
+def beside_peers(result: dict) -> str:
+  """Returns each model's speed beside every peer's, and where it was measured."""
+  from crt_jax.evaluation.figures import caption
+
+  head = ['model', 'batch', 'ms per token', *PEERS.values()]
+  rows = [cells(row, [*PEERS]) for row in result['rows']]
+  return pages.paragraphs(
+    f'All peers, in turns with each row: {caption(result)}, commit {result["commit"][:7]}, memory '
+    f'read at {result["machine"]["bandwidth"] / 1e9:.1f} GB/s, float32, 16 tokens per call.',
+    pages.table(head, [(row[0], row[1], row[5], *row[12:]) for row in rows]),
+  )
 
 
 def short(result: dict) -> str:
