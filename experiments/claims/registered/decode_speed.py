@@ -91,7 +91,8 @@ def measured(folder: pathlib.Path = RESULTS, compiled: pathlib.Path = COMPILED) 
     result = json.loads(path.read_text('utf-8'))
     if one := ratios(result):
       parts = [table(one), f'Batch 1, commit {result["commit"][:7]}; numbers: results/{path.name}.']
-      found.append(Measured(result['device'], rule(one), spans(one), pages.paragraphs(*parts)))
+      machine = f'{result["device"]}, memory at {result["machine"]["bandwidth"] / 1e9:.0f} GB/s'
+      found.append(Measured(machine, rule(one), spans(one), pages.paragraphs(*parts)))
   programs = json.loads(compiled.read_text('utf-8'))['results']
   expected = predicted(programs)
   text = f'{table(expected)}\n\nNot measured: programs by XLA, compiled without a GPU.'

@@ -101,6 +101,7 @@ def test_decode_speed_is_judged_by_what_was_measured(tmp_path):
     return dict(model=crt, batch=1, context=1, dtype='f', dispatch=16, match=match)
 
   result = {'config': {'dtypes': ['f']}, 'device': 'a GPU', 'commit': 'abc'}
+  result |= {'machine': {'bandwidth': 3e12}}
   for times, verdict in (
     ((2.5, 1.8), 'confirmed'),
     ((2.1, 1.8), 'undecided'),
@@ -112,7 +113,7 @@ def test_decode_speed_is_judged_by_what_was_measured(tmp_path):
     ]
     (tmp_path / 'latency_gpu.json').write_text(json.dumps(result | {'rows': rows}))
     one, expected = decode_speed.measured(tmp_path)
-    assert (one.where, one.verdict) == ('a GPU', verdict)
+    assert (one.where, one.verdict) == ('a GPU, memory at 3000 GB/s', verdict)
     assert f'| one program for 16 tokens | {times[0]:.2f} |' in one.text
     assert '| eager PyTorch |' in one.text and expected.verdict == 'not measured'
 
