@@ -202,7 +202,8 @@ def test_the_table_in_readme(tmp_path, monkeypatch):
   less = 100 * (math.exp(-(2 * math.log(52 / 50) + math.log(53 / 51)) / 3) - 1)
   assert re.fullmatch(
     rf'In per cent .* differs by {less:.2f} \(.*\) from the transformer, by {less:.2f} \(.*\) '
-    'from the transformer with as many training FLOPs.',
+    r'from the transformer with as many training FLOPs, by .* \(speeches, .*\), by .* from the '
+    r'transformer there, by .* from the transformer with as many training FLOPs there\.',
     lines[6],
   )
 
