@@ -14,6 +14,7 @@ from benchmarks.profile_parts import part_of
 from experiments.latency.launches import FREE, computations
 
 MOVED = 1 << 16  # bytes from which a copy or transpose is listed
+UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # in place -> which operand is written
 
 _THUNK = re.compile(r'^(\s*)\d+: (k\w+)')
 _INSTRUCTION = re.compile(
@@ -171,7 +172,7 @@ def _touched(inside: list[Instruction], name: str, whole: int) -> int:
       total += shape_bytes(user.shape)
     elif user.operation == 'bitcast':
       total += _touched(inside, user.name, whole)
-    elif user.operation != 'dynamic-update-slice' or user.operands[0] != name:
+    elif user.operation not in UPDATES or user.operands[0] != name:
       return whole
   return total
 
@@ -181,6 +182,8 @@ def _result_bytes(inside: dict[str, Instruction], name: str) -> int:
   each = inside[name]
   while each.operation == 'bitcast' and each.operands[0] in inside:
     each = inside[each.operands[0]]
-  if each.operation == 'dynamic-update-slice':
-    return shape_bytes(inside[each.operands[1]].shape)
+  # A scatter into anything but an argument writes a new array.
+  is_new = each.operation == 'scatter' and inside[each.operands[0]].operation != 'parameter'
+  if each.operation in UPDATES and not is_new:
+    return shape_bytes(inside[each.operands[UPDATES[each.operation]]].shape)
   return shape_bytes(each.shape)

@@ -90,6 +90,18 @@ def test_an_update_in_place_moves_what_it_writes():
   assert program.moves() == [dict(where='outside', name='wrapped_transpose', bytes=1 << 17)]
 
 
+def test_rows_scattered_into_a_cache_move_what_they_write():
+  text = HLO.replace(
+    'dynamic-update-slice(%p0, %p2, %p1, %zero)', 'scatter(%p0, %p1, %p2), to_apply=%region'
+  )
+  program = Program(text)
+  assert sum(program.bytes_by_part(program.token_loop()).values()) == 128 + 128 + 4
+  fresh = Program(
+    text.replace('scatter(%p0', 'scatter(%new').replace('%zero = s32[]', '%new = s32[]')
+  )
+  assert sum(fresh.bytes_by_part(fresh.token_loop()).values()) == 512 + 128 + 4
+
+
 def test_programs_of_a_claim_stand_for_all_of_its_arms():
   programs = claim_programs.claimed()
   for name in ('conversion', 'retrofit'):
