@@ -47,11 +47,9 @@ def decide(config: Config, device: jax.Device | None) -> Config:
 
 def _is_small(config: ModelConfig) -> bool:
   """Returns whether it is a CRT of few layers and passes."""
-  if (
-    not isinstance(config, CRTConfig) or config.block != 'transformer' or config.driver != 'unroll'
-  ):
+  if not isinstance(config, CRTConfig) or not config.trains_in_parallel:
     return False
-  return config.layers * config.schedule.depths()[-1] <= CPU_WRITTEN_OUT
+  return 0 < config.layers * config.schedule.depths()[-1] <= CPU_WRITTEN_OUT
 
 
 def decided(config: ModelConfig) -> dict:

@@ -11,7 +11,6 @@ from experiments.claims.claim import CONFIRMED, NATS, REFUTED
 from experiments.claims.verdicts import Judged
 
 COLORS = {CONFIRMED: GREEN, REFUTED: ORANGE}
-OPEN = 'not decided'
 
 
 def forest(judged: list[Judged], path: pathlib.Path) -> bool:
@@ -32,7 +31,7 @@ def forest(judged: list[Judged], path: pathlib.Path) -> bool:
       axes.plot([estimate.low, estimate.high], [y, y], color=color)
       axes.plot([estimate.seeds.mean], [y], 'o', color=color)
     for color, verdict in {COLORS.get(one.verdict, BLUE): one.verdict for one, _ in rows}.items():
-      axes.plot([], [], 'o-', color=color, label=OPEN if color == BLUE else verdict)
+      axes.plot([], [], 'o-', color=color, label='not decided' if color == BLUE else verdict)
     axes.legend(frameon=False, fontsize=7)
     axes.axvline(0, color=GREY, linewidth=1)
     names = [f'{one.claim.name}, {one.size}: {estimate.comparison.name}' for one, estimate in rows]

@@ -6,14 +6,9 @@ import numpy as np
 
 from crt_jax.evaluation.figures import COLORS, GREY, page_figure
 from experiments.latency.floors import ITEMSIZE, datasheet_bandwidth
+from experiments.latency.page import PEERS
 
 ONE_PROGRAM, EAGER, PAPER = 'crt_jax, one program', 'eager PyTorch', "the paper's, A100, eager"
-PEERS = {
-  'torch': 'PyTorch, eager',
-  'torch_compiled': 'PyTorch, torch.compile',
-  'transformers': 'transformers',
-  'transformers_static': 'transformers, static cache',
-}
 MARKERS = {ONE_PROGRAM: 'o', EAGER: 's', PAPER: '^'}
 
 
@@ -27,11 +22,11 @@ def latency(result: dict, path: str | pathlib.Path) -> None:
   names = list(dict.fromkeys(row['model'] for row in rows))
   series = {}
   for row in rows:
-    calls = {0: 'loop in Python', 1: '1 token per call'}
-    way = 'crt_jax, ' + calls.get(row['dispatch'], f'{row["dispatch"]} tokens per call')
+    calls = row['dispatch']
+    way = f'crt_jax, tokens per call: {calls}' if calls else 'crt_jax, Python loop'
     series.setdefault(way, {})[row['model']] = 1e3 * row['seconds']
     for peer, values in row['peers'].items():
-      series.setdefault(PEERS[peer], {})[row['model']] = 1e3 * values['seconds']
+      series.setdefault(PEERS[peer].replace('`', ''), {})[row['model']] = 1e3 * values['seconds']
   words = f'batch {rows[0]["batch"]}, context {rows[0]["context"]}, {rows[0]["dtype"]}'
   with page_figure(path, 'Decoding, one token', result, made_from=words) as axes:
     width = 0.8 / len(series)

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Iterable
 
 from experiments import pages
 
@@ -12,10 +13,10 @@ HEAD = (
   'speed, its transformer = 1',
 )  # fmt: skip
 PEERS = {
-  'torch': 'speed, eager PyTorch = 1',
-  'torch_compiled': 'speed, `torch.compile` = 1',
-  'transformers': 'speed, `transformers` = 1',
-  'transformers_static': 'speed, `transformers` with a static cache = 1',
+  'torch': 'eager PyTorch',
+  'torch_compiled': '`torch.compile`',
+  'transformers': '`transformers`',
+  'transformers_static': '`transformers` with a static cache',
 }
 SHOWN = {
   'crt_d1_c2048': 'CRT, 1 layer of 2048',
@@ -55,19 +56,26 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 def table(rows: list[dict]) -> str:
   """Returns all rows, with a column for each peer that was timed."""
   peers = [name for name in PEERS if any(name in row['peers'] for row in rows)]
-  return pages.table([*HEAD, *(PEERS[name] for name in peers)], [cells(row, peers) for row in rows])
+  return pages.table([*HEAD, *compared(peers)], [cells(row, peers) for row in rows])
+
+
+def compared(peers: Iterable[str]) -> list[str]:
+  """Returns the heads of the peers' columns."""
+  return [f'speed, {PEERS[name]} = 1' for name in peers]
 
 
 def beside_peers(result: dict) -> str:
   """Returns each model's speed beside every peer's, and where it was measured."""
   from crt_jax.evaluation.figures import caption
 
-  head = ['model', 'batch', 'ms per token', *PEERS.values()]
+  head = ['model', 'batch', 'context', 'dtype', 'tokens per call', 'ms per token']
   rows = [cells(row, [*PEERS]) for row in result['rows']]
   return pages.paragraphs(
     f'All peers, in turns with each row: {caption(result)}, commit {result["commit"][:7]}, memory '
-    f'read at {result["machine"]["bandwidth"] / 1e9:.1f} GB/s, float32, 16 tokens per call.',
-    pages.table(head, [(row[0], row[1], row[5], *row[12:]) for row in rows]),
+    f'read at {result["machine"]["bandwidth"] / 1e9:.1f} GB/s.',
+    pages.table(
+      [*head, *compared(PEERS)], [(*row[: len(head)], *row[len(HEAD) :]) for row in rows]
+    ),
   )
 
 
