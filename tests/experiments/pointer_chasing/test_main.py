@@ -14,8 +14,7 @@ LEVELS = [f'level_{level}' for level in range(10)]
 
 @pytest.fixture(autouse=True)
 def parsed():
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS(['test'])
+  flags.FLAGS.mark_as_parsed()
 
 
 def fake_run(folder, solved: int, forms):
