@@ -17,6 +17,7 @@ from crt_jax.types import Array, Past
 
 BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the most blocks
 LONG = 1024  # positions from which on the backward pass computes the weights anew
+PIECE = 256  # queries of a longer block are then taken in turns, so that fewer scores exist at once
 
 
 class Attention(nn.Module):
@@ -155,12 +156,13 @@ def attend(
     is_there = (index >= slots) | ((key_Bx1xS >= 0) & (key_Bx1xS < start_Bx1x1))
     return is_there & within(new_positions(length, past)[:, :, None], key_Bx1xS, window)
 
-  def scored(start: int, stop: int, first: int, last: int):
-    """Returns masked scores of the new positions start..stop-1 over those first..last-1."""
-    query, key = jnp.arange(start, stop), jnp.arange(first, last)
+  def scored(q_BxNxGxA: Array, start: int | Array, first: int, last: int):
+    """Returns masked scores of the queries from position `start` on over keys first..last-1."""
+    query = start + jnp.arange(q_BxNxGxA.shape[1] // shared)
+    key = jnp.arange(first, last)
     scores = jnp.einsum(
       'btga,bsga->bgts',
-      q[:, start * shared : stop * shared],
+      q_BxNxGxA,
       k_BxTxGxA[:, first:last],
       preferred_element_type=score_dtype,
     )
@@ -172,13 +174,24 @@ def attend(
 
   if past is None:
 
-    def mix(block: tuple[int, int, int, int]) -> Array:
-      weights = weighted(scored(*block))
-      return jnp.einsum('bgts,bsga->btga', weights, v_BxTxGxA[:, block[2] : block[3]])
+    def mix(q_BxNxGxA: Array, start: int | Array, first: int, last: int) -> Array:
+      weights = weighted(scored(q_BxNxGxA, start, first, last))
+      return jnp.einsum('bgts,bsga->btga', weights, v_BxTxGxA[:, first:last])
 
+    piece = length
     if length >= LONG and dropout is None:
-      mix = jax.checkpoint(mix, static_argnums=0)
-    mixed = jnp.concatenate([mix(block) for block in blocks(length, window)], axis=1)
+      mix, piece = jax.checkpoint(mix, static_argnums=(2, 3)), PIECE
+
+    def mix_block(start: int, stop: int, first: int, last: int) -> Array:
+      block = q[:, start * shared : stop * shared]
+      if stop - start < 2 * piece:
+        return mix(block, start, first, last)
+      pieces = block.reshape(batch, -1, piece * shared, *block.shape[2:]).swapaxes(0, 1)
+      starts = jnp.arange(start, stop, piece)
+      mixed = jax.lax.map(lambda each: mix(*each, first, last), (pieces, starts))
+      return mixed.swapaxes(0, 1).reshape(block.shape)
+
+    mixed = jnp.concatenate([mix_block(*block) for block in blocks(length, window)], axis=1)
   else:
     scores = products_with_past(q, past[0]['k'], k_BxTxGxA)
     weights = weighted(masked(scores, seen_behind(past)))
@@ -228,15 +241,21 @@ def blocks(length: int, window: int) -> list[tuple[int, int, int, int]]:
   """Stretches of queries and the keys that they see: (first query, end, first key, end).
 
   Scores that no query sees are then not computed: with 4 blocks 3/8 of all, with 8 blocks 7/16.
-  Each block lengthens the compilation; measured in docs/performance.md, 6.
+  Each block lengthens the compilation; measured in docs/performance.md, 6. Blocks of 2 PIECE
+  queries or more are made of whole pieces.
   """
   count = max(1, min(BLOCKS, length // BLOCK), min(2 * BLOCKS, length // (2 * BLOCK)))
   size = ceil_div(length, count)
-  found = []
-  for start in range(0, length, size):
+  if size >= 2 * PIECE:
+    size = PIECE * round(size / PIECE)
+  found, start = [], 0
+  while start < length:
     stop = min(start + size, length)
+    if stop - start >= 2 * PIECE:
+      stop -= (stop - start) % PIECE
     first = max(0, start - window + 1) if window else 0
     found.append((start, stop, first, stop))
+    start = stop
   return found
 
 

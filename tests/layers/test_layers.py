@@ -275,20 +275,25 @@ def test_attention_in_blocks(window, monkeypatch):
   assert_close(found, attend_by_hand(q, k, v, None, window), FEW_PRODUCTS)
 
 
+@pytest.mark.parametrize('length,piece', [(64, 256), (64, 4), (67, 4), (74, 5)])
 @pytest.mark.parametrize('window', (0, 3))
-def test_a_long_text_keeps_no_attention_weights(window, monkeypatch):
+def test_a_long_text_keeps_no_attention_weights(window, length, piece, monkeypatch):
   """What the backward pass is given, and the gradient that it makes of it."""
   monkeypatch.setattr(attention, 'BLOCK', 8)
-  q, k, v, _ = draw_attention(groups=2, length=64)
+  monkeypatch.setattr(attention, 'PIECE', piece)
+  q, k, v, _ = draw_attention(groups=2, length=length)
+  blocks = attention.blocks(length, window)
+  assert [start for start, *_ in blocks] == [0, *(stop for _, stop, *_ in blocks[:-1])]
+  assert blocks[-1][1] == length
 
   def gradient_and_kept(long: int):
     monkeypatch.setattr(attention, 'LONG', long)
     mixed, pull = jax.vjp(lambda *qkv: attend(*qkv, None, window, None, 'xla'), q, k, v)
     return pull(jnp.sin(mixed)), sum(kept.size for kept in jax.tree.leaves(pull))
 
-  (expected, kept_all), (found, kept) = gradient_and_kept(65), gradient_and_kept(64)
+  (expected, kept_all), (found, kept) = gradient_and_kept(length + 1), gradient_and_kept(length)
   jax.tree.map(lambda a, b: assert_close(a, b, FEW_PRODUCTS), found, expected)
-  assert kept <= q.size + k.size + v.size + 1 < kept_all
+  assert kept <= q.size + k.size + v.size + length < kept_all
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float64', 'bfloat16'])
