@@ -102,6 +102,21 @@ def test_rows_scattered_into_a_cache_move_what_they_write():
   assert sum(fresh.bytes_by_part(fresh.token_loop()).values()) == 512 + 128 + 4
 
 
+def test_a_slice_reads_what_it_returns():
+  sliced = '%one = bf16[1,64]{1,0} slice(%p2), slice={[0:1], [0:64]}'
+  text = HLO.replace('bf16[1,64]', 'bf16[9,64]').replace('%p0, %p2, %p1', '%p0, %one, %p1')
+  program = Program(text.replace('parameter(2)\n', f'parameter(2)\n  {sliced}\n'))
+  assert sum(program.bytes_by_part(program.token_loop()).values()) == 128 + 128 + 4
+
+
+def test_moves_are_found_in_what_is_called():
+  head, main = HLO.split('ENTRY')
+  called = '%call (b: f32[256,128]) -> f32[128,256] {'
+  main = main.replace('copy(%b)', 'call(%b), to_apply=%call')
+  text = f'{head}{called}\n  ROOT %copy = f32[128,256]{{1,0}} copy(%b)\n}}\n\nENTRY{main}'
+  assert Program(text).moves() == [dict(where='outside', name='copy', bytes=1 << 17)]
+
+
 def test_programs_of_a_claim_stand_for_all_of_its_arms():
   programs = claim_programs.claimed()
   for name in ('conversion', 'retrofit'):
