@@ -10,6 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from benchmarks import accelerator, kernels
+from benchmarks.gpu_programs import with_jax
 from crt_jax.cli.user_errors import Mistake
 
 
@@ -109,16 +110,14 @@ def test_the_plan(capsys, monkeypatch, tmp_path):
 
 
 def test_predictions_compare_with_the_same_jax_only():
-  row = dict.fromkeys(kernels.COMPARED, 37) | dict(jax='0.10.2')
+  row = dict.fromkeys(kernels.COMPARED, 37)
   predicted = row | dict(kernels_per_token=40)
-  known = {'decode crt': dict(h100=predicted)}
+  known = {'decode crt': {'h100, jax 0': {}, with_jax('h100'): predicted}}
   assert kernels.prediction(known, 'crt', 'NVIDIA H100 80GB HBM3') is predicted
   assert kernels.prediction(known, 'crt', 'NVIDIA H200') is None
+  assert kernels.prediction({'decode crt': {'h100, jax 0': {}}}, 'crt', 'NVIDIA H100') is None
   assert kernels.compare(row, predicted)['kernels_per_token'] == dict(here=37, predicted=40)
-  assert kernels.compare(row, predicted | dict(jax='0.12.0')) == (
-    'predicted with jax 0.12.0, compiled with 0.10.2'
-  )
-  assert kernels.compare(row, None) == 'no prediction for this device'
+  assert kernels.compare(row, None) == 'no prediction for this device and version of JAX'
 
 
 @pytest.mark.slow
