@@ -31,11 +31,12 @@ def measured(tmp_path, monkeypatch):
   description, output = tmp_path / 'device.json', tmp_path / 'results'
   described = step('device', str(description), '{scratch}/device.json', module='json.tool')
 
-  def run(*steps, device=described, device_name='a GPU', platform='gpu', commit='abc', **changes):
-    description.write_text(json.dumps(dict(device=device_name, platform=platform)))
+  def run(*steps, device=described, device_name='a GPU', platform='gpu', jax='1', **changes):
+    about = dict(device=device_name, platform=platform, versions=dict(jax=jax))
+    description.write_text(json.dumps(about))
     monkeypatch.setattr(accelerator, 'DEVICE', device)
     monkeypatch.setattr(accelerator, 'STEPS', (device, *steps))
-    with flagsaver.flagsaver(output=str(output), commit=commit, **changes):
+    with flagsaver.flagsaver(**dict(output=str(output), commit='abc') | changes):
       accelerator.main([])
     run.rows = accelerator.read(output / accelerator.RESULTS)
     return [(row['step'], row['outcome']) for row in run.rows]
@@ -53,7 +54,8 @@ def test_a_failure_and_a_limit_are_rows_and_not_the_end(measured):
   assert 'No module named no_such_module' in measured.rows[1]['said'][-1]
   assert 1 <= measured.rows[2]['seconds'] < 20
   assert {row.get('device') for row in measured.rows[1:]} == {'a GPU'}
-  assert measured.rows[0]['found'] == {'device.json': dict(device='a GPU', platform='gpu')}
+  about = dict(device='a GPU', platform='gpu', versions=dict(jax='1'))
+  assert measured.rows[0]['found'] == {'device.json': about}
 
 
 def test_what_is_done_is_left_out_and_what_failed_waits(measured):
@@ -63,7 +65,8 @@ def test_what_is_done_is_left_out_and_what_failed_waits(measured):
   assert [name for name, _ in measured(DONE, device_name='other')[6:]] == ['device', 'done']
   assert [name for name, _ in measured(DONE, commit='def')[8:]] == ['device', 'done']
   assert [name for name, _ in measured(DONE, smoke=True)[10:]] == ['device', 'done']
-  assert [name for name, _ in measured(DONE)[12:]] == ['device']
+  assert [name for name, _ in measured(DONE, jax='2')[12:]] == ['device', 'done']
+  assert [name for name, _ in measured(DONE)[14:]] == ['device']
 
 
 def test_a_device_that_says_nothing_is_asked_again_without_flags_of_xla(measured):
