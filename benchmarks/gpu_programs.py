@@ -4,6 +4,7 @@ Needs the `aot-gpu` extra; training with cuDNN's attention also the libraries of
 is measured and nothing is autotuned: `predicted_us` follows from two prices and the datasheet.
 """
 
+import contextlib
 import glob
 import pathlib
 import tempfile
@@ -132,7 +133,8 @@ def lower_decoding(
     return row_keys(0, jnp.arange(rows)), state, jnp.zeros((rows, model.config.vocab_size))
 
   arguments = _placed((params, *jax.eval_shape(start, params)), device)
-  return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
+  with described(jax.sharding.Mesh([device], ('device',))):
+    return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
 
 
 def measured(case: str) -> ConfigDict:
@@ -147,7 +149,13 @@ def lower_step(config: ConfigDict, device: jax.Device) -> jax.stages.Lowered:
   mesh = sharding.make_mesh(config.mesh, [device])
   model, depth = deepest(config, device)
   steps = step.steps_of(config, model, mesh)
-  return steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
+  with described(mesh):
+    return steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
+
+
+def described(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager:
+  """Returns the context within which Pallas lowers for devices that are not there."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def compile_with_thunks(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:

@@ -158,15 +158,36 @@ def plugin():
   return folder
 
 
+def run(plugin, *arguments):
+  """Runs Python beside the plugin; returns what it prints."""
+  env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+  env |= dict(PYTHONPATH=str(plugin), JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE='false')
+  command = [sys.executable, *arguments]
+  return subprocess.run(command, env=env, check=True, timeout=280, stdout=subprocess.PIPE).stdout
+
+
 @pytest.mark.slow
 def test_kernels_of_a_token_on_an_h100(plugin, tmp_path):
-  env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
-  command = [sys.executable, '-m', 'benchmarks.aot', '--target=h100']
-  command += [f'--decode={",".join(HELD)}', f'--output={tmp_path}/gpu.json']
-  subprocess.run(command, env=env | dict(PYTHONPATH=str(plugin)), check=True, timeout=280)
+  models, file = f'--decode={",".join(HELD)}', f'--output={tmp_path}/gpu.json'
+  run(plugin, '-m', 'benchmarks.aot', '--target=h100', models, file)
   found = json.loads((tmp_path / 'gpu.json').read_text())['results']
   for name, held in HELD.items():
     row = found[f'decode {name}'][with_jax('h100')]
     assert row['kernels_per_token'] <= held, name
     assert row['jax'] == jax.__version__ and row['bytes'] < 1.1 * row['memory_bytes']
     assert not row['moves'], 'whole caches are copied or transposed'
+
+
+CAPACITIES = """
+from benchmarks.gpu_programs import decoded, decoding_on, device_of
+for name in ('crt_d1_c2048', 'transformer_n6'):
+  for slots in (64, 8192):
+    row = decoding_on(device_of('h100'), decoded()[name], capacity=slots, end=17)
+    print(row['bytes'] if not row['moves'] else 'moves')
+"""
+
+
+@pytest.mark.slow
+def test_the_first_token_of_large_caches_reads_few_slots(plugin):
+  small_d1, large_d1, small_n6, large_n6 = map(int, run(plugin, '-c', CAPACITIES).split())
+  assert large_d1 < 1.1 * small_d1 and large_n6 < 1.1 * small_n6
