@@ -5,6 +5,7 @@
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make test-all                                     the fast and the slow tests in one run, without the limit of .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
+#   make test-h100                                    kernels and bytes of a decoded token on an H100, compiled without one
 #   make test-slurm                                   sweeps and scripts on a Slurm of this machine, by apt
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make slow-list                                    which of the tests take over 1.5 processor seconds
@@ -28,7 +29,7 @@ UV ?= uv
 
 run := $(VENV)/bin/python
 
-.PHONY: help quickstart laws test test-slow test-all slow-list test-exhaustive test-gpu test-isa test-pretrained test-signals test-bucket test-slurm lint lint-manifests format lock clean
+.PHONY: help quickstart laws test test-slow test-all slow-list test-exhaustive test-h100 test-gpu test-isa test-pretrained test-signals test-bucket test-slurm lint lint-manifests format lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -85,6 +86,9 @@ test-all: $(VENV)/installed-test
 
 test-exhaustive: $(VENV)/installed-test
 	$(run) -m pytest -m exhaustive -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-h100: $(VENV)/installed-test
+	$(run) -m pytest -m '' tests/benchmarks/test_gpu_programs.py -k on_an_h100 $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/installed-test
 	JAX_PLATFORMS=cuda XLA_FLAGS= $(run) -m pytest tests/gpu $(PYTEST_ARGS)

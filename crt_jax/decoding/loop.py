@@ -19,7 +19,7 @@ from crt_jax.decoding.sampling import NOT_FINITE, Sampling, draw, noise, row_key
 from crt_jax.models.base import Model
 from crt_jax.models.decode_kernel import check_texts, config_for
 from crt_jax.models.inputs import check_positions
-from crt_jax.recurrence.state import DecodeState, in_place_options
+from crt_jax.recurrence.state import DecodeState, jit_in_place
 from crt_jax.rounding import ceil_div, round_up
 from crt_jax.types import Array, Params
 
@@ -152,15 +152,10 @@ def _take(tokens_BxN: Array, left: np.ndarray, stop_tokens: frozenset) -> list[l
   return taken
 
 
-@functools.cache
 def chunk_decoder(platform: str) -> jax.stages.Wrapped:
   """Returns `_decode_chunk`, jitted for a platform."""
-  return jax.jit(
-    _decode_chunk,
-    static_argnames=('model', 'sampling', 'length'),
-    donate_argnames=('state', 'logits_BxV'),
-    compiler_options=in_place_options(platform),
-  )
+  static, donated = ('model', 'sampling', 'length'), ('state', 'logits_BxV')
+  return jit_in_place(_decode_chunk, platform, static, donated)
 
 
 def _decode_chunk(

@@ -1,14 +1,14 @@
 """How often the most likely token is the target, for tasks whose answers stand at known places."""
 
-import functools
 from collections.abc import Iterable, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crt_jax.evaluation.perplexity import Form, hidden_of
 from crt_jax.models.base import Model
+from crt_jax.recurrence.state import jit_in_place
+from crt_jax.sharding import platform_of
 from crt_jax.types import Array, Batch, Params
 
 SOLVED = 0.9  # a group counts as solved above this share (crt.md 11.3)
@@ -31,8 +31,9 @@ def accuracy(
   """
   positions = np.concatenate(list(groups.values()))
   right_P, counted_P = np.zeros(len(positions), np.int64), np.zeros(len(positions), np.int64)
+  jitted = jit_in_place(_answers, platform_of(params), ('model', 'form'))
   for batch in batches:
-    right, counted = _answers(model, params, batch, jnp.asarray(positions), form)
+    right, counted = jitted(model, params, batch, jnp.asarray(positions), form)
     right_P += np.asarray(right)
     counted_P += np.asarray(counted)
   found, first = {}, 0
@@ -45,7 +46,6 @@ def accuracy(
   return found | {'solved': sum(share > SOLVED for share in found.values())}
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'form'))
 def _answers(model: Model, params: Params, batch: Batch, positions_P: Array, form: Form):
   """Returns the number of correct rows, and of rows that count, at each position."""
   hidden_BxTxC = hidden_of(model, params, batch['tokens'], form)

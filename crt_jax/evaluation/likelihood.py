@@ -1,6 +1,5 @@
 """The likelihood of texts given a context, token by token, with few compiled shapes."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,8 +11,10 @@ import optax
 from crt_jax.evaluation.perplexity import Form, hidden_of, one_behind
 from crt_jax.models.base import Model
 from crt_jax.models.inputs import check_positions, check_tokens
+from crt_jax.recurrence.state import jit_in_place
 from crt_jax.rounding import ceil_div
 from crt_jax.schema.fields import require
+from crt_jax.sharding import platform_of
 from crt_jax.types import Array, Params
 
 SHORTEST = 32  # positions of the smallest shape
@@ -70,8 +71,9 @@ def likelihoods(
     check_tokens(tokens_BxT, model.config.vocab_size)
     check_tokens(targets_BxS, model.config.vocab_size, lowest=-1)
   found: dict[int, Likelihood] = {}
+  jitted = jit_in_place(_score, platform_of(params), ('model', 'form'))
   scored = one_behind(
-    (batch, *_score(model, params, *arrays, form))
+    (batch, *jitted(model, params, *arrays, form))
     for batch, arrays in zip(batches, padded, strict=True)
   )
   for batch, logs_BxS, is_greedy_B in scored:
@@ -126,7 +128,6 @@ def _padded(
   return tokens_BxT, places_BxS, targets_BxS
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'form'))
 def _score(
   model: Model,
   params: Params,

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from crt_jax.models.base import Model
 from crt_jax.models.loss import cross_entropy
+from crt_jax.recurrence.state import jit_in_place
+from crt_jax.sharding import platform_of
 from crt_jax.types import AnyArray, Array, Batch, Params
 
 
@@ -133,8 +135,10 @@ def evaluate(
   """
   sums = begin
   means = list(sums.means)
+  static = ('model', 'depth', 'sequential')
+  jitted = jit_in_place(_cross_entropy, platform_of(params), static)
   for mean, targets in one_behind(
-    _cross_entropy(model, params, batch, depth, sequential) for batch in batches
+    jitted(model, params, batch, depth, sequential) for batch in batches
   ):
     mean, targets = float(mean), int(targets)
     total = sums.cross_entropy + mean * targets
@@ -153,7 +157,6 @@ def evaluate(
   }
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'depth', 'sequential'))
 def _cross_entropy(model: Model, params: Params, batch: Batch, depth: int | None, sequential: bool):
   """Returns the mean cross-entropy of one batch and its number of targets."""
   form = Form('sequential' if sequential else 'parallel', depth)

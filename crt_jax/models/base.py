@@ -37,7 +37,7 @@ from crt_jax.models.inputs import (
 from crt_jax.models.loss import cross_entropy
 from crt_jax.models.traced_flops import traced_flops
 from crt_jax.recurrence.passes import Recurrence
-from crt_jax.recurrence.state import DecodeState, in_place_options, take_position, unshared
+from crt_jax.recurrence.state import DecodeState, jit_in_place, take_position, unshared
 from crt_jax.rounding import ceil_div
 from crt_jax.schema import ModelConfig
 from crt_jax.schema.fields import one_of, require
@@ -334,7 +334,8 @@ class Model(abc.ABC, Generic[Fields]):
     """Returns logits_BxTxV of the exact recurrence, by one scan over positions."""
     check_tokens(tokens_BxT, self.config.vocab_size)
     is_nested = is_traced(tokens_BxT, *jax.tree.leaves(params))
-    jitted = _jitted_sequential(None if is_nested else platform_of(params))
+    platform = None if is_nested else platform_of(params)
+    jitted = jit_in_place(Model._sequential, platform, ('self', 'depth'))
     return jitted(self, params, tokens_BxT, depth)
 
   def _sequential(self, params: Params, tokens_BxT: AnyArray, depth: int | None) -> Array:
@@ -452,29 +453,9 @@ class Model(abc.ABC, Generic[Fields]):
     return state, jnp.where(new_B[:, None] > 0, ends_BxC, last_BxC)
 
 
-@functools.cache
 def _chunk_prefiller(platform: str | None):
-  """Returns `Model._prefill_chunk`, jitted for a platform.
-
-  With platform None it is called inside another function that is compiled or differentiated, where
-  JAX accepts no compiler options and cannot donate buffers.
-  """
-  return jax.jit(
-    Model._prefill_chunk,
-    static_argnames=('self', 'method'),
-    donate_argnames='state' if platform else None,
-    compiler_options=in_place_options(platform) if platform else None,
-  )
-
-
-@functools.cache
-def _jitted_sequential(platform: str | None):
-  """Returns `Model._sequential`, jitted as `_chunk_prefiller` jits its function."""
-  return jax.jit(
-    Model._sequential,
-    static_argnames=('self', 'depth'),
-    compiler_options=in_place_options(platform) if platform else None,
-  )
+  """Returns `Model._prefill_chunk`, jitted for a platform."""
+  return jit_in_place(Model._prefill_chunk, platform, ('self', 'method'), ('state',))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

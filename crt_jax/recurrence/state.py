@@ -200,13 +200,24 @@ def unshared(tree: Tree) -> Tree:
   return jax.tree.map(own, tree)
 
 
-def in_place_options(platform: str) -> dict | None:
-  """Returns `jax.jit` options for writing caches in place; None if none are needed.
+@functools.cache
+def jit_in_place(
+  function: Callable, platform: str | None, static_argnames: tuple = (), donate_argnames: tuple = ()
+) -> jax.stages.Wrapped:
+  """Returns `jax.jit` of a function, such that on this platform it writes caches in place.
 
   XLA:CPU would copy each cache before it writes one position into it: 7 of 34 ms a token for 12
   layers of width 768 and 512 slots (jax 0.10.2, 2 cores). The option exists in jax 0.10 to 0.12.
+  With platform None the function is called inside another one that is compiled or differentiated,
+  where JAX accepts no compiler options and cannot donate buffers.
   """
-  return {'xla_cpu_copy_insertion_use_region_analysis': True} if platform == 'cpu' else None
+  options = {'xla_cpu_copy_insertion_use_region_analysis': True} if platform == 'cpu' else None
+  return jax.jit(
+    function,
+    static_argnames=static_argnames,
+    donate_argnames=donate_argnames if platform else (),
+    compiler_options=options,
+  )
 
 
 def leaving(caches: Tree, length: int) -> Tree:

@@ -15,9 +15,11 @@ import orbax.checkpoint
 
 from crt_jax.program import program
 
+GENERATION = {'cpu family': 'family', 'model': 'model'}  # of /proc/cpuinfo
+
 
 def origin() -> dict:
-  """Returns the origin of a number: command, commit, time, hardware and versions."""
+  """Returns the origin of a number: command, commit, time, hardware, its load and versions."""
   return {
     'command': command(),
     'commit': commit(),
@@ -27,6 +29,7 @@ def origin() -> dict:
     'platform': jax.default_backend(),
     'device': device_name(),
     'devices': jax.device_count(),
+    'load': round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
   }
 
 
@@ -41,16 +44,21 @@ def command() -> str:
 
 
 def device_name() -> str:
-  """Returns the kind of the devices; for a CPU its model and the number of usable cores."""
+  """Returns the kind of the devices; for a CPU its name, family, model and usable cores.
+
+  Clouds give one name to processors of several generations, whose ratios of speed differ.
+  """
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return kind
   described = pathlib.Path('/proc/cpuinfo')
   lines = described.read_text('utf-8').splitlines() if described.exists() else []
-  names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+  about = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
+  parts = [f'{word} {about[key]}' for key, word in GENERATION.items() if key in about]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   unit = 'core' if cores == 1 else 'cores'
-  return f'{names[0] if names else platform.machine()} ({cores} {unit})'
+  name = about.get('model name', platform.machine())
+  return f'{name} ({"".join(f"{part}, " for part in parts)}{cores} {unit})'
 
 
 @functools.cache

@@ -20,9 +20,9 @@ HEAD = ('trained on', 'highest perplexity', 'at step', 'back where it was at ste
 FIGURE = records.ROOT / 'docs' / 'figures' / 'disruption.png'
 PAGE = """\
 A transformer of two layers, {steps} steps old, is trained on for as many steps with a new \
-optimiser, as it is and with a correction that begins at zero (K = 2 or 3 passes). Its perplexity \
-on held-out text of the novel is then {start}; mean of {seeds} seeds and, in brackets, lowest and \
-highest:
+optimiser, as it is and with a correction that begins at zero (K = 2 or 3 passes). At the start \
+its perplexity on held-out text of the novel is {start}; mean of {seeds} seeds and, in brackets, \
+lowest and highest:
 
 {table}
 
@@ -31,7 +31,7 @@ highest:
 Published (crt.md, 10.9): 7 more for about 400 steps with one layer, for 4,300 with two, 6 for \
 40,000 with three, 0.11 for none with twelve. \
 `python -m experiments.claims --run=conversion --only='*-novel-begun-*,*-novel-converted-*,\
-*-novel-plain-s*'` repeats it, about 40 minutes on two cores."""
+*-novel-plain-s*'` repeats it, about 25 minutes on two cores."""
 
 
 def text(

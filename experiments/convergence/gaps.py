@@ -9,12 +9,13 @@ import numpy as np
 
 from crt_jax.models.crt import CRT
 from crt_jax.recurrence.passes import Passes, one_pass, unroll
+from crt_jax.recurrence.state import jit_in_place
+from crt_jax.sharding import platform_of
 from crt_jax.types import Array, Params
 
 FLOOR = 1e-5  # relative gap below which a position counts as exact: float32 rounding, with room
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'passes'))
 def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
   """Compares the parallel passes k = 1..K of a CRT with its exact recurrence, without dropout.
 
@@ -28,6 +29,11 @@ def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
   Raises:
     ValueError: the model has no recurrence along the sequence, or no sequential form.
   """
+  jitted = jit_in_place(_against_exact, platform_of(params), ('model', 'passes'))
+  return jitted(model, params, batch, passes)
+
+
+def _against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
   recurrence, nobody = model.recurrence(params), (None,) * 3
   norm = functools.partial(jnp.linalg.norm, axis=-1)
 

@@ -16,7 +16,7 @@ from crt_jax.decoding.prepare import empty_state, prepare
 from crt_jax.decoding.sampling import Sampling, noise, row_keys, sample
 from crt_jax.keys import random_key
 from crt_jax.models.base import Model
-from crt_jax.recurrence.state import DecodeState
+from crt_jax.recurrence.state import DecodeState, jit_in_place
 from crt_jax.rounding import ceil_div
 from crt_jax.schema.fields import one_of, require
 from crt_jax.types import Array
@@ -107,7 +107,8 @@ class Decoder:
   def _python_step(self, state: DecodeState, logits_BxV: Array):
     token_B = _sample(self._sampling, logits_BxV, self._key_B, state.position_B)
     np.asarray(token_B)
-    state, logits_BxV = _step(self.model, self._params, state, token_B)
+    step = jit_in_place(Model.step, sharding.platform_of(token_B), ('self',), ('state',))
+    state, logits_BxV = step(self.model, self._params, state, token_B)
     return state, logits_BxV, token_B[:, None]
 
   def first_token(self, method: str) -> float:
@@ -154,9 +155,6 @@ def _draws(sampling: Sampling, tokens: int, logits_BxV: Array, key_B: Array):
   return jax.lax.scan(one, logits_BxV, noise_NxB)
 
 
-_step = jax.jit(
-  lambda model, *arguments: model.step(*arguments), static_argnums=0, donate_argnums=2
-)
 _sample = jax.jit(
   lambda sampling, logits_BxV, *where: sample(sampling, logits_BxV, noise(*where)), static_argnums=0
 )

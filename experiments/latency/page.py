@@ -8,8 +8,8 @@ from experiments import pages
 
 read = functools.partial(pages.read, 'latency.json')
 HEAD = (
-  'model', 'batch', 'context', 'dtype', 'tokens per call', 'ms per token', 'p95', 'tokens/s',
-  'first token, ms', 'streamed floor, of the time', 'drawing, of the time',
+  'model', 'batch', 'context', 'dtype', 'tokens per call', 'load', 'ms per token', 'p95',
+  'tokens/s', 'first token, ms', 'streamed floor, of the time', 'drawing, of the time',
   'speed, its transformer = 1',
 )  # fmt: skip
 PEERS = {
@@ -68,7 +68,7 @@ def beside_peers(result: dict) -> str:
   """Returns each model's speed beside every peer's, and where it was measured."""
   from crt_jax.evaluation.figures import caption
 
-  head = ['model', 'batch', 'context', 'dtype', 'tokens per call', 'ms per token']
+  head = ['model', 'batch', 'context', 'dtype', 'tokens per call', 'load', 'ms per token']
   rows = [cells(row, [*PEERS]) for row in result['rows']]
   return pages.paragraphs(
     f'All peers, in turns with each row: {caption(result)}, commit {result["commit"][:7]}, memory '
@@ -87,7 +87,7 @@ def short(result: dict) -> str:
   rows = {row['model']: row for row in result['rows'] if asked.items() <= row.items()}
   kept = [(SHOWN[name], *cells(rows[name], ['torch'])) for name in SHOWN if name in rows]
   return pages.paragraphs(
-    pages.table(SHORT_HEAD, [(row[0], row[6], row[10], row[12], row[13]) for row in kept]),
+    pages.table(SHORT_HEAD, [(row[0], row[7], row[11], row[13], row[14]) for row in kept]),
     f'Batch 1, float32, random weights; {caption(result)}. On a processor nearly all of the time '
     'goes into reading weights, of which a CRT has as many as its transformer or more. On a GPU it '
     'should gain by its fewer kernels; that was predicted, not measured: '
@@ -105,6 +105,7 @@ def cells(row: dict, peers: list[str]) -> tuple:
     row['context'],
     row['dtype'],
     row['dispatch'] or 'Python loop',
+    f'{row["load"]:.1f}' if 'load' in row else '',
     f'{1e3 * row["seconds"]:.2f}',
     f'{1e3 * row["p95"]:.2f}',
     f'{row["tokens_per_second"]:.1f}',

@@ -151,9 +151,13 @@ def plugin():
   wheels = [f'jax-cuda13-{name}=={jax.__version__}' for name in ('plugin', 'pjrt')]
   command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', f'--target={folder}']
   if not (folder / 'installed').exists():
-    done = subprocess.run([*command, *wheels], capture_output=True, encoding='utf-8', timeout=300)
-    if done.returncode:
-      pytest.skip(f'{" ".join(wheels)} cannot be had: {done.stderr.strip().splitlines()[-1]}')
+    try:
+      subprocess.run([*command, *wheels], stderr=subprocess.PIPE, check=True, timeout=120)
+    except subprocess.TimeoutExpired as error:
+      pytest.skip(f'{" ".join(wheels)} cannot be had: not in {error.timeout} s')
+    except subprocess.CalledProcessError as error:
+      last = error.stderr.decode().strip().splitlines()[-1]
+      pytest.skip(f'{" ".join(wheels)} cannot be had: {last}')
     (folder / 'installed').touch()
   return folder
 
@@ -163,11 +167,11 @@ def run(plugin, *arguments):
   env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
   env |= dict(PYTHONPATH=str(plugin), JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE='false')
   command = [sys.executable, *arguments]
-  return subprocess.run(command, env=env, check=True, timeout=280, stdout=subprocess.PIPE).stdout
+  return subprocess.run(command, env=env, check=True, timeout=180, stdout=subprocess.PIPE).stdout
 
 
 @pytest.mark.slow
-def test_kernels_of_a_token_on_an_h100(plugin, tmp_path):
+def test_on_an_h100_a_token_has_few_kernels(plugin, tmp_path):
   models, file = f'--decode={",".join(HELD)}', f'--output={tmp_path}/gpu.json'
   run(plugin, '-m', 'benchmarks.aot', '--target=h100', models, file)
   found = json.loads((tmp_path / 'gpu.json').read_text())['results']
@@ -188,6 +192,6 @@ for name in ('crt_d1_c2048', 'transformer_n6'):
 
 
 @pytest.mark.slow
-def test_the_first_token_of_large_caches_reads_few_slots(plugin):
+def test_on_an_h100_the_first_token_of_large_caches_reads_few_slots(plugin):
   small_d1, large_d1, small_n6, large_n6 = map(int, run(plugin, '-c', CAPACITIES).split())
   assert large_d1 < 1.1 * small_d1 and large_n6 < 1.1 * small_n6

@@ -28,3 +28,15 @@ def test_the_commit_is_that_of_a_clone(tmp_path, monkeypatch, folder, is_clone):
   monkeypatch.setattr(provenance, '__file__', str(file))
   head = git(tmp_path, 'rev-parse', 'HEAD')
   assert provenance.commit.__wrapped__() == (head if is_clone else '')
+
+
+def test_an_origin_tells_machines_of_one_name_apart_and_says_how_busy_they_are(monkeypatch):
+  monkeypatch.setattr(
+    provenance.pathlib.Path,
+    'read_text',
+    lambda path, encoding: 'model name\t: EPYC\ncpu family\t: 25\nmodel\t\t: 17\nflags\t: a\n',
+  )
+  monkeypatch.setattr(provenance.os, 'getloadavg', lambda: (1.234, 5, 6))
+  monkeypatch.setattr(provenance.os, 'sched_getaffinity', lambda process: {0})
+  origin = provenance.origin()
+  assert origin['device'] == 'EPYC (family 25, model 17, 1 core)' and origin['load'] == 1.23

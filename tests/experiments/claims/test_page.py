@@ -221,5 +221,5 @@ def test_disruption_says_how_far_and_how_long(tmp_path):
   text = disruption.text(CLAIMS, figure, tmp_path)
   assert '| with a correction | 40.0 | 10 | 30 | 10.0 |' in text
   assert '| as it is | 22.0 | 10 | never | 21.0 |' in text
-  assert '20 steps old' in text and 'is then 20.0; mean of 3 seeds' in text
+  assert '20 steps old' in text and 'of the novel is 20.0; mean of 3 seeds' in text
   assert figure.read_bytes().startswith(b'\x89PNG')
