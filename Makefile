@@ -5,7 +5,7 @@
 #   make test | test-slow | test-gpu | lint           PYTEST_ARGS='-k cli' narrows the tests
 #   make test-all                                     the fast and the slow tests in one run, without the limit of .ci/run
 #   make test-exhaustive                              whole products of which test-slow takes a part, an hour
-#   make test-h100                                    kernels of a decoded token on an H100, compiled without one
+#   make test-h100                                    kernels and bytes of a decoded token on an H100, compiled without one
 #   make test-slurm                                   sweeps and scripts on a Slurm of this machine, by apt
 #   make test-signals                                 SIGTERM and Ctrl-C every 0.25 s of a run's life, hours
 #   make slow-list                                    which of the tests take over 1.5 processor seconds

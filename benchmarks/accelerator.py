@@ -9,10 +9,10 @@ as soon as it ends, also where it fails or is ended: `said` holds its last lines
 that it wrote, XLA's autotuning results among them. log.txt has the whole output, latency/ the table
 and figures of experiments.latency: eight files in all, two folders deep.
 
-The same command goes on: steps that are done for this commit and device are left out, those that
-failed wait behind the others. On a machine that starts empty, put the folder back first. --commit
-names the commit of a copy without .git. `benchmarks/wheels.sh` gathers the packages that a machine
-with JAX, Flax, Optax, Orbax and pytest may lack.
+The same command goes on: steps that are done for this commit, device and version of JAX are left
+out, those that failed wait behind the others. On a machine that starts empty, put the folder back
+first. --commit names the commit of a copy without .git. `benchmarks/wheels.sh` gathers the packages
+that a machine with JAX, Flax, Optax, Orbax and pytest may lack.
 """
 
 import contextlib
@@ -196,7 +196,7 @@ def main(argv: list[str]) -> None:
     is_tuning_kept = False
     first = measure(DEVICE)
   device = first['found'].get('device.json', {})
-  same['device'] = device.get('device', '')
+  same |= dict(device=device.get('device', ''), jax=device.get('versions', {}).get('jax', ''))
   if device.get('platform') == 'cpu' and not _SMOKE.value:
     raise cli.Mistake(
       f'JAX found no accelerator, only {same["device"]}; --smoke measures toys on it'

@@ -18,7 +18,8 @@ configs on 1, 2, 4 and 8 CPU devices instead, in each of WAYS, with a batch that
 slower network connects, with `data` or `fsdp` across it (config.mesh.across).
 
 For a GPU (h100, h200, a100: benchmarks/targets) decoding of the models in configs/latency.py and
-the training steps of benchmarks.train are compiled, see benchmarks/gpu_programs.py.
+the training steps of benchmarks.train are compiled, see benchmarks/gpu_programs.py; rows of several
+versions of JAX lie side by side, as 'h100, jax 0.10.2'.
 --claims=retrofit compiles what a claim trains at --size=gpu, and predicts the minutes of its runs.
 """
 
@@ -54,7 +55,7 @@ from benchmarks.cases import CASES
 from benchmarks.claim_programs import claim_of, claimed
 from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
-from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, training_of
+from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, training_of, with_jax
 from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
@@ -234,7 +235,7 @@ def main(argv: list[str]) -> None:
   if gpus:
     programs = gpu_programs()
     asked = chosen_programs(programs)
-    compile_all(asked, {target: (run_job, target) for target in gpus}, list(programs))
+    compile_all(asked, {with_jax(target): (run_job, target) for target in gpus}, list(programs))
   every = specs()
   jobs: dict[str, tuple] = {target: (result_of, target) for target in others}
   if _SCALING.value:
@@ -343,7 +344,7 @@ def keep(path: pathlib.Path, name: str, label: str, found: dict, every: list[str
   try:
     fcntl.flock(folder, fcntl.LOCK_EX)
     results = read(path)['results']
-    results.setdefault(name, {})[label] = found | {'commit': commit()}
+    results.setdefault(name, {})[label] = found | {'jax': jax.__version__, 'commit': commit()}
     ordered = {name: results[name] for name in (*every, *results) if name in results}
     made = origin() | {'libtpu': libtpu_version()}
     json_text.write(path, {'results': ordered, 'configs': every, 'origin': made})

@@ -4,6 +4,7 @@ Needs the `aot-gpu` extra; training with cuDNN's attention also the libraries of
 is measured and nothing is autotuned: `predicted_us` follows from two prices and the datasheet.
 """
 
+import contextlib
 import glob
 import pathlib
 import tempfile
@@ -38,6 +39,11 @@ PRODUCT_FLOPS = 7e14  # a second, of bfloat16 products of 8192 on an H200 (train
 PRODUCTS = ('matrix products', 'projections', 'fused kernel', 'several parts')  # ends of parts
 
 
+def with_jax(target: str) -> str:
+  """Returns the name of a row: another version of JAX makes other kernels."""
+  return f'{target}, jax {jax.__version__}'
+
+
 def device_of(target: str) -> jax.Device:
   """Returns the GPU of TARGETS; RuntimeError where the plugin is missing."""
   [device] = devices_of_nodes(target, 1, 1)
@@ -62,9 +68,9 @@ def decoded() -> dict[str, dict]:
   return models() | with_kernels()
 
 
-def decoding_on(device: jax.Device, fields: dict) -> dict:
+def decoding_on(device: jax.Device, fields: dict, **sizes: int) -> dict:
   """Returns the row for any device; on a CPU, where XLA lists no kernels, they are counted."""
-  compiled, thunks = compile_with_thunks(lower_decoding(fields, device))
+  compiled, thunks = compile_with_thunks(lower_decoding(fields, device, **sizes))
   text = compiled.as_text() or ''
   program, found = Program(text), kernels(thunks)
   loop = program.token_loop()
@@ -115,17 +121,20 @@ def deepest(config: ConfigDict, device: jax.Device) -> tuple[Model, int | None]:
   return model, None if model.depths() is None else model.resolve_depth(None)
 
 
-def lower_decoding(fields: dict, device: jax.Device) -> jax.stages.Lowered:
-  """Returns the decoding of one chunk by prepared parameters in bfloat16."""
+def lower_decoding(
+  fields: dict, device: jax.Device, rows: int = 1, capacity: int = CAPACITY, end: int = CAPACITY
+) -> jax.stages.Lowered:
+  """Returns the decoding of one chunk by prepared parameters in bfloat16, up to position `end`."""
   model = crt_jax.build(fields | dict(dtype='bfloat16'))
   params = jax.eval_shape(lambda key: prepare(model, model.init(key))[1], random_key(0))
 
   def start(params: Tree) -> tuple[Array, DecodeState, Array]:
-    logits_BxV = jnp.zeros((1, model.config.vocab_size))
-    return row_keys(0, jnp.arange(1)), empty_state(model, params, 1, CAPACITY), logits_BxV
+    state = model.seeing(empty_state(model, params, rows, capacity), end)
+    return row_keys(0, jnp.arange(rows)), state, jnp.zeros((rows, model.config.vocab_size))
 
   arguments = _placed((params, *jax.eval_shape(start, params)), device)
-  return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
+  with described(jax.sharding.Mesh([device], ('device',))):
+    return chunk_decoder(device.platform).lower(model, Sampling(), TOKENS, *arguments)
 
 
 def measured(case: str) -> ConfigDict:
@@ -140,7 +149,13 @@ def lower_step(config: ConfigDict, device: jax.Device) -> jax.stages.Lowered:
   mesh = sharding.make_mesh(config.mesh, [device])
   model, depth = deepest(config, device)
   steps = step.steps_of(config, model, mesh)
-  return steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
+  with described(mesh):
+    return steps.make(depth).lower(steps.abstract, step.abstract_batch(config, mesh))
+
+
+def described(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager:
+  """Returns the context within which Pallas lowers for devices that are not there."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def compile_with_thunks(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
@@ -162,7 +177,6 @@ def _row(
 ) -> dict:
   """Returns what rows of decoding and training have in common."""
   return dict(
-    jax=jax.__version__,
     moves=program.moves(),
     command_buffers=command_buffers,
     memory_bytes=step.memory_of(compiled),

@@ -14,6 +14,7 @@ from benchmarks.profile_parts import part_of
 from experiments.latency.launches import FREE, computations
 
 MOVED = 1 << 16  # bytes from which a copy or transpose is listed
+READS = ('slice', 'dynamic-slice', 'gather')  # of the first operand, what they return
 UPDATES = {'dynamic-update-slice': 1, 'scatter': 2}  # in place -> which operand is written
 
 _THUNK = re.compile(r'^(\s*)\d+: (k\w+)')
@@ -85,8 +86,7 @@ class Program:
     """Returns copies and transposes of MOVED bytes or more: where, name and bytes."""
     return [
       dict(where=where, name=each.name, bytes=shape_bytes(each.shape))
-      for name, where in ((self.entry, 'outside'), *((name, 'loop') for name in self._loops()))
-      for each in self.bodies[name]
+      for each, _, _, where in self._kernels(self.entry)
       if re.search('copy|transpose', each.name)
       and each.operation in ('copy', 'fusion', 'transpose')
       and shape_bytes(each.shape) >= MOVED
@@ -95,29 +95,24 @@ class Program:
   def bytes_by_part(self, name: str) -> dict[str, int]:
     """Returns part of the model -> bytes that one run of a computation moves, most first."""
     found = collections.Counter()
-    for kernel, times, shapes in self._kernels(name):
+    for kernel, times, shapes, _ in self._kernels(name):
       found[self._part(kernel)] += times * (self._read(kernel, shapes) + self._written(kernel))
     return dict(found.most_common())
 
-  def _loops(self) -> list[str]:
-    return [
-      each.called('body')
-      for body in self.bodies.values()
-      for each in body
-      if each.operation == 'while'
-    ]
-
-  def _kernels(self, name: str, times: int = 1) -> Iterator[tuple[Instruction, int, dict]]:
-    """Yields every kernel of a computation, its number of runs, and the shapes it may read."""
+  def _kernels(
+    self, name: str, times: int = 1, where: str = 'outside'
+  ) -> Iterator[tuple[Instruction, int, dict, str]]:
+    """Yields each kernel of a computation, its runs, shapes it may read, 'loop' or 'outside'."""
     shapes = {each.name: each.shape for each in self.bodies[name]}
     for each in self.bodies[name]:
       if each.operation == 'while':
         trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', each.line)
-        yield from self._kernels(each.called('body'), times * int(trips[1] if trips else 1))
+        trips = int(trips[1] if trips else 1)
+        yield from self._kernels(each.called('body'), times * trips, 'loop')
       elif each.operation == 'call':
-        yield from self._kernels(each.called('to_apply'), times)
+        yield from self._kernels(each.called('to_apply'), times, where)
       elif each.operation not in FREE:
-        yield each, times, shapes
+        yield each, times, shapes, where
 
   def _part(self, kernel: Instruction) -> str:
     source = re.search(r'op_name="([^"]*)"', kernel.line)
@@ -168,7 +163,7 @@ def _touched(inside: list[Instruction], name: str, whole: int) -> int:
   """Returns how much of an argument a fused computation reads."""
   total = 0
   for user in (each for each in inside if name in each.operands):
-    if user.operation in ('dynamic-slice', 'gather') and user.operands[0] == name:
+    if user.operation in READS and user.operands[0] == name:
       total += shape_bytes(user.shape)
     elif user.operation == 'bitcast':
       total += _touched(inside, user.name, whole)

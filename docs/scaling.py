@@ -32,8 +32,9 @@ def made(record: dict) -> str:
   origin = record['origin']
   libtpu = f', libtpu {origin["libtpu"]}' if origin.get('libtpu') else ''
   cells = [cell for found in record['results'].values() for cell in found.values()]
+  versions = dict.fromkeys(cell.get('jax', origin['versions']['jax']) for cell in cells)
   commits = dict.fromkeys(cell.get('commit', origin['commit'])[:7] for cell in cells)
-  return f'Compiled with jax {origin["versions"]["jax"]}{libtpu}, commit {", ".join(commits)}.'
+  return f'Compiled with jax {", ".join(versions)}{libtpu}, commit {", ".join(commits)}.'
 
 
 def unfinished(record: dict) -> list[str]:

@@ -355,6 +355,8 @@ class Model(abc.ABC, Generic[Fields]):
   ) -> tuple[DecodeState, Array]:
     """Consumes one token per row; returns the new state and the logits_BxV of the next token.
 
+    It reads all slots of the caches, unless `seeing` has said how long the text is at most.
+
     Raises:
       ValueError: the state is full, or a token outside the vocabulary; under jit, where neither can
         be known, the row's logits are NaN from there on.

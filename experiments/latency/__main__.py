@@ -8,8 +8,8 @@
 The machine is measured first: reading, one kernel, one call. Then a table is printed, a row for
 each model and point; the work directory gets latency.json (with hardware, versions and commit) and
 the figures latency and advantage (.png, .svg), whole after every row. Rows that lie there from the
-same commit and device are kept, so an interrupted run goes on, and a command with more models or
-points adds to it; --fresh measures all again.
+same commit, device and version of JAX are kept, so an interrupted run goes on, and a command with
+more models or points adds to it; --fresh measures all again.
 """
 
 import dataclasses
@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
   found = machine.measure(config.bandwidth_megabytes, config.dtypes[0])
   print(table.describe(found, made_with['device']))
   same = {name: made_with[name] for name in ('device', 'commit')}
+  same['jax'] = made_with['versions']['jax']
   if _FRESH.value:
     (directory / ROWS).unlink(missing_ok=True)
   measured = _finished(directory / ROWS, same)
@@ -102,7 +103,7 @@ def _specs(text: str) -> list[str]:
 
 
 def _finished(path: pathlib.Path, same: dict[str, str]) -> dict[str, dict]:
-  """Returns the rows of an earlier run on this device and commit, without a cut-off line."""
+  """Returns the rows of an earlier run that are like `same`, without a cut-off line."""
   from crt_jax import json_text
 
   found = {}

@@ -10,6 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from benchmarks import accelerator, kernels
+from benchmarks.gpu_programs import with_jax
 from crt_jax.cli.user_errors import Mistake
 
 
@@ -30,11 +31,12 @@ def measured(tmp_path, monkeypatch):
   description, output = tmp_path / 'device.json', tmp_path / 'results'
   described = step('device', str(description), '{scratch}/device.json', module='json.tool')
 
-  def run(*steps, device=described, device_name='a GPU', platform='gpu', commit='abc', **changes):
-    description.write_text(json.dumps(dict(device=device_name, platform=platform)))
+  def run(*steps, device=described, device_name='a GPU', platform='gpu', jax='1', **changes):
+    about = dict(device=device_name, platform=platform, versions=dict(jax=jax))
+    description.write_text(json.dumps(about))
     monkeypatch.setattr(accelerator, 'DEVICE', device)
     monkeypatch.setattr(accelerator, 'STEPS', (device, *steps))
-    with flagsaver.flagsaver(output=str(output), commit=commit, **changes):
+    with flagsaver.flagsaver(**dict(output=str(output), commit='abc') | changes):
       accelerator.main([])
     run.rows = accelerator.read(output / accelerator.RESULTS)
     return [(row['step'], row['outcome']) for row in run.rows]
@@ -52,7 +54,8 @@ def test_a_failure_and_a_limit_are_rows_and_not_the_end(measured):
   assert 'No module named no_such_module' in measured.rows[1]['said'][-1]
   assert 1 <= measured.rows[2]['seconds'] < 20
   assert {row.get('device') for row in measured.rows[1:]} == {'a GPU'}
-  assert measured.rows[0]['found'] == {'device.json': dict(device='a GPU', platform='gpu')}
+  about = dict(device='a GPU', platform='gpu', versions=dict(jax='1'))
+  assert measured.rows[0]['found'] == {'device.json': about}
 
 
 def test_what_is_done_is_left_out_and_what_failed_waits(measured):
@@ -62,7 +65,8 @@ def test_what_is_done_is_left_out_and_what_failed_waits(measured):
   assert [name for name, _ in measured(DONE, device_name='other')[6:]] == ['device', 'done']
   assert [name for name, _ in measured(DONE, commit='def')[8:]] == ['device', 'done']
   assert [name for name, _ in measured(DONE, smoke=True)[10:]] == ['device', 'done']
-  assert [name for name, _ in measured(DONE)[12:]] == ['device']
+  assert [name for name, _ in measured(DONE, jax='2')[12:]] == ['device', 'done']
+  assert [name for name, _ in measured(DONE)[14:]] == ['device']
 
 
 def test_a_device_that_says_nothing_is_asked_again_without_flags_of_xla(measured):
@@ -109,16 +113,14 @@ def test_the_plan(capsys, monkeypatch, tmp_path):
 
 
 def test_predictions_compare_with_the_same_jax_only():
-  row = dict.fromkeys(kernels.COMPARED, 37) | dict(jax='0.10.2')
+  row = dict.fromkeys(kernels.COMPARED, 37)
   predicted = row | dict(kernels_per_token=40)
-  known = {'decode crt': dict(h100=predicted)}
+  known = {'decode crt': {'h100, jax 0': {}, with_jax('h100'): predicted}}
   assert kernels.prediction(known, 'crt', 'NVIDIA H100 80GB HBM3') is predicted
   assert kernels.prediction(known, 'crt', 'NVIDIA H200') is None
+  assert kernels.prediction({'decode crt': {'h100, jax 0': {}}}, 'crt', 'NVIDIA H100') is None
   assert kernels.compare(row, predicted)['kernels_per_token'] == dict(here=37, predicted=40)
-  assert kernels.compare(row, predicted | dict(jax='0.12.0')) == (
-    'predicted with jax 0.12.0, compiled with 0.10.2'
-  )
-  assert kernels.compare(row, None) == 'no prediction for this device'
+  assert kernels.compare(row, None) == 'no prediction for this device and version of JAX'
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import signal
 
+import jax
 import pytest
 from absl import app
 from absl.testing import flagsaver
@@ -102,6 +103,8 @@ def test_a_program_for_a_gpu_leaves_the_others_in_the_file(tmp_path, monkeypatch
       aot.main([])
   found = json.loads(file.read_text())
   assert list(found['results']) == ['decode transformer_n6', 'train cart_d1024', 'decode of_old']
+  [(label, row)] = found['results']['train cart_d1024'].items()
+  assert label == f'h100, jax {jax.__version__}' and row['jax'] == jax.__version__
   assert {'decode crt_d1_c2048', 'train cart_d1024'} <= set(found['configs'])
   with flagsaver.as_parsed(**common, decode='x', train=''):
     with pytest.raises(app.UsageError, match='--decode=x: there are .*decode transformer_n6'):

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from benchmarks import claim_programs
+from benchmarks.gpu_programs import with_jax
 from benchmarks.gpu_text import Program, kernels
 from experiments.claims import budgets
 from experiments.claims.registered import CLAIMS
@@ -102,6 +103,21 @@ def test_rows_scattered_into_a_cache_move_what_they_write():
   assert sum(fresh.bytes_by_part(fresh.token_loop()).values()) == 512 + 128 + 4
 
 
+def test_a_slice_reads_what_it_returns():
+  sliced = '%one = bf16[1,64]{1,0} slice(%p2), slice={[0:1], [0:64]}'
+  text = HLO.replace('bf16[1,64]', 'bf16[9,64]').replace('%p0, %p2, %p1', '%p0, %one, %p1')
+  program = Program(text.replace('parameter(2)\n', f'parameter(2)\n  {sliced}\n'))
+  assert sum(program.bytes_by_part(program.token_loop()).values()) == 128 + 128 + 4
+
+
+def test_moves_are_found_in_what_is_called():
+  head, main = HLO.split('ENTRY')
+  called = '%call (b: f32[256,128]) -> f32[128,256] {'
+  main = main.replace('copy(%b)', 'call(%b), to_apply=%call')
+  text = f'{head}{called}\n  ROOT %copy = f32[128,256]{{1,0}} copy(%b)\n}}\n\nENTRY{main}'
+  assert Program(text).moves() == [dict(where='outside', name='copy', bytes=1 << 17)]
+
+
 def test_programs_of_a_claim_stand_for_all_of_its_arms():
   programs = claim_programs.claimed()
   for name in ('conversion', 'retrofit'):
@@ -146,15 +162,36 @@ def plugin():
   return folder
 
 
-@pytest.mark.slow
-def test_kernels_of_a_token_on_an_h100(plugin, tmp_path):
+def run(plugin, *arguments):
+  """Runs Python beside the plugin; returns what it prints."""
   env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
-  command = [sys.executable, '-m', 'benchmarks.aot', '--target=h100']
-  command += [f'--decode={",".join(HELD)}', f'--output={tmp_path}/gpu.json']
-  subprocess.run(command, env=env | dict(PYTHONPATH=str(plugin)), check=True, timeout=180)
+  env |= dict(PYTHONPATH=str(plugin), JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE='false')
+  command = [sys.executable, *arguments]
+  return subprocess.run(command, env=env, check=True, timeout=180, stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.slow
+def test_on_an_h100_a_token_has_few_kernels(plugin, tmp_path):
+  models, file = f'--decode={",".join(HELD)}', f'--output={tmp_path}/gpu.json'
+  run(plugin, '-m', 'benchmarks.aot', '--target=h100', models, file)
   found = json.loads((tmp_path / 'gpu.json').read_text())['results']
   for name, held in HELD.items():
-    row = found[f'decode {name}']['h100']
+    row = found[f'decode {name}'][with_jax('h100')]
     assert row['kernels_per_token'] <= held, name
     assert row['jax'] == jax.__version__ and row['bytes'] < 1.1 * row['memory_bytes']
     assert not row['moves'], 'whole caches are copied or transposed'
+
+
+CAPACITIES = """
+from benchmarks.gpu_programs import decoded, decoding_on, device_of
+for name in ('crt_d1_c2048', 'transformer_n6'):
+  for slots in (64, 8192):
+    row = decoding_on(device_of('h100'), decoded()[name], capacity=slots, end=17)
+    print(row['bytes'] if not row['moves'] else 'moves')
+"""
+
+
+@pytest.mark.slow
+def test_on_an_h100_the_first_token_of_large_caches_reads_few_slots(plugin):
+  small_d1, large_d1, small_n6, large_n6 = map(int, run(plugin, '-c', CAPACITIES).split())
+  assert large_d1 < 1.1 * small_d1 and large_n6 < 1.1 * small_n6

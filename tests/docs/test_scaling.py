@@ -28,7 +28,10 @@ def lines_of(name, **record):
 def test_what_fits_what_does_not_and_what_is_missing():
   results = {
     'small': {'cpu:8': compiled(1.5), 'v5e:4x4': compiled(1.25, fits=True)},
-    'large': {'cpu:8': compiled(30), 'v5e:4x4': compiled(20, fits=False, commit='abcdef012')},
+    'large': {
+      'cpu:8': compiled(30),
+      'v5e:4x4': compiled(20, fits=False, commit='abcdef012', jax='0.12.0'),
+    },
     'other': {'v5e:4x4': compiled(2, fits=True, gather='layer', step='does not fit')},
     'refused': {'v5e:4x4': dict(mesh=MESH, fits=False, error='RESOURCE_EXHAUSTED')},
     'odd': {'v5e:4x4': dict(error='the compiler crashed')},
@@ -43,7 +46,7 @@ def test_what_fits_what_does_not_and_what_is_missing():
   assert fit in lines
   assert 'Not compiled for cpu:8: 4 of 6, other, refused, odd, never.' in lines
   assert 'Not compiled for v5e:4x4: 1 of 6, never.' in lines
-  assert 'Compiled with jax 0.10.2, commit 0123456, abcdef0.' in lines
+  assert 'Compiled with jax 0.10.2, 0.12.0, commit 0123456, abcdef0.' in lines
 
 
 def test_weak_scaling_and_what_it_predicts():

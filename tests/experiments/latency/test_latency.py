@@ -102,12 +102,14 @@ def test_one_size_of_caches_holds_every_way_of_dispatch(config):
     assert found >= 100 + sum(-(-part // call) * call for part in (250, 10))
 
 
-def test_rows_of_another_device_or_commit_are_measured_again(tmp_path):
-  lines = [dict(identity=f'{d}{c}', device=d, commit=c) for d in 'ab' for c in 'xy']
-  lines.append(dict(identity='older', device='a'))
+def test_rows_of_another_device_commit_or_jax_are_measured_again(tmp_path):
+  lines = [
+    dict(identity=d + c + j, device=d, commit=c, jax=j) for d in 'ab' for c in 'xy' for j in '12'
+  ]
+  lines.append(dict(identity='older', device='a', commit='y'))
   path = tmp_path / 'rows.jsonl'
   path.write_text('\n'.join(map(json.dumps, lines)))
-  assert list(entry_point._finished(path, dict(device='a', commit='y'))) == ['ay']
+  assert list(entry_point._finished(path, dict(device='a', commit='y', jax='1'))) == ['ay1']
 
 
 def test_every_axis_is_varied_alone(config):
@@ -178,6 +180,7 @@ def test_the_smoke_run_and_its_continuation(config, tmp_path, capsys, monkeypatc
   assert row['floor']['launches'] == pytest.approx(1e-6 * row['launches']) and row['launches'] > 9
   assert row['datasheet_share'] == 0.0, 'no guess about unknown hardware'
   assert {'device', 'versions', 'commit', 'command'} <= set(result)
+  assert row['jax'] == result['versions']['jax']
   assert (tmp_path / 'latency.png').exists() and (tmp_path / 'advantage.png').exists()
   assert text.count('scan 4') == 3 and 'reads 10.0 GB/s (datasheet unknown)' in text
   # One that is stopped in its second row leaves the figure of the first.
