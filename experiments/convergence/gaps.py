@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crt_jax.models.base import Model
 from crt_jax.models.crt import CRT
 from crt_jax.recurrence.passes import Passes, one_pass, unroll
 from crt_jax.recurrence.state import jit_in_place
@@ -16,7 +17,7 @@ from crt_jax.types import Array, Params
 FLOOR = 1e-5  # relative gap below which a position counts as exact: float32 rounding, with room
 
 
-def against_exact(model: CRT, params: Params, batch: dict, passes: int) -> dict:
+def against_exact(model: Model, params: Params, batch: dict, passes: int) -> dict:
   """Compares the parallel passes k = 1..K of a CRT with its exact recurrence, without dropout.
 
   Args:
