@@ -168,7 +168,7 @@ def _touched(inside: list[Instruction], name: str, whole: int) -> int:
   """Returns how much of an argument a fused computation reads."""
   total = 0
   for user in (each for each in inside if name in each.operands):
-    if user.operation in ('dynamic-slice', 'gather') and user.operands[0] == name:
+    if user.operation in ('slice', 'dynamic-slice', 'gather') and user.operands[0] == name:
       total += shape_bytes(user.shape)
     elif user.operation == 'bitcast':
       total += _touched(inside, user.name, whole)

@@ -14,6 +14,7 @@ MIB = 2**20
 CHUNK_MIB = 64  # larger chunks gain nothing on a CPU
 
 
+@jax.named_scope('cross_entropy')
 def cross_entropy(
   head: Callable[[Array], Array],
   hidden_BxTxC: Array,

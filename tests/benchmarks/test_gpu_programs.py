@@ -102,6 +102,16 @@ def test_rows_scattered_into_a_cache_move_what_they_write():
   assert sum(fresh.bytes_by_part(fresh.token_loop()).values()) == 512 + 128 + 4
 
 
+def test_a_slice_moves_what_it_keeps():
+  text = HLO.replace(
+    'ROOT %update = bf16[4,64]{1,0} dynamic-update-slice(%p0, %p2, %p1, %zero)',
+    'ROOT %kept = bf16[1,64]{1,0} slice(%p0), slice={[2:3], [0:64]}',
+  )
+  program = Program(text)
+  # The other two operands are given, but not read.
+  assert sum(program.bytes_by_part(program.token_loop()).values()) == 128 + 128
+
+
 def test_programs_of_a_claim_stand_for_all_of_its_arms():
   programs = claim_programs.claimed()
   for name in ('conversion', 'retrofit'):
