@@ -17,13 +17,13 @@ import jax
 PARTS = (
   ('gradient norm, clipping, optimizer', r'/optimizer/'),
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
-  ('output layer: matrix products', r'output_layer.*(dot_general|row_product|/add$)'),
+  ('output layer: matrix products', r'output_layer/.*(dot_general|row_product|/add$)'),
   ('attention: scores and values', r'attention/(b.*dot_general|row_attention)'),
   (
     'attention: query, key, value and output projections',
-    r'(attention|KeysValues\)*)/.*(dot_general|row_product)',
+    r'(attention|KeysValues)/.*(dot_general|row_product)',
   ),
-  ('attention: softmax and rotation', r'attention/|KeysValues'),
+  ('attention: softmax and rotation', r'(attention|KeysValues)/'),
   ('feed-forward: matrix products', r'TransformerLayer/feed_forward/.*(dot_general|row_product)'),
   ('feed-forward: activation, bias', r'TransformerLayer/feed_forward/'),
   ('correction: matrix products', r'FeedForward/.*(dot_general|row_product)'),
@@ -110,4 +110,5 @@ def part_of(name: str, source: str) -> str:
   for part, pattern in KERNELS:
     if re.search(pattern, f'{name} {source}'):
       return part
+  source = re.sub(r'\b(jvp|transpose|vmap)\(|\)', '', source)  # as in transpose(jvp(Norm))/mul
   return next((part for part, pattern in PARTS if re.search(pattern, source)), 'the rest')
