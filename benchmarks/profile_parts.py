@@ -17,19 +17,21 @@ import jax
 PARTS = (
   ('gradient norm, clipping, optimizer', r'/optimizer/'),
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
-  (
-    'output layer and loss: matrix products',
-    r'Linear/(dot_general|row|add)|checkpoint.*dot_general',
-  ),
+  ('output layer: matrix products', r'output_layer/.*(dot_general|row_product|/add$)'),
   ('attention: scores and values', r'attention/(b.*dot_general|row_attention)'),
-  ('attention: query, key, value and output projections', r'attention/.*(dot_general|row_product)'),
-  ('attention: softmax and rotation', r'attention/'),
+  (
+    'attention: query, key, value and output projections',
+    r'(attention|KeysValues)/.*(dot_general|row_product)',
+  ),
+  ('attention: softmax and rotation', r'(attention|KeysValues)/'),
   ('feed-forward: matrix products', r'TransformerLayer/feed_forward/.*(dot_general|row_product)'),
   ('feed-forward: activation, bias', r'TransformerLayer/feed_forward/'),
   ('correction: matrix products', r'FeedForward/.*(dot_general|row_product)'),
   ('correction: activation, bias', r'FeedForward/'),
   ('norms and residuals', r'TransformerLayer|[Nn]orm'),
-  ('output layer and loss: softmax', r'checkpoint|exp|log'),
+  ('core loops: blend, code and gate', r'core_loop'),
+  ('output layer and loss: softmax', r'output_layer|cross_entropy'),
+  ('embedding', r'Embedding'),
 )
 # Found by the name of the operation; all others by the code that it came from.
 KERNELS = (
@@ -108,6 +110,5 @@ def part_of(name: str, source: str) -> str:
   for part, pattern in KERNELS:
     if re.search(pattern, f'{name} {source}'):
       return part
-  # Layers that are recomputed are inside a checkpoint, as the output layer always is.
-  parts = sorted(PARTS, key=lambda part: 'checkpoint' in part[1])
-  return next((part for part, pattern in parts if re.search(pattern, source)), 'the rest')
+  source = re.sub(r'\b(jvp|transpose|vmap)\(|\)', '', source)  # as in transpose(jvp(Norm))/mul
+  return next((part for part, pattern in PARTS if re.search(pattern, source)), 'the rest')

@@ -72,7 +72,8 @@ class Attention(nn.Module):
     out = Linear(
       (self.width,), (heads, head_width), ('width', 'heads', 'head_width'), **options, name='out'
     )
-    return Dropout(self.dropout)(out(mixed_BxTxHxA)), None if past is None else entries_of(k, v)
+    y_BxTxC = out(mixed_BxTxHxA, padding=mixed_BxTxHxA.shape[-1] - head_width)
+    return Dropout(self.dropout)(y_BxTxC), None if past is None else entries_of(k, v)
 
   @property
   def cached_heads(self) -> int:
@@ -129,7 +130,7 @@ def attend(
   materialised, block by block, unless there is a `kernel` and nothing past, nor dropout where it
   drops none.
 
-  Returns: mixed values [B, T, H, A] in the dtype of q.
+  Returns: mixed values [B, T, H, A] in the dtype of q; a fused kernel may leave zeros behind them.
   """
   if kernel != 'xla' and past is None and (dropout is None or kernel == 'triton'):
     dropped = None if dropout is None else dropout.of_kernel(*q_BxTxHxA.shape[::2])

@@ -52,7 +52,8 @@ def fused_attention(
     window: positions that each position sees, itself included; 0 = all before it.
     dropped: weights that 'triton' drops; None = none.
 
-  Returns: mixed values [B, T, H, A] in the dtype of q; H is a multiple of G.
+  Returns: mixed values [B, T, H, A] in the dtype of q, and zeros behind them where the kernel needs
+    wider heads; H is a multiple of G.
   """
   if kernel == 'triton':
     return triton_attention(q_BxTxHxA, k_BxTxGxA, v_BxTxGxA, window, dropped)
@@ -69,12 +70,13 @@ def with_padded_heads(
 ) -> Array:
   """Calls `run` with heads padded by zeros to a multiple of 8 and the scale of the true width.
 
-  Zeros add nothing to a score, and what they mix is cut off: the result is that of the true width.
+  Zeros add nothing to a score, and mix to zeros, which stay behind the result of the true width:
+  cutting them off would copy it.
   """
   length, width = q_BxTxHxA.shape[1], q_BxTxHxA.shape[-1]
   pad = [(0, 0)] * 3 + [(0, -width % WIDTH_MULTIPLE)]
   q, k, v = (jnp.pad(a, pad) for a in (q_BxTxHxA, k_BxTxGxA, v_BxTxGxA))
-  return run(q, k, v, width**-0.5, window if window < length else 0)[..., :width]
+  return run(q, k, v, width**-0.5, window if window < length else 0)
 
 
 def dot_product(

@@ -81,7 +81,8 @@ class LatentAttention(nn.Module):
     mixed_BxTxHxA = attend(q, k, v, past, self.window, dropout, kernel)
     axes = ('width', 'heads', 'head_width')
     out = Linear((self.width,), heads, axes, **options, name='out')
-    return Dropout(self.dropout)(out(mixed_BxTxHxA)), entries
+    y_BxTxC = out(mixed_BxTxHxA, padding=mixed_BxTxHxA.shape[-1] - self.head_width)
+    return Dropout(self.dropout)(y_BxTxC), entries
 
   @property
   def cached_heads(self) -> int:

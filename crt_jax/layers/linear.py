@@ -34,13 +34,17 @@ class Linear(nn.Module):
   dtype: str = 'float32'
 
   @nn.compact
-  def __call__(self, x: Array, out_dtype: DTypeLike | None = None) -> Array:
+  def __call__(self, x: Array, out_dtype: DTypeLike | None = None, padding: int = 0) -> Array:
+    """Returns y of x [..., *in_shape], whose last axis has so many zeros more as `padding`."""
     init, bias_init = normal(0.02), nn.initializers.zeros
     if self.initializer == 'uniform':
       init = bias_init = uniform_fan_in(math.prod(self.in_shape))
     weight = parameter(self, 'weight', init, self.out_shape + self.in_shape, self.axes)
     dtype = compute_dtype(self.dtype, weight.dtype)
-    y = contract(x.astype(dtype), weight.astype(dtype), len(self.in_shape), out_dtype)
+    weight = weight.astype(dtype)
+    if padding:
+      weight = jnp.pad(weight, [(0, 0)] * (weight.ndim - 1) + [(0, padding)])
+    y = contract(x.astype(dtype), weight, len(self.in_shape), out_dtype)
     if self.bias:
       bias = parameter(self, 'bias', bias_init, self.out_shape, self.axes[: len(self.out_shape)])
       # Added in at least float32, in which its gradient is then summed.

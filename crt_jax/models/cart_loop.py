@@ -74,6 +74,7 @@ def make_loop(
   blend_weights = jax.nn.softmax(params['blend']['weight'])
   gain_C = jax.nn.sigmoid(params['gate']['logit'])[None, None]
 
+  @jax.named_scope('core_loop')
   def step(ring: tuple[Array, ...], r: Array, per_loop: tuple):
     code_C, core_params, cache = per_loop
     loop_key = None if key is None else jax.random.fold_in(key, r)

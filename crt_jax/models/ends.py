@@ -1,5 +1,6 @@
 """What stands before and after a model's layers: embedding, final norm, output layer."""
 
+import jax
 import jax.numpy as jnp
 
 from crt_jax import sharding
@@ -66,6 +67,7 @@ def embed(
   return sharding.split_rows(e_BxTxC.astype(jnp.promote_types(e_BxTxC.dtype, jnp.float32)))
 
 
+@jax.named_scope('output_layer')
 def project(modules: dict, params: Params, hidden: Array, config: ModelConfig) -> Array:
   """Applies final norm and output layer: computes in the model's dtype, sums in float32 or more."""
   if decode_kernel.is_single_row(config.decode_kernel, hidden):

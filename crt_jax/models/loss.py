@@ -14,6 +14,7 @@ MIB = 2**20
 CHUNK_MIB = 64  # larger chunks gain nothing on a CPU
 
 
+@jax.named_scope('cross_entropy')
 def cross_entropy(
   head: Callable[[Array], Array],
   hidden_BxTxC: Array,
@@ -61,9 +62,42 @@ def cross_entropy(
 
 
 def _summed(logits: Array, targets: Array) -> Array:
-  log_normaliser = jax.nn.logsumexp(logits, axis=-1)
   picked = _pick(logits, jnp.maximum(targets, 0))
-  return jnp.sum(jnp.where(targets >= 0, log_normaliser - picked, 0))
+  return jnp.sum(jnp.where(targets >= 0, _log_normaliser(logits) - picked, 0))
+
+
+@jax.custom_jvp
+def _log_normaliser(logits: Array) -> Array:
+  """Returns the logarithm of the sum of exp(logits) over the last axis."""
+  largest, total = _largest_and_total(logits)
+  return largest + jnp.log(total)
+
+
+@_log_normaliser.defjvp
+def _log_normaliser_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+  largest, total = _largest_and_total(primals[0])
+  weights = jnp.exp(primals[0] - largest[..., None])
+  return largest + jnp.log(total), jnp.sum(weights * tangents[0], axis=-1) / total
+
+
+def _largest_and_total(logits: Array) -> tuple[Array, Array]:
+  """Returns the largest logit and the sum of exp(logit - largest); a GPU reads logits once."""
+  return jax.lax.platform_dependent(logits, cuda=_in_one_pass, default=_in_two_passes)
+
+
+def _in_two_passes(logits: Array) -> tuple[Array, Array]:
+  largest = jnp.maximum(jnp.max(logits, axis=-1), jnp.finfo(logits.dtype).min)
+  return largest, jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)
+
+
+def _in_one_pass(logits: Array) -> tuple[Array, Array]:
+  def joined(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    largest = jnp.maximum(a[0], b[0])
+    return largest, a[1] * jnp.exp(a[0] - largest) + b[1] * jnp.exp(b[0] - largest)
+
+  # Finite, as -inf less itself would not be a number.
+  start = (jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype), jnp.zeros((), logits.dtype))
+  return jax.lax.reduce((logits, jnp.ones_like(logits)), start, joined, (logits.ndim - 1,))
 
 
 @jax.custom_jvp

@@ -2,12 +2,17 @@
 
 import json
 import math
+import re
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import crt_jax
 from benchmarks import profile_parts, train
 from crt_jax import accounting
+from crt_jax.keys import random_key
 
 
 def test_a_toy_is_measured():
@@ -92,6 +97,22 @@ def test_a_model_that_fails_leaves_its_reason_and_the_others(monkeypatch):
   done = types.SimpleNamespace(returncode=1, stderr='Traceback ...\nRESOURCE_EXHAUSTED: 3 GiB\n')
   monkeypatch.setattr(train.subprocess, 'run', lambda *_, **__: done)
   assert train.in_own_process('cart_d1024') == dict(failed='RESOURCE_EXHAUSTED: 3 GiB')
+
+
+def test_products_outside_the_layers_have_a_name():
+  """A CART's tied output layer is no module; what stands in no part would count as traffic."""
+  config = train.config_of('cart_d1024', smoke=True)
+  model, tokens = crt_jax.build(config.model), jax.ShapeDtypeStruct((4, 16), jnp.int32)
+  gradient = jax.jit(jax.grad(model.loss, has_aux=True))
+  params = jax.eval_shape(model.init, random_key(0))
+  text = gradient.lower(params, dict(tokens=tokens, targets=tokens)).as_text(debug_info=True)
+  parts = {profile_parts.part_of('', name) for name in re.findall(r'"(jit\([^"]*)"', text)}
+  assert {'output layer: matrix products', 'output layer and loss: softmax'} <= parts
+  assert {'core loops: blend, code and gate', 'embedding'} <= parts
+  products = re.findall(r'"(jit\([^"]*dot_general)"', text)
+  # The projected loop codes, [R, code], belong to no part.
+  unnamed = {name for name in products if profile_parts.part_of('', name) == 'the rest'}
+  assert all('Linear' in name for name in unnamed), unnamed
 
 
 def test_parts_of_a_gpu_trace():

@@ -15,7 +15,9 @@ from jax._src.cudnn import fused_attention_stablehlo
 import crt_jax
 from crt_jax import sharding
 from crt_jax.layers import attention_kernels as kernels
-from crt_jax.layers.attention import attend
+from crt_jax.layers.attention import Attention, attend
+from crt_jax.layers.latent_attention import KeysValues, LatentAttention
+from crt_jax.layers.parameters import init_params
 from tests.close import FEW_PRODUCTS, assert_close
 from tests.contract.models import model_of, params_of, tokens_of
 
@@ -34,6 +36,12 @@ def materialised(q, k, v, window):
   return attend(q, k, v, None, window, None, 'xla')
 
 
+def cut(run, q, k, v, window):
+  """Attention by `run` over padded heads, without the zeros that it leaves behind."""
+  mixed = kernels.with_padded_heads(run, q, k, v, window)
+  return mixed[..., : q.shape[-1]]
+
+
 def with_gradients(function):
   """A function's value and its gradients by q, k and v."""
 
@@ -50,9 +58,29 @@ def with_gradients(function):
 def test_padded_heads_are_those_of_the_true_width(head_width, window, groups):
   """Through jax.nn.dot_product_attention, which cuDNN's call shares but for its implementation."""
   qkv = draw(head_width, groups=groups)
-  padded = with_gradients(lambda *x: kernels.with_padded_heads(AS_XLA, *x, window))
+  padded = with_gradients(lambda *x: cut(AS_XLA, *x, window))
   expected = with_gradients(lambda *x: materialised(*x, window))
   assert_close(padded(*qkv), expected(*qkv), FEW_PRODUCTS)
+
+
+@pytest.mark.parametrize('rows', (1, 2, 3))
+@pytest.mark.parametrize('kv', (None, KeysValues(12, 2, 6)))
+def test_a_layer_with_padded_heads_is_the_same(kv, rows, monkeypatch):
+  """The zeros behind heads of 6 meet zeros of the output weight; gradients by weights and input."""
+  monkeypatch.setattr(kernels, 'splash_attention', AS_XLA)
+  x_BxTxC = jnp.asarray(np.random.default_rng(rows).standard_normal((rows, 5, 12)), 'float32')
+
+  def derived(kernel):
+    fields = dict(width=12, heads=2, head_width=6, kernel=kernel)
+    layer = LatentAttention(kv=kv, **fields) if kv else Attention(rotary='integer', **fields)
+    params = init_params(layer, jax.random.key(0), x_BxTxC)
+
+    def total(params, x_BxTxC):
+      return jnp.sum(jnp.sin(layer.apply({'params': params}, x_BxTxC)[0]))
+
+    return jax.jit(jax.value_and_grad(total, (0, 1)))(params, x_BxTxC)
+
+  assert_close(derived('splash'), derived('xla'), FEW_PRODUCTS)
 
 
 def test_the_scale_is_that_of_the_true_width():
@@ -107,7 +135,7 @@ def test_cudnn_is_told_of_causality_and_given_no_mask(as_on_a_gpu, window, group
 @pytest.mark.parametrize('head_width, window, groups', [(70, 0, 2), (8, 5, 1), (16, 1, 2)])
 def test_splash_and_its_gradients(head_width, window, groups):
   qkv = draw(head_width, groups=groups, length=130, batch=1)  # padded to two tiles of 128
-  splash = with_gradients(lambda *x: kernels.with_padded_heads(INTERPRETED, *x, window))
+  splash = with_gradients(lambda *x: cut(INTERPRETED, *x, window))
   expected = with_gradients(lambda *x: materialised(*x, window))
   assert_close(splash(*qkv), expected(*qkv), FEW_PRODUCTS)
 
@@ -115,7 +143,7 @@ def test_splash_and_its_gradients(head_width, window, groups):
 @pytest.mark.parametrize('window', (0, 3))
 def test_splash_forward(window):
   qkv = draw(10, batch=1)
-  splash = jax.jit(lambda *x: kernels.with_padded_heads(INTERPRETED, *x, window))
+  splash = jax.jit(lambda *x: cut(INTERPRETED, *x, window))
   assert_close(splash(*qkv), materialised(*qkv, window), FEW_PRODUCTS)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import crt_jax
-from crt_jax.layers import attention, linear
+from crt_jax.layers import attention, linear, norm
 from crt_jax.layers.attention import Attention, attend, entries_of
 from crt_jax.layers.feed_forward import FeedForward, gelu, rounded_once, swiglu
 from crt_jax.layers.norm import Norm
 from crt_jax.layers.rotary import KINDS, rotate
-from tests.close import FEW_PRODUCTS, assert_close
+from tests.close import FEW_PRODUCTS, FLOAT64, assert_close
 
 _CRT = dict(name='crt', vocab_size=97, width=32, heads=4, layers=2, rotary='integer')
 _CART = dict(name='cart', vocab_size=97, width=32, head_width=8, prelude_layers=2)
@@ -137,6 +137,43 @@ def test_rms_norm_keeps_the_mean():
   params = dict(scale=jnp.ones(2))
   y = Norm(2, 'rms').apply({'params': params}, jnp.array([3.0, 4.0]))
   np.testing.assert_allclose(y, np.array([3, 4]) / math.sqrt(12.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize('rows', (1, 2, 3))
+@pytest.mark.parametrize('form', (norm._in_one_pass, norm._in_two_passes))
+def test_derivatives_of_a_layer_norm(form, rows, monkeypatch):
+  """By their formula, as plain differentiation has them; the statistics of every platform."""
+  monkeypatch.setattr(norm, '_in_two_passes', form)
+
+  def plain(x, eps):
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+
+  with jax.enable_x64(True):
+    generator = np.random.default_rng(rows)
+    x, dx, dy = (jnp.asarray(a) for a in generator.standard_normal((3, rows, 4, 7)))
+    found, expected = (functools.partial(f, eps=0.1) for f in (norm.standardised, plain))
+    assert_close(*(jax.jvp(f, (x + 9,), (dx,)) for f in (found, expected)), FLOAT64)
+    assert_close(*(jax.vjp(f, x + 9)[1](dy) for f in (found, expected)), FLOAT64)
+
+
+def test_a_variance_in_one_pass_loses_no_digits():
+  x = 1000 + np.random.default_rng(0).standard_normal((3, 70)).astype(np.float32)
+  mean, variance = norm._in_one_pass(jnp.asarray(x))
+  np.testing.assert_allclose(mean[:, 0], x.astype(float).mean(1), rtol=1e-6)
+  np.testing.assert_allclose(variance[:, 0], x.astype(float).var(1), rtol=1e-4)
+
+
+def test_a_gpu_reads_the_stream_once_for_the_statistics_of_a_norm():
+  x = jax.ShapeDtypeStruct((2, 8), jnp.float32)
+
+  def reductions(platform):
+    forward = jax.jit(lambda x: jax.linearize(lambda x: norm.standardised(x, 1e-5), x)[0])
+    return (
+      forward.trace(x).lower(lowering_platforms=(platform,)).as_text().count('stablehlo.reduce')
+    )
+
+  assert (reductions('cuda'), reductions('cpu')) == (1, 2)
 
 
 def test_default_eps_of_the_models():
