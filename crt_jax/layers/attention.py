@@ -189,7 +189,7 @@ def attend(
         return mix(block, start, first, last)
       pieces = block.reshape(batch, -1, piece * shared, *block.shape[2:]).swapaxes(0, 1)
       starts = jnp.arange(start, stop, piece)
-      mixed = jax.lax.map(lambda each: mix(*each, first, last), (pieces, starts))
+      mixed = jax.lax.map(lambda each: mix(each[0], each[1], first, last), (pieces, starts))
       return mixed.swapaxes(0, 1).reshape(block.shape)
 
     mixed = jnp.concatenate([mix_block(*block) for block in blocks(length, window)], axis=1)
