@@ -55,7 +55,7 @@ from benchmarks.cases import CASES
 from benchmarks.claim_programs import claim_of, claimed
 from benchmarks.collectives import collectives
 from benchmarks.gpu_programs import TARGETS as GPUS
-from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, training_of, with_jax
+from benchmarks.gpu_programs import decoded, decoding_of, devices_of_nodes, row_label, training_of
 from crt_jax import accounting, json_text, sharding
 from crt_jax.cli import config_files
 from crt_jax.keys import random_key
@@ -235,7 +235,7 @@ def main(argv: list[str]) -> None:
   if gpus:
     programs = gpu_programs()
     asked = chosen_programs(programs)
-    compile_all(asked, {with_jax(target): (run_job, target) for target in gpus}, list(programs))
+    compile_all(asked, {row_label(target): (run_job, target) for target in gpus}, list(programs))
   every = specs()
   jobs: dict[str, tuple] = {target: (result_of, target) for target in others}
   if _SCALING.value:

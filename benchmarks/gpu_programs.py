@@ -39,7 +39,7 @@ PRODUCT_FLOPS = 7e14  # a second, of bfloat16 products of 8192 on an H200 (train
 PRODUCTS = ('matrix products', 'projections', 'fused kernel', 'several parts')  # ends of parts
 
 
-def with_jax(target: str) -> str:
+def row_label(target: str) -> str:
   """Returns the name of a row: another version of JAX makes other kernels."""
   return f'{target}, jax {jax.__version__}'
 

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 
 from benchmarks import results
-from benchmarks.gpu_programs import TARGETS, decoded, decoding_on, with_jax
+from benchmarks.gpu_programs import TARGETS, decoded, decoding_on, row_label
 from configs import latency_smoke
 from crt_jax import cli
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 def prediction(results: dict, name: str, device_kind: str) -> dict | None:
   """Returns the committed row of a model for such a device and this JAX; None without one."""
   target = next((name for name in TARGETS if name in device_kind.lower()), '')
-  return results.get(f'decode {name}', {}).get(with_jax(target))
+  return results.get(f'decode {name}', {}).get(row_label(target))
 
 
 def compare(row: dict, predicted: dict | None) -> dict | str:

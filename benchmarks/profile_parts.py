@@ -18,7 +18,7 @@ PARTS = (
   ('gradient norm, clipping, optimizer', r'/optimizer/'),
   ('storing and fetching activations for the backward pass', r'dynamic_(update_|index|slice)'),
   ('output layer: matrix products', r'output_layer/.*(dot_general|row_product|/add$)'),
-  ('attention: scores and values', r'attention/(b.*dot_general|row_attention)'),
+  ('attention: scores and values', r'attention/((.*/)?b[^/]*->[^/]*/dot_general|row_attention)'),
   (
     'attention: query, key, value and output projections',
     r'(attention|KeysValues)/.*(dot_general|row_product)',

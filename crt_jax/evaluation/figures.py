@@ -157,10 +157,11 @@ def scores_against_depth(
 
 
 def caption(origin: dict) -> str:
-  """Returns one line of 'device', 'devices', 'versions', 'python', 'at', without missing ones."""
+  """Returns one line of where, with what and when a number was measured, as far as it is known."""
   parts = []
   if 'device' in origin:
     parts.append(f'{origin.get("devices", 1)} x {origin["device"]}')
+  parts += [origin['processor']] if origin.get('processor') else []
   parts += [f'{name} {version}' for name, version in origin.get('versions', {}).items()]
   parts += [f'python {origin["python"]}'] if 'python' in origin else []
   parts += [origin['at'][:10]] if 'at' in origin else []

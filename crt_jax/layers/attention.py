@@ -15,7 +15,7 @@ from crt_jax.layers.rotary import Scaling, rotate
 from crt_jax.rounding import ceil_div
 from crt_jax.types import Array, Past
 
-BLOCK, BLOCKS = 128, 4  # the fewest queries of a block of attention, and the most blocks
+BLOCK, BLOCKS = 128, 4  # the fewest queries of a block, and the most blocks below 2,048 positions
 LONG = 1024  # positions from which on the backward pass computes the weights anew
 PIECE = 256  # queries of a longer block are then taken in turns, so that fewer scores exist at once
 

@@ -81,7 +81,8 @@ def _in_one_pass(x: Array) -> tuple[Array, Array]:
     return a[0] + change * share, a[1] + b[1] + change * change * a[2] * share, count
 
   zero = jnp.zeros((), x.dtype)
-  parts = (x, jnp.zeros_like(x), jnp.ones_like(x))
-  mean, squares, count = jax.lax.reduce(parts, (zero,) * 3, joined, (x.ndim - 1,))
+  # They seem to depend on x: JAX derives no reduction that takes constants.
+  zeros, ones = (jnp.where(True, constant(x), x) for constant in (jnp.zeros_like, jnp.ones_like))
+  mean, squares, count = jax.lax.reduce((x, zeros, ones), (zero,) * 3, joined, (x.ndim - 1,))
   # Without the barrier XLA fuses them into what reads them.
   return jax.lax.optimization_barrier((mean[..., None], (squares / count)[..., None]))

@@ -62,6 +62,7 @@ def cross_entropy(
 
 
 def _summed(logits: Array, targets: Array) -> Array:
+  logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
   picked = _pick(logits, jnp.maximum(targets, 0))
   return jnp.sum(jnp.where(targets >= 0, _log_normaliser(logits) - picked, 0))
 
@@ -95,9 +96,11 @@ def _in_one_pass(logits: Array) -> tuple[Array, Array]:
     largest = jnp.maximum(a[0], b[0])
     return largest, a[1] * jnp.exp(a[0] - largest) + b[1] * jnp.exp(b[0] - largest)
 
+  # The ones seem to depend on the logits: JAX derives no reduction that takes constants.
+  ones = jnp.where(True, jnp.ones_like(logits), logits)
   # Finite, as -inf less itself would not be a number.
   start = (jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype), jnp.zeros((), logits.dtype))
-  return jax.lax.reduce((logits, jnp.ones_like(logits)), start, joined, (logits.ndim - 1,))
+  return jax.lax.reduce((logits, ones), start, joined, (logits.ndim - 1,))
 
 
 @jax.custom_jvp

@@ -15,8 +15,6 @@ import orbax.checkpoint
 
 from crt_jax.program import program
 
-GENERATION = {'cpu family': 'family', 'model': 'model'}  # of /proc/cpuinfo
-
 
 def origin() -> dict:
   """Returns the origin of a number: command, commit, time, hardware, its load and versions."""
@@ -28,6 +26,7 @@ def origin() -> dict:
     'versions': versions(),
     'platform': jax.default_backend(),
     'device': device_name(),
+    'processor': processor(),
     'devices': jax.device_count(),
     'load': round(os.getloadavg()[0], 2),  # mean number of running processes in the last minute
   }
@@ -44,21 +43,28 @@ def command() -> str:
 
 
 def device_name() -> str:
-  """Returns the kind of the devices; for a CPU its name, family, model and usable cores.
-
-  Clouds give one name to processors of several generations, whose ratios of speed differ.
-  """
+  """Returns the kind of the devices; for a CPU its name and the number of usable cores."""
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return kind
-  described = pathlib.Path('/proc/cpuinfo')
-  lines = described.read_text('utf-8').splitlines() if described.exists() else []
-  about = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
-  parts = [f'{word} {about[key]}' for key, word in GENERATION.items() if key in about]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   unit = 'core' if cores == 1 else 'cores'
-  name = about.get('model name', platform.machine())
-  return f'{name} ({"".join(f"{part}, " for part in parts)}{cores} {unit})'
+  return f'{_cpuinfo().get("model name", platform.machine())} ({cores} {unit})'
+
+
+def processor() -> str:
+  """Returns 'family 25, model 17' or the like of the CPU, '' where it is not said.
+
+  Clouds give one name to processors of several generations, whose ratios of speed differ.
+  """
+  about, words = _cpuinfo(), {'cpu family': 'family', 'model': 'model'}
+  return ', '.join(f'{word} {about[key]}' for key, word in words.items() if key in about)
+
+
+def _cpuinfo() -> dict[str, str]:
+  described = pathlib.Path('/proc/cpuinfo')
+  lines = described.read_text('utf-8').splitlines() if described.exists() else []
+  return {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from benchmarks import accelerator, kernels
-from benchmarks.gpu_programs import with_jax
+from benchmarks.gpu_programs import row_label
 from crt_jax.cli.user_errors import Mistake
 
 
@@ -115,7 +115,7 @@ def test_the_plan(capsys, monkeypatch, tmp_path):
 def test_predictions_compare_with_the_same_jax_only():
   row = dict.fromkeys(kernels.COMPARED, 37)
   predicted = row | dict(kernels_per_token=40)
-  known = {'decode crt': {'h100, jax 0': {}, with_jax('h100'): predicted}}
+  known = {'decode crt': {'h100, jax 0': {}, row_label('h100'): predicted}}
   assert kernels.prediction(known, 'crt', 'NVIDIA H100 80GB HBM3') is predicted
   assert kernels.prediction(known, 'crt', 'NVIDIA H200') is None
   assert kernels.prediction({'decode crt': {'h100, jax 0': {}}}, 'crt', 'NVIDIA H100') is None

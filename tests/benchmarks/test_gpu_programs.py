@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from benchmarks import claim_programs
-from benchmarks.gpu_programs import with_jax
+from benchmarks.gpu_programs import row_label
 from benchmarks.gpu_text import Program, kernels
 from experiments.claims import budgets
 from experiments.claims.registered import CLAIMS
@@ -176,7 +176,7 @@ def test_on_an_h100_a_token_has_few_kernels(plugin, tmp_path):
   run(plugin, '-m', 'benchmarks.aot', '--target=h100', models, file)
   found = json.loads((tmp_path / 'gpu.json').read_text())['results']
   for name, held in HELD.items():
-    row = found[f'decode {name}'][with_jax('h100')]
+    row = found[f'decode {name}'][row_label('h100')]
     assert row['kernels_per_token'] <= held, name
     assert row['jax'] == jax.__version__ and row['bytes'] < 1.1 * row['memory_bytes']
     assert not row['moves'], 'whole caches are copied or transposed'

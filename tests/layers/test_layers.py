@@ -139,22 +139,38 @@ def test_rms_norm_keeps_the_mean():
   np.testing.assert_allclose(y, np.array([3, 4]) / math.sqrt(12.5), rtol=1e-5)
 
 
+def plain_norm(x, eps):
+  x = x - jnp.mean(x, axis=-1, keepdims=True)
+  return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+
+
 @pytest.mark.parametrize('rows', (1, 2, 3))
 @pytest.mark.parametrize('form', (norm._in_one_pass, norm._in_two_passes))
 def test_derivatives_of_a_layer_norm(form, rows, monkeypatch):
   """By their formula, as plain differentiation has them; the statistics of every platform."""
   monkeypatch.setattr(norm, '_in_two_passes', form)
 
-  def plain(x, eps):
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
-
   with jax.enable_x64(True):
     generator = np.random.default_rng(rows)
     x, dx, dy = (jnp.asarray(a) for a in generator.standard_normal((3, rows, 4, 7)))
-    found, expected = (functools.partial(f, eps=0.1) for f in (norm.standardised, plain))
+    found, expected = (functools.partial(f, eps=0.1) for f in (norm.standardised, plain_norm))
     assert_close(*(jax.jvp(f, (x + 9,), (dx,)) for f in (found, expected)), FLOAT64)
     assert_close(*(jax.vjp(f, x + 9)[1](dy) for f in (found, expected)), FLOAT64)
+
+
+@pytest.mark.parametrize('form', (norm._in_one_pass, norm._in_two_passes))
+def test_second_derivatives_of_a_layer_norm_in_a_scan(form, monkeypatch):
+  monkeypatch.setattr(norm, '_in_two_passes', form)
+
+  def total(f, x):
+    return jax.lax.scan(lambda y, _: (f(jnp.sin(y), 0.1), None), x, length=2)[0][..., 0].sum()
+
+  with jax.enable_x64(True):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5)))
+    found, expected = (
+      jax.jit(jax.hessian(functools.partial(total, f)))(x) for f in (norm.standardised, plain_norm)
+    )
+    assert_close(found, expected, FLOAT64)
 
 
 def test_a_variance_in_one_pass_loses_no_digits():

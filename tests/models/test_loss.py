@@ -33,6 +33,23 @@ def test_loss_and_its_derivatives(form, rows, monkeypatch):
 
 
 @pytest.mark.parametrize('form', FORMS)
+def test_second_derivatives_under_jit_and_in_a_scan(form, monkeypatch):
+  monkeypatch.setattr(loss, '_largest_and_total', form)
+  targets = jnp.array([[1], [3]])
+
+  def scanned(total):
+    return lambda logits: jax.lax.scan(lambda sum, x: (sum + total(*x), None), 0.0, logits)[0]
+
+  with jax.enable_x64(True):
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 1, 5)))
+    found, expected = (
+      jax.jit(jax.hessian(lambda logits, f=f: scanned(f)((logits, targets))))(logits)
+      for f in (loss._summed, plain)
+    )
+    assert_close(found, expected, FLOAT64)
+
+
+@pytest.mark.parametrize('form', FORMS)
 def test_logits_far_from_zero(form):
   """exp overflows at 89 in float32; an impossible token has -inf."""
   logits = jnp.array([[1e4, 1e4 - 1, 0], [-1e4, -1e4, -jnp.inf], [-jnp.inf, 3, -jnp.inf]])

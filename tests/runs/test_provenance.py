@@ -39,4 +39,5 @@ def test_an_origin_tells_machines_of_one_name_apart_and_says_how_busy_they_are(m
   monkeypatch.setattr(provenance.os, 'getloadavg', lambda: (1.234, 5, 6))
   monkeypatch.setattr(provenance.os, 'sched_getaffinity', lambda process: {0})
   origin = provenance.origin()
-  assert origin['device'] == 'EPYC (family 25, model 17, 1 core)' and origin['load'] == 1.23
+  assert (origin['device'], origin['processor']) == ('EPYC (1 core)', 'family 25, model 17')
+  assert origin['load'] == 1.23
