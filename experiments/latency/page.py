@@ -54,9 +54,11 @@ def texts(result: dict, name: str, drawn: pathlib.Path) -> dict[str, str]:
 
 
 def table(rows: list[dict]) -> str:
-  """Returns all rows, with a column for each peer that was timed."""
-  peers = [name for name in PEERS if any(name in row['peers'] for row in rows)]
-  return pages.table([*HEAD, *compared(peers)], [cells(row, peers) for row in rows])
+  """Returns all rows, without the columns that none of them fills."""
+  lines = [cells(row, [*PEERS]) for row in rows]
+  columns = zip([*HEAD, *compared(PEERS)], *lines, strict=True)
+  head, *lines = zip(*(column for column in columns if any(column[1:])), strict=True)
+  return pages.table(head, lines)
 
 
 def compared(peers: Iterable[str]) -> list[str]:

@@ -212,15 +212,19 @@ def stop_after(count, function):
   return stopping
 
 
-def test_the_page_has_a_column_for_each_peer_that_was_timed():
+def test_the_page_has_a_column_for_all_that_some_row_has():
   row = dict.fromkeys(('context', 'batch', 'tokens_per_second', 'seconds', 'p95', 'first_token'), 1)
   row |= dict(model='crt', dtype='float32', dispatch=0, draw=0.1, share={'streamed': 0.5})
   others = {'torch_compiled': {'speedup': 1.25}, 'transformers_static': {'speedup': 1.5}}
-  head, _, one, two = page.table([row | {'peers': others}, row | {'peers': {}}]).splitlines()
+  compared = row | {'peers': others, 'match': {'speedup': 2}}
+  head, _, one, two = page.table([compared, row | {'peers': {}}]).splitlines()
   assert head.endswith(
-    '| speed, `torch.compile` = 1 | speed, `transformers` with a static cache = 1 |'
+    '| speed, its transformer = 1 | speed, `torch.compile` = 1 '
+    '| speed, `transformers` with a static cache = 1 |'
   )
-  assert one.endswith('| 10.0% |  | 1.25 | 1.50 |') and two.endswith('| 10.0% |  |  |  |')
+  assert one.endswith('| 10.0% | 2.00 | 1.25 | 1.50 |') and two.endswith('| 10.0% |  |  |  |')
+  assert '| load |' not in head, 'no row has one'
+  assert '| load |' in page.table([compared, compared | {'load': 0.0}])
 
 
 @pytest.mark.parametrize('spec', ('latency.py', 'latency.py:paper', 'latency_cpu.py'))
